@@ -1,0 +1,320 @@
+"""From config to objects: the only reader of a config, one small function a section.
+
+Data flows one way: flags, config, `build(config)`, pure functions, jitted step. A section is the
+keyword arguments of one constructor. Everything that can be refused is refused here, before
+anything is compiled or written.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from ml_collections import ConfigDict
+
+import data
+import likelihood
+import losses
+import models
+import samplers
+import sde_lib
+from data.source import unknown
+from losses.denoising import LossFn
+from samplers.base import SampleFn, SampleResult
+from sde_lib.prediction import CONDITIONING, KINDS, PredictFn
+
+SAMPLER_ALIASES = {"ancestral_sampling": "ancestral"}
+METHODS = ("pc", "ode", "sde")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a run is made of. All functions are pure; none knows of the config.
+
+    - `loss(params, state, key, batch)`: batch as the loader gives it, raw levels included.
+    - `predict(params) -> PredictFn`: the network without dropout.
+    - `sample(key, predict, x)`: x from the prior at `t1`.
+    - `log_likelihood(key, predict, x)`: nats of scaled data.
+    - `scaler` is that of training; `bits_scaler` always dequantises, as bits/dim needs.
+    """
+
+    config: ConfigDict
+    path: sde_lib.AffinePath
+    model: Any
+    shape: tuple[int, ...]
+    scaler: data.Scaler
+    bits_scaler: data.Scaler
+    train: data.Source
+    test: data.Source
+    loss: LossFn
+    tx: optax.GradientTransformation
+    predict: Callable[[Any], PredictFn]
+    sample: SampleFn
+    log_likelihood: Callable[..., likelihood.LogLik]
+
+    def init_params(self, key: Array) -> Any:
+        x, cond = jnp.zeros((1, *self.shape)), jnp.ones((1,))
+        return self.model.init(key, x, cond)["params"]
+
+
+def build(config: ConfigDict) -> Experiment:
+    """Builds all parts of a run.
+
+    Raises:
+        ValueError: for a name that is not known, or a number out of range. One sentence.
+    """
+    check_numbers(config)
+    train, test = build_data(config.data)
+    scaler = data.Scaler(train.levels, config.data.centered, config.data.uniform_dequantization)
+    path = build_path(config.sde)
+    model = build_model(config, train.shape)
+    apply_of = lambda params: lambda x, c: model.apply({"params": params}, x, c)  # noqa: E731
+    kind = build_prediction(config.prediction)
+    return Experiment(
+        config=config,
+        path=path,
+        model=model,
+        shape=train.shape,
+        scaler=scaler,
+        bits_scaler=scaler.replace(dequantize=train.levels > 0),
+        train=train,
+        test=test,
+        loss=build_loss(config, path, model, scaler),
+        tx=build_optimizer(config.optim, config.training.n_iters),
+        predict=lambda params: sde_lib.parametrize(path=path, apply=apply_of(params), **kind),
+        sample=build_sampler(config.sampling, path),
+        log_likelihood=build_likelihood(config.likelihood, path),
+    )
+
+
+def choose(section: str, name: str, table) -> Any:
+    """The entry called `name`, or a sentence with the nearest names."""
+    if name not in table:
+        raise ValueError(unknown(section, name, tuple(table)))
+    return table[name] if hasattr(table, "keys") else name
+
+
+def arguments(section: ConfigDict, *without: str) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if key not in without}
+
+
+def check_numbers(config: ConfigDict) -> None:
+    """Refuses numbers that no run can have."""
+    positive = (
+        "training.batch_size training.n_iters training.n_jitted_steps training.log_freq optim.lr "
+        "sampling.steps sampling.batch_size sampling.n_steps_each sampling.rtol sampling.atol "
+        "likelihood.num_probes likelihood.eps likelihood.rtol likelihood.atol eval.batch_size "
+        "eval.num_samples eval.bpd_repeats"
+    )
+    flat = {f"{s}.{k}": v for s in config if isinstance(config[s], ConfigDict)
+            for k, v in config[s].items()}  # fmt: skip
+    for key in positive.split():
+        if not flat[key] > 0:
+            raise ValueError(f"{key} is {flat[key]}; it must be positive.")
+    if not 0.0 <= config.training.ema_rate < 1.0:
+        raise ValueError(f"training.ema_rate is {config.training.ema_rate}; it must lie in [0, 1).")
+    if config.training.n_iters % config.training.n_jitted_steps:
+        raise ValueError(
+            f"training.n_iters is {config.training.n_iters}, which is not a multiple of "
+            f"training.n_jitted_steps = {config.training.n_jitted_steps}; make it one."
+        )
+
+
+def build_data(section: ConfigDict) -> tuple[data.Source, data.Source]:
+    """Training and test split."""
+    choose("data.dataset", section.dataset, data.SOURCES)
+    named = {
+        "name": "dataset", "path": "data_dir" if section.dataset == "tfds" else "path",
+        "num_channels": "channels", "image_size": "image_size", "class_folders": "class_folders",
+    }  # fmt: skip
+    kwargs = {named[key]: section[key] or None for key in named if key in section}
+    if section.dataset in ("idx", "image_folder", "npz") and not section.path:
+        raise ValueError(
+            f"data.path is empty; data.dataset = {section.dataset!r} reads a file or folder: give "
+            "it with --config.data.path=PATH."
+        )
+    if "class_folders" in section:
+        kwargs["class_folders"] = section.class_folders
+    return tuple(data.load(section.dataset, split, **kwargs) for split in ("train", "test"))
+
+
+def build_path(section: ConfigDict) -> sde_lib.AffinePath:
+    name = section.name.lower()
+    law = choose("sde.name", sde_lib.ALIASES.get(name, name), sde_lib.SDES)
+    fields = {field.name for field in dataclasses.fields(law)}
+    kwargs = arguments(section, "name")
+    if fields != set(kwargs):
+        raise ValueError(
+            f"sde.name is {section.name!r}, whose numbers are {', '.join(sorted(fields))}, but the "
+            f"section has {', '.join(sorted(kwargs))}; start from a config file of that law."
+        )
+    if not 0.0 < kwargs["t0"] < kwargs["t1"]:
+        raise ValueError(f"sde.t0 = {section.t0} must lie between 0 and sde.t1 = {section.t1}.")
+    for low, high in (("beta_min", "beta_max"), ("sigma_min", "sigma_max")):
+        if low in kwargs and not 0.0 < kwargs[low] < kwargs[high]:
+            raise ValueError(
+                f"sde.{low} = {kwargs[low]} must lie between 0 and sde.{high} = {kwargs[high]}."
+            )
+    return law(**kwargs)
+
+
+def build_model(config: ConfigDict, shape: tuple[int, ...]) -> Any:
+    network = choose("model.name", config.model.name, models.MODELS)
+    kwargs = arguments(config.model, "name")
+    known = {field.name for field in dataclasses.fields(network)} - {"parent", "name"}
+    if not set(kwargs) <= known:
+        extra = ", ".join(sorted(set(kwargs) - known))
+        raise ValueError(
+            f"model.name is {config.model.name!r}, which has no option {extra}; start from a "
+            "config file of that network."
+        )
+    kwargs["dtype"] = jnp.dtype(kwargs["dtype"])
+    if "centered" in known:
+        kwargs["centered"] = config.data.centered
+    if "sigma_min" in known and "sigma_min" in config.sde:
+        kwargs.update(sigma_min=config.sde.sigma_min, sigma_max=config.sde.sigma_max)
+    model = network(**kwargs)
+    model.check(shape)
+    return model
+
+
+def build_prediction(section: ConfigDict) -> dict[str, Any]:
+    choose("prediction.kind", section.kind, KINDS)
+    choose("prediction.conditioning", section.conditioning, CONDITIONING)
+    return arguments(section)
+
+
+def build_loss(
+    config: ConfigDict, path: sde_lib.AffinePath, model: Any, scaler: data.Scaler
+) -> LossFn:
+    """The loss on raw batches: flip, dequantise and scale on the device, then the named loss."""
+    section = config.loss
+    make = choose("loss.name", section.name, losses.LOSSES)
+    choose("loss.weighting", section.weighting, losses.WEIGHTINGS)
+    choose("loss.time_sampling", section.time_sampling, losses.TIME_SAMPLING)
+
+    def network(params, x, cond, dropout_key):
+        return model.apply({"params": params}, x, cond, train=True, rngs={"dropout": dropout_key})
+
+    on_scaled = make(
+        path, network, **build_prediction(config.prediction), **arguments(section, "name")
+    )
+    prepare = build_preprocessing(config.data, scaler)
+
+    def loss(params, state, key, batch):
+        data_key, loss_key = jax.random.split(key)
+        return on_scaled(params, state, loss_key, prepare(data_key, batch))
+
+    return loss
+
+
+def build_preprocessing(section: ConfigDict, scaler: data.Scaler) -> Callable[[Array, dict], dict]:
+    """`(key, batch) -> batch` with the image as the model sees it."""
+
+    def prepare(key: Array, batch: dict[str, Array]) -> dict[str, Array]:
+        noise_key, flip_key = jax.random.split(key)
+        image = scaler.to_model(noise_key, batch["image"])
+        if section.random_flip and image.ndim == 4:
+            image = data.random_flip(flip_key, image)
+        return {**batch, "image": image}
+
+    return prepare
+
+
+def build_optimizer(section: ConfigDict, n_iters: int) -> optax.GradientTransformation:
+    """Adam with linear warm-up, then constant or cosine; clipping by the global norm first.
+
+    Weight decay is decoupled and multiplied by the learning rate, as in the original.
+    """
+    choose("optim.optimizer", section.optimizer, ("adam",))
+    choose("optim.schedule", section.schedule, ("constant", "cosine"))
+    warmup = optax.linear_schedule(0.0, section.lr, max(section.warmup, 1))
+    if section.schedule == "cosine":
+        after = optax.cosine_decay_schedule(section.lr, max(n_iters - section.warmup, 1))
+    else:
+        after = optax.constant_schedule(section.lr)
+    rate = optax.join_schedules([warmup, after], [section.warmup]) if section.warmup else after
+    adam = optax.adamw(
+        rate,
+        b1=section.beta1,
+        b2=section.beta2,
+        eps=section.eps,
+        weight_decay=section.weight_decay,
+    )
+    clip = optax.clip_by_global_norm(section.grad_clip) if section.grad_clip else optax.identity()
+    return optax.chain(clip, adam)
+
+
+def build_sampler(section: ConfigDict, path: sde_lib.AffinePath) -> SampleFn:
+    """`(key, predict, x) -> SampleResult` by the configured method."""
+    choose("sampling.method", section.method, METHODS)
+    choose("sampling.solver", section.solver, samplers.SOLVERS)
+    choose("sampling.batching", section.batching, ("example", "batch"))
+    solver = samplers.Solver(section.solver, section.rtol, section.atol, section.max_steps)
+    if section.method == "ode":
+        per_example = section.batching == "example"
+        return samplers.adaptive_ode(path, section.eps, solver, per_example, section.denoise)
+    if section.method == "sde":
+        return samplers.adaptive_sde(path, section.eps, solver, section.denoise)
+    choose("sampling.grid", section.grid, samplers.GRIDS)
+    ts = samplers.make_grid(section.grid, path, section.steps, section.eps)
+    method = build_method(section, path)
+
+    def run(key: Array, predict: PredictFn, x: Array, collect=None) -> SampleResult:
+        return samplers.sample(key, predict, method, x, ts, collect, section.denoise)
+
+    return run
+
+
+def build_method(section: ConfigDict, path: sde_lib.AffinePath) -> samplers.Sampler:
+    """The predictor and the corrector of one step."""
+    choose("sampling.order", section.order, ("paper", "original"))
+    choose("sampling.norm", section.norm, ("example", "batch"))
+    choose("sampling.variance", section.variance, ("posterior", "forward"))
+    own = {
+        "ancestral": {"variance": section.variance},
+        "ddim": {"eta": section.eta},
+        "euler_maruyama": {"probability_flow": section.probability_flow},
+        "reverse_diffusion": {"probability_flow": section.probability_flow},
+    }
+    predictor = corrector = None
+    name = SAMPLER_ALIASES.get(section.predictor, section.predictor)
+    if name != "none":
+        make = choose("sampling.predictor", name, samplers.PREDICTORS)
+        if section.probability_flow and "probability_flow" not in own.get(name, {}):
+            raise ValueError(
+                f"sampling.probability_flow is set, but the predictor {name!r} has no such form; "
+                "take euler_maruyama or reverse_diffusion."
+            )
+        predictor = make(path, **own.get(name, {}))
+    if section.corrector != "none":
+        make = choose("sampling.corrector", section.corrector, samplers.CORRECTORS)
+        at = "end" if section.order == "paper" else "start"
+        corrector = make(path, section.snr, section.n_steps_each, section.norm, at)
+    if predictor is None and corrector is None:
+        raise ValueError("sampling.predictor and sampling.corrector are both 'none'; name one.")
+    return samplers.predictor_corrector(predictor, corrector, section.order)
+
+
+def build_likelihood(
+    section: ConfigDict, path: sde_lib.AffinePath
+) -> Callable[..., likelihood.LogLik]:
+    """`(key, predict, x) -> LogLik`."""
+    make = choose("likelihood.divergence", section.divergence, likelihood.DIVERGENCES)
+    choose("likelihood.solver", section.solver, samplers.SOLVERS)
+    if not section.eps < path.t1:
+        raise ValueError(
+            f"likelihood.eps is {section.eps}; it must lie between 0 and t1 = {path.t1}."
+        )
+    divergence = make(section.num_probes)
+    solver = samplers.Solver(section.solver, section.rtol, section.atol, section.max_steps)
+
+    def run(key: Array, predict: PredictFn, x: Array) -> likelihood.LogLik:
+        return likelihood.log_likelihood(
+            key, path, predict, x, divergence=divergence, solver=solver, eps=section.eps
+        )
+
+    return run

@@ -1,0 +1,163 @@
+"""Every default, once, with its type. A config file is the differences from `base(...)`.
+
+A section is the keyword arguments of one constructor; `build.py` is its only reader. The sections
+`sde` and `model` hold the arguments of the law and of the network that are named, and no others,
+so a flag that the chosen law or network does not know is refused instead of ignored.
+"""
+
+from ml_collections import ConfigDict
+
+LAWS = {
+    "vp": {"beta_min": 0.1, "beta_max": 20.0, "t0": 1e-5, "t1": 1.0},
+    "subvp": {"beta_min": 0.1, "beta_max": 20.0, "t0": 1e-5, "t1": 1.0},
+    "ve": {"sigma_min": 0.01, "sigma_max": 50.0, "t0": 1e-5, "t1": 1.0},
+    "edm": {"t0": 0.002, "t1": 80.0},
+    "flow": {"t0": 1e-5, "t1": 0.999},
+}
+
+NETWORKS = {
+    "ncsnpp": {
+        "nf": 128,
+        "ch_mult": (1, 2, 2, 2),
+        "num_res_blocks": 4,
+        "attn_resolutions": (16,),
+        "resamp_with_conv": True,
+        "conditional": True,
+        "fir": False,
+        "fir_kernel": (1, 3, 3, 1),
+        "skip_rescale": True,
+        "resblock_type": "biggan",
+        "progressive": "none",
+        "progressive_input": "none",
+        "progressive_combine": "sum",
+        "embedding_type": "positional",
+        "fourier_scale": 16.0,
+        "init_scale": 0.0,
+        "nonlinearity": "swish",
+        "dropout": 0.1,
+        "scale_by_sigma": False,
+        "dtype": "float32",
+        "remat": False,
+    },
+    "mlp": {
+        "width": 512,
+        "depth": 4,
+        "expansion": 1,
+        "dropout": 0.0,
+        "nonlinearity": "swish",
+        "time_dim": 128,
+        "embedding_type": "positional",
+        "embedding_scale": 1.0,
+        "fourier_features": (),
+        "dtype": "float32",
+    },
+}
+
+# An image_size of () takes the images as they are; num_channels of 0, likewise.
+DATA = {
+    "digits": {},
+    "tfds": {"name": "cifar10", "path": "", "image_size": ()},
+    "idx": {"path": ""},
+    "image_folder": {"path": "", "image_size": (), "num_channels": 0, "class_folders": False},
+    "npz": {"path": ""},
+}
+
+
+def base(law: str, network: str, data: str) -> ConfigDict:
+    """The defaults for a law, a network and a kind of data, by name.
+
+    Values of Song et al. 2021, appendices C to H, where the paper has them.
+    """
+    config = ConfigDict()
+    config.seed = 42
+
+    config.sde = ConfigDict({"name": law, **LAWS[law]})
+    config.model = ConfigDict({"name": network, **NETWORKS[network]})
+
+    # What the network's output means, and what it is told of the time.
+    config.prediction = ConfigDict()
+    config.prediction.kind = "score" if law == "ve" else "eps"
+    config.prediction.conditioning = "sigma" if law == "ve" else "label"
+    config.prediction.sigma_data = 0.5  # the data's standard deviation; kind "edm" alone uses it
+
+    config.loss = ConfigDict()
+    config.loss.name = "denoising"
+    config.loss.weighting = "variance"  # or "likelihood"
+    config.loss.time_sampling = "uniform"  # or "uniform_lam", "importance"
+    config.loss.stratify = False
+    config.loss.reduce_mean = law != "ve"
+
+    config.optim = ConfigDict()
+    config.optim.optimizer = "adam"
+    config.optim.lr = 2e-4
+    config.optim.beta1 = 0.9
+    config.optim.beta2 = 0.999
+    config.optim.eps = 1e-8
+    config.optim.weight_decay = 0.0
+    config.optim.warmup = 5000
+    config.optim.grad_clip = 1.0  # of the global norm; 0 switches it off
+    config.optim.schedule = "constant"  # or "cosine", to zero at training.n_iters
+
+    config.training = ConfigDict()
+    config.training.batch_size = 128
+    config.training.n_iters = 1_300_000
+    config.training.n_jitted_steps = 1  # above 1, a scan: for accelerators, see benchmarks/
+    config.training.ema_rate = 0.999 if law == "ve" else 0.9999
+    config.training.log_freq = 50
+    config.training.eval_freq = 1000
+    config.training.snapshot_freq = 50_000
+    config.training.keep_snapshots = 0  # the newest so many; 0 keeps all
+    config.training.snapshot_sampling = False
+    config.training.progress = True
+
+    config.sampling = ConfigDict()
+    config.sampling.method = "pc"  # fixed steps; or "ode", "sde", adaptive
+    config.sampling.predictor = "reverse_diffusion" if law == "ve" else "euler_maruyama"
+    config.sampling.corrector = "langevin" if law == "ve" else "none"
+    config.sampling.order = "paper"  # predictor, then corrector; or "original"
+    config.sampling.snr = 0.16
+    config.sampling.n_steps_each = 1
+    config.sampling.norm = "example"  # Langevin step sizes by example; or "batch"
+    config.sampling.variance = "posterior"  # of ancestral sampling; or "forward"
+    config.sampling.eta = 0.0  # of ddim
+    config.sampling.probability_flow = False
+    config.sampling.steps = 1000
+    config.sampling.grid = "uniform"
+    config.sampling.eps = {"vp": 1e-3, "subvp": 1e-3, "edm": 0.002}.get(law, 1e-5)
+    config.sampling.denoise = True  # end with the conditional mean at eps, one more evaluation
+    config.sampling.solver = "tsit5"
+    config.sampling.rtol = 1e-5
+    config.sampling.atol = 1e-5
+    config.sampling.max_steps = 10_000
+    config.sampling.batching = "example"  # adaptive steps by example; or "batch", one for all
+    config.sampling.batch_size = 64
+
+    config.likelihood = ConfigDict()
+    config.likelihood.divergence = "rademacher"
+    config.likelihood.num_probes = 1
+    config.likelihood.solver = "tsit5"
+    config.likelihood.rtol = 1e-5
+    config.likelihood.atol = 1e-5
+    config.likelihood.max_steps = 10_000
+    config.likelihood.eps = LAWS[law]["t0"]
+
+    config.eval = ConfigDict()
+    config.eval.batch_size = 256
+    config.eval.begin_ckpt = 0
+    config.eval.end_ckpt = -1  # the last one
+    config.eval.all_ckpts = False  # otherwise only the last within the range
+    config.eval.enable_loss = True
+    config.eval.enable_bpd = True
+    config.eval.enable_sampling = True
+    config.eval.bpd_dataset = "test"
+    config.eval.bpd_repeats = 1  # passes with fresh dequantisation noise; the paper takes 5
+    config.eval.num_samples = 50_000
+    config.eval.seed = 0  # of sample i: example_keys(seed, i)
+    config.eval.features = ("pixels",)  # spaces for the distances, the headline first
+    config.eval.mixture = False  # fit the mixture baseline: for data of a few hundred dimensions
+
+    config.data = ConfigDict({"dataset": data, **DATA[data]})
+    config.data.centered = law != "ve"  # the model sees [-1, 1]; otherwise [0, 1]
+    config.data.random_flip = data != "digits"
+    config.data.uniform_dequantization = False
+    return config

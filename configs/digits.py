@@ -1,0 +1,52 @@
+"""What the three digits configs share: a perceptron that trains in minutes on a laptop's CPU.
+
+The network predicts in the form of Karras et al. 2022 and is told the log-SNR, whatever the law:
+on 1500 images that was worth 0.15 bits/dim over predicting the noise.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.base import base
+
+
+def digits(law: str) -> ConfigDict:
+    config = base(law, "mlp", "digits")
+    config.model.width = 384
+    config.model.dropout = 0.25
+    config.model.embedding_type = "linear"
+    config.model.embedding_scale = 10.0
+
+    config.prediction.kind = "edm"
+    config.prediction.conditioning = "lam"
+    config.prediction.sigma_data = 0.7
+
+    config.loss.stratify = True
+    config.loss.reduce_mean = True
+
+    config.optim.lr = 1e-3
+    config.optim.warmup = 200
+    config.optim.schedule = "cosine"
+
+    config.training.n_iters = 20_000
+    config.training.ema_rate = 0.999
+    config.training.log_freq = 100
+    config.training.eval_freq = 2000
+    config.training.snapshot_freq = 5000
+
+    config.data.centered = True
+    config.data.uniform_dequantization = True
+
+    config.sampling.predictor = "ancestral"
+    config.sampling.corrector = "none"
+    config.sampling.grid = "uniform_lam"
+    config.sampling.steps = 250
+    config.sampling.batch_size = 500
+
+    config.likelihood.rtol = 1e-4
+    config.likelihood.atol = 1e-4
+
+    config.eval.num_samples = 1500
+    config.eval.batch_size = 297
+    config.eval.features = ("classifier", "pixels")
+    config.eval.mixture = True
+    return config

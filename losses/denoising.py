@@ -1,0 +1,106 @@
+"""Continuous-time denoising score matching (Song et al. 2021, eq. 7).
+
+    loss = E_t E_x0 E_z  w(t) |eps(x_t, t) - z|^2,    x_t = a x0 + c z
+
+with `w = 1` for the paper's `lambda = c^2` and `w = g^2 / c^2` for likelihood weighting. It is
+computed on the network's own target, `w eps_scale^2 |F - F*|^2`, which is the same number without
+a division by c.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from losses.time_sampling import TIME_SAMPLING, stratified
+from losses.weighting import WEIGHTINGS
+from sde_lib import AffinePath, expand
+from sde_lib.prediction import condition, kinds
+
+LossFn = Callable[[Any, Any, Array, dict[str, Array]], tuple[Array, dict[str, Array]]]
+NetworkFn = Callable[..., Array]
+
+
+class Draws(NamedTuple):
+    """What the loss is averaged over: times and weights `(B,)`, noise like the data."""
+
+    t: Array
+    weight: Array
+    z: Array
+
+
+def denoising_loss(
+    path: AffinePath,
+    network: NetworkFn,
+    kind: str,
+    conditioning: str,
+    *,
+    weighting: str = "variance",
+    time_sampling: str = "uniform",
+    stratify: bool = False,
+    reduce_mean: bool = True,
+    sigma_data: float = 0.5,
+) -> LossFn:
+    """Builds the loss `(params, state, key, batch) -> (scalar, metrics)`.
+
+    Args:
+        network: `(params, x, cond, dropout_key) -> F`, in training mode.
+        kind, conditioning, sigma_data: as in `parametrize`.
+        weighting: a name in `WEIGHTINGS`.
+        time_sampling: a name in `TIME_SAMPLING`; the loss stays the mean over uniform t.
+        stratify: spread the times of a batch evenly.
+        reduce_mean: mean over the dimensions; otherwise half their sum, as in the original.
+
+    `batch["image"]` holds scaled data `(B, ...)`. The metrics are the loss and the times `t` (B,),
+    for whoever has to explain a loss that is not finite.
+    """
+
+    def loss(params, state, key: Array, batch: dict[str, Array]):
+        del state
+        draw_key, dropout_key = jax.random.split(key)
+        x0 = batch["image"]
+        draws = draw(path, draw_key, x0, time_sampling, stratify)
+        apply = lambda x, cond: network(params, x, cond, dropout_key)  # noqa: E731
+        terms = denoising_terms(path, apply, kind, conditioning, weighting, sigma_data, x0, draws)
+        per_example = reduce_terms(terms, reduce_mean) * draws.weight
+        value = jnp.mean(per_example)
+        return value, {"loss": value, "t": draws.t}
+
+    return loss
+
+
+def draw(path: AffinePath, key: Array, x0: Array, time_sampling: str, stratify: bool) -> Draws:
+    """Times and noise for a batch, in float32 or better."""
+    time_key, noise_key = jax.random.split(key)
+    size = x0.shape[0]
+    u = stratified(time_key, size) if stratify else jax.random.uniform(time_key, (size,))
+    t, weight = TIME_SAMPLING[time_sampling](path, u)
+    return Draws(t, weight, path.noise(noise_key, x0))
+
+
+def denoising_terms(
+    path: AffinePath,
+    apply: Callable[[Array, Array], Array],
+    kind: str,
+    conditioning: str,
+    weighting: str,
+    sigma_data: float,
+    x0: Array,
+    draws: Draws,
+) -> Array:
+    """`w(t) |eps - z|^2` for each element, shape of `x0`, before any reduction."""
+    entry = kinds(sigma_data)[kind]
+    t, _, z = draws
+    x = path.marginal(x0, z, t)
+    raw = apply(entry.scale_in(path, x, t), condition(conditioning, path, x, t))
+    error = (raw.astype(x.dtype) - entry.target(path, x0, z, t)) ** 2
+    scale = WEIGHTINGS[weighting](path, t) * entry.eps_scale(path, t) ** 2
+    return expand(scale, x0) * error
+
+
+def reduce_terms(terms: Array, reduce_mean: bool) -> Array:
+    """Per example: the mean over the dimensions, or half the sum."""
+    flat = terms.reshape(terms.shape[0], -1)
+    return jnp.mean(flat, axis=-1) if reduce_mean else 0.5 * jnp.sum(flat, axis=-1)

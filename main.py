@@ -1,0 +1,119 @@
+"""scorefield: train, sample and evaluate score-based models.
+
+python main.py --config configs/digits_vp.py --workdir runs/digits --mode train
+python main.py --config ... --workdir ... --mode eval|sample|fid_stats [--config.section.key=v]
+"""
+
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from build import Experiment, build
+from evaluation.fid_stats import write_fid_stats
+from evaluation.rows import figure_rows
+from evaluation.run import evaluate
+from evaluation.sampling import run_sampling
+from training.checkpoint import CheckpointError, Checkpoints
+from training.loop import TrainingDiverged
+from training.metrics import read_metrics, training_seconds
+from training.run import restore, run_training
+from training.sharding import make_mesh
+from training.workdir import claim
+
+FLAGS = flags.FLAGS
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Where a run reads and writes.")
+MODE = flags.DEFINE_enum("mode", None, ["train", "eval", "sample", "fid_stats"], "What to do.")
+SEEDS = flags.DEFINE_string("seeds", "0-63", "Samples to draw with --mode sample, first-last.")
+STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; the latest if not given.")
+DEBUG = flags.DEFINE_bool("debug", False, "Show the whole traceback of an error.")
+FORCE = flags.DEFINE_bool("force_config", False, "Go on in a workdir of another config.")
+flags.mark_flags_as_required(["config", "workdir", "mode"])
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise SystemExit(f"Unexpected argument {argv[1]!r}; options begin with --.")
+    workdir = Path(WORKDIR.value).absolute()
+    # orbax tells of every save at length.
+    logging.set_verbosity(logging.WARNING)
+    enable_compilation_cache(workdir)
+    try:
+        experiment = build(CONFIG.value)
+        run(experiment, workdir)
+    except (ValueError, FileNotFoundError, CheckpointError, TrainingDiverged) as error:
+        if DEBUG.value:
+            raise
+        raise SystemExit(f"{type(error).__name__}: {error}") from None
+
+
+def run(experiment: Experiment, workdir: Path) -> None:
+    """One mode of the program; everything it says goes to the log and to the workdir."""
+    if MODE.value == "train":
+        claim(workdir, experiment.config, FORCE.value)
+        run_training(experiment, workdir)
+        return
+    if MODE.value == "fid_stats":
+        for path in write_fid_stats(experiment, workdir):
+            print(f"wrote {path}")
+        return
+    state = trained_state(experiment, workdir)
+    step = int(state.step)
+    if MODE.value == "sample":
+        seeds = parse_seeds(SEEDS.value)
+        print(run_sampling(experiment, state.ema_params, workdir, step, seeds))
+        return
+    metrics = read_metrics(workdir)
+    report = evaluate(
+        experiment, state.ema_params, workdir, step, metrics, training_seconds(metrics)
+    )
+    for row in figure_rows(report):
+        print(format_row(row))
+
+
+def trained_state(experiment: Experiment, workdir: Path):
+    """The checkpoint that `--step` names, or the latest."""
+    if not (workdir / "checkpoints").is_dir():
+        raise CheckpointError(
+            f"There is no checkpoint in {workdir}; run with --mode train first, or mend --workdir."
+        )
+    claim(workdir, experiment.config, FORCE.value)
+    checkpoints = Checkpoints(workdir)
+    try:
+        return restore(experiment, checkpoints, make_mesh(), STEP.value)
+    finally:
+        checkpoints.close()
+
+
+def parse_seeds(text: str) -> range:
+    """`"0-63"` or `"7"` to a range."""
+    first, _, last = text.partition("-")
+    if not (first.isdigit() and (last or first).isdigit()) or int(last or first) < int(first):
+        raise ValueError(f"--seeds is {text!r}; write first-last, such as 0-63, or one number.")
+    return range(int(first), int(last or first) + 1)
+
+
+def format_row(row) -> str:
+    value = f"{row.value:.4g}" + (f" ± {row.stderr:.2g}" if row.stderr is not None else "")
+    beside = f"   beside {row.reference:.4g} ({row.reference_name})" if row.reference_name else ""
+    return f"{row.name:<48}{value}{beside}"
+
+
+def enable_compilation_cache(workdir: Path) -> None:
+    """Compiled programs are kept beside the workdir: a second run starts at once."""
+    jax.config.update("jax_compilation_cache_dir", str(workdir.parent / ".jax_cache"))
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Turns what absl and ml_collections raise on a bad flag into one sentence."""
+    try:
+        return FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        text = str(error.args[0] if error.args else error).strip().splitlines()
+        raise SystemExit(f"Bad flag: {' '.join(text)}") from None
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

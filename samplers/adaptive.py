@@ -1,0 +1,115 @@
+"""Adaptive sampling on Diffrax: the probability-flow ODE, and the reverse SDE.
+
+Both take `(key, predict, x)`, x at `t1`, and choose their own steps down to `eps`.
+"""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from samplers.base import SampleFn, SampleResult
+from samplers.solve import Solver, solve_ode
+from sde_lib import AffinePath, reverse_drift
+from sde_lib.prediction import PredictFn
+
+
+def adaptive_ode(
+    path: AffinePath, eps: float, solver: Solver, per_example: bool = True, denoise: bool = False
+) -> SampleFn:
+    """The probability-flow ODE to a tolerance (Song et al. 2021, section 4.3).
+
+    With `per_example` each example has steps of its own and does not depend on the others; without
+    it one step size, by the error over the whole batch, serves all, as in the original.
+    """
+
+    def run(key: Array, predict: PredictFn, x: Array) -> SampleResult:
+        del key
+        t0, t1 = jnp.asarray(path.t1, x.dtype), jnp.asarray(eps, x.dtype)
+
+        def solve(x: Array):
+            return solve_ode(lambda t, y: predict(y, t).velocity, x, t0, t1, solver)
+
+        if per_example:
+            y, nfe, failed = jax.vmap(lambda x_i: solve(x_i[None]))(x)
+            y = y[:, 0]
+        else:
+            y, nfe, failed = jax.tree.map(lambda leaf: leaf, solve(x))
+            nfe, failed = (jnp.broadcast_to(v, x.shape[:1]) for v in (nfe, failed))
+        return finish(predict, y, t1, nfe, failed, denoise)
+
+    return run
+
+
+def adaptive_sde(
+    path: AffinePath, eps: float, solver: Solver, denoise: bool = False, resolution: float = 1e-4
+) -> SampleFn:
+    """The reverse SDE to a tolerance, by ShARK (Foster et al. 2024, for additive noise, strong
+    order 1.5) with its embedded error estimate.
+
+    Noise comes from a virtual Brownian tree: the path belongs to the key, not to the steps, so a
+    tighter tolerance converges on the same path. `resolution` is the finest time, as a part of the
+    whole span, at which the tree is resolved; steps do not get shorter than it.
+    """
+
+    def one(key: Array, predict: PredictFn, x: Array):
+        # In time run forwards, tau = t1 - t, since Brownian trees know no other direction.
+        span = path.t1 - eps
+        drift = reverse_drift(path, lambda x, t: predict(x[None], t).score[0])
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        tree = diffrax.VirtualBrownianTree(
+            0.0, span, span * resolution / 2, shape, key, diffrax.SpaceTimeLevyArea
+        )
+
+        def diffusion(tau, y, args):
+            g = path.diffusion(y, path.t1 - tau)
+            return diffrax_diagonal(g, y)
+
+        terms = diffrax.MultiTerm(
+            diffrax.ODETerm(lambda tau, y, args: -drift(y, path.t1 - tau)),
+            diffrax.ControlTerm(diffusion, tree),
+        )
+        controller = diffrax.PIDController(
+            rtol=solver.rtol,
+            atol=solver.atol,
+            # A proportional part damps the step's swings under noise (Ilie, Jackson, Enright 2015).
+            pcoeff=0.1,
+            icoeff=0.3,
+            dtmin=span * resolution,
+        )
+        solution = diffrax.diffeqsolve(
+            terms,
+            diffrax.ShARK(),
+            t0=0.0,
+            t1=span,
+            dt0=span * resolution,
+            y0=x,
+            stepsize_controller=controller,
+            max_steps=solver.max_steps,
+            adjoint=diffrax.DirectAdjoint(),
+            throw=False,
+        )
+        y = solution.ys[-1]
+        failed = (solution.result != diffrax.RESULTS.successful) | ~jnp.all(jnp.isfinite(y))
+        return jnp.where(failed, jnp.nan, y), solution.stats["num_steps"], failed
+
+    def run(key: Array, predict: PredictFn, x: Array) -> SampleResult:
+        keys = key if key.ndim else jax.random.split(key, x.shape[0])
+        y, num_steps, failed = jax.vmap(one, in_axes=(0, None, 0))(keys, predict, x)
+        return finish(predict, y, jnp.asarray(eps, x.dtype), 2 * num_steps, failed, denoise)
+
+    return run
+
+
+def diffrax_diagonal(g: Array, y: Array):
+    """`g I` acting on a control shaped like y, without the matrix."""
+    import lineax
+
+    return lineax.DiagonalLinearOperator(jnp.broadcast_to(g, y.shape))
+
+
+def finish(predict, y: Array, t: Array, nfe: Array, failed: Array, denoise: bool) -> SampleResult:
+    """The last evaluation, if wanted: the conditional mean of the data at the last time."""
+    if denoise:
+        return SampleResult(predict(y, t).x0, None, nfe + 1, failed)
+    return SampleResult(y, None, nfe, failed)

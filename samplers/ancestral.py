@@ -1,0 +1,30 @@
+"""Ancestral sampling: a draw from q(x_s | x_t, x0) with the predicted x0 in place of x0.
+
+Ho et al. 2020 (DDPM), eq. 6 and 7; for VE, Song et al. 2021, appendix F.
+"""
+
+from samplers.base import Sampler, State, start
+from sde_lib import AffinePath, expand
+
+VARIANCES = ("posterior", "forward")
+
+
+def ancestral(path: AffinePath, variance: str = "posterior") -> Sampler:
+    """`x_s = mean + std z`, `mean = (r c_s^2 x + a_s q^2 x0) / c_t^2 = (x + q^2 score) / r`.
+
+    `variance` is `"posterior"`, std = q c_s / c_t, exact where the data are a point, or
+    `"forward"`, std = q, exact where they are standard normal and the paper's choice for VP
+    (its `sqrt(beta)`); on VE the latter leaves noise in the result.
+    """
+
+    def step(key, predict, state, t, s):
+        x = state.x
+        r, q = path.forward_step(s, t)
+        a_s, _, c_s = path.coeffs(s)
+        c_t = path.coeffs(t).c
+        x0 = predict(x, t).x0
+        mean = expand(r * (c_s / c_t) ** 2, x) * x + expand(a_s * (q / c_t) ** 2, x) * x0
+        std = q * c_s / c_t if variance == "posterior" else q
+        return State(mean + expand(std, x) * path.noise(key, x))
+
+    return Sampler(start, step, nfe=1)

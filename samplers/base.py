@@ -1,0 +1,108 @@
+"""The shape of every sampler, and the one scan that drives the fixed-step ones.
+
+A sampler is two pure functions, state in, state out. `step` is handed the prediction *function*,
+so a two-stage method is two calls in a row. Time runs down a grid `ts` from noise to data: `t` is
+the current time and `s < t` the next.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from sde_lib import fold_in
+from sde_lib.prediction import PredictFn
+
+
+class State(NamedTuple):
+    """The current `x` `(B, ...)`, and whatever the method remembers (nothing, for most)."""
+
+    x: Array
+    memory: Any = ()
+
+
+class Sampler(NamedTuple):
+    """A fixed-step method.
+
+    `init(x, t) -> State`; `step(key, predict, state, t, s) -> State`; `nfe` is the number of
+    evaluations of `predict` that one step makes.
+    """
+
+    init: Callable[[Array, Array], State]
+    step: Callable[[Array, PredictFn, State, Array, Array], State]
+    nfe: int
+
+
+class SampleResult(NamedTuple):
+    """`x` `(B, ...)`; `trace`, what `collect` gave after each step, stacked; `nfe`, evaluations of
+    the network for one sample, a number or `(B,)`; `failed` `(B,)` for adaptive methods."""
+
+    x: Array
+    trace: Any
+    nfe: Array
+    failed: Array | bool = False
+
+
+SampleFn = Callable[[Array, PredictFn, Array], SampleResult]
+
+
+def start(x: Array, t: Array) -> State:
+    """The `init` of a method without memory."""
+    del t
+    return State(x)
+
+
+def sample(
+    key: Array,
+    predict: PredictFn,
+    sampler: Sampler,
+    x: Array,
+    ts: Array,
+    collect: Callable[[State], Any] | None = None,
+    denoise: bool = False,
+) -> SampleResult:
+    """Drives a fixed-step sampler down a time grid.
+
+    Args:
+        key: one key, or one per example; step i draws from `fold_in(key, i)`.
+        x: the start at `ts[0]`, `(B, ...)`.
+        ts: `(N + 1,)` falling times, or `(N + 1, B)`, one grid per example.
+        collect: what to keep of the state after each step.
+        denoise: end with the conditional mean of the data, `predict(x, ts[-1]).x0` (Tweedie's
+            formula), at the price of one more evaluation. Without it the samples carry the noise
+            of the law at `ts[-1]`.
+    """
+
+    def body(state: State, inputs):
+        i, t, s = inputs
+        state = sampler.step(fold_in(key, i), predict, state, t, s)
+        return state, (collect(state) if collect else None)
+
+    steps = (jnp.arange(ts.shape[0] - 1), ts[:-1], ts[1:])
+    state, trace = jax.lax.scan(body, sampler.init(x, ts[0]), steps)
+    nfe = (ts.shape[0] - 1) * sampler.nfe
+    if denoise:
+        return SampleResult(predict(state.x, ts[-1]).x0, trace, jnp.asarray(nfe + 1))
+    return SampleResult(state.x, trace, jnp.asarray(nfe))
+
+
+def chain(*samplers: Sampler) -> Sampler:
+    """Runs several methods in each step, one after the other on the same `x`.
+
+    Each keeps a memory of its own. All are called with the same `(t, s)`: a predictor moves from t
+    to s, a corrector stays where it was built to act (see `corrector.py`).
+    """
+
+    def init(x: Array, t: Array) -> State:
+        return State(x, tuple(sampler.init(x, t).memory for sampler in samplers))
+
+    def step(key: Array, predict: PredictFn, state: State, t: Array, s: Array) -> State:
+        x, memories = state.x, []
+        for i, (sampler, memory) in enumerate(zip(samplers, state.memory)):
+            x, memory = sampler.step(fold_in(key, i), predict, State(x, memory), t, s)
+            memories.append(memory)
+        return State(x, tuple(memories))
+
+    return Sampler(init, step, sum(sampler.nfe for sampler in samplers))

@@ -1,0 +1,65 @@
+"""Langevin correctors, which stay at one noise level and push x towards its law there.
+
+Song et al. 2021, algorithms 4 and 5, appendix G. `snr` is the paper's r. A corrector takes the
+same arguments as a predictor and acts at the end of the step (`s`, for the paper's order:
+predictor, then corrector) or at its start (`t`, for the original code's order).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from samplers.base import Sampler, State, start
+from sde_lib import AffinePath, expand, fold_in
+
+NORMS = ("example", "batch")
+
+
+def langevin(
+    path: AffinePath, snr: float, n_steps: int = 1, norm: str = "example", at: str = "end"
+) -> Sampler:
+    """`x + e g + sqrt(2 e) z`, g the score, `e = 2 alpha (snr |z| / |g|)^2`.
+
+    `alpha = (a_t / a_s)^2`, which is 1 for VE and the paper's `1 - beta` for VP. With
+    `norm="example"` each example has its own step size, |z| being sqrt(D), its value but for
+    fluctuations; `"batch"` averages both norms over the batch as the original did, which makes a
+    sample depend on those beside it.
+    """
+
+    def size(score: Array, z: Array) -> Array:
+        if norm == "batch":
+            return jnp.mean(norms(z)) / jnp.mean(norms(score))
+        return score[0].size ** 0.5 / norms(score)
+
+    return _corrector(path, n_steps, at, lambda score, z, u: (snr * size(score, z)) ** 2)
+
+
+def annealed_langevin(
+    path: AffinePath, snr: float, n_steps: int = 1, norm: str = "example", at: str = "end"
+) -> Sampler:
+    """The same with `e = 2 alpha (snr c)^2`, c the noise level (Song & Ermon 2019, algorithm 1)."""
+    del norm
+    return _corrector(path, n_steps, at, lambda score, z, u: (snr * path.coeffs(u).c) ** 2)
+
+
+def _corrector(path: AffinePath, n_steps: int, at: str, step_size: Callable) -> Sampler:
+    def step(key, predict, state, t, s):
+        u = s if at == "end" else t
+        alpha = path.forward_step(s, t).r ** 2
+
+        def inner(i, x):
+            z = path.noise(fold_in(key, i), x)
+            score = predict(x, u).score
+            e = expand(2.0 * alpha * step_size(score, z, u), x)
+            return x + e * score + jnp.sqrt(2.0 * e) * z
+
+        return State(jax.lax.fori_loop(0, n_steps, inner, state.x))
+
+    return Sampler(start, step, nfe=n_steps)
+
+
+def norms(x: Array) -> Array:
+    """Euclidean norm of each example, `(B,)`."""
+    return jnp.linalg.norm(x.reshape(x.shape[0], -1), axis=-1)

@@ -1,0 +1,70 @@
+"""Time grids as plain data: `(N + 1,)` times falling from `t1` to `eps`, both included.
+
+N steps asked are N steps run; no time is met twice. Indices never are computed from times.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from sde_lib import AffinePath
+
+
+def uniform(path: AffinePath, steps: int, eps: float) -> Array:
+    """Even in t, the grid of Song et al. 2021."""
+    return jnp.linspace(path.t1, eps, steps + 1)
+
+
+def uniform_lam(path: AffinePath, steps: int, eps: float) -> Array:
+    """Even in the half log-SNR (Lu et al. 2022, DPM-Solver, section 3.4)."""
+    lam = jnp.linspace(path.lam(jnp.asarray(path.t1)), path.lam(jnp.asarray(eps)), steps + 1)
+    return pin(path, path.t_of_lam(lam), eps)
+
+
+def quadratic(path: AffinePath, steps: int, eps: float) -> Array:
+    """Even in sqrt(t), denser towards the data (Song, Meng, Ermon 2021, DDIM, appendix D.2)."""
+    return pin(path, jnp.linspace(path.t1**0.5, eps**0.5, steps + 1) ** 2, eps)
+
+
+def karras(path: AffinePath, steps: int, eps: float, rho: float = 7.0) -> Array:
+    """Even in `sigma^(1 / rho)`, `sigma = c / a` (Karras et al. 2022, eq. 5)."""
+    ends = jnp.exp(-path.lam(jnp.asarray([path.t1, eps])) / rho)
+    sigma = jnp.linspace(ends[0], ends[1], steps + 1) ** rho
+    return pin(path, path.t_of_lam(-jnp.log(sigma)), eps)
+
+
+def pin(path: AffinePath, ts: Array, eps: float) -> Array:
+    """Puts the two ends exactly where they were asked for, which rounding may have moved."""
+    return ts.at[0].set(path.t1).at[-1].set(eps)
+
+
+GRIDS: dict[str, Callable[..., Array]] = {
+    "uniform": uniform,
+    "uniform_lam": uniform_lam,
+    "quadratic": quadratic,
+    "karras": karras,
+}
+
+
+def make_grid(name: str, path: AffinePath, steps: int, eps: float) -> Array:
+    """The grid called `name`, checked.
+
+    Raises:
+        ValueError: for fewer than one step, an `eps` outside (0, t1), or times that do not fall
+            strictly (more steps than float32 can tell apart).
+    """
+    if steps < 1:
+        raise ValueError(f"sampling.steps is {steps}; a sampler needs at least 1.")
+    if not 0.0 < eps < path.t1:
+        raise ValueError(
+            f"sampling.eps is {eps}; the end of sampling must lie between 0 and t1 = {path.t1}."
+        )
+    ts = GRIDS[name](path, steps, eps)
+    if not np.all(np.diff(np.asarray(ts)) < 0):
+        raise ValueError(
+            f"The grid {name!r} with {steps} steps down to eps = {eps} repeats a time in "
+            f"{ts.dtype}; take fewer steps."
+        )
+    return ts

@@ -1,0 +1,18 @@
+"""Predictor-corrector sampling (Song et al. 2021, algorithm 1)."""
+
+from samplers.base import Sampler, chain
+
+ORDERS = ("paper", "original")
+
+
+def predictor_corrector(
+    predictor: Sampler | None, corrector: Sampler | None, order: str = "paper"
+) -> Sampler:
+    """A predictor and a corrector in each step; either may be missing.
+
+    `order="paper"` corrects after predicting, at the new time; `"original"` corrects first, at the
+    old time, as the released code does, whose last sample is never corrected. The corrector must
+    have been built to act there (`at="end"` and `at="start"`).
+    """
+    parts = [predictor, corrector] if order == "paper" else [corrector, predictor]
+    return chain(*(part for part in parts if part is not None))

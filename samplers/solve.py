@@ -1,0 +1,75 @@
+"""One adaptive Diffrax solve, shared by the ODE sampler and the likelihood."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+SOLVERS = {
+    "tsit5": diffrax.Tsit5,
+    "dopri5": diffrax.Dopri5,
+    "dopri8": diffrax.Dopri8,
+    "bosh3": diffrax.Bosh3,
+    "heun": diffrax.Heun,
+}
+
+
+class Solver(NamedTuple):
+    """An adaptive Runge-Kutta solve: a name in `SOLVERS`, tolerances, and the most steps."""
+
+    method: str = "tsit5"
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    max_steps: int = 10_000
+
+
+class Solved(NamedTuple):
+    """The end state, the evaluations of the field, and whether the end was not reached."""
+
+    y: Any
+    nfe: Array
+    failed: Array
+
+
+def solve_ode(
+    field: Callable[[Array, Any], Any], y0: Any, t0: Array, t1: Array, solver: Solver
+) -> Solved:
+    """Solves `dy/dt = field(t, y)` from t0 to t1, in either direction.
+
+    A failure is reported in the result, with the state made nan: it neither raises nor passes for
+    an answer.
+    """
+    method = SOLVERS[solver.method]()
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, y, args: field(t, y)),
+        method,
+        t0=t0,
+        t1=t1,
+        dt0=None,
+        y0=y0,
+        stepsize_controller=diffrax.PIDController(rtol=solver.rtol, atol=solver.atol),
+        max_steps=solver.max_steps,
+        # Nothing is differentiated through the solve, so nothing need be remembered of it.
+        adjoint=diffrax.DirectAdjoint(),
+        throw=False,
+    )
+    y = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
+    finite = jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(y)])
+    failed = ~((solution.result == diffrax.RESULTS.successful) & jnp.all(finite))
+    y = jax.tree.map(lambda leaf: jnp.where(failed, jnp.nan, leaf), y)
+    return Solved(y, evaluations(method, solution.stats["num_steps"]), failed)
+
+
+def evaluations(method: diffrax.AbstractERK, num_steps: Array) -> Array:
+    """Evaluations of the field in a solve of `num_steps` attempted steps.
+
+    Choosing the first step takes two. A method whose first stage is the last one of the step before
+    ("first same as last") makes one at the start and then one fewer than its stages each step.
+    """
+    stages = method.tableau.num_stages
+    if method.tableau.fsal:
+        return 2 + 1 + (stages - 1) * num_steps
+    return 2 + stages * num_steps

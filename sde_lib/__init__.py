@@ -1,0 +1,42 @@
+"""The laws: how data becomes noise, and what follows from it in closed form.
+
+`SDES` is the table of names that a config may use (`sde.name`). The original code base wrote
+`vpsde`, `subvpsde` and `vesde`; these spellings, in any case, mean the same laws.
+"""
+
+from sde_lib.affine import AffinePath, Coeffs
+from sde_lib.base import SDE, expand
+from sde_lib.edm import EDM
+from sde_lib.flow import Flow
+from sde_lib.noise import example_keys, fold_in, normal_like, split
+from sde_lib.prediction import KINDS, Prediction, parametrize
+from sde_lib.reverse import flow_drift, reverse_drift
+from sde_lib.subvp import SubVP
+from sde_lib.ve import VE
+from sde_lib.vp import VP
+
+SDES = {"vp": VP, "subvp": SubVP, "ve": VE, "edm": EDM, "flow": Flow}
+ALIASES = {"vpsde": "vp", "subvpsde": "subvp", "vesde": "ve"}
+
+__all__ = [
+    "ALIASES",
+    "EDM",
+    "KINDS",
+    "SDE",
+    "SDES",
+    "VE",
+    "VP",
+    "AffinePath",
+    "Coeffs",
+    "Flow",
+    "Prediction",
+    "SubVP",
+    "example_keys",
+    "expand",
+    "flow_drift",
+    "fold_in",
+    "normal_like",
+    "parametrize",
+    "reverse_drift",
+    "split",
+]

@@ -1,0 +1,212 @@
+"""What a network's output means: a thin adapter from raw output to `(x0, eps)`.
+
+Each kind is four short functions. With `x = a x0 + c z` and raw output F:
+
+    kind       F stands for                     |d eps / d F|
+    eps        z                                1
+    x0         x0                               a / c
+    score      -z / c                           c
+    v          a z - c x0                       a / (a^2 + c^2)
+    velocity   a' x0 + c' z                     a / (a c' - a' c)
+    edm        preconditioned x0 (Karras 2022)  a c_out / c
+
+`eps_scale`, the last column, lets one loss weight serve all kinds: the error of the noise is
+`eps_scale` times the error of the raw output, with no division by a small c.
+(v: Salimans & Ho 2022, here for any a, c. edm: Karras et al. 2022, table 1, on y = x / a.)
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from sde_lib.affine import AffinePath
+from sde_lib.base import expand
+
+
+class Prediction(NamedTuple):
+    """Conditional means given `x_t`, each of its shape. What is not used is never computed."""
+
+    x0: Array
+    eps: Array
+    score: Array
+    velocity: Array
+
+
+PredictFn = Callable[[Array, Array], Prediction]
+ApplyFn = Callable[[Array, Array], Array]
+
+
+class Kind(NamedTuple):
+    """`decode(path, x, t, F) -> (x0, eps)`; `target(path, x0, z, t) -> F*`; `eps_scale(path, t)`.
+
+    `scale_in(path, x, t)` is what the network is given for `x`.
+    """
+
+    decode: Callable
+    target: Callable
+    eps_scale: Callable
+    scale_in: Callable = lambda path, x, t: x
+
+
+def parametrize(
+    kind: str,
+    path: AffinePath,
+    apply: ApplyFn,
+    conditioning: str = "t",
+    sigma_data: float = 0.5,
+) -> PredictFn:
+    """Turns a network into a prediction function.
+
+    Args:
+        kind: a name in `KINDS`.
+        path: the law; `t` is its time, `()` or `(B,)`.
+        apply: `(x, cond) -> F`, the network with its parameters; `cond` is `(B,)` float.
+        conditioning: a name in `CONDITIONING`, what the network is told of the time.
+        sigma_data: the data's standard deviation, used by the kind `edm` alone.
+
+    Returns:
+        `(x, t) -> Prediction`.
+    """
+    entry = kinds(sigma_data)[kind]
+
+    def predict(x: Array, t: Array) -> Prediction:
+        raw = apply(entry.scale_in(path, x, t), condition(conditioning, path, x, t))
+        return prediction_of(path, x, t, *entry.decode(path, x, t, raw.astype(x.dtype)))
+
+    return predict
+
+
+def prediction_of(path: AffinePath, x: Array, t: Array, x0: Array, eps: Array) -> Prediction:
+    """Completes the pair `(x0, eps)`: `score = -eps / c`, `velocity = a' x0 + c' eps`."""
+    del x
+    rates = path.rates(t)
+    score = -eps / expand(path.coeffs(t).c, eps)
+    return Prediction(x0, eps, score, expand(rates.a, x0) * x0 + expand(rates.c, eps) * eps)
+
+
+def from_score(path: AffinePath, score: Callable[[Array, Array], Array]) -> PredictFn:
+    """A prediction function from a score `(x, t) -> (B, ...)`: `x0 = (x + c^2 score) / a`."""
+    return parametrize("score", path, score)
+
+
+def condition(name: str, path: AffinePath, x: Array, t: Array) -> Array:
+    """The network's time input, `(B,)`, in at least float32."""
+    t = jnp.broadcast_to(jnp.asarray(t, jnp.promote_types(x.dtype, jnp.float32)), x.shape[:1])
+    return CONDITIONING[name](path, t)
+
+
+def _ac(path: AffinePath, x: Array, t: Array) -> tuple[Array, Array]:
+    a, _, c = path.coeffs(t)
+    return expand(a, x), expand(c, x)
+
+
+def _decode_eps(path, x, t, raw):
+    a, c = _ac(path, x, t)
+    return (x - c * raw) / a, raw
+
+
+def _decode_x0(path, x, t, raw):
+    a, c = _ac(path, x, t)
+    return raw, (x - a * raw) / c
+
+
+def _decode_score(path, x, t, raw):
+    a, c = _ac(path, x, t)
+    return (x + c**2 * raw) / a, -c * raw
+
+
+def _target_score(path, x0, z, t):
+    return -z / expand(path.coeffs(t).c, z)
+
+
+def _decode_v(path, x, t, raw):
+    a, c = _ac(path, x, t)
+    norm = a**2 + c**2
+    return (a * x - c * raw) / norm, (c * x + a * raw) / norm
+
+
+def _target_v(path, x0, z, t):
+    a, c = _ac(path, x0, t)
+    return a * z - c * x0
+
+
+def _v_eps_scale(path, t):
+    a, _, c = path.coeffs(t)
+    return a / (a**2 + c**2)
+
+
+def _decode_velocity(path, x, t, raw):
+    a, c = _ac(path, x, t)
+    rates = path.rates(t)
+    da, dc = expand(rates.a, x), expand(rates.c, x)
+    det = a * dc - da * c
+    return (dc * x - c * raw) / det, (a * raw - da * x) / det
+
+
+def _target_velocity(path, x0, z, t):
+    rates = path.rates(t)
+    return expand(rates.a, x0) * x0 + expand(rates.c, z) * z
+
+
+def _velocity_eps_scale(path, t):
+    (a, _, c), rates = path.coeffs(t), path.rates(t)
+    return a / (a * rates.c - rates.a * c)
+
+
+def _edm(sigma_data: float) -> Kind:
+    """`x0 = c_skip y + c_out F(c_in y)` with `y = x / a`, `sigma = c / a`."""
+
+    def scales(path, x, t):
+        sigma = expand(jnp.exp(-path.lam(t)), x)
+        norm2 = sigma**2 + sigma_data**2
+        return sigma, sigma_data**2 / norm2, sigma * sigma_data / jnp.sqrt(norm2), norm2
+
+    def decode(path, x, t, raw):
+        a, _ = _ac(path, x, t)
+        sigma, skip, out, norm2 = scales(path, x, t)
+        y = x / a
+        # eps = (y - x0) / sigma, with the factor sigma cancelled by hand: no 0/0 at small noise.
+        eps = sigma / norm2 * y - sigma_data / jnp.sqrt(norm2) * raw
+        return skip * y + out * raw, eps
+
+    def target(path, x0, z, t):
+        # (x0 - c_skip (x0 + sigma z)) / c_out, with the common factor sigma cancelled by hand.
+        sigma, _, _, norm2 = scales(path, x0, t)
+        return (sigma * x0 - sigma_data**2 * z) / (sigma_data * jnp.sqrt(norm2))
+
+    def eps_scale(path, t):
+        return sigma_data / jnp.sqrt(jnp.exp(-2.0 * path.lam(t)) + sigma_data**2)
+
+    def scale_in(path, x, t):
+        a, _ = _ac(path, x, t)
+        return x / a / jnp.sqrt(scales(path, x, t)[3])
+
+    return Kind(decode, target, eps_scale, scale_in)
+
+
+def kinds(sigma_data: float = 0.5) -> dict[str, Kind]:
+    """The table of kinds by name."""
+    return {
+        "eps": Kind(_decode_eps, lambda path, x0, z, t: z, lambda path, t: jnp.ones_like(t)),
+        "x0": Kind(_decode_x0, lambda path, x0, z, t: x0, lambda path, t: jnp.exp(path.lam(t))),
+        "score": Kind(_decode_score, _target_score, lambda path, t: path.coeffs(t).c),
+        "v": Kind(_decode_v, _target_v, _v_eps_scale),
+        "velocity": Kind(_decode_velocity, _target_velocity, _velocity_eps_scale),
+        "edm": _edm(sigma_data),
+    }
+
+
+KINDS = tuple(kinds())
+
+CONDITIONING = {
+    "t": lambda path, t: t,
+    # The original's label for continuous VP and sub-VP models: 999 t, not rounded.
+    "label": lambda path, t: 999.0 * t / path.t1,
+    # Its label for continuous VE models; the network takes the logarithm.
+    "sigma": lambda path, t: jnp.exp(-path.lam(t)),
+    "lam": lambda path, t: path.lam(t),
+    # Karras et al. 2022, table 1: log(sigma) / 4.
+    "c_noise": lambda path, t: -0.25 * path.lam(t),
+}

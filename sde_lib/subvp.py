@@ -1,0 +1,44 @@
+"""The sub-VP law (Song et al. 2021, eq. 13 and 29), whose variance stays below VP's."""
+
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+
+from sde_lib.affine import AffinePath, Coeffs
+from sde_lib.vp import integral_of_beta, time_of_integral
+
+
+@struct.dataclass
+class SubVP(AffinePath):
+    """`dx = -beta x / 2 dt + sqrt(beta (1 - exp(-2 B))) dw`, beta and B as in `VP`.
+
+    `a = exp(-B / 2)`, `c = 1 - exp(-B)` (a standard deviation, not a variance), so
+    `c / a = 2 sinh(B / 2)`. The prior is N(0, I).
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    t0: float = 1e-5
+    t1: float = 1.0
+
+    def beta(self, t: Array) -> Array:
+        return self.beta_min + t * (self.beta_max - self.beta_min)
+
+    def coeffs(self, t: Array) -> Coeffs:
+        B = integral_of_beta(self, t)
+        return Coeffs(jnp.exp(-0.5 * B), jnp.zeros_like(B), -jnp.expm1(-B))
+
+    def lam(self, t: Array) -> Array:
+        return -jnp.log(2.0 * jnp.sinh(0.5 * integral_of_beta(self, t)))
+
+    def t_of_lam(self, lam: Array) -> Array:
+        return time_of_integral(self, 2.0 * jnp.arcsinh(0.5 * jnp.exp(-lam)))
+
+    def f(self, t: Array) -> Array:
+        return -0.5 * self.beta(t)
+
+    def g2(self, t: Array) -> Array:
+        return -self.beta(t) * jnp.expm1(-2.0 * integral_of_beta(self, t))
+
+    def prior_std(self) -> Array:
+        return jnp.ones(())

@@ -1,0 +1,131 @@
+"""The loop: run the step, and every so often do something about it."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from data import Loader
+from training.checkpoint import Checkpoints
+from training.metrics import MetricWriter
+from training.sharding import put_batch
+from training.state import TrainState
+
+
+class TrainingDiverged(RuntimeError):
+    """A loss or gradient that is not finite. Says the step and the times of its batch."""
+
+
+class Every(NamedTuple):
+    """`action(state)`, whose scalars are logged, after each multiple of `freq` steps; 0 never."""
+
+    freq: int
+    action: Callable[[TrainState], dict[str, float]]
+
+
+def train(
+    step: Callable,
+    state: TrainState,
+    loader: Loader,
+    checkpoints: Checkpoints,
+    writer: MetricWriter,
+    *,
+    mesh: jax.sharding.Mesh,
+    n_iters: int,
+    n_jitted_steps: int,
+    log_freq: int,
+    snapshot_freq: int,
+    actions: tuple[Every, ...] = (),
+    progress: bool = True,
+) -> TrainState:
+    """Trains from `state.step` to exactly `n_iters` updates.
+
+    Nothing leaves the device between logs: metrics are gathered there and read together. They are
+    read, and checked, before every checkpoint, so a checkpoint never holds a diverged state.
+
+    Raises:
+        TrainingDiverged: as soon as the metrics are read; the last checkpoint is a good one.
+    """
+    done = int(state.step)
+    batches = loader.iterate(done, n_jitted_steps)
+    axis = 0 if n_jitted_steps == 1 else 1
+    pending: list[tuple[int, Any]] = []
+    bar = tqdm(total=n_iters, initial=done, disable=not progress, unit="step", smoothing=0.05)
+    clock = Clock(done)
+    try:
+        while done < n_iters:
+            state, metrics = step(state, put_batch(next(batches), mesh, axis))
+            pending.append((done, metrics))
+            before, done = done, done + n_jitted_steps
+            save = crossed(before, done, snapshot_freq) or done >= n_iters
+            due = [every for every in actions if crossed(before, done, every.freq)]
+            if save or due or crossed(before, done, log_freq) or done >= n_iters:
+                values = read(pending)
+                pending.clear()
+                writer.write(done, {**values, **clock.lap(done)})
+                bar.update(done - bar.n)
+                bar.set_postfix_str(f"loss {values['training_loss']:.4f}")
+            if save:
+                checkpoints.save(state)
+            for every in due:
+                writer.write(
+                    done, {**every.action(state), "action_seconds": clock.lap()["seconds"]}
+                )
+    finally:
+        batches.close()
+        bar.close()
+        checkpoints.wait()
+    return state
+
+
+def crossed(before: int, after: int, freq: int) -> bool:
+    """Whether a multiple of `freq` lies in (before, after]."""
+    return freq > 0 and after // freq > before // freq
+
+
+def read(pending: list[tuple[int, Any]]) -> dict[str, float]:
+    """Fetches gathered metrics, checks every step's, and averages them.
+
+    Raises:
+        TrainingDiverged: naming the first step whose loss or gradient is not finite.
+    """
+    first = pending[0][0]
+    fetched = jax.device_get([metrics for _, metrics in pending])
+    columns = {
+        name: np.concatenate([np.atleast_1d(metrics[name]) for metrics in fetched])
+        for name in ("loss", "grad_norm")
+    }
+    bad = ~np.isfinite(columns["loss"]) | ~np.isfinite(columns["grad_norm"])
+    if bad.any():
+        i = int(np.argmax(bad))
+        times = np.concatenate([m["t"].reshape(-1, m["t"].shape[-1]) for m in fetched])[i]
+        shown = ", ".join(f"{t:.3g}" for t in np.sort(times)[:8])
+        raise TrainingDiverged(
+            f"Training diverged at step {first + i}: loss {columns['loss'][i]}, gradient norm "
+            f"{columns['grad_norm'][i]}; the batch had {times.size} times in "
+            f"[{times.min():.3g}, {times.max():.3g}], the smallest {shown}. The last checkpoint is "
+            "good; lower optim.lr, set optim.grad_clip, or raise sde.t0."
+        )
+    return {
+        "training_loss": float(columns["loss"].mean()),
+        "grad_norm": float(columns["grad_norm"].mean()),
+    }
+
+
+class Clock:
+    """Wall time and speed since it was last asked."""
+
+    def __init__(self, step: int):
+        self._step, self._time = step, time.perf_counter()
+
+    def lap(self, step: int | None = None) -> dict[str, float]:
+        """`seconds` since the last lap and, for a new step, `steps_per_second`."""
+        now = time.perf_counter()
+        seconds, self._time = now - self._time, now
+        if step is None:
+            return {"seconds": seconds}
+        rate, self._step = (step - self._step) / max(seconds, 1e-9), step
+        return {"seconds": seconds, "steps_per_second": rate}

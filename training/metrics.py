@@ -1,0 +1,53 @@
+"""Where the numbers of a run go: `metrics.jsonl` and TensorBoard events, appended, never cut."""
+
+import json
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+
+class MetricWriter:
+    """Writes scalars by step, on process 0 alone.
+
+    A resumed run appends. Rows of steps that a killed run had logged beyond its last checkpoint
+    stand twice then; `read_metrics` lets the later one win, and TensorBoard is told to purge them.
+    """
+
+    def __init__(self, workdir: Path, start_step: int = 0, active: bool = True):
+        self._active = active
+        if active:
+            purge = start_step if start_step else None
+            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
+            self._rows = (workdir / "metrics.jsonl").open("a")
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        if self._active:
+            self._rows.write(json.dumps({"step": step, **values}) + "\n")
+            self._rows.flush()
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self._active:
+            self._events.close()
+            self._rows.close()
+
+
+def read_metrics(workdir: Path) -> list[dict[str, float]]:
+    """The rows by rising step; values that were logged again replace the earlier ones.
+
+    A last line cut off by a kill is passed over.
+    """
+    path, rows = Path(workdir) / "metrics.jsonl", {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        rows.setdefault(row["step"], {}).update(row)
+    return [rows[step] for step in sorted(rows)]
+
+
+def training_seconds(rows: list[dict[str, float]]) -> float:
+    """Wall time of a run from its rows, over all its restarts; time lost to kills is not in it."""
+    return sum(row.get("seconds", 0.0) + row.get("action_seconds", 0.0) for row in rows)

@@ -1,0 +1,101 @@
+"""`--mode train`: what surrounds the loop."""
+
+from pathlib import Path
+
+import jax
+
+from data import Loader
+from evaluation.loss import make_eval_loss
+from evaluation.pictures import grid, save_png
+from evaluation.sampling import draw, to_levels
+from training.checkpoint import Checkpoints
+from training.loop import Every, train
+from training.metrics import MetricWriter
+from training.sharding import check_batch, jit_step, make_mesh, replicated
+from training.state import TrainState, create_state, parameter_count
+from training.step import make_train_step, scan_steps
+
+
+def run_training(experiment, workdir: Path) -> TrainState:
+    """Trains to `training.n_iters`, from the latest checkpoint of the workdir if there is one."""
+    config = experiment.config.training
+    mesh = make_mesh()
+    check_batch(config.batch_size, mesh, "training.batch_size")
+    checkpoints = Checkpoints(workdir, config.keep_snapshots)
+    state = initial_or_latest(experiment, checkpoints, mesh)
+    print(
+        f"{experiment.config.model.name}: {parameter_count(state.params):,} parameters, "
+        f"{mesh.devices.size} device(s), from step {int(state.step)} to {config.n_iters}"
+    )
+    step = make_train_step(experiment.loss, experiment.tx, config.ema_rate)
+    step = jit_step(scan_steps(step, config.n_jitted_steps), mesh, config.n_jitted_steps)
+    lead = jax.process_index() == 0
+    writer = MetricWriter(workdir, int(state.step), lead)
+    loader = Loader(
+        experiment.train,
+        config.batch_size,
+        experiment.config.seed,
+        jax.process_index(),
+        jax.process_count(),
+    )
+    try:
+        return train(
+            step,
+            state,
+            loader,
+            checkpoints,
+            writer,
+            mesh=mesh,
+            n_iters=config.n_iters,
+            n_jitted_steps=config.n_jitted_steps,
+            log_freq=config.log_freq,
+            snapshot_freq=config.snapshot_freq,
+            actions=periodic_actions(experiment, workdir),
+            progress=config.progress and lead,
+        )
+    finally:
+        writer.close()
+        checkpoints.close()
+
+
+def initial_or_latest(experiment, checkpoints: Checkpoints, mesh) -> TrainState:
+    """The state to start from, placed on the mesh."""
+    if checkpoints.latest() is None:
+        return jax.jit(lambda: initial(experiment), out_shardings=replicated(mesh))()
+    return restore(experiment, checkpoints, mesh)
+
+
+def initial(experiment) -> TrainState:
+    seed = experiment.config.seed
+    params = experiment.init_params(jax.random.fold_in(jax.random.key(seed), 0))
+    return create_state(params, experiment.tx, seed)
+
+
+def restore(experiment, checkpoints: Checkpoints, mesh, step: int | None = None) -> TrainState:
+    """The state of a checkpoint, the latest if no step is given, placed on the mesh."""
+    sharding = replicated(mesh)
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(lambda: initial(experiment)),
+    )
+    return checkpoints.restore(abstract, step)
+
+
+def periodic_actions(experiment, workdir: Path) -> tuple[Every, ...]:
+    """Evaluation loss of the averaged parameters, and a picture of samples at snapshots."""
+    config = experiment.config
+    eval_loss = make_eval_loss(experiment)
+    actions = [
+        Every(config.training.eval_freq, lambda state: {"eval_loss": eval_loss(state.ema_params)})
+    ]
+
+    def picture(state: TrainState) -> dict[str, float]:
+        samples = draw(experiment, state.ema_params, range(64), seed=config.eval.seed)
+        folder = workdir / "samples" / f"step_{int(state.step)}"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_png(folder / "sample.png", grid(to_levels(experiment, samples.x)[1]))
+        return {"sample_nfe": float(samples.nfe)}
+
+    if config.training.snapshot_sampling:
+        actions.append(Every(config.training.snapshot_freq, picture))
+    return tuple(actions)
