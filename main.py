@@ -4,6 +4,8 @@ python main.py --config configs/digits_vp.py --workdir runs/digits --mode train
 python main.py --config ... --workdir ... --mode eval|sample|fid_stats [--config.section.key=v]
 """
 
+import runpy
+from itertools import pairwise
 from pathlib import Path
 
 import jax
@@ -11,16 +13,16 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from build import Experiment, build
+from data.source import unknown
 from evaluation.fid_stats import write_fid_stats
 from evaluation.rows import figure_rows
 from evaluation.run import evaluate
 from evaluation.sampling import run_sampling
-from training.checkpoint import CheckpointError, Checkpoints
+from training.checkpoint import CheckpointError
 from training.loop import TrainingDiverged
 from training.metrics import read_metrics, training_seconds
-from training.run import restore, run_training
-from training.sharding import make_mesh
-from training.workdir import claim
+from training.run import restore_ema, run_training
+from training.workdir import claim, flatten
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
@@ -43,48 +45,31 @@ def main(argv: list[str]) -> None:
     try:
         experiment = build(CONFIG.value)
         run(experiment, workdir)
-    except (ValueError, FileNotFoundError, CheckpointError, TrainingDiverged) as error:
+    except (ValueError, OSError, CheckpointError, TrainingDiverged) as error:
         if DEBUG.value:
             raise
-        raise SystemExit(f"{type(error).__name__}: {error}") from None
+        raise SystemExit(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
 
 
 def run(experiment: Experiment, workdir: Path) -> None:
     """One mode of the program; everything it says goes to the log and to the workdir."""
     if MODE.value == "train":
-        claim(workdir, experiment.config, FORCE.value)
+        claim(workdir, experiment.config, FORCE.value, training=True)
         run_training(experiment, workdir)
         return
     if MODE.value == "fid_stats":
         for path in write_fid_stats(experiment, workdir):
             print(f"wrote {path}")
         return
-    state = trained_state(experiment, workdir)
-    step = int(state.step)
+    claim(workdir, experiment.config, FORCE.value, training=False)
+    step, params = restore_ema(experiment, workdir, STEP.value)
     if MODE.value == "sample":
-        seeds = parse_seeds(SEEDS.value)
-        print(run_sampling(experiment, state.ema_params, workdir, step, seeds))
+        print(run_sampling(experiment, params, workdir, step, parse_seeds(SEEDS.value)))
         return
     metrics = read_metrics(workdir)
-    report = evaluate(
-        experiment, state.ema_params, workdir, step, metrics, training_seconds(metrics)
-    )
+    report = evaluate(experiment, params, workdir, step, metrics, training_seconds(metrics))
     for row in figure_rows(report):
         print(format_row(row))
-
-
-def trained_state(experiment: Experiment, workdir: Path):
-    """The checkpoint that `--step` names, or the latest."""
-    if not (workdir / "checkpoints").is_dir():
-        raise CheckpointError(
-            f"There is no checkpoint in {workdir}; run with --mode train first, or mend --workdir."
-        )
-    claim(workdir, experiment.config, FORCE.value)
-    checkpoints = Checkpoints(workdir)
-    try:
-        return restore(experiment, checkpoints, make_mesh(), STEP.value)
-    finally:
-        checkpoints.close()
 
 
 def parse_seeds(text: str) -> range:
@@ -109,10 +94,27 @@ def enable_compilation_cache(workdir: Path) -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """Turns what absl and ml_collections raise on a bad flag into one sentence."""
     try:
+        check_config_flags(argv)
         return FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        text = str(error.args[0] if error.args else error).strip().splitlines()
-        raise SystemExit(f"Bad flag: {' '.join(text)}") from None
+        raise SystemExit(f"Bad flag: {' '.join(str(error).split())}") from None
+
+
+def check_config_flags(argv: list[str]) -> None:
+    """Raises ValueError for a config file that is not there, or keys that it does not have."""
+    words = [word for argument in argv[1:] for word in argument.split("=", 1)]
+    path = next((b for a, b in pairwise(words) if a.lstrip("-") == "config"), None)
+    if path is None:
+        return
+    if not Path(path).is_file():
+        raise ValueError(f"there is no config file {path}; see configs/.")
+    keys = flatten(runpy.run_path(path)["get_config"]().to_dict())
+    for word in words:
+        key = word.lstrip("-")
+        if word.startswith("-") and key.startswith("config."):
+            key = key.removeprefix("config.")
+            if key not in keys:
+                raise ValueError(unknown("config key", key, keys))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,10 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep or None, create=True, enable_async_checkpointing=True
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        # With its handler named, the manager can tell the shapes of a step it has not restored yet.
+        self._manager = ocp.CheckpointManager(
+            self.folder, options=options, item_handlers=ocp.PyTreeCheckpointHandler()
+        )
 
     def steps(self) -> list[int]:
         """Steps of the whole checkpoints, rising; half-written ones do not count."""
@@ -41,48 +44,66 @@ class Checkpoints:
             CheckpointError: where nothing was written.
         """
         step = int(state.step)
-        if not self._manager.save(step, args=ocp.args.StandardSave(state)):
+        if not self._manager.save(step, args=ocp.args.PyTreeSave(state)):
             raise CheckpointError(
                 f"The checkpoint of step {step} was not written to {self.folder}: a checkpoint of "
                 "this or a later step exists there; take another workdir."
             )
 
     def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
-        """The state of `step`, the latest if not given.
+        """The whole state of `step`, the latest if not given.
 
         Args:
-            abstract: shapes, dtypes and shardings, as from `jax.eval_shape` with shardings set.
+            abstract: shapes, dtypes and shardings of every leaf.
 
         Raises:
             CheckpointError: where there is none, it is damaged, or it does not fit.
         """
-        step = self.latest() if step is None else step
-        if step is None:
-            raise CheckpointError(
-                f"There is no checkpoint in {self.folder}; run with --mode train first."
-            )
-        if step not in self.steps():
-            raise CheckpointError(
-                f"There is no checkpoint of step {step} in {self.folder}; "
-                f"there are {', '.join(map(str, self.steps())) or 'none'}."
-            )
+        return self._read(abstract, abstract.params, "params", step)
+
+    def restore_ema(self, abstract_params: Any, step: int | None = None) -> tuple[int, Any]:
+        """`(step, averaged parameters)` and nothing else of a checkpoint; errors as `restore`."""
+        step = self._existing(step)
+        item = {"ema_params": abstract_params}
+        return step, self._read(item, abstract_params, "ema_params", step)["ema_params"]
+
+    def _read(self, item: Any, params: Any, name: str, step: int | None) -> Any:
+        step = self._existing(step)
         try:
-            self._check_shapes(abstract, step)
-            return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            self._check_shapes(params, name, step)
+            arguments = ocp.args.PyTreeRestore(
+                item=item,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+                partial_restore=isinstance(item, dict),
+            )
+            return self._manager.restore(step, args=arguments)
         except CheckpointError:
             raise
         except Exception as error:
             raise CheckpointError(
                 f"The checkpoint {self.folder / str(step)} cannot be read "
-                f"({type(error).__name__}: {str(error).splitlines()[0][:200]}); delete that folder "
-                "to go on from the one before."
+                f"({type(error).__name__}: {str(error).strip().splitlines()[0][:200]}); delete "
+                "that folder to go on from the one before."
             ) from error
 
-    def _check_shapes(self, abstract: TrainState, step: int) -> None:
+    def _existing(self, step: int | None) -> int:
+        """The step asked for, or the latest, if it is there."""
+        steps = self.steps()
+        if not steps:
+            raise CheckpointError(
+                f"There is no checkpoint in {self.folder}; run with --mode train first."
+            )
+        if step is not None and step not in steps:
+            raise CheckpointError(
+                f"There is no checkpoint of step {step} in {self.folder}; there are those of steps "
+                f"{', '.join(map(str, steps))}."
+            )
+        return steps[-1] if step is None else step
+
+    def _check_shapes(self, params: Any, name: str, step: int) -> None:
         """Names the first parameter that differs, before orbax starts to read."""
         saved = self._manager.item_metadata(step)
-        tree = getattr(saved, "tree", saved)
-        there, here = _shapes(tree["params"]), _shapes(abstract.params)
+        there, here = _shapes(getattr(saved, "tree", saved)[name]), _shapes(params)
         for path in sorted(there.keys() | here.keys()):
             if there.get(path) != here.get(path):
                 raise CheckpointError(

@@ -1,6 +1,8 @@
 """`--mode train`: what surrounds the loop."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -8,7 +10,7 @@ from data import Loader
 from evaluation.loss import make_eval_loss
 from evaluation.pictures import grid, save_png
 from evaluation.sampling import draw, to_levels
-from training.checkpoint import Checkpoints
+from training.checkpoint import CheckpointError, Checkpoints
 from training.loop import Every, train
 from training.metrics import MetricWriter
 from training.sharding import check_batch, jit_step, make_mesh, replicated
@@ -71,14 +73,36 @@ def initial(experiment) -> TrainState:
     return create_state(params, experiment.tx, seed)
 
 
-def restore(experiment, checkpoints: Checkpoints, mesh, step: int | None = None) -> TrainState:
-    """The state of a checkpoint, the latest if no step is given, placed on the mesh."""
+def restore(experiment, checkpoints: Checkpoints, mesh) -> TrainState:
+    """The state of the latest checkpoint, placed on the mesh."""
+    return checkpoints.restore(abstract(lambda: initial(experiment), mesh))
+
+
+def restore_ema(experiment, workdir: Path, step: int | None = None) -> tuple[int, Any]:
+    """`(step, averaged parameters)` of a checkpoint, the latest if no step is given.
+
+    Raises:
+        CheckpointError: as `Checkpoints` does, or where the workdir has none.
+    """
+    if not (workdir / "checkpoints").is_dir():
+        raise CheckpointError(
+            f"There is no checkpoint in {workdir}; run with --mode train first, or mend --workdir."
+        )
+    checkpoints = Checkpoints(workdir)
+    try:
+        params = abstract(lambda: experiment.init_params(jax.random.key(0)), make_mesh())
+        return checkpoints.restore_ema(params, step)
+    finally:
+        checkpoints.close()
+
+
+def abstract(make: Callable[[], Any], mesh) -> Any:
+    """Shapes and dtypes of what `make` returns, to be placed on every device of the mesh."""
     sharding = replicated(mesh)
-    abstract = jax.tree.map(
+    return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(lambda: initial(experiment)),
+        jax.eval_shape(make),
     )
-    return checkpoints.restore(abstract, step)
 
 
 def periodic_actions(experiment, workdir: Path) -> tuple[Every, ...]:

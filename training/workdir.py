@@ -6,47 +6,56 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-# What a checkpoint depends on. Sampling, likelihood and evaluation may change from run to run.
-IDENTITY = ("seed", "sde", "model", "prediction", "loss", "optim", "training", "data")
-# What a run may change on the way, for it moves no number.
+# What the parameters mean, and what training them depends on. Sampling, likelihood and evaluation
+# are free to change from run to run.
+MEANING = ("sde", "model", "prediction", "data")
+TRAINING = (*MEANING, "seed", "loss", "optim", "training")
+# Moves no number, or none that was trained.
 FREE = {
-    "training.log_freq",
-    "training.eval_freq",
-    "training.snapshot_freq",
-    "training.keep_snapshots",
-    "training.snapshot_sampling",
-    "training.progress",
     "data.path",
+    "training.eval_freq",
+    "training.keep_snapshots",
+    "training.log_freq",
+    "training.progress",
+    "training.snapshot_freq",
+    "training.snapshot_sampling",
 }
 
 
-def claim(workdir: Path, config: ConfigDict, force: bool = False) -> None:
-    """Writes `config.json`, or checks that the one there is of the same run.
+def claim(workdir: Path, config: ConfigDict, force: bool = False, *, training: bool) -> None:
+    """Checks that the workdir is of this config; for a training run, writes `config.json`.
+
+    Args:
+        force: go on in spite of differences. The old file stays, as `config.json.<n>`.
+        training: compare all that training depends on, not only what the parameters mean.
 
     Raises:
-        ValueError: naming every key that differs, unless `force`, which keeps the old file beside
-            the new one as `config.json.<n>`.
+        ValueError: naming every key that differs.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
     path, ours = workdir / "config.json", flatten(config.to_dict())
-    if path.exists():
-        theirs = flatten(json.loads(path.read_text()))
-        different = [
-            f"{key} is {theirs.get(key, 'absent')!r} there and {ours.get(key, 'absent')!r} now"
-            for key in sorted(theirs.keys() | ours.keys())
-            if key.split(".")[0] in IDENTITY
-            and key not in FREE
-            and theirs.get(key, "absent") != ours.get(key, "absent")
-        ]
-        if different and not force:
+    if path.exists() and (found := differences(json.loads(path.read_text()), ours, training)):
+        if not force:
             raise ValueError(
-                f"The workdir {workdir} belongs to another config: {'; '.join(different)}. Take "
+                f"The workdir {workdir} belongs to another config: {'; '.join(found)}. Take "
                 "another workdir, or pass --force_config to go on with the new config."
             )
-        if different:
-            n = sum(1 for _ in workdir.glob("config.json.*"))
-            path.rename(workdir / f"config.json.{n}")
-    path.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
+        if training:
+            path.rename(workdir / f"config.json.{sum(1 for _ in workdir.glob('config.json.*'))}")
+    if training:
+        workdir.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
+
+
+def differences(theirs: dict[str, Any], ours: dict[str, Any], training: bool) -> list[str]:
+    """A clause for each key that matters and differs; `ours` is flat already."""
+    theirs, sections = flatten(theirs), TRAINING if training else MEANING
+    return [
+        f"{key} is {theirs.get(key, 'absent')!r} there and {ours.get(key, 'absent')!r} now"
+        for key in sorted(theirs.keys() | ours.keys())
+        if key.split(".")[0] in sections
+        and key not in FREE
+        and theirs.get(key, "absent") != ours.get(key, "absent")
+    ]
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""The training loss on held-out data, at times and noises that never change.
+
+Example i meets the same `DRAWS` pairs (t, z) whenever it is evaluated, so two numbers differ only
+by their parameters. Without dropout, with the weighting of the training loss.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data import padded_batches
+from losses.denoising import Draws, denoising_terms, reduce_terms
+from losses.time_sampling import TIME_SAMPLING
+from sde_lib import example_keys, fold_in, split
+
+DRAWS = 8
+
+
+def make_eval_loss(experiment) -> Callable[[Any], float]:
+    """`params -> mean loss over the test split`; nothing is dropped, the last batch is padded."""
+    config, source = experiment.config, experiment.test
+    batch_size = min(config.eval.batch_size, source.size)
+
+    @jax.jit
+    def batch_sum(params, raw, indices, mask):
+        keys = example_keys(0, indices)
+        losses = [
+            example_losses(experiment, params, raw, fold_in(keys, k), k) for k in range(DRAWS)
+        ]
+        return jnp.sum(jnp.where(mask, sum(losses) / DRAWS, 0.0))
+
+    def eval_loss(params) -> float:
+        total = sum(
+            batch_sum(params, source.fetch(indices), indices.astype(np.int32), mask)
+            for indices, mask in padded_batches(source.size, batch_size)
+        )
+        return float(total) / source.size
+
+    return eval_loss
+
+
+def example_losses(experiment, params, raw, keys, k: int):
+    """`(B,)` losses with draw k of each example: its time lies in the k-th of DRAWS equal cells."""
+    config, path = experiment.config, experiment.path
+    data_keys, time_keys, noise_keys = split(keys, 3)
+    x0 = experiment.scaler.to_model(data_keys, raw)
+    u = (k + jax.vmap(jax.random.uniform)(time_keys)) / DRAWS
+    t, weight = TIME_SAMPLING[config.loss.time_sampling](path, u)
+    draws = Draws(t, weight, path.noise(noise_keys, x0))
+    apply = lambda x, cond: experiment.model.apply({"params": params}, x, cond)  # noqa: E731
+    terms = denoising_terms(
+        path, apply, weighting=config.loss.weighting, x0=x0, draws=draws,
+        **config.prediction.to_dict(),
+    )  # fmt: skip
+    return reduce_terms(terms, config.loss.reduce_mean) * weight

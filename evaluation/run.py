@@ -1,0 +1,148 @@
+"""`--mode eval`: every number and picture of a checkpoint, in `report.json` and `report.html`."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from evaluation.bits import data_bits
+from evaluation.compare import distances, spaces_for, unit_images
+from evaluation.loss import make_eval_loss
+from evaluation.mixture import fit_mixture
+from evaluation.page import write_page
+from evaluation.pictures import grid, save_png
+from evaluation.rows import figure_rows
+from evaluation.sampling import draw, to_levels, trajectory
+
+
+def evaluate(
+    experiment, params: Any, workdir: Path, step: int, metrics: list[dict], train_seconds: float
+) -> dict[str, Any]:
+    """Evaluates averaged parameters; writes `report_<step>.json`, `report.json`, `report.html`.
+
+    `seconds.sample` is the time of drawing the samples, compilation included; `seconds.eval` that
+    of everything else here.
+    """
+    config, begin = experiment.config, time.perf_counter()
+    report: dict[str, Any] = {
+        "step": step,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "seed": config.seed,
+        "ema_rate": config.training.ema_rate,
+        "data": {
+            "name": experiment.train.name,
+            "train": experiment.train.size,
+            "test": experiment.test.size,
+            "levels": experiment.train.levels,
+            "fingerprint": experiment.train.fingerprint,
+        },
+        "likelihood": config.likelihood.to_dict(),
+        "sampling": config.sampling.to_dict(),
+        "nfe": {},
+    }
+    mixture = None
+    if config.eval.mixture and experiment.train.levels:
+        raw = experiment.train.fetch(np.arange(experiment.train.size))
+        mixture = fit_mixture(raw, experiment.train.levels, seed=config.seed)
+    if config.eval.enable_loss:
+        report["eval_loss"] = make_eval_loss(experiment)(params)
+    if config.eval.enable_bpd:
+        report["bits_per_dim"] = bits_section(experiment, params, mixture, report["nfe"])
+    sample_seconds = 0.0
+    if config.eval.enable_sampling:
+        sample_seconds = sampling_section(experiment, params, mixture, workdir, report)
+    report["seconds"] = {
+        "train": train_seconds,
+        "sample": sample_seconds,
+        "eval": time.perf_counter() - begin - sample_seconds,
+    }
+    write(experiment, workdir, step, metrics, report)
+    return report
+
+
+def bits_section(experiment, params, mixture, nfe: dict) -> dict[str, Any]:
+    """Bits/dim of the test split (or of the one that `eval.bpd_dataset` names)."""
+    split = experiment.config.eval.bpd_dataset
+    source = {"test": experiment.test, "train": experiment.train}[split]
+    bits = data_bits(experiment, params, source)
+    nfe["likelihood"] = bits.nfe
+    section = {
+        "mean": bits.mean,
+        "stderr": bits.stderr,
+        "split": split,
+        "n": source.size,
+        "passes": experiment.config.eval.bpd_repeats,
+        "failed": bits.failed,
+        "offset": -experiment.bits_scaler.log_volume() / np.log(2.0),
+    }
+    if mixture is not None:
+        raw = source.fetch(np.arange(source.size))
+        baseline = mixture.bits_per_dim(raw, seed=experiment.config.seed)
+        chosen = mixture.candidate
+        section.update(
+            mixture=baseline.value,
+            mixture_stderr=baseline.stderr,
+            mixture_form=f"{chosen.components} x {chosen.covariance}, reg {chosen.reg:g}",
+        )
+    return section
+
+
+def sampling_section(experiment, params, mixture, workdir: Path, report: dict) -> float:
+    """Samples, their pictures and their distances; returns the seconds spent drawing."""
+    config = experiment.config.eval
+    begin = time.perf_counter()
+    result = draw(experiment, params, range(config.num_samples), config.seed)
+    seconds = time.perf_counter() - begin
+    report["nfe"]["sampling"] = float(result.nfe)
+    report["samples"] = {
+        "n": config.num_samples,
+        "seeds": [config.seed, 0, config.num_samples - 1],
+        "failed": int(np.sum(result.failed)),
+    }
+    levels, unit = to_levels(experiment, result.x)
+    np.savez(workdir / "samples.npz", arr_0=levels)
+    if unit.ndim != 4:
+        return seconds
+    save_png(workdir / "samples.png", grid(unit[:100]))
+    save_png(workdir / "data.png", grid(unit_images(experiment.test, 100)))
+    if experiment.config.sampling.method == "pc":
+        trajectory(experiment, params, workdir / "trajectory.png")
+    images = {"samples": unit, "train": unit_images(experiment.train, config.num_samples)}
+    if mixture is not None:
+        images["mixture"] = mixture.sample(config.num_samples, seed=experiment.config.seed)
+    test = unit_images(experiment.test)
+    report["spaces"] = []
+    for space, facts in spaces_for(experiment, unit_images(experiment.train)):
+        measured = distances(space, images, test)
+        # The first space is the headline; the others are told in full below it.
+        report.setdefault("frechet", {**measured["frechet"], "space": facts["id"]})
+        report["spaces"].append({**facts, **measured})
+    return seconds
+
+
+def write(experiment, workdir: Path, step: int, metrics: list[dict], report: dict) -> None:
+    """The report as JSON, twice, and as a page."""
+    text = json.dumps(report, indent=2) + "\n"
+    (workdir / f"report_{step}.json").write_text(text)
+    (workdir / "report.json").write_text(text)
+    files = {
+        "samples": "samples.png",
+        "real": "data.png",
+        "trajectory": "trajectory.png",
+    }
+    pictures = {key: workdir / name for key, name in files.items() if (workdir / name).exists()}
+    page = {
+        "name": f"{report['data']['name']}, {experiment.config.sde.name} law",
+        "facts": {
+            "step": step,
+            "parameters": report["parameters"],
+            "seed": report["seed"],
+            "training": f"{report['seconds']['train']:.0f} s",
+        },
+        "rows": figure_rows(report),
+        "config": experiment.config.to_dict(),
+    }
+    write_page(workdir / "report.html", page, pictures, metrics)

@@ -1,0 +1,92 @@
+"""Drawing samples by seed, and writing them down: `--mode sample`.
+
+Sample i is a function of `(eval.seed, i)` and the parameters: its start, and the noise of each of
+its steps, come from `example_keys(seed, i)`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from evaluation.pictures import grid, save_png, trajectory_figure
+from samplers import make_grid
+from samplers.base import SampleResult
+from sde_lib import example_keys, split
+
+
+def draw(experiment, params: Any, indices: Sequence[int], seed: int) -> SampleResult:
+    """Samples with the given numbers, in batches of `sampling.batch_size`.
+
+    Returns model-scaled `x` (n, ...), the mean `nfe`, and `failed` (n,). The last batch is padded,
+    so one program serves all.
+    """
+    indices = np.asarray(indices)
+    size = experiment.config.sampling.batch_size
+    batch = jax.jit(lambda params, i: sample_batch(experiment, params, seed, i))
+    parts = []
+    for first in range(0, len(indices), size):
+        part = indices[first : first + size]
+        padded = np.concatenate([part, np.zeros(size - len(part), part.dtype)])
+        result = jax.device_get(batch(params, padded.astype(np.int32)))
+        nfe = np.broadcast_to(result.nfe, (size,))
+        failed = np.broadcast_to(result.failed, (size,))
+        parts.append([array[: len(part)] for array in (result.x, nfe, failed)])
+    x, nfe, failed = (np.concatenate(arrays) for arrays in zip(*parts))
+    return SampleResult(x, None, np.mean(nfe), failed)
+
+
+def sample_batch(experiment, params: Any, seed: int, indices: jax.Array, **kwargs) -> SampleResult:
+    """One batch, a pure function of its arguments."""
+    start_keys, noise_keys = split(example_keys(seed, indices), 2)
+    x = experiment.path.prior_sample(start_keys, (indices.shape[0], *experiment.shape))
+    return experiment.sample(noise_keys, experiment.predict(params), x, **kwargs)
+
+
+def to_levels(experiment, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Samples as the data set has them: integer levels, and those levels in [0, 1].
+
+    Continuous data come back as they are, twice.
+    """
+    if experiment.scaler.levels == 0:
+        return x, x
+    levels = np.asarray(experiment.scaler.quantize(jnp.asarray(x)))
+    return levels, levels / (experiment.scaler.levels - 1.0)
+
+
+def run_sampling(experiment, params: Any, workdir: Path, step: int, seeds: range) -> dict[str, Any]:
+    """Writes `samples/step_<step>/`: `samples.npz` (`arr_0` NHWC, `seeds`) and `sample.png`.
+
+    `arr_0` is uint8 as the usual evaluators take it; digits of 17 levels keep their own levels.
+    """
+    result = draw(experiment, params, seeds, experiment.config.eval.seed)
+    levels, unit = to_levels(experiment, result.x)
+    folder = workdir / "samples" / f"step_{step}"
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / f"samples_{seeds.start}-{seeds.stop - 1}.npz", arr_0=levels, seeds=[*seeds])
+    written = {"samples": len(seeds), "nfe": float(result.nfe), "failed": int(result.failed.sum())}
+    if unit.ndim == 4:
+        save_png(folder / "sample.png", grid(unit[:256]))
+    return {**written, "folder": str(folder)}
+
+
+def trajectory(experiment, params: Any, path: Path, rows: int = 8, columns: int = 10) -> None:
+    """A figure of samples on their way from noise to data, by the configured fixed-step sampler.
+
+    Shows what is left of the noise at times evenly spread over the steps.
+    """
+    collect = lambda state: state.x  # noqa: E731
+    seed, numbers = experiment.config.eval.seed, jnp.arange(rows)
+    run = jax.jit(lambda p: sample_batch(experiment, p, seed, numbers, collect=collect))
+    result = jax.device_get(run(params))
+    steps = experiment.config.sampling.steps
+    shown = np.linspace(0, steps - 1, columns - 1).round().astype(int)
+    frames = [result.trace[i] for i in shown] + [result.x]
+    sampling = experiment.config.sampling
+    ts = make_grid(sampling.grid, experiment.path, steps, sampling.eps)
+    times = [float(ts[i + 1]) for i in shown] + [0.0]
+    unit = [np.asarray(experiment.scaler.to_unit(jnp.asarray(frame))) for frame in frames]
+    trajectory_figure(np.stack(unit), times, path)
