@@ -14,7 +14,7 @@ def digits(law: str) -> ConfigDict:
     config.model.width = 384
     config.model.dropout = 0.25
     config.model.embedding_type = "linear"
-    config.model.embedding_scale = 10.0
+    config.model.embedding_scale = 2.0  # smoother in the noise level
 
     config.prediction.kind = "edm"
     config.prediction.conditioning = "lam"

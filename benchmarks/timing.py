@@ -1,0 +1,42 @@
+"""Timing on a machine that is shared and noisy: interleave, take medians, quote ratios."""
+
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+
+def interleaved(functions: dict[str, Callable[[], object]], repeats: int = 20) -> dict[str, float]:
+    """Median seconds of each function, all called in turn in every round.
+
+    A function returns arrays, which are waited for. The first, compiling call is not counted.
+    """
+    for function in functions.values():
+        jax.block_until_ready(function())
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            begin = time.perf_counter()
+            jax.block_until_ready(function())
+            times[name].append(time.perf_counter() - begin)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def ratio_of(
+    one: Callable[[], object], other: Callable[[], object], repeats: int = 20
+) -> tuple[float, float, float]:
+    """`(ratio, seconds of one, seconds of other)`: the median over rounds of the ratio in a round.
+
+    The two are called in turn, in an order that alternates, so slow stretches of the machine hit
+    both.
+    """
+    jax.block_until_ready((one(), other()))
+    first, second = [], []
+    for i in range(repeats):
+        for function, times in [(one, first), (other, second)][:: 1 if i % 2 else -1]:
+            begin = time.perf_counter()
+            jax.block_until_ready(function())
+            times.append(time.perf_counter() - begin)
+    ratios = np.asarray(first) / np.asarray(second)
+    return float(np.median(ratios)), float(np.median(first)), float(np.median(second))

@@ -1,0 +1,156 @@
+"""A folder of image files, read with Pillow at the moment they are asked for."""
+
+import hashlib
+import os
+import pathlib
+
+import numpy as np
+
+from data.image_file import MODES, read_header, read_pixels
+from data.resize import Size, as_pair, fit
+from data.source import Source, check_split
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+def load(
+    split: str,
+    path: str,
+    image_size: Size | None = None,
+    channels: int | None = None,
+    *,
+    convert: bool = False,
+    crop: Size | None = None,
+    class_folders: bool = False,
+    holdout: float = 0.1,
+) -> Source:
+    """Images uint8 (H, W, C), 256 levels, of all files below a folder, in the order of their names.
+
+    If the folder has two subfolders `train` and `test`, they are the splits. Otherwise a file is in
+    the test split if a hash of its path below the folder falls into the first `holdout` of all
+    hashes, so it stays where it is when files are added; about that fraction is held out.
+
+    The headers of all files are read at once, so that a wrong file is found before training.
+
+    Args:
+        split: "train" or "test".
+        path: the folder; files are found at any depth, hidden ones are passed over.
+        image_size: a side or (H, W): the largest central part of that aspect is resized to it,
+            antialiased. None: all images must have one size.
+        channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. None: those of the first image. An image
+            with another number is an error, not converted.
+        convert: convert such images to `channels`, which must be given. Alpha is dropped.
+        crop: central part in pixels, a side or (H, W), taken before resizing (140 for CelebA in
+            many papers).
+        class_folders: labels are the numbers, from 0, of the sorted topmost subfolders.
+        holdout: fraction for the test split, at least 0 and below 1.
+
+    Raises:
+        ValueError: for an unknown split, or a file that does not fit; the sentence names the file.
+            From `fetch` too, if a file turns out damaged.
+        FileNotFoundError: if the folder is missing or holds no images for the split.
+    """
+    check_split("image_folder", split, ("train", "test"))
+    size, crop = as_pair("image_size", image_size), as_pair("crop", crop)
+    if channels not in (None, *MODES) or (convert and channels is None):
+        raise ValueError(
+            f"channels={channels}, convert={convert}: channels must be 1, 2, 3 or 4, and be given "
+            "for `convert`."
+        )
+    root, files, classes = _files(path, split, holdout, class_folders)
+    headers = [read_header(root / file) for file in files]
+    if not convert:
+        found = [header_channels for _, header_channels in headers]
+        channels = _common("channels", root, files, found, channels)
+    sizes = [header_size for header_size, _ in headers]
+    if crop is not None:
+        _check_crop(root, files, sizes, crop)
+    size = size or crop or _common("(height, width)", root, files, sizes, None)
+    labels = None
+    if class_folders:
+        numbers = {name: i for i, name in enumerate(classes)}
+        labels = np.array([numbers[_class_of(root, file)] for file in files], np.int32)
+
+    def fetch(indices: np.ndarray) -> np.ndarray:
+        chosen = [root / files[i] for i in indices]
+        return np.stack([fit(read_pixels(file, channels), size, crop) for file in chosen])
+
+    return Source(
+        name=f"image_folder/{pathlib.Path(path).expanduser().resolve().name}",
+        split=split,
+        fetch=fetch,
+        labels=labels,
+        size=len(files),
+        shape=(*size, channels),
+        levels=256,
+    )
+
+
+def _files(path, split, holdout, class_folders):
+    """The folder, the sorted paths of the split's files below it, and the sorted class names."""
+    root = pathlib.Path(path).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"No folder {root}: `path` must name a folder of image files.")
+    if not 0 <= holdout < 1:
+        raise ValueError(f"holdout={holdout}: a fraction of at least 0 and below 1 is needed.")
+    if (root / "train").is_dir() and (root / "test").is_dir():
+        listed = {name: _listed(root / name) for name in ("train", "test")}
+        folders = [(root / name, files) for name, files in listed.items()]
+        root, files = root / split, listed[split]
+        rule = f"put some into {root}"
+    else:
+        listed = _listed(root)
+        folders = [(root, listed)]
+        files = [file for file in listed if (_hash(file) < holdout) == (split == "test")]
+        rule = f"{len(listed)} lie there, holdout={holdout}; add some or change `holdout`"
+    if not files:
+        kinds = ", ".join(sorted(SUFFIXES))
+        raise FileNotFoundError(f"No images ({kinds}) for split '{split}' in {root}: {rule}.")
+    classes = {_class_of(folder, f) for folder, files_ in folders for f in files_ if class_folders}
+    return root, files, sorted(classes)
+
+
+def _listed(root: pathlib.Path) -> list[str]:
+    found = []
+    for folder, below, names in os.walk(root, followlinks=True):
+        below[:] = [name for name in below if not name.startswith(".")]
+        paths = (pathlib.Path(folder, name) for name in names if not name.startswith("."))
+        found += [p.relative_to(root).as_posix() for p in paths if p.suffix.lower() in SUFFIXES]
+    return sorted(found)
+
+
+def _hash(file: str) -> float:
+    return int.from_bytes(hashlib.sha256(file.encode()).digest()[:8]) / 2**64
+
+
+def _class_of(root: pathlib.Path, file: str) -> str:
+    head, slash, _ = file.partition("/")
+    if not slash:
+        raise ValueError(
+            f"{root / file} lies in no subfolder: with class_folders=True every image must lie in "
+            "the subfolder of its class."
+        )
+    return head
+
+
+def _check_crop(root, files, sizes, crop):
+    for file, (height, width) in zip(files, sizes):
+        if height < crop[0] or width < crop[1]:
+            raise ValueError(
+                f"{root / file} has (height, width) {(height, width)}: crop={crop} must fit into "
+                "every image; crop less or remove it."
+            )
+
+
+def _common(what, root, files, values, wanted):
+    """The one value that all files share: `wanted`, or that of the first file."""
+    origin = f"{root / files[0]} has" if wanted is None else f"{what}={wanted} asks for"
+    wanted = values[0] if wanted is None else wanted
+    mend = "give `channels` and convert=True" if what == "channels" else "give `image_size`"
+    for file, value in zip(files, values):
+        if value != wanted:
+            raise ValueError(
+                f"{root / file} has {what} {value}, but {origin} {wanted}: all images must agree; "
+                f"remove it, or {mend}."
+            )
+    return wanted

@@ -1,0 +1,103 @@
+"""Batches of a source by step number, read ahead in a background thread."""
+
+import collections
+import dataclasses
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from data.order import batch_indices, host_slice
+from data.source import Source
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loader:
+    """The batches of `source` in the order of `data.order`, by step: it holds no position.
+
+    Attributes:
+        source: what is read.
+        batch_size: examples per step over all processes.
+        seed: of the order, not negative.
+        process_index, process_count: which equal stretch of each global batch this process reads.
+
+    Raises:
+        ValueError: if process_count does not divide batch_size, or a number is out of range.
+    """
+
+    source: Source
+    batch_size: int
+    seed: int
+    process_index: int = 0
+    process_count: int = 1
+
+    def __post_init__(self):
+        self.indices(0)
+
+    def indices(self, step: int) -> np.ndarray:
+        """Example numbers that this process reads at `step`, int64."""
+        indices = batch_indices(self.seed, step, self.batch_size, self.source.size)
+        return host_slice(indices, self.process_index, self.process_count)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of `step`, with b = batch_size / process_count.
+
+        Returns a dict of "image" (b, *shape) as the source gives it (vectors are called so too),
+        "index" int32 (b,), and "label" int32 (b,) where the source has labels.
+        """
+        indices = self.indices(step)
+        batch = {"image": self.source.fetch(indices), "index": indices.astype(np.int32)}
+        if self.source.labels is not None:
+            batch["label"] = self.source.labels[indices]
+        return batch
+
+    def stacked(self, step: int, n: int) -> Batch:
+        """The batches of steps `step` ... `step + n - 1`, each array with a leading axis n."""
+        batches = [self.batch(step + i) for i in range(n)]
+        return {name: np.stack([b[name] for b in batches]) for name in batches[0]}
+
+    def iterate(
+        self, start_step: int = 0, n_per_call: int = 1, *, prefetch: int = 2, workers: int = 1
+    ) -> Iterator[Batch]:
+        """Endless batches from `start_step` on, at most `prefetch` of them read ahead.
+
+        Args:
+            start_step: the step of the first batch.
+            n_per_call: steps per item; above 1 an item has a leading axis of that length.
+            prefetch: items read ahead.
+            workers: background threads; the order of the items does not depend on it.
+
+        The iterator raises at an item what reading that item raised. Closing it, or letting go of
+        it, waits for the item being read and ends the threads.
+
+        Raises:
+            ValueError: if n_per_call, prefetch or workers is below 1.
+        """
+        if min(n_per_call, prefetch, workers) < 1:
+            raise ValueError(
+                f"n_per_call={n_per_call}, prefetch={prefetch}, workers={workers}: each must be at "
+                "least 1."
+            )
+        return self._iterate(start_step, n_per_call, prefetch, workers)
+
+    # Apart from `iterate`, because a generator checks nothing before its first item is asked for.
+    def _iterate(self, step, n_per_call, prefetch, workers):
+        def read(step):
+            return self.batch(step) if n_per_call == 1 else self.stacked(step, n_per_call)
+
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="data-loader")
+        pending = collections.deque()
+        try:
+            while True:
+                while len(pending) < prefetch:
+                    pending.append(pool.submit(read, step))
+                    step += n_per_call
+                item = pending.popleft().result()
+                # Refill before the item is handed out: the next is read while this one is used.
+                pending.append(pool.submit(read, step))
+                step += n_per_call
+                yield item
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,92 @@
+"""Which examples make up batch number `step`: a pure function, so a resumed run needs no state.
+
+The examples are laid out as an endless line: permutation of epoch 0, permutation of epoch 1, ...
+Batch `step` is the stretch from step * batch_size to (step + 1) * batch_size of that line. Hence
+every epoch holds every example exactly once whatever the batch size, a batch may span two epochs
+and nothing is dropped; and the order knows nothing of processes, devices or where a run started.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+
+
+# Four: this epoch and the next, for a training and an evaluation order at the same time.
+@functools.lru_cache(maxsize=4)
+def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+    """The order of epoch `epoch`: a permutation of 0 ... size - 1, int64 (size,), read-only.
+
+    Raises:
+        ValueError: for a negative seed or epoch, or a size below 1.
+    """
+    if seed < 0 or epoch < 0 or size < 1:
+        raise ValueError(
+            f"permutation of seed={seed}, epoch={epoch}, size={size}: seed and epoch must not be "
+            "negative and size must be at least 1."
+        )
+    philox = np.random.Philox(key=np.array([seed, epoch], np.uint64))
+    # Sorting raw 64-bit words, not Generator.permutation: NumPy promises that the words of a bit
+    # generator never change, but not the methods of Generator, and a run may outlive a NumPy.
+    order = np.argsort(philox.random_raw(size), kind="stable")
+    order.setflags(write=False)
+    return order
+
+
+def batch_indices(seed: int, step: int, batch_size: int, size: int) -> np.ndarray:
+    """Example numbers of batch `step`, int64 (batch_size,).
+
+    Example j of the batch is number n = step * batch_size + j of the endless line; its epoch is
+    n // size and its index is permutation(seed, epoch)[n % size].
+
+    Raises:
+        ValueError: for a negative step or seed, or a batch_size or size below 1.
+    """
+    if step < 0 or batch_size < 1 or size < 1:
+        raise ValueError(
+            f"step={step}, batch_size={batch_size}, size={size}: step must not be negative, "
+            "batch_size and size must be at least 1."
+        )
+    epochs, places = np.divmod(step * batch_size + np.arange(batch_size, dtype=np.int64), size)
+    indices = np.empty(batch_size, np.int64)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        indices[here] = permutation(seed, int(epoch), size)[places[here]]
+    return indices
+
+
+def host_slice(indices: np.ndarray, process_index: int, process_count: int) -> np.ndarray:
+    """The stretch of a global batch, (batch_size / process_count,), that one process reads.
+
+    Raises:
+        ValueError: if the batch cannot be shared out evenly, or the process does not exist.
+    """
+    if not 0 <= process_index < process_count:
+        raise ValueError(
+            f"process_index={process_index} with process_count={process_count}: the index must be "
+            f"at least 0 and below the count."
+        )
+    share, rest = divmod(len(indices), process_count)
+    if rest:
+        raise ValueError(
+            f"A global batch of {len(indices)} examples cannot be shared evenly by {process_count} "
+            f"processes: make the batch size a multiple of {process_count}."
+        )
+    return indices[process_index * share : (process_index + 1) * share]
+
+
+def padded_batches(size: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every example exactly once, in order, in batches of one shape: for evaluation.
+
+    Yields (indices int64 (batch_size,), mask bool (batch_size,)). Where the mask is False, which
+    happens at the end of the last batch only, the index is 0 and the example is not to be counted.
+
+    Raises:
+        ValueError: for a batch_size or size below 1.
+    """
+    if batch_size < 1 or size < 1:
+        raise ValueError(f"size={size}, batch_size={batch_size}: both must be at least 1.")
+    for start in range(0, size, batch_size):
+        indices = np.arange(start, start + batch_size, dtype=np.int64)
+        mask = indices < size
+        yield np.where(mask, indices, 0), mask

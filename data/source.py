@@ -1,0 +1,103 @@
+"""The record every loader returns: a finite, indexable set of examples with what is known of it."""
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+from collections.abc import Callable, Collection
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """One split of a data set, read by example number.
+
+    Attributes:
+        name: what the data are called, e.g. ``"digits"`` or ``"tfds/cifar10"``.
+        split: which part of them, e.g. ``"train"``.
+        fetch: integer indices of shape (B,) to a new array (B, *shape); uint8 or uint16 for
+            discrete images (NHWC), float32 for continuous data.
+        labels: int32 array (size,) of classes, or None.
+        size: number of examples, at least 1.
+        shape: shape of one example: (H, W, C) for images, (D,) for vectors.
+        levels: number of grey levels of discrete data, whose values are 0 ... levels - 1 (256 for
+            8-bit images); 0 says that the data are continuous, so bits/dim is undefined for them.
+
+    Raises:
+        ValueError: for an empty split, an impossible number of levels, or labels of another length.
+    """
+
+    name: str
+    split: str
+    fetch: Callable[[np.ndarray], np.ndarray]
+    labels: np.ndarray | None
+    size: int
+    shape: tuple[int, ...]
+    levels: int
+
+    def __post_init__(self):
+        where = f"{self.name}, split '{self.split}'"
+        if self.size < 1:
+            raise ValueError(f"{where} has no examples: a source needs at least one.")
+        if self.levels < 0 or self.levels == 1:
+            raise ValueError(
+                f"{where} has levels={self.levels}: give the number of grey levels (2 or more), "
+                "or 0 for continuous data."
+            )
+        if self.labels is not None and self.labels.shape != (self.size,):
+            raise ValueError(
+                f"{where} has {self.size} examples but labels of shape {self.labels.shape}: "
+                f"labels must have shape ({self.size},)."
+            )
+
+    def __len__(self) -> int:
+        return self.size
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change with the name, split, size, shape, levels or the first
+        and last example: cheap enough to write beside every result, not a proof of equality."""
+        ends = np.ascontiguousarray(self.fetch(np.array([0, self.size - 1])))
+        header = (self.name, self.split, self.size, self.shape, self.levels, str(ends.dtype))
+        return hashlib.sha256(repr(header).encode() + ends.tobytes()).hexdigest()[:16]
+
+
+def from_array(
+    name: str, split: str, array: np.ndarray, labels: np.ndarray | None, levels: int
+) -> Source:
+    """The source that holds its examples in memory: `array` (N, *shape), `labels` (N,) or None.
+
+    Raises:
+        ValueError: if a value of discrete data is not below `levels`, or as `Source` does.
+    """
+    if levels and array.size and array.max() >= levels:
+        raise ValueError(
+            f"{name}, split '{split}' holds the value {array.max()}: with levels={levels} values "
+            f"run from 0 to {levels - 1}; give the right `levels`."
+        )
+    labels = None if labels is None else np.asarray(labels, np.int32)
+    return Source(
+        name=name,
+        split=split,
+        # Fancy indexing copies, so whoever changes a batch does not change the data.
+        fetch=lambda indices: array[np.asarray(indices)],
+        labels=labels,
+        size=len(array),
+        shape=tuple(array.shape[1:]),
+        levels=levels,
+    )
+
+
+def unknown(what: str, given: str, known: Collection[str]) -> str:
+    """The sentence for a name that is not known: the nearest ones, and all unless they are many."""
+    near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+    listed = ", ".join(sorted(known)) if len(known) <= 30 else f"{len(known)} names"
+    return f"Unknown {what} {given!r}{hint} Known: {listed}."
+
+
+def check_split(name: str, split: str, known: Collection[str]) -> None:
+    """Raises ValueError if `split` is not among the splits that `name` has."""
+    if split not in known:
+        raise ValueError(unknown(f"split of {name}", split, known))

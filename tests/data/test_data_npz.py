@@ -1,0 +1,110 @@
+"""Arrays from an .npz file."""
+
+import numpy as np
+import pytest
+
+import data
+
+GREY = np.arange(20 * 2 * 3, dtype=np.uint8).reshape(20, 2, 3)
+VECTORS = np.random.default_rng(0).normal(size=(20, 5))
+
+
+def save(folder, **arrays):
+    np.savez(folder / "some.npz", **arrays)
+    return str(folder / "some.npz")
+
+
+def everything(source):
+    return source.fetch(np.arange(len(source)))
+
+
+@pytest.mark.parametrize("name", ["x", "arr_0"])
+def test_grey_images_get_a_channel_and_keep_their_values(tmp_path, name):
+    source = data.load("npz", "train", path=save(tmp_path, **{name: GREY}), holdout=0)
+    assert (source.size, source.shape, source.levels) == (20, (2, 3, 1), 256)
+    assert everything(source).dtype == np.uint8
+    np.testing.assert_array_equal(everything(source), GREY[..., None])
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_images_of_any_number_of_channels(tmp_path, channels):
+    x = np.repeat(GREY[..., None], channels, axis=-1)
+    source = data.load("npz", "train", path=save(tmp_path, x=x), holdout=0)
+    np.testing.assert_array_equal(everything(source), x)
+
+
+def test_float_vectors_are_continuous(tmp_path):
+    source = data.load("npz", "train", path=save(tmp_path, x=VECTORS), holdout=0)
+    assert (source.shape, source.levels) == ((5,), 0)
+    assert everything(source).dtype == np.float32
+    np.testing.assert_array_equal(everything(source), VECTORS.astype(np.float32))
+
+
+def test_levels_are_read_and_wider_integers_narrowed(tmp_path):
+    x = GREY.astype(np.int64) % 17
+    source = data.load("npz", "train", path=save(tmp_path, x=x, levels=17), holdout=0)
+    assert source.levels == 17 and everything(source).dtype == np.uint8
+    np.testing.assert_array_equal(everything(source)[..., 0], x)
+    x16 = GREY.astype(np.int64) * 500
+    source = data.load("npz", "train", path=save(tmp_path, x=x16, levels=65536), holdout=0)
+    assert everything(source).dtype == np.uint16
+    np.testing.assert_array_equal(everything(source)[..., 0], x16)
+
+
+def test_a_test_array_is_the_test_split_with_its_own_labels(tmp_path):
+    path = save(tmp_path, x=GREY, y=np.arange(20), x_test=GREY[:4] + 1, y_test=[5, 6, 7, 8])
+    train, test = data.load("npz", "train", path=path), data.load("npz", "test", path=path)
+    np.testing.assert_array_equal(everything(train)[..., 0], GREY)
+    np.testing.assert_array_equal(everything(test)[..., 0], GREY[:4] + 1)
+    assert train.labels.tolist() == list(range(20)) and test.labels.tolist() == [5, 6, 7, 8]
+
+
+def test_without_a_test_array_some_rows_are_held_out(tmp_path):
+    path = save(tmp_path, x=GREY, y=np.arange(20))
+    train = data.load("npz", "train", path=path, holdout=0.25)
+    test = data.load("npz", "test", path=path, holdout=0.25)
+    assert (len(train), len(test)) == (15, 5)
+    assert sorted([*train.labels, *test.labels]) == list(range(20))
+    for source in (train, test):
+        np.testing.assert_array_equal(everything(source)[..., 0], GREY[source.labels])
+    assert test.labels.tolist() not in ([0, 1, 2, 3, 4], [15, 16, 17, 18, 19])
+
+
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"z": GREY}, r"holds \['z'\]: it needs an array called `x`"),
+        ({"x": np.zeros(4)}, r"shape \(4,\); it must be \(N, D\)"),
+        ({"x": np.zeros((1, 2, 3, 4, 5))}, r"shape \(1, 2, 3, 4, 5\)"),
+        ({"x": GREY, "y": np.arange(19)}, r"shape \(19,\); they must be integers of shape \(20,\)"),
+        ({"x": GREY, "y": np.zeros(20)}, r"labels are float64"),
+        ({"x": GREY.astype(int)}, r"array is int64 and `levels` is None; give uint8"),
+        ({"x": GREY, "levels": 17}, r"run from 0 to 119; with levels=17"),
+        ({"x": GREY.astype(int) - 1, "levels": 256}, r"run from -1 to 118; with levels=256"),
+        ({"x": VECTORS, "levels": 256}, r"`levels` is 256 but the array is float64"),
+        ({"x": VECTORS * np.inf}, r"not finite"),
+        ({"x": np.array(["a", "b"])[:, None]}, r"array is <U1"),
+        ({"x": np.array([{}, []], object)[:, None]}, r"not a whole .npz file of plain arrays"),
+        ({"x": GREY[:0]}, r"has no examples"),
+    ],
+)
+def test_other_files_are_answered_with_the_rule(tmp_path, arrays, message):
+    with pytest.raises(ValueError, match=message):
+        data.load("npz", "train", path=save(tmp_path, **arrays), holdout=0)
+
+
+def test_damaged_files_are_one_sentence(tmp_path):
+    path = save(tmp_path, x=GREY)
+    file = tmp_path / "some.npz"
+    whole = file.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"text"):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{path} is not a whole .npz file"):
+            data.load("npz", "train", path=path)
+
+
+def test_an_empty_test_split_says_why(tmp_path):
+    with pytest.raises(ValueError, match=r"no `x_test`, and holdout=0 of its 20 rows is none"):
+        data.load("npz", "test", path=save(tmp_path, x=GREY), holdout=0)
+    with pytest.raises(ValueError, match=r"holdout=1"):
+        data.load("npz", "test", path=save(tmp_path, x=GREY), holdout=1)

@@ -1,0 +1,115 @@
+"""Feature spaces: what they extract, what they refuse, and that their ids identify them."""
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn.datasets import load_digits
+from sklearn.neural_network import MLPClassifier
+from threadpoolctl import threadpool_limits
+
+from evaluation import features
+from evaluation.features import accuracy, feature_space, fit_classifier, pixels
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = load_digits()
+    order = np.random.default_rng(0).permutation(len(data.images))
+    images, labels = data.images[order, ..., None] / 16, data.target[order]
+    return images[:1500], labels[:1500], images[1500:], labels[1500:]
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    """A space and the network inside it."""
+    networks = []
+
+    class Kept(MLPClassifier):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            networks.append(self)
+
+        # scikit-learn reads the names of parameters from here, and allows no *args.
+        @classmethod
+        def _get_param_names(cls):
+            return MLPClassifier._get_param_names()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "MLPClassifier", Kept)
+        space = fit_classifier(*digits[:2])
+    return space, networks[0]
+
+
+def test_pixels_are_the_image_row_by_row():
+    images = np.random.default_rng(0).random((4, 2, 3, 3)).astype(np.float32)
+    found = pixels()(images)
+    assert found.space == pixels().id
+    assert found.values.dtype == np.float64
+    np.testing.assert_array_equal(found.values[2], [*images[2].ravel()])
+
+
+def test_classifier_features_feed_the_last_layer(digits, trained):
+    """The network's own probabilities follow from the features by its last layer alone."""
+    space, network = trained
+    h = space(digits[2]).values
+    assert h.shape == (len(digits[2]), 64) and h.min() == 0
+    logits = h @ network.coefs_[-1] + network.intercepts_[-1]
+    truth = network.predict_proba(digits[2].reshape(len(h), -1))
+    np.testing.assert_allclose(softmax(logits, axis=1), truth, atol=1e-12)
+    np.testing.assert_array_equal(space.classify(digits[2]), logits.argmax(axis=1))
+
+
+def test_classifier_has_learnt_the_digits(digits, trained):
+    """A linear classifier reaches about 0.95 here; labels of other images would give 0.1."""
+    assert accuracy(trained[0], *digits[2:]) > 0.96
+    assert accuracy(trained[0], digits[2], np.roll(digits[3], 1)) < 0.3
+
+
+def test_features_do_not_depend_on_the_batch(digits, trained):
+    space = trained[0]
+    one_by_one = np.concatenate([space.extract(image[None]) for image in digits[2][:5]])
+    np.testing.assert_allclose(one_by_one, space.extract(digits[2][:5]), atol=1e-12)
+
+
+def test_id_is_that_of_the_weights(digits, trained):
+    x, labels = digits[0][:300], digits[1][:300]
+    with threadpool_limits(2):
+        first = fit_classifier(x, labels)
+    with threadpool_limits(1):
+        again = fit_classifier(x.astype(np.float32), labels)
+    assert first.id == again.id  # levels / 16 are exact in float32
+    np.testing.assert_array_equal(first.extract(x), again.extract(x))
+    others = [fit_classifier(x, labels, seed=1), fit_classifier(x[1:], labels[1:]), trained[0]]
+    assert len({first.id, *(space.id for space in others)}) == 4
+
+
+def test_hash_sees_shape_and_value_but_not_the_sign_of_zero():
+    weights = np.array([[0.5, 0.0], [1.0, 2.0]])
+    digest = features.hash_weights([weights])
+    assert digest == features.hash_weights([weights * [[1, -1], [1, 1]]])
+    assert digest == features.hash_weights([weights + 1e-9])
+    assert digest != features.hash_weights([weights + 1e-5])
+    assert digest != features.hash_weights([weights.ravel()])
+
+
+@pytest.mark.parametrize("name", features.FEATURE_SPACES)
+def test_every_space_is_built_by_name_and_refuses_other_scales(name, digits):
+    x, labels = digits[0][:60], digits[1][:60]
+    space = feature_space(name, x, labels)
+    assert space.name == name
+    assert space.extract(x).shape[0] == 60 and space.extract(x).dtype == np.float64
+    for wrong in (2 * x - 1, 16 * x, np.where(x > 0.9, np.nan, x), (16 * x).astype(np.uint8), 0.5):
+        with pytest.raises(ValueError, match=r"\[0, 1\]"):
+            space.extract(wrong)
+
+
+def test_refusals(digits):
+    x, labels = digits[0][:60], digits[1][:60]
+    with pytest.raises(ValueError, match=r"pixels.*classifier"):
+        feature_space("inception", x, labels)
+    with pytest.raises(ValueError, match="one label"):
+        fit_classifier(x, labels[:-1])
+    with pytest.raises(ValueError, match="training shape"):
+        fit_classifier(x, labels).extract(x[:, 1:])
+    with pytest.raises(ValueError, match="no classifier"):
+        accuracy(pixels(), x, labels)
