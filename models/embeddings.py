@@ -1,0 +1,55 @@
+"""Embeddings of the noise level: sinusoids with fixed or with random frequencies."""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def timestep_embedding(t: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.Array:
+    """Sinusoids of `t` at geometrically spaced frequencies, sines first and then cosines.
+
+    Entry i of either half is taken at frequency `max_period ** (-i / (dim // 2 - 1))`
+    (Vaswani et al., Attention is all you need, 2017, section 3.5, as used by Ho et al.,
+    Denoising diffusion probabilistic models, 2020, appendix B).
+
+    Args:
+      t: (B,) labels, integers or floats; made for a range of about [0, 1000].
+      dim: width of the result, at least 4. An odd width ends in a zero.
+
+    Returns:
+      (B, dim) float32.
+    """
+    if dim < 4:
+        raise ValueError(f"A sinusoidal embedding needs a width of at least 4, got {dim}.")
+    half = dim // 2
+    exponents = jnp.arange(half, dtype=jnp.float32) / (half - 1)
+    frequencies = jnp.exp(-math.log(max_period) * exponents)
+    angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
+    embedding = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
+
+
+class GaussianFourierProjection(nn.Module):
+    """Sinusoids of random frequency, `[sin(2 pi w u), cos(2 pi w u)]` with w ~ N(0, scale^2).
+
+    Tancik et al., Fourier features let networks learn high frequency functions in low dimensional
+    domains (2020); of u = log(sigma) in Song et al. (2021). The frequencies are parameters, so
+    that a checkpoint holds them, but receive no gradient.
+
+    Input (B,), output (B, 2 * embedding_size), both float32.
+    """
+
+    embedding_size: int
+    scale: float = 16.0
+
+    @nn.compact
+    def __call__(self, u: jax.Array) -> jax.Array:
+        init = nn.initializers.normal(stddev=self.scale)
+        w = self.param("W", init, (self.embedding_size,), jnp.float32)
+        w = jax.lax.stop_gradient(w)[None, :]
+        angles = 2 * math.pi * u.astype(jnp.float32)[:, None] * w
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

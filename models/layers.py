@@ -1,0 +1,158 @@
+"""The small layers of the convolutional networks: initialisers, norms, convolutions, resampling.
+
+Class names and the order in which layers are created fix the paths of the parameters
+(`Downsample_0/Conv2d_0/weight`), which are those of the checkpoints of Song et al. (2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer
+
+from models import resample
+
+
+def default_init(scale: float = 1.0) -> Initializer:
+    """Uniform with variance `scale / mean(fan_in, fan_out)`; a scale of 0 becomes 1e-10.
+
+    Ho et al. (2020) end every residual branch with scale 0, so that the network starts close to
+    the identity. An exact zero would make the norms of these kernels useless in diagnostics, and
+    `variance_scaling` refuses it.
+    """
+    return nn.initializers.variance_scaling(scale or 1e-10, "fan_avg", "uniform")
+
+
+def conv3x3(features: int, *, scale: float = 1.0, stride: int = 1, dtype: Any) -> nn.Conv:
+    """A 3x3 SAME convolution. With stride 2 and an even size SAME pads the far side only."""
+    return nn.Conv(features, (3, 3), (stride, stride), kernel_init=default_init(scale), dtype=dtype)
+
+
+def conv1x1(features: int, *, dtype: Any) -> nn.Conv:
+    """A linear map of the channels, as a convolution with parameters `kernel` and `bias`."""
+    return nn.Conv(features, (1, 1), kernel_init=default_init(), dtype=dtype)
+
+
+def dense(features: int, *, dtype: Any) -> nn.Dense:
+    """A linear layer with this package's initialisation."""
+    return nn.Dense(features, kernel_init=default_init(), dtype=dtype)
+
+
+def group_norm(channels: int, *, dtype: Any) -> nn.GroupNorm:
+    """GroupNorm (Wu and He, 2018) with `min(channels // 4, 32)` groups and epsilon 1e-6.
+
+    Where that number does not divide the channels, the next smaller one that does is taken.
+    Statistics are accumulated in float32 whatever the dtype.
+    """
+    wanted = max(1, min(channels // 4, 32))
+    groups = next(g for g in range(wanted, 0, -1) if channels % g == 0)
+    return nn.GroupNorm(groups, epsilon=1e-6, dtype=dtype)
+
+
+class NIN(nn.Module):
+    """A linear map of the channels with parameters `W` (C, features) and `b`: (..., C)."""
+
+    features: int
+    init_scale: float = 0.1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (x.shape[-1], self.features)
+        w = self.param("W", default_init(self.init_scale), shape, jnp.float32)
+        b = self.param("b", nn.initializers.zeros, shape[1:], jnp.float32)
+        x, w, b = (a.astype(self.dtype) for a in (x, w, b))
+        return x @ w + jnp.expand_dims(b, range(x.ndim - 1))
+
+
+class Conv2d(nn.Module):
+    """A 3x3 convolution fused with FIR resampling by two, `direction` 'up' or 'down'.
+
+    See `resample.fir_conv_upsample`. Parameters `weight` (3, 3, C, features) and `bias`.
+    """
+
+    features: int
+    direction: str
+    fir_kernel: Sequence[float]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (3, 3, x.shape[-1], self.features)
+        weight = self.param("weight", default_init(), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape[3:], jnp.float32)
+        x, weight, bias = (a.astype(self.dtype) for a in (x, weight, bias))
+        up = self.direction == "up"
+        convolve = resample.fir_conv_upsample if up else resample.fir_conv_downsample
+        return convolve(x, weight, self.fir_kernel) + bias[None, None, None, :]
+
+
+class Upsample(nn.Module):
+    """(B, H, W, C) to (B, 2H, 2W, features): nearest or FIR, with a 3x3 convolution on request.
+
+    Without the convolution `features` is ignored and the channels stay.
+    """
+
+    fir: bool
+    fir_kernel: Sequence[float]
+    with_conv: bool = False
+    features: int | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        features = self.features or x.shape[-1]
+        if self.fir and self.with_conv:
+            return Conv2d(features, "up", self.fir_kernel, self.dtype)(x)
+        x = resize(x, "up", self.fir, self.fir_kernel)
+        return conv3x3(features, dtype=self.dtype)(x) if self.with_conv else x
+
+
+class Downsample(nn.Module):
+    """(B, H, W, C) to (B, H/2, W/2, features): mean or FIR, or a 3x3 convolution of stride 2.
+
+    Without the convolution `features` is ignored and the channels stay.
+    """
+
+    fir: bool
+    fir_kernel: Sequence[float]
+    with_conv: bool = False
+    features: int | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if not self.with_conv:
+            return resize(x, "down", self.fir, self.fir_kernel)
+        features = self.features or x.shape[-1]
+        if self.fir:
+            return Conv2d(features, "down", self.fir_kernel, self.dtype)(x)
+        return conv3x3(features, stride=2, dtype=self.dtype)(x)
+
+
+class Combine(nn.Module):
+    """Merge the input pyramid into the features: a 1x1 convolution, then 'sum' or 'cat'.
+
+    pyramid: (B, H, W, C'), h: (B, H, W, C); the result has C or, for 'cat', 2 C channels.
+    """
+
+    method: str
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, pyramid: jax.Array, h: jax.Array) -> jax.Array:
+        pyramid = conv1x1(h.shape[-1], dtype=self.dtype)(pyramid)
+        if self.method == "cat":
+            return jnp.concatenate([pyramid, h], axis=-1)
+        return pyramid + h
+
+
+def resize(x: jax.Array, direction: str, fir: bool, fir_kernel: Sequence[float]) -> jax.Array:
+    """Resample by two without parameters; `direction` is 'up' or 'down'."""
+    if direction == "up":
+        return resample.fir_upsample(x, fir_kernel) if fir else resample.nearest_upsample(x)
+    return resample.fir_downsample(x, fir_kernel) if fir else resample.mean_downsample(x)

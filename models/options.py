@@ -1,0 +1,34 @@
+"""How an option named in a constructor becomes a value, and how a wrong name is answered."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import jax
+
+
+def check_choice(option: str, value: object, known: Iterable[object]) -> None:
+    """Raise ValueError unless `value` is one of `known`; the message lists them all."""
+    known = list(known)
+    if value in known:
+        return
+    near = difflib.get_close_matches(str(value), [str(k) for k in known], n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"Unknown {option} {value!r}; known: {', '.join(repr(k) for k in known)}.{hint}"
+    )
+
+
+ACTIVATIONS = {
+    "elu": jax.nn.elu,
+    "relu": jax.nn.relu,
+    "lrelu": lambda x: jax.nn.leaky_relu(x, negative_slope=0.2),
+    "swish": jax.nn.swish,
+}
+
+
+def activation(name: str):
+    """The nonlinearity called `name`, a function of an array of any shape."""
+    check_choice("nonlinearity", name, ACTIVATIONS)
+    return ACTIVATIONS[name]

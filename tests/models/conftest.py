@@ -1,0 +1,90 @@
+"""Helpers of the network tests: reference files, quick compilation, parameters without `init`."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+def _load(name: str) -> dict[str, np.ndarray]:
+    with np.load(GOLDENS / f"{name}.npz") as file:
+        return dict(file)
+
+
+@pytest.fixture(scope="session")
+def load():
+    """`load(name)`: the arrays of a reference file."""
+    return functools.cache(_load)
+
+
+@pytest.fixture(scope="session")
+def load_params(load):
+    """`load_params(name)`: its parameters as a tree, GroupNorm's brought to shape (C,)."""
+
+    def params(name):
+        flat = {}
+        for key, value in load(name).items():
+            if key.startswith("params/"):
+                path = tuple(key.split("/")[1:])
+                flat[path] = value.reshape(-1) if "GroupNorm" in key else value
+        return unflatten_dict(flat)
+
+    return params
+
+
+@pytest.fixture(scope="session")
+def load_options(load):
+    """`load_options(name, known)`: the constructor arguments that its configuration states."""
+
+    def options(name, known):
+        config = json.loads(str(load(name)["config"]))
+        values = {**config["model"], "centered": config["data"]["centered"]}
+        return {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in values.items()
+            if key in known
+        }
+
+    return options
+
+
+@pytest.fixture(scope="session")
+def jit():
+    """`jax.jit` that hardly optimises: these networks run for microseconds, compile for seconds."""
+    return functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@pytest.fixture(scope="session")
+def draw():
+    """`draw(module, x, cond)`: random parameters, none of them zero, in the shapes of `init`.
+
+    Kernels have variance 1 / fan_in, scales are about one; quicker than compiling `init`, and no
+    branch is hidden by a zero initialiser.
+    """
+
+    def params(module, x, cond, seed=0):
+        rng = np.random.default_rng(seed)
+        shapes = jax.eval_shape(module.init, jax.random.key(0), x, cond)["params"]
+        flat = {}
+        for path, leaf in flatten_dict(shapes).items():
+            value = rng.standard_normal(leaf.shape)
+            if len(leaf.shape) > 1:
+                value *= np.prod(leaf.shape[:-1]) ** -0.5
+            else:
+                value = value * 0.1 + (path[-1] == "scale")
+            flat[path] = value.astype(np.float32)
+        return {"params": unflatten_dict(flat)}
+
+    return params
+
+
+@pytest.fixture(scope="session")
+def rel():
+    """`rel(a, b)`: `max |a - b| / max |b|`."""
+    return lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(b).max()

@@ -1,0 +1,136 @@
+"""The MLP: shapes, input features, embeddings, dropout, and that it learns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from models.mlp import MLP, fourier_features
+
+SMALL = {"width": 32, "depth": 2, "time_dim": 16}
+
+
+def test_starts_at_zero_and_restores_the_shape(jit):
+    x, cond = jnp.ones((3, 4, 2, 5)), jnp.arange(3.0)
+    y, variables = jit(MLP(**SMALL).init_with_output)(jax.random.key(0, impl="rbg"), x, cond)
+    assert y.shape == x.shape and y.dtype == jnp.float32
+    np.testing.assert_array_equal(y, 0)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
+
+
+def test_an_image_is_its_vector(draw, jit):
+    rng = np.random.default_rng(0)
+    x, cond = rng.standard_normal((3, 4, 2, 5), np.float32), np.arange(3.0, dtype=np.float32)
+    model = MLP(**SMALL)
+    variables = draw(model, x, cond)
+    run = jit(model.apply)
+    y = run(variables, x, cond)
+    np.testing.assert_array_equal(run(variables, x.reshape(3, 40), cond), y.reshape(3, 40))
+    alone = run(variables, x[1:2], cond[1:2])
+    np.testing.assert_allclose(alone[0], y[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("multiples", [3, (1, 2, 4)])
+def test_fourier_features(multiples):
+    # At x = 1/8 the angles are pi/4, pi/2 and pi.
+    y = fourier_features(jnp.array([[0.125]]), multiples)
+    expected = [0.125, 0.5**0.5, 1.0, 0.0, 0.5**0.5, 0.0, -1.0]
+    np.testing.assert_allclose(y[0], expected, atol=1e-6)
+
+
+def test_fourier_features_are_an_input(draw, jit):
+    x, cond = jnp.zeros((1, 6)), jnp.ones(1)
+    model = MLP(**SMALL, fourier_features=(64, 128))
+    assert draw(model, x, cond)["params"]["input"]["kernel"].shape == (6 * 5, 32)
+    # x and x + 1/64 differ by whole periods of both features: hide x itself, and they are equal.
+    variables = draw(model, x, cond)
+    kernel = variables["params"]["input"]["kernel"]
+    kernel[:6] = 0
+    run = jit(model.apply)
+    y, period, other = (run(variables, x + d, cond) for d in (0.0, 1 / 64, 1 / 200))
+    np.testing.assert_allclose(period, y, atol=1e-4)
+    assert np.abs(other - y).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "embedding_type, cond",
+    [
+        ("positional", np.linspace(0, 999, 60)),
+        ("positional", np.arange(60)),
+        ("linear", np.linspace(-15, 15, 60)),
+        ("fourier", np.geomspace(0.01, 50, 60)),
+    ],
+)
+def test_embedding_tells_levels_apart(embedding_type, cond, draw, jit):
+    x = jnp.ones((60, 5))
+    model = MLP(**SMALL, embedding_type=embedding_type)
+    cond = jnp.asarray(cond, jnp.int32 if cond.dtype == int else jnp.float32)
+    y = np.asarray(jit(model.apply)(draw(model, x, cond), x, cond))
+    assert np.isfinite(y).all()
+    distance = np.abs(y[:, None] - y[None]).max(axis=-1) + np.eye(60)
+    assert distance.min() > 1e-4
+
+
+def test_dropout_only_in_training(draw, jit):
+    x, cond = jnp.ones((2, 5)), jnp.ones(2)
+    model = MLP(**SMALL, dropout=0.5)
+    variables = draw(model, x, cond)
+    evaluate = jit(model.apply)(variables, x, cond)
+    train = jit(lambda k: model.apply(variables, x, cond, train=True, rngs={"dropout": k}))
+    first, second = (train(jax.random.key(seed, impl="rbg")) for seed in (0, 1))
+    assert np.abs(first - second).max() > 0.01 and np.abs(first - evaluate).max() > 0.01
+    with pytest.raises(Exception, match="dropout"):
+        model.apply(variables, x, cond, train=True)
+
+
+def test_bfloat16(draw, jit, rel):
+    x, cond = jnp.linspace(-1, 1, 10).reshape(2, 5), jnp.array([0.3, 700.0])
+    variables = draw(MLP(**SMALL), x, cond)
+    half = MLP(**SMALL, dtype=jnp.bfloat16)
+    y = jit(half.apply)(variables, x, cond)
+    assert y.dtype == jnp.float32
+    assert 1e-4 < rel(y, jit(MLP(**SMALL).apply)(variables, x, cond)) < 0.05
+    shapes = jax.eval_shape(half.init, jax.random.key(0), x, cond)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {np.dtype("float32")}
+
+
+def test_learns_the_noise_of_gaussian_data(jit):
+    """Data N(mu, s^2), x = x0 + sigma z: the best prediction of z is sigma (x - mu) / (s^2 +
+    sigma^2), whose dependence on the noise level no network can fake that ignores its label."""
+    mu, s = np.array([1.0, -0.5, 0.0]), 0.5
+    model = MLP(width=64, depth=2, time_dim=32, embedding_type="fourier")
+    tx = optax.adam(optax.cosine_decay_schedule(5e-3, 200))
+    rng = np.random.default_rng(0)
+
+    def draw_batch(n):
+        sigma = np.exp(rng.uniform(-2.5, 2.0, (n, 1)))
+        z = rng.standard_normal((n, 3))
+        x = mu + s * rng.standard_normal((n, 3)) + sigma * z
+        best = sigma * (x - mu) / (s**2 + sigma**2)
+        scaled = x / np.sqrt(1 + sigma**2)
+        return [a.astype(np.float32) for a in (scaled, sigma[:, 0], z, best)]
+
+    @jax.jit
+    def step(params, state, x, sigma, z):
+        grads = jax.grad(lambda p: jnp.mean((model.apply(p, x, sigma) - z) ** 2))(params)
+        updates, state = tx.update(grads, state)
+        return optax.apply_updates(params, updates), state
+
+    key = jax.random.key(0, impl="rbg")
+    params = jit(model.init)(key, jnp.ones((1, 3)), jnp.ones(1))
+    state = tx.init(params)
+    for _ in range(200):
+        params, state = step(params, state, *draw_batch(256)[:3])
+    x, sigma, _, best = draw_batch(2000)
+    error = np.mean((model.apply(params, x, sigma) - best) ** 2)
+    assert error < 0.02 * np.mean(best**2)
+
+
+def test_unknown_option():
+    with pytest.raises(ValueError, match=r"embedding_type 'sinus'; known: 'positional'"):
+        MLP(embedding_type="sinus").check((8, 8, 1))
+    with pytest.raises(ValueError, match=r"nonlinearity 'gelu'; known: 'elu'.*mean 'elu'"):
+        MLP(nonlinearity="gelu").check()
+    with pytest.raises(ValueError, match="time_dim must be at least 4"):
+        MLP(time_dim=2).check()
