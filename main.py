@@ -4,12 +4,15 @@ python main.py --config configs/digits_vp.py --workdir runs/digits --mode train
 python main.py --config ... --workdir ... --mode eval|sample|fid_stats [--config.section.key=v]
 """
 
+import logging
+import re
 import runpy
+import sys
 from itertools import pairwise
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from build import Experiment, build
@@ -21,7 +24,7 @@ from evaluation.sampling import run_sampling
 from training.checkpoint import CheckpointError
 from training.loop import TrainingDiverged
 from training.metrics import read_metrics, training_seconds
-from training.run import restore_ema, run_training
+from training.run import restore_ema, run_training, steps_to_evaluate
 from training.workdir import claim, flatten
 
 FLAGS = flags.FLAGS
@@ -39,8 +42,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise SystemExit(f"Unexpected argument {argv[1]!r}; options begin with --.")
     workdir = Path(WORKDIR.value).absolute()
-    # orbax tells of every save at length.
-    logging.set_verbosity(logging.WARNING)
+    quiet()
     enable_compilation_cache(workdir)
     try:
         experiment = build(CONFIG.value)
@@ -54,36 +56,54 @@ def main(argv: list[str]) -> None:
 def run(experiment: Experiment, workdir: Path) -> None:
     """One mode of the program; everything it says goes to the log and to the workdir."""
     if MODE.value == "train":
-        claim(workdir, experiment.config, FORCE.value, training=True)
-        run_training(experiment, workdir)
+        run_training(experiment, workdir, FORCE.value)
         return
     if MODE.value == "fid_stats":
         for path in write_fid_stats(experiment, workdir):
             print(f"wrote {path}")
         return
     claim(workdir, experiment.config, FORCE.value, training=False)
-    step, params = restore_ema(experiment, workdir, STEP.value)
     if MODE.value == "sample":
-        print(run_sampling(experiment, params, workdir, step, parse_seeds(SEEDS.value)))
+        seeds = parse_seeds(SEEDS.value)
+        step, params = restore_ema(experiment, workdir, STEP.value)
+        print(run_sampling(experiment, params, workdir, step, seeds))
         return
-    metrics = read_metrics(workdir)
-    report = evaluate(experiment, params, workdir, step, metrics, training_seconds(metrics))
-    for row in figure_rows(report):
-        print(format_row(row))
+    for wanted in steps_to_evaluate(experiment.config.eval, workdir, STEP.value):
+        step, params = restore_ema(experiment, workdir, wanted)
+        metrics = [row for row in read_metrics(workdir) if row["step"] <= step]
+        report = evaluate(experiment, params, workdir, step, metrics, training_seconds(metrics))
+        print(f"checkpoint {step}")
+        for row in figure_rows(report):
+            print(format_row(row))
 
 
 def parse_seeds(text: str) -> range:
     """`"0-63"` or `"7"` to a range."""
-    first, _, last = text.partition("-")
-    if not (first.isdigit() and (last or first).isdigit()) or int(last or first) < int(first):
+    match = re.fullmatch("([0-9]+)(?:-([0-9]+))?", text)
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+    # The numbers of samples are int32 on the device.
+    if not first <= last < 2**31:
         raise ValueError(f"--seeds is {text!r}; write first-last, such as 0-63, or one number.")
-    return range(int(first), int(last or first) + 1)
+    return range(first, last + 1)
 
 
 def format_row(row) -> str:
     value = f"{row.value:.4g}" + (f" ± {row.stderr:.2g}" if row.stderr is not None else "")
     beside = f"   beside {row.reference:.4g} ({row.reference_name})" if row.reference_name else ""
     return f"{row.name:<48}{value}{beside}"
+
+
+def quiet() -> None:
+    """Leaves the word to the program, unless --debug is set.
+
+    orbax tells of every save at length; and where one array cannot be read it gives up on the
+    others, each of which then complains to the terminal that nobody waits for it.
+    """
+    logging.root.setLevel(logging.WARNING)
+    if not DEBUG.value:
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        sys.unraisablehook = lambda _: None
 
 
 def enable_compilation_cache(workdir: Path) -> None:

@@ -47,6 +47,6 @@ def digits(law: str) -> ConfigDict:
 
     config.eval.num_samples = 1500
     config.eval.batch_size = 297
-    config.eval.features = ("classifier", "pixels")
+    config.eval.features = ("pixels", "classifier")
     config.eval.mixture = True
     return config

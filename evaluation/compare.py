@@ -31,10 +31,11 @@ def distances(space: FeatureSpace, images: dict[str, np.ndarray], test: np.ndarr
     for name, x in images.items():
         found = features(space, x)
         key = f"{name}_test"
-        size = len(x) // BLOCKS
+        n_blocks = min(BLOCKS, len(x))
+        size = len(x) // n_blocks
         blocks = [
             Moments.of(Features(space.id, found.values[i * size : (i + 1) * size]))
-            for i in range(BLOCKS)
+            for i in range(n_blocks)
         ]
         result["frechet"][key] = frechet_distance(Moments.of(found), moments)
         result["frechet"][f"{key}_stderr"] = frechet_with_stderr(blocks, moments)[1]

@@ -11,10 +11,10 @@ from evaluation.frechet import Moments
 def write_fid_stats(experiment, workdir: Path) -> list[Path]:
     """Writes `stats/<data>_<space>.npz` with `mu`, `sigma`, `n`, `space` and the fingerprint."""
     folder = workdir / "stats"
-    folder.mkdir(parents=True, exist_ok=True)
     unit, written = unit_images(experiment.train), []
     for space, _ in spaces_for(experiment, unit):
         moments = Moments.of(features(space, unit))
+        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{experiment.train.name.replace('/', '-')}_{space.name}.npz"
         np.savez(
             path,

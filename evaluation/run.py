@@ -15,7 +15,7 @@ from evaluation.mixture import fit_mixture
 from evaluation.page import write_page
 from evaluation.pictures import grid, save_png
 from evaluation.rows import figure_rows
-from evaluation.sampling import draw, to_levels, trajectory
+from evaluation.sampling import draw, pictured, to_levels, trajectory
 
 
 def evaluate(
@@ -104,12 +104,14 @@ def sampling_section(experiment, params, mixture, workdir: Path, report: dict) -
     }
     levels, unit = to_levels(experiment, result.x)
     np.savez(workdir / "samples.npz", arr_0=levels)
-    if unit.ndim != 4:
+    if not pictured(experiment):
         return seconds
     save_png(workdir / "samples.png", grid(unit[:100]))
     save_png(workdir / "data.png", grid(unit_images(experiment.test, 100)))
+    report["pictures"] = {"samples": "samples.png", "real": "data.png"}
     if experiment.config.sampling.method == "pc":
         trajectory(experiment, params, workdir / "trajectory.png")
+        report["pictures"]["trajectory"] = "trajectory.png"
     images = {"samples": unit, "train": unit_images(experiment.train, config.num_samples)}
     if mixture is not None:
         images["mixture"] = mixture.sample(config.num_samples, seed=experiment.config.seed)
@@ -128,12 +130,9 @@ def write(experiment, workdir: Path, step: int, metrics: list[dict], report: dic
     text = json.dumps(report, indent=2) + "\n"
     (workdir / f"report_{step}.json").write_text(text)
     (workdir / "report.json").write_text(text)
-    files = {
-        "samples": "samples.png",
-        "real": "data.png",
-        "trajectory": "trajectory.png",
-    }
-    pictures = {key: workdir / name for key, name in files.items() if (workdir / name).exists()}
+    # Those of this checkpoint: a picture of an earlier one may lie in the workdir too.
+    pictures = {key: workdir / name for key, name in report.get("pictures", {}).items()}
+    curve = [{**row, "loss": row.get("training_loss")} for row in metrics]
     page = {
         "name": f"{report['data']['name']}, {experiment.config.sde.name} law",
         "facts": {
@@ -145,4 +144,4 @@ def write(experiment, workdir: Path, step: int, metrics: list[dict], report: dic
         "rows": figure_rows(report),
         "config": experiment.config.to_dict(),
     }
-    write_page(workdir / "report.html", page, pictures, metrics)
+    write_page(workdir / "report.html", page, pictures, curve)

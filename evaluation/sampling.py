@@ -57,6 +57,12 @@ def to_levels(experiment, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return levels, levels / (experiment.scaler.levels - 1.0)
 
 
+def pictured(experiment) -> bool:
+    """Whether a sample can be shown: a grey or colour image whose range is known."""
+    shape, levels = experiment.shape, experiment.scaler.levels
+    return len(shape) == 3 and shape[-1] in (1, 3) and levels > 0
+
+
 def run_sampling(experiment, params: Any, workdir: Path, step: int, seeds: range) -> dict[str, Any]:
     """Writes `samples/step_<step>/`: `samples.npz` (`arr_0` NHWC, `seeds`) and `sample.png`.
 
@@ -68,7 +74,7 @@ def run_sampling(experiment, params: Any, workdir: Path, step: int, seeds: range
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / f"samples_{seeds.start}-{seeds.stop - 1}.npz", arr_0=levels, seeds=[*seeds])
     written = {"samples": len(seeds), "nfe": float(result.nfe), "failed": int(result.failed.sum())}
-    if unit.ndim == 4:
+    if pictured(experiment):
         save_png(folder / "sample.png", grid(unit[:256]))
     return {**written, "folder": str(folder)}
 

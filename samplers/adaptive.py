@@ -6,6 +6,7 @@ Both take `(key, predict, x)`, x at `t1`, and choose their own steps down to `ep
 import diffrax
 import jax
 import jax.numpy as jnp
+import lineax
 from jax import Array
 
 from samplers.base import SampleFn, SampleResult
@@ -34,7 +35,7 @@ def adaptive_ode(
             y, nfe, failed = jax.vmap(lambda x_i: solve(x_i[None]))(x)
             y = y[:, 0]
         else:
-            y, nfe, failed = jax.tree.map(lambda leaf: leaf, solve(x))
+            y, nfe, failed = solve(x)
             nfe, failed = (jnp.broadcast_to(v, x.shape[:1]) for v in (nfe, failed))
         return finish(predict, y, t1, nfe, failed, denoise)
 
@@ -86,7 +87,7 @@ def adaptive_sde(
             y0=x,
             stepsize_controller=controller,
             max_steps=solver.max_steps,
-            adjoint=diffrax.DirectAdjoint(),
+            adjoint=diffrax.ForwardMode(),
             throw=False,
         )
         y = solution.ys[-1]
@@ -103,8 +104,6 @@ def adaptive_sde(
 
 def diffrax_diagonal(g: Array, y: Array):
     """`g I` acting on a control shaped like y, without the matrix."""
-    import lineax
-
     return lineax.DiagonalLinearOperator(jnp.broadcast_to(g, y.shape))
 
 

@@ -6,7 +6,8 @@ For `dx = f dt + G dw` (Song et al. 2021, appendix A and D.1; Anderson 1982):
     flow ODE       dx = [f - div(G G^T) / 2 - G G^T score / 2] dt
 
 `div(G G^T)_i = sum_j d/dx_j (G G^T)_ij` vanishes where G does not depend on x, and must not be
-left out where it does: for geometric Brownian motion it moves the log-mean by sigma^2 T / 2.
+left out where it does: without it geometric Brownian motion returns log-normal data with the
+log-mean off by `2 S_0 log(S_1 / S_0)`, S the variance of log x.
 """
 
 from collections.abc import Callable

@@ -80,10 +80,11 @@ class Checkpoints:
         except CheckpointError:
             raise
         except Exception as error:
+            first_line = (str(error).strip() or "no message").splitlines()[0]
             raise CheckpointError(
                 f"The checkpoint {self.folder / str(step)} cannot be read "
-                f"({type(error).__name__}: {str(error).strip().splitlines()[0][:200]}); delete "
-                "that folder to go on from the one before."
+                f"({type(error).__name__}: {first_line[:200]}); delete that folder to go on from "
+                "the one before."
             ) from error
 
     def _existing(self, step: int | None) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -69,6 +70,7 @@ def train(
                 bar.update(done - bar.n)
                 bar.set_postfix_str(f"loss {values['training_loss']:.4f}")
             if save:
+                check_state(state, done)
                 checkpoints.save(state)
             for every in due:
                 writer.write(
@@ -113,6 +115,24 @@ def read(pending: list[tuple[int, Any]]) -> dict[str, float]:
         "training_loss": float(columns["loss"].mean()),
         "grad_norm": float(columns["grad_norm"].mean()),
     }
+
+
+def check_state(state: TrainState, done: int) -> None:
+    """A finite gradient can still make a parameter that is not, and only the next loss would tell.
+
+    Raises:
+        TrainingDiverged: where a parameter, or its average, is not finite.
+    """
+    if not all_finite((state.params, state.ema_params)):
+        raise TrainingDiverged(
+            f"Training diverged at step {done - 1}: its loss is finite, but a parameter after its "
+            "update is not. The last checkpoint is good; lower optim.lr, or raise optim.eps."
+        )
+
+
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 class Clock:

@@ -9,20 +9,25 @@ import jax
 from data import Loader
 from evaluation.loss import make_eval_loss
 from evaluation.pictures import grid, save_png
-from evaluation.sampling import draw, to_levels
+from evaluation.sampling import draw, pictured, to_levels
 from training.checkpoint import CheckpointError, Checkpoints
 from training.loop import Every, train
 from training.metrics import MetricWriter
 from training.sharding import check_batch, jit_step, make_mesh, replicated
 from training.state import TrainState, create_state, parameter_count
 from training.step import make_train_step, scan_steps
+from training.workdir import claim
 
 
-def run_training(experiment, workdir: Path) -> TrainState:
-    """Trains to `training.n_iters`, from the latest checkpoint of the workdir if there is one."""
+def run_training(experiment, workdir: Path, force_config: bool = False) -> TrainState:
+    """Trains to `training.n_iters`, from the latest checkpoint of the workdir if there is one.
+
+    Claims the workdir (see `claim`) once nothing is left that could be refused.
+    """
     config = experiment.config.training
     mesh = make_mesh()
     check_batch(config.batch_size, mesh, "training.batch_size")
+    claim(workdir, experiment.config, force_config, training=True)
     checkpoints = Checkpoints(workdir, config.keep_snapshots)
     state = initial_or_latest(experiment, checkpoints, mesh)
     print(
@@ -96,6 +101,32 @@ def restore_ema(experiment, workdir: Path, step: int | None = None) -> tuple[int
         checkpoints.close()
 
 
+def steps_to_evaluate(section, workdir: Path, step: int | None = None) -> list[int | None]:
+    """`step` if given; else the last checkpoint from `begin_ckpt` to `end_ckpt`, or all of them.
+
+    None stands for the latest, of which `restore_ema` says that it is not there.
+
+    Raises:
+        CheckpointError: where none lies in that range.
+    """
+    if step is not None or not (workdir / "checkpoints").is_dir():
+        return [step]
+    checkpoints = Checkpoints(workdir)
+    steps = checkpoints.steps()
+    checkpoints.close()
+    if not steps:
+        return [None]
+    end = steps[-1] if section.end_ckpt < 0 else section.end_ckpt
+    chosen = [s for s in steps if section.begin_ckpt <= s <= end]
+    if not chosen:
+        raise CheckpointError(
+            f"There is no checkpoint from eval.begin_ckpt = {section.begin_ckpt} to eval.end_ckpt "
+            f"= {section.end_ckpt} in {workdir}; there are those of steps "
+            f"{', '.join(map(str, steps))}."
+        )
+    return chosen if section.all_ckpts else chosen[-1:]
+
+
 def abstract(make: Callable[[], Any], mesh) -> Any:
     """Shapes and dtypes of what `make` returns, to be placed on every device of the mesh."""
     sharding = replicated(mesh)
@@ -120,6 +151,6 @@ def periodic_actions(experiment, workdir: Path) -> tuple[Every, ...]:
         save_png(folder / "sample.png", grid(to_levels(experiment, samples.x)[1]))
         return {"sample_nfe": float(samples.nfe)}
 
-    if config.training.snapshot_sampling:
+    if config.training.snapshot_sampling and pictured(experiment):
         actions.append(Every(config.training.snapshot_freq, picture))
     return tuple(actions)

@@ -1,0 +1,268 @@
+"""Bad input: one line on standard error, a status that is not zero, and nothing on the disk."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from program import ROOT
+
+DIGITS = ROOT / "configs" / "digits_vp.py"
+CIFAR = ROOT / "configs" / "vp" / "cifar10_ddpmpp_continuous.py"
+
+# The override, and what the line must hold: what was given, and what is known or the rule.
+UNKNOWN_NAMES = [
+    ("sde.name=vpp", "sde.name 'vpp'", "did you mean 'vp'", "subvp"),
+    ("model.name=mlpp", "model.name 'mlpp'", "did you mean 'mlp'", "ncsnpp"),
+    ("model.embedding_type=forier", "embedding_type 'forier'", "'fourier'"),
+    ("model.nonlinearity=swich", "nonlinearity 'swich'", "'swish'"),
+    ("model.dtype=float31", "model.dtype 'float31'", "'float32'"),
+    ("prediction.kind=epsilon", "prediction.kind 'epsilon'", "eps"),
+    ("prediction.conditioning=lambda", "prediction.conditioning 'lambda'", "'lam'"),
+    ("loss.name=denoise", "loss.name 'denoise'", "'denoising'"),
+    ("loss.weighting=likelyhood", "loss.weighting 'likelyhood'", "'likelihood'"),
+    ("loss.time_sampling=unifrom", "loss.time_sampling 'unifrom'", "'uniform'"),
+    ("optim.optimizer=adamw", "optim.optimizer 'adamw'", "adam"),
+    ("optim.schedule=cosin", "optim.schedule 'cosin'", "'cosine'"),
+    ("data.dataset=digit", "data.dataset 'digit'", "'digits'"),
+    ("sampling.method=pcc", "sampling.method 'pcc'", "'pc'"),
+    ("sampling.predictor=huen", "sampling.predictor 'huen'", "'heun'"),
+    ("sampling.corrector=langevine", "sampling.corrector 'langevine'", "'langevin'"),
+    ("sampling.grid=unifom", "sampling.grid 'unifom'", "'uniform'"),
+    ("sampling.order=papre", "sampling.order 'papre'", "'paper'"),
+    ("sampling.norm=batches", "sampling.norm 'batches'", "'batch'"),
+    ("sampling.variance=posterio", "sampling.variance 'posterio'", "'posterior'"),
+    ("sampling.batching=exampel", "sampling.batching 'exampel'", "'example'"),
+    ("sampling.solver=tsit", "sampling.solver 'tsit'", "'tsit5'"),
+    ("likelihood.solver=dopri", "likelihood.solver 'dopri'", "'dopri5'"),
+    ("likelihood.divergence=hutchinson", "likelihood.divergence 'hutchinson'", "rademacher"),
+    ("eval.bpd_dataset=tset", "eval.bpd_dataset 'tset'", "'test'"),
+    ("eval.features=('pixel',)", "eval.features 'pixel'", "'pixels'"),
+]
+
+IMPOSSIBLE_NUMBERS = [
+    ("seed=-1", "seed is -1", "[0, 2**32)"),
+    ("eval.seed=4294967296", "eval.seed is 4294967296", "[0, 2**32)"),
+    ("training.batch_size=-8", "training.batch_size is -8", "positive"),
+    ("training.batch_size=0", "training.batch_size is 0", "positive"),
+    ("training.n_iters=0", "training.n_iters is 0", "positive"),
+    ("training.n_jitted_steps=7", "training.n_iters is 20000", "n_jitted_steps = 7"),
+    ("training.ema_rate=1.0", "training.ema_rate is 1.0", "[0, 1)"),
+    ("training.keep_snapshots=-1", "training.keep_snapshots is -1", "not negative"),
+    ("optim.lr=0", "optim.lr is 0", "positive"),
+    ("optim.lr=inf", "optim.lr is inf", "finite"),
+    ("optim.lr=nan", "optim.lr is nan", "finite"),
+    ("optim.eps=0", "optim.eps is 0", "positive"),
+    ("optim.beta2=1.0", "optim.beta2 is 1.0", "[0, 1)"),
+    ("optim.warmup=-1", "optim.warmup is -1", "not negative"),
+    ("optim.grad_clip=-1", "optim.grad_clip is -1", "not negative"),
+    ("model.width=0", "model.width is 0", "positive"),
+    ("model.dropout=1.5", "model.dropout is 1.5", "[0, 1)"),
+    ("model.time_dim=2", "time_dim", "at least 4"),
+    ("prediction.sigma_data=0", "prediction.sigma_data is 0", "positive"),
+    ("sde.beta_min=25", "sde.beta_min = 25.0", "sde.beta_max = 20.0"),
+    ("sde.beta_min=-0.1", "sde.beta_min = -0.1", "sde.beta_max"),
+    ("sde.t0=0", "sde.t0 = 0", "sde.t1"),
+    ("sde.t0=2", "sde.t0 = 2", "sde.t1 = 1.0"),
+    ("sampling.steps=0", "sampling.steps is 0", "positive"),
+    ("sampling.steps=-3", "sampling.steps is -3", "positive"),
+    ("sampling.eps=0", "sampling.eps is 0", "t1 = 1.0"),
+    ("sampling.eps=1.5", "sampling.eps is 1.5", "t1 = 1.0"),
+    ("likelihood.eps=1.0", "likelihood.eps is 1.0", "t1 = 1.0"),
+    ("likelihood.num_probes=0", "likelihood.num_probes is 0", "positive"),
+    ("eval.num_samples=-5", "eval.num_samples is -5", "positive"),
+]
+
+# Wrong types, and keys that are not there.
+BAD_FLAGS = [
+    ("sde.beta_mn=1", "unknown config key 'sde.beta_mn'", "'sde.beta_min'"),
+    ("sde.sigma_max=1", "unknown config key 'sde.sigma_max'"),
+    ("tarining.n_iters=1", "'tarining.n_iters'", "'training.n_iters'"),
+    ("model=3", "unknown config key 'model'"),
+    ("training.batch_size=many", "training.batch_size", "many"),
+    ("training.batch_size=1.5", "training.batch_size", "1.5"),
+    ("optim.lr=fast", "optim.lr", "fast"),
+]
+
+# Options that only together make no sense.
+TOGETHER = [
+    (
+        ["sampling.predictor=none", "sampling.corrector=none"],
+        ["sampling.predictor and sampling.corrector", "none"],
+    ),
+    (["sampling.probability_flow=true"], ["probability_flow", "'ancestral'", "euler_maruyama"]),
+    (["sampling.eps=0", "sampling.method=ode"], ["sampling.eps is 0", "t1 = 1.0"]),
+    (["sampling.eps=7", "sampling.method=sde"], ["sampling.eps is 7", "t1 = 1.0"]),
+    (["sde.name=ve"], ["sde.name is 've'", "sigma_max", "beta_max"]),
+    (["model.name=ncsnpp"], ["model.name is 'ncsnpp'", "width"]),
+]
+
+
+def complaint(result):
+    """The one line on standard error of a call that failed."""
+    lines = result.err.splitlines()
+    assert result.status != 0
+    assert len(lines) == 1, result.err
+    assert "Traceback" not in result.err and result.out == ""
+    assert len(lines[0]) < 600, lines[0]
+    return lines[0]
+
+
+def overrides(texts):
+    return [f"--config.{text}" for text in texts]
+
+
+def check(program, tmp_path, texts, words, config=DIGITS, mode="train", more=()):
+    workdir = tmp_path / "run"
+    result = program(
+        "--config", config, "--workdir", workdir, "--mode", mode, *overrides(texts), *more
+    )
+    line = complaint(result)
+    for word in words:
+        assert word.lower() in line.lower(), line
+    assert_untouched(tmp_path)
+
+
+def assert_untouched(folder):
+    """Compiled programs, if any, are kept beside the workdir and not in it."""
+    assert {path.name for path in folder.iterdir()} <= {".jax_cache"}
+
+
+@pytest.mark.parametrize("text, words", [(t, w) for t, *w in UNKNOWN_NAMES], ids=lambda v: str(v))
+def test_unknown_names(program, tmp_path, text, words):
+    check(program, tmp_path, [text], words)
+
+
+@pytest.mark.parametrize(
+    "text, words", [(t, w) for t, *w in IMPOSSIBLE_NUMBERS], ids=lambda v: str(v)
+)
+def test_impossible_numbers(program, tmp_path, text, words):
+    check(program, tmp_path, [text], words)
+
+
+@pytest.mark.parametrize("text, words", [(t, w) for t, *w in BAD_FLAGS], ids=lambda v: str(v))
+def test_bad_flags(program, tmp_path, text, words):
+    check(program, tmp_path, [text], words)
+
+
+@pytest.mark.parametrize("texts, words", TOGETHER, ids=lambda v: str(v[0]))
+def test_together(program, tmp_path, texts, words):
+    check(program, tmp_path, texts, words)
+
+
+def test_batch_that_does_not_divide(program, tmp_path):
+    """Said before anything is compiled or claimed, so that the mended run may use the workdir."""
+    workdir = tmp_path / "run"
+    result = program(
+        *("--config", DIGITS, "--workdir", workdir, "--mode", "train"),
+        "--config.training.batch_size=12",
+        devices=8,
+    )
+    line = complaint(result)
+    assert "training.batch_size is 12" in line and "8 devices" in line
+    assert_untouched(tmp_path)
+
+
+@pytest.mark.parametrize("size", [6, 12, 20])
+def test_image_that_does_not_halve(program, tmp_path, size):
+    """DDPM++ halves three times."""
+    rng = np.random.default_rng(0)
+    source = tmp_path / "data"
+    source.mkdir()
+    np.savez(source / "x.npz", x=rng.integers(0, 256, (20, size, size, 3), np.uint8))
+    (tmp_path / "out").mkdir()
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from configs.base import base\n"
+        "def get_config():\n"
+        "    return base('vp', 'ncsnpp', 'npz')\n"
+    )
+    check(
+        program,
+        tmp_path / "out",
+        [f"data.path={source / 'x.npz'}"],
+        [f"{size}", "8"],
+        config=config,
+    )
+
+
+@pytest.mark.parametrize(
+    "dataset, path, words",
+    [
+        ("npz", "", ["data.path is empty", "'npz'"]),
+        ("npz", "nowhere.npz", ["nowhere.npz"]),
+        ("idx", "nowhere", ["nowhere"]),
+        ("image_folder", "nowhere", ["nowhere"]),
+        ("tfds", "nowhere", ["nowhere"]),
+    ],
+)
+def test_data_that_are_not_there(program, tmp_path, dataset, path, words):
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from configs.base import base\n"
+        "def get_config():\n"
+        f"    return base('vp', 'mlp', {dataset!r})\n"
+    )
+    (tmp_path / "out").mkdir()
+    path = str(tmp_path / path) if path else ""
+    check(program, tmp_path / "out", [f"data.path={path}"], words, config=config)
+
+
+@pytest.mark.parametrize("mode", ["eval", "sample"])
+def test_no_checkpoint(program, tmp_path, mode):
+    check(program, tmp_path, [], ["no checkpoint", "--mode train"], mode=mode)
+
+
+@pytest.mark.parametrize("seeds", ["a", "5-3", "-1", "1-2-3", "", "1.5", "0-", "²", "2147483648"])
+def test_seeds(program, tmp_path, seeds):
+    """Told before the checkpoint is looked for."""
+    more = [f"--seeds={seeds}"]
+    check(program, tmp_path, [], ["--seeds", repr(seeds)], mode="sample", more=more)
+
+
+def test_mode_and_other_flags(program, tmp_path):
+    given = ["--config", DIGITS, "--workdir", tmp_path / "run"]
+    assert "--mode" in complaint(program(*given))
+    assert "trian" in complaint(program(*given, "--mode", "trian"))
+    assert "--workdir" in complaint(program("--config", DIGITS, "--mode", "train"))
+    assert "--config" in complaint(program("--workdir", tmp_path / "run", "--mode", "train"))
+    assert "mdoe" in complaint(program(*given, "--mdoe", "train"))
+    assert "extra" in complaint(program(*given, "--mode", "train", "extra"))
+    assert_untouched(tmp_path)
+
+
+def test_workdir_that_is_a_file(program, tmp_path):
+    workdir = tmp_path / "run"
+    workdir.write_text("mine")
+    result = program("--config", DIGITS, "--workdir", workdir, "--mode", "train")
+    assert str(workdir) in complaint(result)
+    assert workdir.read_text() == "mine"
+
+
+def test_debug_shows_the_traceback(program, tmp_path):
+    given = ["--config", DIGITS, "--workdir", tmp_path / "run", "--mode", "train", "--debug"]
+    result = program(*given, "--config.sde.name=vpp")
+    assert result.status != 0
+    assert "Traceback" in result.err and "Unknown sde.name 'vpp'" in result.err
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        (["--config", "configs/nowhere.py"], ["no config file", "configs/nowhere.py"]),
+        (["--config", DIGITS, "--config.optim.rl=1"], ["Unknown config key 'optim.rl'", "lr"]),
+        (["--config", DIGITS, "--config.sampling.grid=even"], ["sampling.grid 'even'", "karras"]),
+    ],
+    ids=["config_file", "key", "name"],
+)
+def test_a_process_of_its_own(tmp_path, argv, words):
+    """The same by `python main.py`, with no help from the tests' server."""
+    argv = [*map(str, argv), "--workdir", str(tmp_path / "run"), "--mode", "train"]
+    result = subprocess.run(
+        [sys.executable, "main.py", *argv], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.returncode == 1
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 and result.stdout == "", result.stderr
+    assert all(word in lines[0] for word in words), lines[0]
+    assert_untouched(tmp_path)

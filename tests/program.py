@@ -1,0 +1,108 @@
+"""The program as a user runs it, without a new interpreter for every call.
+
+One server process imports `main` once and never touches a device. For each call it forks a child
+that sets `sys.argv` and the environment and runs `main` to its exit, so what is seen is what the
+shell would see: exit status, standard output, standard error, and files. A child has no more in
+common with the next one than two processes have.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+
+SERVER = """
+import json, os, runpy, sys, traceback
+import jax, main
+from absl import app
+
+def child(call):
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(call[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.environ.update(call["env"])
+    os.chdir(call["cwd"])
+    status = 70
+    try:
+        if call["script"]:
+            sys.argv = ["script", *call["argv"]]
+            exec(compile(call["script"], "script", "exec"), {"__name__": "__main__"})
+            status = 0
+        else:
+            sys.argv = ["main.py", *call["argv"]]
+            app.run(main.main, flags_parser=main.parse_flags)
+            status = 0
+    except SystemExit as stop:
+        # What the interpreter does at its own end.
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+print("ready", flush=True)
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        child(json.loads(line))
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+class Result(NamedTuple):
+    """How a call ended: its exit status, what it printed, and what it complained of."""
+
+    status: int
+    out: str
+    err: str
+
+
+class Program:
+    """`Program()(*argv)` runs `main.py`; `Program().script(text)` runs Python with it imported."""
+
+    def __init__(self):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+        # A device count left by the caller must not decide what a test sees.
+        environment.pop("XLA_FLAGS", None)
+        self._folder = tempfile.TemporaryDirectory()
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+            cwd=ROOT,
+        )
+        assert self._server.stdout.readline() == "ready\n"
+
+    def __call__(self, *argv, devices: int = 1, cwd: Path = ROOT) -> Result:
+        return self._call(argv, None, devices, cwd)
+
+    def script(self, text: str, *argv, devices: int = 1) -> Result:
+        """Runs `text`, whose `sys.argv[1:]` is `argv`, in such a process."""
+        return self._call(argv, text, devices, ROOT)
+
+    def _call(self, argv, script, devices, cwd) -> Result:
+        out, err = (Path(self._folder.name) / name for name in ("out", "err"))
+        env = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        call = {"argv": [str(a) for a in argv], "script": script, "env": env}
+        call |= {"out": str(out), "err": str(err), "cwd": str(cwd)}
+        self._server.stdin.write(json.dumps(call) + "\n")
+        self._server.stdin.flush()
+        status = int(self._server.stdout.readline())
+        return Result(status, out.read_text(), err.read_text())
+
+    def close(self) -> None:
+        self._server.stdin.close()
+        self._server.wait()
+        self._folder.cleanup()

@@ -1,0 +1,193 @@
+"""Adaptive sampling: the flow ODE and the reverse SDE, to a tolerance."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_form import Gaussian
+
+from samplers import SOLVERS, Solver, adaptive_ode, adaptive_sde
+from samplers.solve import solve_ode
+from sde_lib import EDM, VE, VP, Flow, SubVP, example_keys
+
+PLANE = Gaussian(np.array([0.4, -0.7]), np.array([[0.5, 0.2], [0.2, 0.3]]))
+LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "edm": EDM(), "flow": Flow()}
+EPS = {"vp": 1e-3, "subvp": 1e-3, "ve": 1e-5, "edm": 2e-3, "flow": 1e-5}
+KEY = jax.random.key(0)
+
+
+def counted(f):
+    """A host counter of calls. Without arguments a callback runs once for all mapped examples, so
+    it counts the longest solve of a batch."""
+    calls = []
+
+    def wrapped(*args):
+        jax.debug.callback(lambda: calls.append(1))
+        return f(*args)
+
+    return wrapped, calls
+
+
+@pytest.mark.parametrize("method", SOLVERS)
+def test_solver_entry(method, x64):
+    """`y' = -3 sin(5 t) y` has a closed solution; forwards and backwards, to tolerance, and with
+    the stated number of evaluations, rejected steps included."""
+    field, calls = counted(lambda t, y: -3.0 * jnp.sin(5.0 * t) * y)
+    exact = lambda t: np.exp(0.6 * (np.cos(5.0 * t) - 1.0))
+
+    @jax.jit
+    def solve(y0, t0, t1, tol):
+        one = lambda y: solve_ode(field, y, t0, t1, Solver(method, tol, tol))
+        return jax.vmap(one)(y0)
+
+    y0 = jnp.asarray([[1.0], [-2.5]])
+    for t0, t1 in ((0.0, 2.0), (2.0, 0.3)):
+        for tol in (1e-3, 1e-6):
+            calls.clear()
+            y, nfe, failed = jax.block_until_ready(solve(y0, t0, t1, tol))
+            jax.effects_barrier()
+            assert np.max(nfe) == len(calls) and not np.any(failed)
+            assert np.max(abs(y - y0 * exact(t1) / exact(t0))) < 20 * tol
+
+
+def test_count_without_mapping(x64):
+    """The same count where nothing is mapped over, for a method with and one without the reuse of
+    its last stage."""
+    for method in ("tsit5", "heun"):
+        field, calls = counted(lambda t, y: -y)
+        solve = jax.jit(lambda y, f=field, m=method: solve_ode(f, y, 0.0, 1.0, Solver(m)))
+        nfe = jax.block_until_ready(solve(jnp.ones(2))).nfe
+        jax.effects_barrier()
+        assert nfe == len(calls) > 10
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_ode_reaches_the_flow_map(name, x64):
+    """Gaussian data: the error is of the order of the tolerance, and falls with it."""
+    law, eps = LAWS[name], EPS[name]
+    predict, calls = counted(PLANE.predict(law))
+    run = jax.jit(
+        lambda x, tol: adaptive_ode(law, eps, Solver("dopri5", tol, tol))(KEY, predict, x)
+    )
+    x = law.prior_std() * jnp.asarray(np.random.default_rng(0).standard_normal((4, 2)))
+    reference = PLANE.flow_map(law, x, law.t1, eps)
+    errors, previous = [], 0
+    for tol in (1e-3, 1e-5, 1e-7):
+        calls.clear()
+        result = jax.block_until_ready(run(x, tol))
+        jax.effects_barrier()
+        errors.append(float(jnp.max(jnp.abs(result.x - reference))))
+        assert np.max(result.nfe) == len(calls) > previous and result.nfe.shape == (4,)
+        assert not np.any(result.failed)
+        previous = len(calls)
+    # global error against local tolerance: VE and EDM come down from 50 and 80
+    limit = 20 if law.prior_std() <= 1 else 200
+    assert np.all(np.array(errors) < limit * np.array([1e-3, 1e-5, 1e-7])), errors
+
+
+def test_ode_in_float32_at_the_default_tolerance():
+    law = VP()
+    run = jax.jit(lambda x: adaptive_ode(law, 1e-3, Solver())(KEY, PLANE.predict(law), x))
+    x = jax.random.normal(KEY, (16, 2))
+    result, reference = run(x), PLANE.flow_map(law, x, 1.0, 1e-3)
+    assert result.x.dtype == jnp.float32
+    np.testing.assert_allclose(result.x, reference, atol=2e-4)
+
+
+def test_example_does_not_depend_on_its_batch_but_a_joint_solve_does():
+    law, solver = VP(), Solver("tsit5", 1e-3, 1e-3)
+    x = jax.random.normal(KEY, (4, 2))
+    others = x.at[1:].set(8.0 * x[1:])
+
+    def gap(per_example):
+        method = adaptive_ode(law, 1e-3, solver, per_example=per_example)
+        run = jax.jit(lambda x: method(KEY, PLANE.predict(law), x))
+        first, second = run(x), run(others)
+        assert first.nfe.shape == first.failed.shape == (4,)
+        return float(jnp.max(jnp.abs(first.x[0] - second.x[0]))), first
+
+    alone, result = gap(True)
+    joint, together = gap(False)
+    assert alone < 1e-6 and joint > 1e-5
+    assert len(np.unique(together.nfe)) == 1
+    np.testing.assert_allclose(result.x, together.x, atol=1e-2)
+
+
+@pytest.mark.parametrize("per_example", [True, False])
+def test_ode_failure_is_reported(per_example):
+    """Too few steps, or a value that is not finite: `failed`, and nan in place of an answer."""
+    law = VP()
+    predict = PLANE.predict(law)
+    x = jax.random.normal(KEY, (3, 2))
+    short = adaptive_ode(law, 1e-3, Solver(max_steps=3), per_example)
+    result = jax.jit(lambda x: short(KEY, predict, x))(x)
+    assert np.all(result.failed) and np.all(np.isnan(result.x))
+    whole = adaptive_ode(law, 1e-3, Solver(max_steps=200), per_example)
+    result = jax.jit(lambda x: whole(KEY, predict, x))(x.at[1].set(jnp.nan))
+    expected = [False, True, False] if per_example else [True] * 3
+    np.testing.assert_array_equal(result.failed, expected)
+    np.testing.assert_array_equal(np.isnan(result.x).any(1), expected)
+
+
+@pytest.fixture(scope="module")
+def reverse_sde():
+    """One compiled run for VP: `(keys, x, tolerance) -> result`, and the counter of its calls."""
+    law = VP()
+    predict, calls = counted(PLANE.predict(law))
+    run = lambda keys, x, tol: adaptive_sde(law, 1e-3, Solver("tsit5", tol, tol))(keys, predict, x)
+    return jax.jit(run), calls
+
+
+@pytest.mark.slow
+def test_sde_has_the_moments_of_the_data(reverse_sde):
+    """Mean and covariance at eps within four standard errors, at a loose tolerance."""
+    run, _ = reverse_sde
+    n, size = 4096, 128
+    keys = example_keys(0, jnp.arange(n)).reshape(-1, size)
+    x = jax.random.normal(jax.random.key(1), (n // size, size, 2))
+    out = np.concatenate([np.asarray(run(k, y, 1e-2).x, np.float64) for k, y in zip(keys, x)])
+    mean, cov = PLANE.moments(VP(), 1e-3)
+    spread = np.diag(cov)
+    assert np.all(abs(out.mean(0) - mean) < 4 * np.sqrt(spread / n))
+    found = np.cov(out.T)
+    # of a sample covariance: var = (C_ii C_jj + C_ij^2) / n
+    limit = 4 * np.sqrt((np.outer(spread, spread) + cov**2) / n)
+    assert np.all(abs(found - cov) < limit)
+
+
+@pytest.mark.slow
+def test_sde_converges_on_one_path_as_the_tolerance_tightens(reverse_sde):
+    """The Brownian path belongs to the key: 1e-1 to 1e-4 lead to one and the same end point.
+
+    RMS distances to the solve at 1e-5 of about 2e-2, 2e-3, 4e-4 and 6e-5 were measured; each has to
+    fall to half of the one before, which unrelated paths (a distance of 1) would not.
+    """
+    run, calls = reverse_sde
+    keys, x = example_keys(0, jnp.arange(128)), jax.random.normal(jax.random.key(1), (128, 2))
+    ends, counts = {}, []
+    for tol in (1e-1, 1e-2, 1e-3, 1e-4):
+        calls.clear()
+        result = jax.block_until_ready(run(keys, x, tol))
+        jax.effects_barrier()
+        assert not np.any(result.failed)
+        # ShARK: two evaluations of the drift an attempted step
+        assert np.max(result.nfe) == len(calls) and np.all(result.nfe % 2 == 0)
+        ends[tol] = np.asarray(result.x)
+        counts.append(np.mean(result.nfe))
+    assert np.all(np.diff(counts) > 0) and counts[0] < 200
+    gaps = [np.sqrt(np.mean((ends[tol] - ends[1e-4]) ** 2)) for tol in (1e-1, 1e-2, 1e-3)]
+    assert gaps[0] < 0.05 and gaps[1] < gaps[0] / 2 and gaps[2] < gaps[1] / 2, gaps
+    again = run(keys[::-1], x[::-1], 1e-2).x[::-1]
+    np.testing.assert_allclose(again, ends[1e-2], atol=1e-4)
+    other = run(example_keys(1, jnp.arange(128)), x, 1e-2).x
+    assert np.sqrt(np.mean((other - ends[1e-2]) ** 2)) > 0.3
+
+
+@pytest.mark.slow
+def test_sde_failure_is_reported_and_one_key_serves_a_batch():
+    law = VP()
+    method = adaptive_sde(law, 1e-3, Solver(max_steps=5), denoise=True)
+    run = jax.jit(lambda key, x: method(key, PLANE.predict(law), x))
+    result = run(KEY, jnp.ones((3, 2)))
+    assert np.all(result.failed) and np.all(np.isnan(result.x))
+    np.testing.assert_array_equal(result.nfe, 2 * 5 + 1)

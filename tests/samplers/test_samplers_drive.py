@@ -1,0 +1,132 @@
+"""What all fixed-step samplers share: counts, keys, traces, times per example."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_form import Mixture
+
+from samplers import CORRECTORS, PREDICTORS, Sampler, State, chain, sample
+from sde_lib import VP, example_keys
+
+LAW = VP()
+DATA = Mixture(np.array([0.5, 0.5]), np.array([[-1.0, 0.0], [1.0, 0.5]]), np.array([0.3, 0.4]))
+TS = jnp.linspace(1.0, 0.01, 7)
+SAMPLERS = {
+    **{name: make(LAW) for name, make in PREDICTORS.items()},
+    **{name: make(LAW, 0.1, 3) for name, make in CORRECTORS.items()},
+}
+SAMPLERS["chain"] = chain(SAMPLERS["heun"], SAMPLERS["langevin"], SAMPLERS["ancestral"])
+# Where keys are given per example, these must differ from one another.
+DETERMINISTIC = {"heun", "ddim"}
+every = pytest.mark.parametrize("name", SAMPLERS)
+
+
+def counted(predict):
+    """The prediction function, with a host counter of its calls. A callback without arguments runs
+    once for all examples, mapped over or not."""
+    calls = []
+
+    def wrapped(x, t):
+        jax.debug.callback(lambda: calls.append(1))
+        return predict(x, t)
+
+    return wrapped, calls
+
+
+@every
+def test_nfe_is_the_true_number_of_calls(name):
+    """Counted on the host while it runs: inner steps of a corrector are inside a loop."""
+    predict, calls = counted(DATA.predict(LAW))
+    x, key, sampler = jnp.ones((3, 2)), jax.random.key(0), SAMPLERS[name]
+    clean = lambda x: sample(key, predict, sampler, x, TS, denoise=True).nfe
+    mapped = jax.vmap(lambda x: sample(key, predict, sampler, x[None], TS).nfe)
+    for run, extra in ((clean, 1), (mapped, 0)):
+        calls.clear()
+        nfe = np.asarray(jax.jit(run)(x))
+        jax.effects_barrier()
+        assert np.all(nfe == len(calls)) and len(calls) == 6 * sampler.nfe + extra
+
+
+@every
+def test_a_sample_depends_on_its_own_key_and_grid_alone(name):
+    """Alone, in a batch of seven, in another order: equal but for float rounding."""
+    keys = example_keys(0, jnp.arange(7))
+    x = LAW.prior_sample(example_keys(1, jnp.arange(7)), (7, 2))
+    grids = TS[:, None] * jnp.linspace(0.7, 1.0, 7)[None]
+    run = jax.jit(
+        lambda keys, x, ts: sample(keys, DATA.predict(LAW), SAMPLERS[name], x, ts, denoise=True).x
+    )
+    batch, order = run(keys, x, grids), jnp.asarray([3, 6, 0, 5, 1, 4, 2])
+    close = dict(rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(run(keys[order], x[order], grids[:, order]), batch[order], **close)
+    # one example on a grid without a batch axis
+    np.testing.assert_allclose(run(keys[4:5], x[4:5], grids[:, 4])[0], batch[4], **close)
+    # the same start and grid with other keys: another sample, if the method draws at all
+    twice = run(keys, jnp.broadcast_to(x[:1], x.shape), jnp.broadcast_to(TS[:, None], (7, 7)))
+    spread = float(jnp.max(jnp.std(twice, axis=0)))
+    assert (spread < 1e-6) if name in DETERMINISTIC else (spread > 1e-4)
+
+
+def test_steps_draw_independent_noise():
+    """Each step folds its number into the key: two steps of noise alone are not twice the same."""
+    seen = Sampler(
+        lambda x, t: State(x),
+        lambda key, predict, state, t, s: State(LAW.noise(key, state.x)),
+        nfe=0,
+    )
+    for key in (jax.random.key(0), example_keys(0, jnp.arange(4))):
+        both = chain(seen, seen)
+        for sampler in (seen, both):
+            drawn = sample(key, None, sampler, jnp.zeros((4, 50)), TS, lambda state: state.x).trace
+            correlation = np.corrcoef(np.asarray(drawn).reshape(6, -1))
+            assert np.max(np.abs(correlation - np.eye(6))) < 5 / 200**0.5
+
+
+def test_chained_parts_draw_independent_noise_and_keep_their_own_memory():
+    def adder(weight):
+        def step(key, predict, state, t, s):
+            noise = LAW.noise(key, state.x)
+            return State(state.x + weight * noise, state.memory + weight)
+
+        return Sampler(lambda x, t: State(x, jnp.asarray(10.0 * weight)), step, nfe=2)
+
+    both = chain(adder(1.0), adder(-1.0))
+    result = sample(jax.random.key(0), None, both, jnp.zeros((4, 50)), TS[:3], lambda state: state)
+    np.testing.assert_allclose(result.trace.memory[0], [11.0, 12.0])
+    np.testing.assert_allclose(result.trace.memory[1], [-11.0, -12.0])
+    # the same noise in both parts would cancel; independent noise adds up to sqrt(2)
+    assert abs(float(jnp.std(result.trace.x[0])) - 2**0.5) < 0.3
+    assert both.nfe == 4 and result.nfe == 8
+
+
+def test_trace_is_the_state_after_each_step():
+    run = lambda ts, collect=None: sample(
+        jax.random.key(0), DATA.predict(LAW), SAMPLERS["ddim"], jnp.ones((3, 2)), ts, collect
+    )
+    whole = run(TS, lambda state: state.x)
+    assert whole.trace.shape == (6, 3, 2) and run(TS).trace is None
+    for n in (1, 4, 6):
+        np.testing.assert_allclose(whole.trace[n - 1], run(TS[: n + 1]).x, rtol=1e-5)
+    np.testing.assert_array_equal(whole.trace[-1], whole.x)
+
+
+def test_denoising_ends_with_the_conditional_mean():
+    x, predict = jnp.asarray([[1.0, 0.2]]), DATA.predict(LAW)
+    key = jax.random.key(0)
+    noisy = sample(key, predict, SAMPLERS["ancestral"], x, TS)
+    clean = sample(key, predict, SAMPLERS["ancestral"], x, TS, denoise=True)
+    np.testing.assert_allclose(clean.x, predict(noisy.x, TS[-1]).x0, rtol=1e-5)
+    assert not np.allclose(clean.x, noisy.x, rtol=1e-3)
+
+
+def test_any_event_shape_passes():
+    """Images as well as points."""
+    x = jnp.ones((2, 4, 4, 3))
+    flat = DATA.predict(LAW)
+    predict = lambda x, t: jax.tree.map(
+        lambda v: v.reshape(x.shape), flat(x.reshape(-1, 2), jnp.broadcast_to(t, (x.size // 2,)))
+    )
+    for name, sampler in SAMPLERS.items():
+        out = jax.eval_shape(lambda f=sampler: sample(jax.random.key(0), predict, f, x, TS).x)
+        assert out.shape == x.shape, name

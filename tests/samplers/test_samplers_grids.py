@@ -1,0 +1,60 @@
+"""Time grids: ends, order, and the sentences that refuse what cannot work."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from samplers import GRIDS, make_grid
+from sde_lib import EDM, SDES, VP
+
+LAWS = {name: law() for name, law in SDES.items()}
+grids = pytest.mark.parametrize("name", GRIDS)
+
+
+@grids
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+@pytest.mark.parametrize("steps", [1, 2, 18, 1000])
+def test_falls_strictly_between_exact_ends(name, law, steps):
+    eps = 2e-3
+    ts = make_grid(name, law, steps, eps)
+    assert ts.shape == (steps + 1,) and ts.dtype == jnp.float32
+    assert ts[0] == jnp.float32(law.t1) and ts[-1] == jnp.float32(eps)
+    assert np.all(np.diff(ts) < 0)
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_each_grid_is_even_in_what_it_says(law, x64):
+    eps, n = 2e-3, 10
+    even_in = {
+        "uniform": lambda ts: ts,
+        "quadratic": lambda ts: ts**0.5,
+        "uniform_lam": lambda ts: np.log(law.coeffs(ts).a / law.coeffs(ts).c),
+        "karras": lambda ts: (law.coeffs(ts).c / law.coeffs(ts).a) ** (1 / 7),
+    }
+    assert even_in.keys() == GRIDS.keys(), "a new grid needs a line here"
+    for name, scale in even_in.items():
+        steps = np.diff(scale(make_grid(name, law, n, eps)))
+        np.testing.assert_allclose(steps, steps[0], rtol=1e-6, err_msg=name)
+
+
+def test_karras_is_the_published_formula():
+    """`t_i = (max^(1/rho) + i / (N - 1) (min^(1/rho) - max^(1/rho)))^rho`, i < N (eq. 5), where
+    N - 1 steps lead from max to min. The last step of the paper, to 0, is the denoising here."""
+    N, low, high, rho = 18, 0.002, 80.0, 7.0
+    i = np.arange(N)
+    t = (high ** (1 / rho) + i / (N - 1) * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+    np.testing.assert_allclose(make_grid("karras", EDM(), N - 1, low), t, rtol=1e-5)
+
+
+@grids
+def test_refusals(name):
+    with pytest.raises(ValueError, match=r"sampling\.steps is 0; .* at least 1"):
+        make_grid(name, VP(), 0, 1e-3)
+    for eps in (0.0, 1.0, 2.0):
+        with pytest.raises(ValueError, match=r"sampling\.eps is .* between 0 and t1 = 1\.0"):
+            make_grid(name, VP(), 10, eps)
+
+
+def test_too_many_steps_for_float32_are_refused():
+    with pytest.raises(ValueError, match="repeats a time in float32; take fewer steps"):
+        make_grid("uniform_lam", VP(), 3_000_000, 0.9)

@@ -1,0 +1,193 @@
+"""What a network's output means: every kind, for every law, against definitions by autodiff."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sde_lib import KINDS, SDES, VP, parametrize
+from sde_lib.prediction import CONDITIONING, condition, from_score, kinds, prediction_of
+
+pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
+LAWS = {name: law() for name, law in SDES.items()}
+laws = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+SIGMA_DATA = 0.7
+
+
+def problem(law, n=12):
+    """Data, noise and times from t0 to t1; with the state they make."""
+    rng = np.random.default_rng(0)
+    x0, z = (jnp.asarray(rng.standard_normal((n, 2, 3))) for _ in range(2))
+    t = jnp.asarray(np.union1d(np.geomspace(law.t0, law.t1, n // 2), np.linspace(0.13, 0.9, n // 2)))
+    return x0, z, t, law.marginal(x0, z, t)
+
+
+@laws
+def test_every_kind_round_trips_through_every_other(law):
+    """Target of one kind, decoded, encoded as another kind, decoded again: the same (x0, eps).
+
+    The tolerance on x0 is that of `x0 = (x - c eps) / a` where the data are a 5000th of x (VE).
+    """
+    x0, z, t, x = problem(law)
+    table = kinds(SIGMA_DATA)
+
+    @jax.jit
+    def through_all():
+        out = {}
+        for first in KINDS:
+            pair = table[first].decode(law, x, t, table[first].target(law, x0, z, t))
+            for second in KINDS:
+                again = table[second].target(law, *pair, t)
+                out[first, second] = (*pair, *table[second].decode(law, x, t, again))
+        return out
+
+    for names, (x0_1, eps_1, x0_2, eps_2) in through_all().items():
+        for got in (x0_1, x0_2):
+            np.testing.assert_allclose(got, x0, rtol=1e-7, atol=1e-8, err_msg=str(names))
+        for got in (eps_1, eps_2):
+            np.testing.assert_allclose(got, z, rtol=1e-7, atol=1e-8, err_msg=str(names))
+
+
+@laws
+def test_targets_are_what_their_names_say(law):
+    """Each target by its definition, with autodiff where the definition is a derivative."""
+    x0, z, t, x = problem(law)
+    table = kinds(SIGMA_DATA)
+    target = {kind: table[kind].target(law, x0, z, t) for kind in KINDS}
+    np.testing.assert_array_equal(target["eps"], z)
+    np.testing.assert_array_equal(target["x0"], x0)
+
+    def log_kernel(x, x0, t):
+        a, _, c = law.coeffs(t)
+        return -0.5 * jnp.sum((x - a * x0) ** 2) / c**2
+
+    np.testing.assert_allclose(
+        target["score"], jax.vmap(jax.grad(log_kernel))(x, x0, t), rtol=1e-7, atol=1e-8
+    )
+    _, moving = jax.jvp(lambda t: law.marginal(x0, z, t), (t,), (jnp.ones_like(t),))
+    np.testing.assert_allclose(target["velocity"], moving, rtol=1e-12)
+
+    # v: on the circle (a, c) = r (cos u, sin u), the speed of x along u at fixed r.
+    def on_circle(u):
+        a, _, c = law.coeffs(t)
+        r = jnp.hypot(a, c)[:, None, None]
+        u = (jnp.arctan2(c, a) + u)[:, None, None]
+        return r * (jnp.cos(u) * x0 + jnp.sin(u) * z)
+
+    np.testing.assert_allclose(
+        target["v"], jax.jvp(on_circle, (0.0,), (1.0,))[1], rtol=1e-9, atol=1e-12
+    )
+
+
+@laws
+def test_edm_network_sees_and_makes_unit_variance(law):
+    """The principle of Karras et al. 2022, section 5: input and target have variance one for data
+    of standard deviation sigma_data, at every noise level."""
+    rng = np.random.default_rng(0)
+    n = 40_000
+    x0, z = SIGMA_DATA * rng.standard_normal((n, 1)), rng.standard_normal((n, 1))
+    entry = kinds(SIGMA_DATA)["edm"]
+    for t in np.geomspace(max(law.t0, 1e-3), law.t1, 4):
+        x = law.marginal(x0, z, t)
+        inputs, targets = entry.scale_in(law, x, t), entry.target(law, x0, z, t)
+        for value in (inputs, targets):
+            assert abs(np.var(value) - 1.0) < 4 * np.sqrt(2 / n)
+        # and what the target leaves to predict is independent of the input
+        assert abs(np.mean(inputs * targets)) < 4 / np.sqrt(n)
+
+
+@laws
+def test_eps_scale_is_the_derivative_of_the_noise(law):
+    x0, z, t, x = problem(law)
+    for kind, entry in kinds(SIGMA_DATA).items():
+        raw = entry.target(law, x0, z, t)
+        _, slope = jax.jvp(lambda f: entry.decode(law, x, t, f)[1], (raw,), (jnp.ones_like(raw),))  # noqa: B023
+        scale = jnp.broadcast_to(entry.eps_scale(law, t)[:, None, None], x.shape)
+        np.testing.assert_allclose(abs(slope), scale, rtol=1e-9, err_msg=kind)
+
+
+@laws
+def test_velocity_is_the_flow_of_the_score(law):
+    """`a' x0 + c' eps = f x - g^2 score / 2`, for any prediction, good or bad."""
+    x0, eps, t, x = problem(law)
+    prediction = prediction_of(law, x, t, x0, eps)
+    f, g2 = law.f(t)[:, None, None], law.g2(t)[:, None, None]
+    flow = f * x - 0.5 * g2 * prediction.score
+    size = abs(f * x) + abs(0.5 * g2 * prediction.score)
+    assert np.all(abs(prediction.velocity - flow) < 1e-9 * size)
+
+
+@laws
+def test_parametrize_gives_the_network_its_input_and_reads_its_output(law):
+    """A network that knows (x0, z) and answers with the target: the prediction is (x0, z)."""
+    x0, z, t, x = problem(law)
+    for kind, entry in kinds(SIGMA_DATA).items():
+        seen = []
+
+        def network(y, cond, kind=kind, entry=entry, seen=seen):
+            seen.append((y, cond))
+            return entry.target(law, x0, z, t)
+
+        prediction = parametrize(kind, law, network, "t", SIGMA_DATA)(x, t)
+        np.testing.assert_allclose(prediction.x0, x0, rtol=1e-7, atol=1e-8, err_msg=kind)
+        np.testing.assert_allclose(prediction.eps, z, rtol=1e-7, atol=1e-8, err_msg=kind)
+        (y, cond), c = seen[0], np.asarray(law.coeffs(t).c)
+        assert len(seen) == 1
+        np.testing.assert_array_equal(cond, t)
+        if kind != "edm":
+            np.testing.assert_array_equal(y, x)
+        np.testing.assert_allclose(prediction.score, -z / c[:, None, None], rtol=1e-6, atol=1e-8)
+
+
+def test_from_score_is_tweedie():
+    law = VP()
+    x, t = jnp.ones((3, 2)), jnp.asarray(0.3)
+    a, _, c = law.coeffs(t)
+    prediction = from_score(law, lambda x, t: -0.25 * x)(x, t)
+    np.testing.assert_allclose(prediction.x0, (1 - 0.25 * c**2) / a * x)
+    np.testing.assert_allclose(prediction.score, -0.25 * x)
+
+
+@laws
+def test_conditioning(law):
+    """What the network is told: one number an example, in at least float32, from any time."""
+    x = jnp.zeros((4, 2), jnp.bfloat16)
+    t = 0.5 * law.t1
+    told = {name: condition(name, law, x, t) for name in CONDITIONING}
+    a, _, c = law.coeffs(jnp.asarray(t))
+    expected = {
+        "t": t,
+        "label": 999.0 * t / law.t1,
+        "sigma": c / a,
+        "lam": np.log(a / c),
+        "c_noise": np.log(c / a) / 4,
+    }
+    assert told.keys() == expected.keys(), "a new conditioning needs a line here"
+    for name, value in told.items():
+        assert value.shape == (4,) and value.dtype == jnp.float32
+        np.testing.assert_allclose(value, np.full(4, expected[name]), rtol=1e-5, atol=1e-6)
+
+
+def test_a_bfloat16_network_does_not_coarsen_the_coefficients():
+    """Output is taken up to the precision of x before it meets them."""
+    law = VP()
+    x, t = jnp.ones((2, 3), jnp.float32), jnp.asarray([1e-5, 0.5], jnp.float32)
+    prediction = parametrize("eps", law, lambda x, cond: x.astype(jnp.bfloat16))(x, t)
+    assert {value.dtype for value in prediction} == {jnp.dtype("float32")}
+    _, _, c = law.coeffs(t)
+    np.testing.assert_allclose(prediction.score, -1.0 / c[:, None] * np.ones((2, 3)), rtol=1e-6)
+
+
+@laws
+def test_noise_is_decoded_well_in_float32_near_the_data(law):
+    """All kinds but x0 give eps to rounding at t0; x0 cannot, for it divides by c there."""
+    with jax.enable_x64(False):
+        rng = np.random.default_rng(0)
+        x0, z = (jnp.asarray(rng.standard_normal((5, 4)), jnp.float32) for _ in range(2))
+        t = jnp.full((5,), law.t0, jnp.float32)
+        x = law.marginal(x0, z, t)
+        c = float(law.coeffs(t).c[0])
+        for kind, entry in kinds(SIGMA_DATA).items():
+            eps = entry.decode(law, x, t, entry.target(law, x0, z, t))[1]
+            limit = 1e-6 / c if kind == "x0" else 5e-6
+            np.testing.assert_allclose(eps, z, atol=limit, err_msg=kind)

@@ -1,0 +1,259 @@
+"""Checkpoints: what comes back is what went in, and whatever is wrong is one sentence."""
+
+import shutil
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from training.checkpoint import CheckpointError, Checkpoints
+from training.run import abstract, restore_ema
+from training.sharding import make_mesh, replicated
+from training.state import create_state
+
+TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.linear_schedule(0.0, 1e-3, 5)))
+
+
+def params(width=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "input": {"kernel": rng.standard_normal((4, width), np.float32)},
+        "output": {"kernel": rng.standard_normal((width, 2), np.float32)},
+    }
+
+
+def state_at(step, width=3, tx=TX):
+    """A state whose parameters, average and moments all differ."""
+    state = create_state(params(width, seed=step), tx, seed=7)
+    return state.replace(
+        step=jnp.asarray(step, jnp.int32),
+        ema_params=params(width, seed=step + 100),
+        opt_state=jax.tree.map(lambda leaf: leaf + step, state.opt_state),
+    )
+
+
+def shapes(width=3, tx=TX):
+    return abstract(lambda: create_state(params(width), tx, 7), make_mesh())
+
+
+def assert_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b)):
+        assert x.dtype == y.dtype, jax.tree_util.keystr(path)
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
+
+
+def save(workdir, *steps, keep=0, **kwargs):
+    checkpoints = Checkpoints(workdir, keep)
+    for step in steps:
+        checkpoints.save(state_at(step, **kwargs))
+    checkpoints.wait()
+    return checkpoints
+
+
+def one_sentence(error):
+    text = str(error.value)
+    assert "\n" not in text and text.endswith("."), text
+    return text
+
+
+def experiment(width=3):
+    return SimpleNamespace(init_params=lambda key: jax.tree.map(jnp.asarray, params(width)))
+
+
+def test_what_comes_back_is_what_went_in(tmp_path):
+    save(tmp_path, 3, 6).close()
+    fresh = Checkpoints(tmp_path)
+    assert fresh.steps() == [3, 6] and fresh.latest() == 6
+    assert_equal(fresh.restore(shapes()), state_at(6))
+    assert_equal(fresh.restore(shapes(), 3), state_at(3))
+    key = fresh.restore(shapes()).key
+    assert jax.random.bits(key) == jax.random.bits(jax.random.key(7))
+    step, ema = fresh.restore_ema(shapes().params, 3)
+    assert step == 3
+    assert_equal(ema, state_at(3).ema_params)
+
+
+def test_a_state_donated_while_it_is_written(tmp_path):
+    """The loop gives the buffers of a saved state to the next step at once."""
+    state = jax.device_put({"w": jnp.arange(2.0**20)}, replicated(make_mesh()))
+    state = create_state(state, optax.sgd(1.0), 0)
+    expected = np.array(state.params["w"])
+    spoil = jax.jit(lambda s: jax.tree.map(lambda x: x - 1, s), donate_argnums=0)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state)
+    rest = state.params, state.ema_params
+    for _ in range(5):
+        rest = spoil(rest)
+    checkpoints.wait()
+    shape = {"w": jax.ShapeDtypeStruct(expected.shape, "float32", sharding=replicated(make_mesh()))}
+    np.testing.assert_array_equal(checkpoints.restore_ema(shape)[1]["w"], expected)
+
+
+def test_relative_workdir(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save("run", 4).close()
+    assert (tmp_path / "run" / "checkpoints" / "4").is_dir()
+    assert Checkpoints(tmp_path / "run").steps() == [4]
+
+
+@pytest.mark.parametrize("step", [6, 3, 4])
+def test_saving_a_step_that_is_there_or_past(tmp_path, step):
+    checkpoints = save(tmp_path, 3, 6)
+    with pytest.raises(CheckpointError, match=f"of step {step} was not written") as error:
+        checkpoints.save(state_at(step))
+    one_sentence(error)
+    checkpoints.wait()
+    assert checkpoints.steps() == [3, 6]
+    assert_equal(checkpoints.restore(shapes(), 6), state_at(6))
+
+
+def test_keeps_the_newest(tmp_path):
+    checkpoints = save(tmp_path, 1, 2, 5, 9, keep=2)
+    assert checkpoints.steps() == [5, 9]
+    checkpoints = save(tmp_path / "all", 1, 2, 5, 9)
+    assert checkpoints.steps() == [1, 2, 5, 9]
+
+
+def test_nothing_there(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint in .*--mode train") as error:
+        restore_ema(experiment(), tmp_path / "nowhere")
+    one_sentence(error)
+    assert not (tmp_path / "nowhere").exists()
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="no checkpoint in .*--mode train") as error:
+        restore_ema(experiment(), tmp_path / "empty")
+    one_sentence(error)
+
+
+def test_a_step_that_is_not_there_lists_those_that_are(tmp_path):
+    save(tmp_path, 3, 6).close()
+    with pytest.raises(CheckpointError, match=r"of step 5 .* those of steps 3, 6\.") as error:
+        restore_ema(experiment(), tmp_path, 5)
+    one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    "there, here, named",
+    [
+        (3, 5, r"input/kernel has shape \(4, 3\) there and \(4, 5\) in the config"),
+        (5, 3, r"input/kernel has shape \(4, 5\) there and \(4, 3\) in the config"),
+    ],
+)
+def test_another_network(tmp_path, there, here, named):
+    save(tmp_path, 3, width=there).close()
+    with pytest.raises(CheckpointError, match=named) as error:
+        restore_ema(experiment(here), tmp_path)
+    one_sentence(error)
+    with pytest.raises(CheckpointError, match=named):
+        Checkpoints(tmp_path).restore(shapes(here))
+
+
+def test_a_layer_more_or_less(tmp_path):
+    save(tmp_path, 3).close()
+    more = params() | {"middle": {"kernel": np.zeros((2, 2), np.float32)}}
+    with pytest.raises(CheckpointError, match=r"middle/kernel has shape none there and \(2, 2\)"):
+        restore_ema(SimpleNamespace(init_params=lambda key: more), tmp_path)
+    less = {"input": params()["input"]}
+    with pytest.raises(CheckpointError, match=r"output/kernel has shape \(3, 2\) there and none"):
+        restore_ema(SimpleNamespace(init_params=lambda key: less), tmp_path)
+
+
+def test_the_average_needs_nothing_else_of_the_checkpoint(tmp_path):
+    """Trained with another optimizer: the state does not fit, its average does."""
+    save(tmp_path, 3, tx=optax.sgd(0.1, momentum=0.9)).close()
+    step, ema = restore_ema(experiment(), tmp_path)
+    assert step == 3
+    assert_equal(ema, state_at(3).ema_params)
+    with pytest.raises(CheckpointError, match="cannot be read") as error:
+        Checkpoints(tmp_path).restore(shapes())
+    one_sentence(error)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def garble(path):
+    path.write_bytes(bytes(byte ^ 0x5A for byte in path.read_bytes()))
+
+
+def drop(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize(
+    "what, harm",
+    [
+        ("default", drop),
+        ("default/_METADATA", drop),
+        ("default/_METADATA", truncate),
+        ("default/_METADATA", empty),
+        ("default/manifest.ocdbt", drop),
+        ("default/manifest.ocdbt", truncate),
+        ("default/manifest.ocdbt", garble),
+        ("default/d", drop),
+        ("default/d/*", truncate),
+        ("default/d/*", garble),
+        ("default/ocdbt.process_0", drop),
+        ("default/ocdbt.process_0/d/*", truncate),
+        ("default/ocdbt.process_0/d/*", garble),
+    ],
+    ids=lambda v: getattr(v, "__name__", v),
+)
+def test_damaged(tmp_path, what, harm):
+    """Either the loss of a file does not matter, and the values are right, or it is said."""
+    save(tmp_path, 3, 6).close()
+    folder = tmp_path / "checkpoints" / "6"
+    harmed = list(folder.glob(what))
+    assert harmed, sorted(folder.rglob("*"))
+    for path in harmed:
+        harm(path)
+    try:
+        step, ema = restore_ema(experiment(), tmp_path)
+    except CheckpointError as error:
+        text = str(error)
+        assert str(folder) in text or "no checkpoint" in text, text
+        assert "\n" not in text and len(text) < 700, text
+        assert "delete that folder" in text or "step" in text
+    else:
+        assert_equal(ema, state_at(step).ema_params)
+    # The one before is not harmed.
+    assert_equal(Checkpoints(tmp_path).restore(shapes(), 3), state_at(3))
+
+
+def test_an_error_without_words(tmp_path, monkeypatch):
+    checkpoints = save(tmp_path, 3)
+
+    def fail(*args, **kwargs):
+        raise AssertionError
+
+    monkeypatch.setattr(checkpoints._manager, "restore", fail)
+    with pytest.raises(CheckpointError, match=r"cannot be read \(AssertionError") as error:
+        checkpoints.restore(shapes())
+    one_sentence(error)
+
+
+def test_half_written(tmp_path):
+    """A kill while orbax writes leaves a folder under a name of its own, or one without a mark."""
+    save(tmp_path, 3, 6).close()
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(folder / "6", folder / "9.orbax-checkpoint-tmp-1700000000000000")
+    (folder / "9.orbax-checkpoint-tmp-1700000000000000" / "default" / "_METADATA").unlink()
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps() == [3, 6] and checkpoints.latest() == 6
+    assert_equal(checkpoints.restore(shapes()), state_at(6))
+    # And the run that goes on writes the same step again.
+    checkpoints.save(state_at(9))
+    checkpoints.wait()
+    assert checkpoints.steps() == [3, 6, 9]
+    assert_equal(checkpoints.restore(shapes()), state_at(9))

@@ -1,0 +1,49 @@
+"""The rows of a run: appended over restarts, read as if there had been none."""
+
+import json
+
+from training.metrics import MetricWriter, read_metrics, training_seconds
+
+
+def test_rows_over_a_restart(tmp_path):
+    """Killed at step 5 with its last checkpoint at 3: steps 4 and 5 stand twice, the later win."""
+    writer = MetricWriter(tmp_path)
+    for step in range(1, 6):
+        writer.write(step, {"training_loss": 10.0 + step, "seconds": 1.0})
+    writer.write(3, {"eval_loss": 0.5, "action_seconds": 0.25})
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "training_lo')
+    writer = MetricWriter(tmp_path, 3)
+    for step in range(4, 8):
+        writer.write(step, {"training_loss": 20.0 + step, "seconds": 2.0})
+    writer.close()
+    rows = read_metrics(tmp_path)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
+    assert [row["training_loss"] for row in rows] == [11.0, 12.0, 13.0, 24.0, 25.0, 26.0, 27.0]
+    assert rows[2]["eval_loss"] == 0.5
+    # Three seconds of the first run count, four times two of the second, and the evaluation.
+    assert training_seconds(rows) == 3 * 1.0 + 4 * 2.0 + 0.25
+
+
+def test_other_processes_write_nothing(tmp_path):
+    writer = MetricWriter(tmp_path, active=False)
+    writer.write(1, {"training_loss": 1.0})
+    writer.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_rows(tmp_path):
+    assert read_metrics(tmp_path) == [] and training_seconds([]) == 0.0
+
+
+def test_events_for_tensorboard(tmp_path):
+    writer = MetricWriter(tmp_path)
+    writer.write(1, {"training_loss": 0.125})
+    writer.close()
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    assert b"training_loss" in file.read_bytes()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
+        "step": 1,
+        "training_loss": 0.125,
+    }

@@ -1,0 +1,274 @@
+"""One update against NumPy in float64, and against steps that the original implementation made."""
+
+import json
+from math import comb
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+from tiny import tiny
+
+from build import build, build_optimizer
+from data import Loader
+from losses.denoising import Draws, denoising_terms, reduce_terms
+from sde_lib import SDES
+from training.run import initial_or_latest
+from training.sharding import jit_step, make_mesh, put_batch
+from training.state import create_state
+from training.step import ema_update, make_train_step, scan_steps
+
+GOLDEN = np.load(Path(__file__).parent / "goldens" / "train_steps.npz")
+CASES = json.loads(str(GOLDEN["config"]))["cases"]
+
+OPTIM = {
+    "optimizer": "adam",
+    "lr": 0.05,
+    "beta1": 0.8,
+    "beta2": 0.95,
+    "eps": 1e-3,
+    "weight_decay": 0.3,
+    "warmup": 4,
+    "grad_clip": 2.0,
+    "schedule": "constant",
+}
+N_ITERS = 12
+DECAY = 0.4  # so low that the warm start, (1 + n) / (10 + n), meets it at n = 5
+
+
+def optim(**changes):
+    return ConfigDict({**OPTIM, **changes})
+
+
+def linear_loss(params, state, key, batch):
+    error = batch["x"] @ params["w"] + params["b"] - batch["y"]
+    value = jnp.mean(error**2)
+    return value, {"loss": value, "t": error}
+
+
+def batches(seed=0, n=N_ITERS, size=8, dims=3):
+    """Targets that grow, so that some gradients are clipped and others are not."""
+    rng = np.random.default_rng(seed)
+    for i in range(n):
+        x = rng.standard_normal((size, dims))
+        yield {"x": x, "y": 0.3 * (1 + i) * (x @ np.array([1.0, -2.0, 0.5]) + 0.3)}
+
+
+def reference(section, decay, data, clipped):
+    """Adam as Kingma and Ba write it, in NumPy; yields weights, average, and moments."""
+    p, ema = np.zeros(4), np.zeros(4)
+    m, v = np.zeros(4), np.zeros(4)
+    for n, batch in enumerate(data):
+        x = np.concatenate([batch["x"], np.ones((len(batch["x"]), 1))], axis=1)
+        g = 2.0 * x.T @ (x @ p - batch["y"]) / len(x)
+        norm = np.sqrt(np.sum(g**2))
+        clipped.append(norm > section.grad_clip > 0)
+        if clipped[-1]:
+            g = g * section.grad_clip / norm
+        m = section.beta1 * m + (1 - section.beta1) * g
+        v = section.beta2 * v + (1 - section.beta2) * g**2
+        step = m / (1 - section.beta1 ** (n + 1))
+        step = step / (np.sqrt(v / (1 - section.beta2 ** (n + 1))) + section.eps)
+        rate = section.lr * (n / section.warmup if n < section.warmup else 1.0)
+        if section.schedule == "cosine" and n >= section.warmup:
+            through = (n - section.warmup) / (N_ITERS - section.warmup)
+            rate = section.lr * 0.5 * (1 + np.cos(np.pi * through))
+        p = p - rate * (step + section.weight_decay * p)
+        keep = min(decay, (1 + n) / (10 + n))
+        ema = keep * ema + (1 - keep) * p
+        yield p, ema, m, v, norm
+
+
+def adam_moments(opt_state):
+    """`(mu, nu)`, wherever in the chain they are."""
+    is_adam = lambda s: isinstance(s, optax.ScaleByAdamState)  # noqa: E731
+    (state,) = [s for s in jax.tree.leaves(opt_state, is_leaf=is_adam) if is_adam(s)]
+    return state.mu, state.nu
+
+
+def flat(params):
+    return np.concatenate([params["w"], params["b"][None]])
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"schedule": "cosine"},
+        {"warmup": 0, "grad_clip": 0.0},
+        {"weight_decay": 0.0, "warmup": 1},
+    ],
+    ids=["all", "cosine", "no_warmup_no_clip", "no_decay"],
+)
+def test_many_steps_equal_numpy(changes):
+    section, clipped = optim(**changes), []
+    tx = build_optimizer(section, N_ITERS)
+    step = jax.jit(make_train_step(linear_loss, tx, DECAY))
+    state = create_state({"w": jnp.zeros(3), "b": jnp.zeros(())}, tx, seed=0)
+    for n, (batch, truth) in enumerate(
+        zip(batches(), reference(section, DECAY, batches(), clipped))
+    ):
+        state, metrics = step(state, batch)
+        mu, nu = adam_moments(state.opt_state)
+        found = (flat(state.params), flat(state.ema_params), flat(mu), flat(nu))
+        for name, a, b in zip(("params", "ema", "mu", "nu"), found, truth):
+            # The learning rate and the averaging rate are computed in float32.
+            np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-9, err_msg=f"{name}, step {n}")
+        np.testing.assert_allclose(metrics["grad_norm"], truth[-1], rtol=2e-6)
+        assert state.step == n + 1
+    if section.grad_clip:
+        assert any(clipped) and not all(clipped)
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_steps_of_the_original(case):
+    """Parameters and moments alone: the original's moving average has no warm start."""
+    config = CASES[case]
+    array = lambda name: GOLDEN[f"{case}/{name}"]  # noqa: E731
+    name = config["sde"].removesuffix("SDE").lower()
+    numbers = {k: v for k, v in config["sde_args"].items() if k != "N"}
+    path = SDES[name](**numbers)
+
+    def loss(params, state, key, batch):
+        def network(x, cond):
+            s = cond[:, None, None, None]
+            raw = params["a"] * x + params["b"] * jnp.log1p(s)
+            return raw / (0.25 + s**2) if name == "ve" else raw
+
+        terms = denoising_terms(
+            path,
+            network,
+            *(("score", "sigma") if name == "ve" else ("eps", "label")),
+            "likelihood" if config["likelihood_weighting"] else "variance",
+            0.5,
+            batch["image"],
+            Draws(batch["t"], None, batch["z"]),
+        )
+        value = jnp.mean(reduce_terms(terms, config["reduce_mean"]))
+        return value, {"loss": value}
+
+    section = optim(**{**config["optim"], "optimizer": "adam", "beta2": 0.999})
+    # The original switches clipping off by a negative number.
+    section.grad_clip = max(section.grad_clip, 0.0)
+    tx = build_optimizer(section, 1000)
+    step = jax.jit(make_train_step(loss, tx, config["ema_rate"]))
+    init = {"a": jnp.asarray(array("init/a")), "b": jnp.asarray(array("init/b"))}
+    state = create_state(init, tx, seed=0)
+    # There the original divides by `1 - exp(-B)`, which float32 rounds by 1.2 % at small t.
+    rtol = 1e-4 if case == "subvp_lw_noclip_nowarmup" else 1e-5
+    for n in range(config["steps"]):
+        batch = {"image": array("data")[n], "t": array("t")[n], "z": array("z")[n]}
+        state, metrics = step(state, batch)
+        np.testing.assert_allclose(metrics["loss"], array("loss")[n], rtol=rtol)
+        mu, nu = adam_moments(state.opt_state)
+        for kind, found in (("", state.params), ("mu_", mu), ("nu_", nu)):
+            for key in ("a", "b"):
+                expected = array(f"state/{kind}{key}")[n]
+                # Of the largest entry: the three sums behind `a` cancel to different degrees.
+                atol = rtol * np.abs(expected).max()
+                np.testing.assert_allclose(
+                    found[key], expected, rtol=0, atol=atol, err_msg=f"{kind}{key}, step {n}"
+                )
+
+
+@pytest.mark.parametrize("decay", [0.9999, 0.5])
+def test_average_forgets_its_start(decay):
+    """Parameters that stay at 0 leave in the average the weight of its start at 1, and no more."""
+    ema = {"w": jnp.ones(2)}
+    for n in range(100):
+        ema = ema_update(ema, {"w": jnp.zeros(2)}, jnp.asarray(n), decay)
+    if decay == 0.9999:
+        # prod (1 + n) / (10 + n) = 100! 9! / 109!
+        weight = 1.0 / comb(109, 9)
+    else:
+        # The warm start ends at n = 8: 8! 9! / 17!, and then a half each time.
+        weight = 1.0 / comb(17, 8) * 0.5**92
+    np.testing.assert_allclose(ema["w"], weight, rtol=1e-4)
+
+
+def test_average_of_constant_parameters_is_exact():
+    params = {"w": jnp.asarray([0.1, -3.7e5, 1e-12])}
+    ema = ema_update(params, params, jnp.asarray(7), 0.999)
+    np.testing.assert_array_equal(ema["w"], params["w"])
+
+
+def test_first_step():
+    """With warm-up nothing moves; without, Adam moves each weight by the learning rate."""
+    init = {"w": jnp.asarray([0.5, -1.0, 2.0]), "b": jnp.asarray(0.25)}
+    batch = next(batches())
+    for warmup, move in ((4, 0.0), (0, 0.05)):
+        section = optim(warmup=warmup, weight_decay=0.0, eps=1e-12)
+        tx = build_optimizer(section, N_ITERS)
+        state, _ = make_train_step(linear_loss, tx, 0.9)(create_state(init, tx, 0), batch)
+        np.testing.assert_allclose(np.abs(flat(state.params) - flat(init)), move, rtol=1e-5)
+        # The rate of the first update is 1 / 10, whatever the decay.
+        moved = flat(state.ema_params) - flat(init)
+        np.testing.assert_allclose(moved, 0.9 * (flat(state.params) - flat(init)), rtol=1e-5)
+        assert state.step == 1
+
+
+def test_key_is_folded_with_the_step():
+    """Step n sees the same randomness whenever it is made, and each step another."""
+    seen = {}
+
+    def loss(params, state, key, batch):
+        return params["w"] * 0.0, {"loss": jax.random.uniform(key)}
+
+    tx = optax.sgd(0.1)
+    step = make_train_step(loss, tx, 0.9)
+    state = create_state({"w": jnp.zeros(())}, tx, seed=3)
+    for n in range(4):
+        state, metrics = step(state, {})
+        seen[n] = float(metrics["loss"])
+    assert len(set(seen.values())) == 4
+    again = create_state({"w": jnp.zeros(())}, tx, seed=3).replace(step=jnp.asarray(2, jnp.int32))
+    assert float(step(again, {})[1]["loss"]) == seen[2]
+    other = create_state({"w": jnp.zeros(())}, tx, seed=4)
+    assert float(step(other, {})[1]["loss"]) != seen[0]
+
+
+@pytest.fixture(scope="module")
+def run():
+    """A tiny run: the step, the same compiled as the loop compiles it, and batches on the mesh."""
+    experiment, mesh = build(tiny()), make_mesh()
+    step = make_train_step(experiment.loss, experiment.tx, 0.999)
+    loader = Loader(experiment.train, 16, seed=0)
+    assert experiment.config.model.dropout > 0 and experiment.scaler.dequantize
+    return SimpleNamespace(
+        mesh=mesh,
+        step=step,
+        jitted=jit_step(step, mesh),
+        loader=loader,
+        start=lambda: initial_or_latest(experiment, SimpleNamespace(latest=lambda: None), mesh),
+    )
+
+
+def test_donated_and_compiled_once(run):
+    state = run.start()
+    for n in range(3):
+        old = state
+        state, _ = run.jitted(state, put_batch(run.loader.batch(n), run.mesh))
+        kept = [path for path, leaf in jax.tree.leaves_with_path(old) if not leaf.is_deleted()]
+        assert not kept, f"step {n} did not take over the buffers of {kept}"
+        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert run.jitted._cache_size() == 1
+
+
+def test_scan_equals_single_steps(run):
+    """Four steps in one call, dropout and dequantisation included, against four calls."""
+    four = jit_step(scan_steps(run.step, 4), run.mesh, 4)
+    a, losses = run.start(), []
+    for n in range(4):
+        a, metrics = run.jitted(a, put_batch(run.loader.batch(n), run.mesh))
+        losses.append(float(metrics["loss"]))
+    b, metrics = four(run.start(), put_batch(run.loader.stacked(0, 4), run.mesh, 1))
+    np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-6)
+    assert metrics["t"].shape == (4, 16)
+    assert int(b.step) == 4
+    for (path, x), y in zip(jax.tree.leaves_with_path(a.params), jax.tree.leaves(b.params)):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6, err_msg=jax.tree_util.keystr(path))

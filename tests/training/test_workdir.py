@@ -1,0 +1,141 @@
+"""A workdir belongs to one config."""
+
+import json
+
+import pytest
+from tiny import tiny
+
+from training.workdir import claim, flatten
+
+
+def stored(workdir):
+    return json.loads((workdir / "config.json").read_text())
+
+
+def test_first_claim_writes_the_config_and_the_next_is_free(tmp_path):
+    workdir = tmp_path / "a" / "run"
+    config = tiny()
+    claim(workdir, config, training=True)
+    assert flatten(stored(workdir)) == flatten(json.loads(json.dumps(config.to_dict())))
+    assert stored(workdir)["eval"]["features"] == ["pixels"]
+    claim(workdir, config, training=True)
+    claim(workdir, config, training=False)
+    assert [p.name for p in workdir.iterdir()] == ["config.json"]
+
+
+def test_only_training_writes(tmp_path):
+    claim(tmp_path / "run", tiny(), training=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_config_is_refused_and_every_key_named(tmp_path):
+    claim(tmp_path, tiny(), training=True)
+    before = (tmp_path / "config.json").read_bytes()
+    other = tiny(
+        sde__beta_max=10.0, model__width=64, optim__lr=0.5, seed=3, training__log_freq=999
+    )
+    with pytest.raises(ValueError) as error:
+        claim(tmp_path, other, training=True)
+    text = str(error.value)
+    for clause in (
+        "model.width is 32 there and 64 now",
+        "optim.lr is 0.001 there and 0.5 now",
+        "sde.beta_max is 20.0 there and 10.0 now",
+        "seed is 42 there and 3 now",
+        "--force_config",
+        str(tmp_path),
+    ):
+        assert clause in text, text
+    assert "log_freq" not in text and "\n" not in text
+    assert (tmp_path / "config.json").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_another_law_names_keys_that_one_side_lacks(tmp_path):
+    claim(tmp_path, tiny("ve"), training=True)
+    with pytest.raises(ValueError) as error:
+        claim(tmp_path, tiny("vp"), training=False)
+    assert "sde.name is 've' there and 'vp' now" in str(error.value)
+    assert "sde.beta_max is 'absent' there and 20.0 now" in str(error.value)
+    assert "sde.sigma_max is 50.0 there and 'absent' now" in str(error.value)
+
+
+def test_force_keeps_every_old_file(tmp_path):
+    configs = [tiny(seed=s) for s in range(3)]
+    for config in configs:
+        claim(tmp_path, config, True, training=True)
+    assert stored(tmp_path)["seed"] == 2
+    kept = sorted(tmp_path.glob("config.json.*"))
+    assert [json.loads(p.read_text())["seed"] for p in kept] == [0, 1]
+    # Forced where nothing differs: nothing to keep.
+    claim(tmp_path, configs[-1], True, training=True)
+    assert sorted(tmp_path.glob("config.json.*")) == kept
+
+
+def test_force_for_evaluation_leaves_the_file(tmp_path):
+    claim(tmp_path, tiny(), training=True)
+    before = (tmp_path / "config.json").read_bytes()
+    claim(tmp_path, tiny(model__width=64), True, training=False)
+    assert (tmp_path / "config.json").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+FREE = {
+    "sampling__steps": 7,
+    "sampling__predictor": "heun",
+    "likelihood__num_probes": 3,
+    "eval__num_samples": 5,
+    "eval__seed": 9,
+    "training__log_freq": 7,
+    "training__eval_freq": 7,
+    "training__snapshot_freq": 7,
+    "training__snapshot_sampling": True,
+    "training__keep_snapshots": 7,
+    "training__progress": True,
+}
+FREE_TO_EVALUATE = {
+    "seed": 7,
+    "loss__stratify": False,
+    "optim__lr": 7.0,
+    "optim__warmup": 7,
+    "training__n_iters": 70,
+    "training__batch_size": 70,
+    "training__ema_rate": 0.7,
+    "training__n_jitted_steps": 2,
+}
+NEVER_FREE = {
+    "sde__beta_min": 0.7,
+    "sde__t0": 1e-4,
+    "model__dropout": 0.7,
+    "model__width": 7,
+    "prediction__sigma_data": 0.7,
+    "prediction__kind": "eps",
+    "data__centered": False,
+    "data__uniform_dequantization": False,
+}
+
+
+@pytest.mark.parametrize("key", [*FREE, *FREE_TO_EVALUATE, *NEVER_FREE])
+def test_which_keys_may_change(tmp_path, key):
+    value = {**FREE, **FREE_TO_EVALUATE, **NEVER_FREE}[key]
+    claim(tmp_path, tiny(), training=True)
+    for training, refused in (
+        (True, key not in FREE),
+        (False, key in NEVER_FREE),
+    ):
+        if refused:
+            with pytest.raises(ValueError, match=key.replace("__", ".")):
+                claim(tmp_path, tiny(**{key: value}), training=training)
+        else:
+            claim(tmp_path, tiny(**{key: value}), training=training)
+
+
+def test_the_place_of_the_data_may_change(tmp_path):
+    from configs.base import base
+
+    config = base("vp", "mlp", "npz")
+    config.data.path = "here.npz"
+    claim(tmp_path, config, training=True)
+    config.data.path = "there.npz"
+    claim(tmp_path, config, training=True)
+    assert stored(tmp_path)["data"]["path"] == "there.npz"
