@@ -22,6 +22,7 @@ import losses
 import models
 import samplers
 import sde_lib
+from configs.base import DATA
 from data.source import unknown
 from evaluation.features import FEATURE_SPACES
 from losses.denoising import LossFn
@@ -157,11 +158,21 @@ def check_evaluation(section: ConfigDict) -> None:
 def build_data(section: ConfigDict) -> tuple[data.Source, data.Source]:
     """Training and test split."""
     choose("data.dataset", section.dataset, data.SOURCES)
+    own = arguments(section, "dataset", "centered", "random_flip", "uniform_dequantization")
+    if set(own) != set(DATA[section.dataset]):
+        raise ValueError(
+            f"data.dataset is {section.dataset!r}, whose options are "
+            f"{', '.join(DATA[section.dataset]) or 'none'}, but the section has "
+            f"{', '.join(own) or 'none'}; start from a config file of such data."
+        )
     named = {
         "name": "dataset", "path": "data_dir" if section.dataset == "tfds" else "path",
         "num_channels": "channels", "image_size": "image_size", "class_folders": "class_folders",
     }  # fmt: skip
     kwargs = {named[key]: section[key] or None for key in named if key in section}
+    if len(section.get("image_size", ())) == 1:
+        # A flag can only give a tuple: --config.data.image_size=32 arrives as (32,).
+        kwargs["image_size"] = section.image_size[0]
     if section.dataset in ("idx", "image_folder", "npz") and not section.path:
         raise ValueError(
             f"data.path is empty; data.dataset = {section.dataset!r} reads a file or folder: give "

@@ -73,6 +73,9 @@ def base(law: str, network: str, data: str) -> ConfigDict:
 
     config.sde = ConfigDict({"name": law, **LAWS[law]})
     config.model = ConfigDict({"name": network, **NETWORKS[network]})
+    if law == "ve":
+        # Goes with the conditioning below: this embedding takes the logarithm of sigma.
+        config.model.embedding_type = "fourier"
 
     # What the network's output means, and what it is told of the time.
     config.prediction = ConfigDict()

@@ -18,7 +18,6 @@ def cifar10(law: str, architecture: str, deep: bool = False) -> ConfigDict:
         config.model.fir = True
         config.model.progressive_input = "residual"
     if law == "ve":
-        config.model.embedding_type = "fourier"
         config.model.scale_by_sigma = True
     config.eval.batch_size = 1024
     config.eval.bpd_repeats = 5

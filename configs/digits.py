@@ -23,15 +23,16 @@ def digits(law: str) -> ConfigDict:
     config.loss.stratify = True
     config.loss.reduce_mean = True
 
-    config.optim.lr = 1e-3
+    config.optim.lr = 1.5e-3
     config.optim.warmup = 200
     config.optim.schedule = "cosine"
 
-    config.training.n_iters = 20_000
+    config.training.batch_size = 256
+    config.training.n_iters = 12_000
     config.training.ema_rate = 0.999
     config.training.log_freq = 100
-    config.training.eval_freq = 2000
-    config.training.snapshot_freq = 5000
+    config.training.eval_freq = 1000
+    config.training.snapshot_freq = 4000
 
     config.data.centered = True
     config.data.uniform_dequantization = True

@@ -43,6 +43,9 @@ def solve_ode(
     an answer.
     """
     method = SOLVERS[solver.method]()
+    # Where the last stage of a step serves as the first of the next, the very first is evaluated
+    # here: Diffrax would do so again after each rejection of the first step, and not report it.
+    state = (jnp.asarray(False), field(t0, y0)) if method.tableau.fsal else None
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, args: field(t, y)),
         method,
@@ -53,6 +56,7 @@ def solve_ode(
         y0=y0,
         stepsize_controller=diffrax.PIDController(rtol=solver.rtol, atol=solver.atol),
         max_steps=solver.max_steps,
+        solver_state=state,
         # Nothing is differentiated through the solve, so nothing need be remembered of it.
         adjoint=diffrax.ForwardMode(),
         throw=False,

@@ -18,7 +18,11 @@ class MetricWriter:
         if active:
             purge = start_step if start_step else None
             self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
-            self._rows = (workdir / "metrics.jsonl").open("a")
+            path = workdir / "metrics.jsonl"
+            # A kill may have cut the last line short, and the next one must not go on from there.
+            cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+            self._rows = path.open("a")
+            self._rows.write("\n" * cut)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         if self._active:

@@ -173,9 +173,7 @@ def test_image_that_does_not_halve(program, tmp_path, size):
     (tmp_path / "out").mkdir()
     config = tmp_path / "config.py"
     config.write_text(
-        "from configs.base import base\n"
-        "def get_config():\n"
-        "    return base('vp', 'ncsnpp', 'npz')\n"
+        "from configs.base import base\ndef get_config():\n    return base('vp', 'ncsnpp', 'npz')\n"
     )
     check(
         program,

@@ -13,6 +13,7 @@ from sde_lib import EDM, VE, VP, Flow, SubVP, example_keys
 PLANE = Gaussian(np.array([0.4, -0.7]), np.array([[0.5, 0.2], [0.2, 0.3]]))
 LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "edm": EDM(), "flow": Flow()}
 EPS = {"vp": 1e-3, "subvp": 1e-3, "ve": 1e-5, "edm": 2e-3, "flow": 1e-5}
+TOLERANCES = (1e-4, 1e-6, 1e-8)
 KEY = jax.random.key(0)
 
 
@@ -72,7 +73,7 @@ def test_ode_reaches_the_flow_map(name, x64):
     x = law.prior_std() * jnp.asarray(np.random.default_rng(0).standard_normal((4, 2)))
     reference = PLANE.flow_map(law, x, law.t1, eps)
     errors, previous = [], 0
-    for tol in (1e-3, 1e-5, 1e-7):
+    for tol in TOLERANCES:
         calls.clear()
         result = jax.block_until_ready(run(x, tol))
         jax.effects_barrier()
@@ -80,9 +81,9 @@ def test_ode_reaches_the_flow_map(name, x64):
         assert np.max(result.nfe) == len(calls) > previous and result.nfe.shape == (4,)
         assert not np.any(result.failed)
         previous = len(calls)
-    # global error against local tolerance: VE and EDM come down from 50 and 80
-    limit = 20 if law.prior_std() <= 1 else 200
-    assert np.all(np.array(errors) < limit * np.array([1e-3, 1e-5, 1e-7])), errors
+    # Global error against local tolerance. At 1e-3 a solve from VP's or sub-VP's prior, where the
+    # flow is nearly zero, may cross the whole span in three steps: errors of 0.3 were seen.
+    assert np.all(np.array(errors) < 100 * np.array(TOLERANCES)), errors
 
 
 def test_ode_in_float32_at_the_default_tolerance():

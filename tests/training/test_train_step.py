@@ -182,12 +182,9 @@ def test_average_forgets_its_start(decay):
     ema = {"w": jnp.ones(2)}
     for n in range(100):
         ema = ema_update(ema, {"w": jnp.zeros(2)}, jnp.asarray(n), decay)
-    if decay == 0.9999:
-        # prod (1 + n) / (10 + n) = 100! 9! / 109!
-        weight = 1.0 / comb(109, 9)
-    else:
-        # The warm start ends at n = 8: 8! 9! / 17!, and then a half each time.
-        weight = 1.0 / comb(17, 8) * 0.5**92
+    # prod (1 + n) / (10 + n) = 100! 9! / 109!; under 0.5 only up to n = 8, 8! 9! / 17!, and from
+    # there the weight halves each time.
+    weight = {0.9999: 1.0 / comb(109, 9), 0.5: 0.5**92 / comb(17, 8)}[decay]
     np.testing.assert_allclose(ema["w"], weight, rtol=1e-4)
 
 

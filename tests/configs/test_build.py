@@ -1,0 +1,310 @@
+"""`build`: each option of a config reaches the formula that it names."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_form import Gaussian
+from ml_collections import ConfigDict
+from tiny import tiny
+
+import likelihood
+import losses
+import samplers
+import sde_lib
+from build import (
+    build,
+    build_likelihood,
+    build_loss,
+    build_path,
+    build_preprocessing,
+    build_sampler,
+)
+from configs.base import LAWS, base
+from data import Scaler
+from losses import denoising_loss
+from samplers import (
+    ancestral,
+    annealed_langevin,
+    ddim,
+    euler_maruyama,
+    heun,
+    langevin,
+    make_grid,
+    predictor_corrector,
+    reverse_diffusion,
+)
+
+PATH = sde_lib.SDES["vp"](**LAWS["vp"])
+PREDICT = Gaussian.scalar(0.5, 0.3, dims=3).predict(PATH)
+
+
+def section(**changes):
+    config = base("vp", "mlp", "npz").sampling
+    config.update(steps=5, **changes)
+    return config
+
+
+def alone(method):
+    """As `build` runs a predictor or a corrector without the other."""
+    return predictor_corrector(method, None, "paper")
+
+
+# The section, and the sampler that it must stand for, with arguments that are not the defaults.
+METHODS = {
+    "euler": (section(predictor="euler_maruyama"), lambda p: alone(euler_maruyama(p))),
+    "euler_ode": (
+        section(predictor="euler_maruyama", probability_flow=True),
+        lambda p: alone(euler_maruyama(p, probability_flow=True)),
+    ),
+    "reverse_diffusion_ode": (
+        section(predictor="reverse_diffusion", probability_flow=True),
+        lambda p: alone(reverse_diffusion(p, probability_flow=True)),
+    ),
+    "ancestral": (section(predictor="ancestral"), lambda p: alone(ancestral(p))),
+    "ancestral_alias": (
+        section(predictor="ancestral_sampling", variance="forward"),
+        lambda p: alone(ancestral(p, variance="forward")),
+    ),
+    "ddim": (section(predictor="ddim", eta=0.6), lambda p: alone(ddim(p, eta=0.6))),
+    "heun": (section(predictor="heun"), lambda p: alone(heun(p))),
+    "langevin_alone": (
+        section(predictor="none", corrector="langevin", snr=0.3, n_steps_each=2),
+        lambda p: alone(langevin(p, 0.3, n_steps=2)),
+    ),
+    "langevin_batch_norm": (
+        section(predictor="none", corrector="langevin", snr=0.3, norm="batch"),
+        lambda p: alone(langevin(p, 0.3, norm="batch")),
+    ),
+    "ald_in_the_order_of_the_paper": (
+        section(predictor="ddim", corrector="ald", snr=0.2, order="paper"),
+        lambda p: predictor_corrector(ddim(p), annealed_langevin(p, 0.2, at="end"), "paper"),
+    ),
+    "ald_in_the_original_order": (
+        section(predictor="ddim", corrector="ald", snr=0.2, order="original"),
+        lambda p: predictor_corrector(ddim(p), annealed_langevin(p, 0.2, at="start"), "original"),
+    ),
+    "another_grid_and_end": (
+        section(predictor="ddim", grid="karras", eps=0.02, denoise=False),
+        lambda p: alone(ddim(p)),
+    ),
+}
+
+
+def start(n=4):
+    return jax.random.normal(jax.random.key(5), (n, 3)), jax.random.key(6)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    x, key = start()
+    return {
+        name: build_sampler(config, PATH)(key, PREDICT, x) for name, (config, _) in METHODS.items()
+    }
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_fixed_step_methods(drawn, name):
+    config, make = METHODS[name]
+    x, key = start()
+    ts = make_grid(config.grid, PATH, 5, config.eps)
+    expected = samplers.sample(key, PREDICT, make(PATH), x, ts, None, config.denoise)
+    assert drawn[name].nfe == expected.nfe == 5 * make(PATH).nfe + config.denoise
+    np.testing.assert_allclose(drawn[name].x, expected.x, rtol=1e-5, atol=1e-6)
+
+
+def test_methods_differ(drawn):
+    """Otherwise the comparisons above would compare a thing with itself."""
+    for a in drawn:
+        for b in drawn:
+            assert a == b or abs(drawn[a].x - drawn[b].x).max() > 1e-3, (a, b)
+
+
+def recorded(monkeypatch, module, name):
+    """Replaces a function by one that only notes what it is called with, by name."""
+    signature, calls = inspect.signature(getattr(module, name)), []
+
+    def note(*args, **kwargs):
+        calls.append(signature.bind(*args, **kwargs).arguments)
+
+    monkeypatch.setattr(module, name, note)
+    return calls
+
+
+@pytest.mark.parametrize("per_example", [True, False])
+@pytest.mark.parametrize("denoise", [True, False])
+def test_options_of_adaptive_methods(monkeypatch, per_example, denoise):
+    numbers = {"rtol": 0.02, "atol": 0.03, "max_steps": 77, "solver": "bosh3"}
+    solver = samplers.Solver("bosh3", 0.02, 0.03, 77)
+    more = {"eps": 0.04, "denoise": denoise, "batching": "example" if per_example else "batch"}
+    expected = {"path": PATH, "eps": 0.04, "solver": solver, "denoise": denoise}
+    calls = recorded(monkeypatch, samplers, "adaptive_ode")
+    build_sampler(section(method="ode", **numbers, **more), PATH)
+    assert calls == [{**expected, "per_example": per_example}]
+    calls = recorded(monkeypatch, samplers, "adaptive_sde")
+    build_sampler(section(method="sde", **numbers, **more), PATH)
+    assert calls == [expected]
+
+
+def test_adaptive_ode():
+    """The exact flow to eps, and there the conditional mean."""
+    x, key = start()
+    found = build_sampler(section(method="ode"), PATH)(key, PREDICT, x)
+    end = Gaussian.scalar(0.5, 0.3, dims=3).flow_map(PATH, x, 1.0, 1e-3)
+    np.testing.assert_allclose(found.x, PREDICT(end, 1e-3).x0, atol=1e-4)
+
+
+def test_options_of_the_likelihood(monkeypatch):
+    config = base("vp", "mlp", "npz").likelihood
+    config.update(divergence="gaussian", num_probes=3, solver="heun", rtol=0.02, atol=0.03)
+    config.update(max_steps=77, eps=0.04)
+    probes = []
+    monkeypatch.setitem(likelihood.DIVERGENCES, "gaussian", probes.append)
+    calls = recorded(monkeypatch, likelihood, "log_likelihood")
+    build_likelihood(config, PATH)("key", "predict", "x")
+    solver = samplers.Solver("heun", 0.02, 0.03, 77)
+    given = {"key": "key", "path": PATH, "predict": "predict", "x": "x", "eps": 0.04}
+    assert calls == [{**given, "divergence": None, "solver": solver}]
+    assert probes == [3]
+
+
+def test_likelihood():
+    """With signs as probes the trace is exact here, as all directions are alike."""
+    data = Gaussian.scalar(0.0, 0.3, dims=3)
+    config = base("vp", "mlp", "npz").likelihood
+    config.update(divergence="rademacher", eps=0.01)
+    run = build_likelihood(config, PATH)
+    x, key = start(2)
+    found = jax.jit(lambda x: run(key, data.predict(PATH), x).logp)(0.3 * x)
+    np.testing.assert_allclose(found, data.logp(PATH, 0.3 * x, 0.01), atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "alias, name",
+    [("vpsde", "vp"), ("VPSDE", "vp"), ("VESDE", "ve"), ("subvpsde", "subvp"), ("VP", "vp")],
+)
+def test_aliases_of_laws(alias, name):
+    path = build_path(ConfigDict({**LAWS[name], "name": alias, "t1": 0.9}))
+    assert type(path) is sde_lib.SDES[name]
+    assert path.t1 == 0.9
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_numbers_of_laws(name):
+    numbers = {key: value * 1.5 for key, value in LAWS[name].items()}
+    path = build_path(ConfigDict({"name": name, **numbers}))
+    assert {key: getattr(path, key) for key in numbers} == numbers
+
+
+@pytest.fixture(scope="module")
+def experiment():
+    return build(tiny())
+
+
+class Zero:
+    """A network that says zero, and remembers in which mode it was asked."""
+
+    def __init__(self):
+        self.calls = []
+
+    def apply(self, variables, x, cond, train=False, rngs=None):
+        self.calls.append((train, sorted(rngs or {})))
+        return jnp.zeros_like(x)
+
+
+def test_dropout_in_training_alone(experiment, monkeypatch):
+    network = Zero()
+    monkeypatch.setattr("build.build_model", lambda config, shape: network)
+    zero = build(tiny())
+    batch = {"image": jnp.asarray(zero.train.fetch(np.arange(4)))}
+    jax.eval_shape(lambda: zero.loss({}, None, jax.random.key(0), batch))
+    jax.eval_shape(lambda: zero.predict({})(jnp.zeros((4, 8, 8, 1)), jnp.float32(0.5)))
+    assert network.calls == [(True, ["dropout"]), (False, [])]
+
+
+def test_scalers(experiment):
+    """Bits/dim are taken of dequantised data, whatever training does."""
+    assert experiment.scaler == Scaler(17, True, True)
+    plain = build(tiny(data__uniform_dequantization=False, data__centered=False))
+    assert plain.scaler == Scaler(17, False, False)
+    assert plain.bits_scaler == Scaler(17, False, True)
+    assert (experiment.train.size, experiment.test.size) == (1500, 297)
+
+
+def test_preprocessing():
+    raw = np.arange(64 * 16, dtype=np.uint8).reshape(64, 4, 4, 1) % 16
+    scaled = raw / 8.0 - 1
+    prepare = lambda **kw: build_preprocessing(ConfigDict(kw), Scaler(17, True, False))  # noqa: E731
+    batch = {"image": jnp.asarray(raw), "index": jnp.arange(64)}
+    plain = prepare(random_flip=False)(jax.random.key(0), batch)
+    np.testing.assert_allclose(plain["image"], scaled, atol=1e-6)
+    assert plain["index"] is batch["index"]
+    flipped = np.asarray(prepare(random_flip=True)(jax.random.key(0), batch)["image"])
+    mirrored = [np.allclose(a, b[:, ::-1], atol=1e-6) for a, b in zip(flipped, scaled)]
+    same = [np.allclose(a, b, atol=1e-6) for a, b in zip(flipped, scaled)]
+    assert np.logical_xor(mirrored, same).all()
+    # 64 fair coins: further than 4 standard deviations from 32 once in 16,000 seeds.
+    assert abs(sum(mirrored) - 32) <= 16
+    vectors = {"image": jnp.asarray(raw.reshape(64, 16))}
+    untouched = prepare(random_flip=True)(jax.random.key(0), vectors)
+    np.testing.assert_allclose(untouched["image"], scaled.reshape(64, 16), atol=1e-6)
+
+
+def test_options_of_the_loss(experiment, monkeypatch):
+    signature, calls = inspect.signature(denoising_loss), []
+
+    def note(*args, **kwargs):
+        calls.append(signature.bind(*args, **kwargs).arguments)
+
+    monkeypatch.setitem(losses.LOSSES, "denoising", note)
+    options = {
+        "loss": {
+            "weighting": "likelihood",
+            "time_sampling": "importance",
+            "stratify": False,
+            "reduce_mean": False,
+        },
+        "prediction": {"kind": "v", "conditioning": "c_noise", "sigma_data": 0.3},
+    }
+    config = tiny(**{f"{s}__{k}": v for s, own in options.items() for k, v in own.items()})
+    build_loss(config, experiment.path, Zero(), experiment.scaler)
+    calls[0].pop("network")
+    assert calls == [{"path": experiment.path, **options["loss"], **options["prediction"]}]
+
+
+def test_loss_of_a_network_that_says_zero(experiment):
+    """It is E |noise|^2 for the kind `eps`, of 256 * 64 squares of variance 2 each."""
+    config = tiny(prediction__kind="eps")
+    loss = build_loss(config, experiment.path, Zero(), experiment.scaler)
+    batch = {"image": experiment.train.fetch(np.arange(256))}
+    value, metrics = jax.jit(loss)({}, None, jax.random.key(3), batch)
+    assert value == metrics["loss"] == pytest.approx(1.0, abs=5 * (2 / (256 * 64)) ** 0.5)
+    assert metrics["t"].shape == (256,)
+
+
+@pytest.mark.parametrize("size, expected", [((), (12, 10)), ((6,), (6, 6)), ((6, 8), (6, 8))])
+def test_image_size_of_a_folder(tmp_path, size, expected):
+    """One number is a square: a flag cannot give it but as a tuple of one."""
+    from PIL import Image
+
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        for i in range(3):
+            Image.fromarray(np.full((12, 10, 3), 40 * i, np.uint8)).save(
+                tmp_path / split / f"{i}.png"
+            )
+    config = base("vp", "mlp", "image_folder")
+    config.data.update(path=str(tmp_path), image_size=size)
+    experiment = build(config)
+    assert experiment.shape == (*expected, 3)
+    assert experiment.train.fetch(np.arange(3)).shape == (3, *expected, 3)
+
+
+@pytest.mark.parametrize("dataset, words", [("npz", "path"), ("tfds", "name, path")])
+def test_data_of_another_config(dataset, words):
+    config = tiny()
+    config.data.dataset = dataset
+    with pytest.raises(ValueError, match=f"'{dataset}', whose options are {words}.*none"):
+        build(config)

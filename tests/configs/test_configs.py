@@ -1,0 +1,300 @@
+"""The config files: complete, buildable, and with the numbers of the paper."""
+
+import dataclasses
+import inspect
+import json
+import runpy
+
+import jax
+import jax.numpy as jnp
+import pytest
+from program import ROOT
+
+import data
+import models
+import sde_lib
+from build import build, build_model, build_path, build_sampler
+from configs.base import DATA, LAWS, NETWORKS, base
+from configs.cifar10 import cifar10
+from configs.digits import digits
+from training.state import parameter_count
+
+FILES = sorted(
+    path.relative_to(ROOT / "configs")
+    for path in (ROOT / "configs").rglob("*.py")
+    if path.name not in ("base.py", "cifar10.py", "digits.py")
+)
+CIFAR10 = [path for path in FILES if "cifar10" in path.name]
+
+
+def load(path):
+    return runpy.run_path(str(ROOT / "configs" / path))["get_config"]()
+
+
+def fields(constructor):
+    """Defaults of a dataclass's own fields; those that Flax adds are left out."""
+    return {
+        field.name: field.default
+        for field in dataclasses.fields(constructor)
+        if field.name not in ("parent", "name")
+    }
+
+
+COUNTS = {}
+
+
+def count(config, shape=(32, 32, 3)):
+    """Parameters of the config's network, which is built but not run; each network once."""
+    model = build_model(config, shape)
+    key = json.dumps(config.model.to_dict())
+    if key not in COUNTS:
+        x, cond = jnp.zeros((1, *shape)), jnp.ones(1)
+        variables = jax.eval_shape(model.init, jax.random.key(0), x, cond)
+        COUNTS[key] = parameter_count(variables["params"])
+    return COUNTS[key]
+
+
+# The tables of base.py against the constructors.
+
+
+def test_tables_name_what_there_is():
+    assert LAWS.keys() == sde_lib.SDES.keys()
+    assert NETWORKS.keys() == models.MODELS.keys()
+    assert DATA.keys() == data.SOURCES.keys()
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_laws(name):
+    """Each number of a law, and the law's own default for it where it has one."""
+    own = fields(sde_lib.SDES[name])
+    assert LAWS[name].keys() == own.keys()
+    for key, default in own.items():
+        if default is not dataclasses.MISSING:
+            assert LAWS[name][key] == default, key
+
+
+# What the config says elsewhere (`data.centered`, `sde.sigma_min`), and the length of a table that
+# only models of the discrete-time kind read.
+FROM_ELSEWHERE = {"centered", "sigma_min", "sigma_max", "num_scales"}
+# The config starts from DDPM++, the class from NCSN++; and None there is 1 here.
+OTHER_DEFAULTS = {
+    "ncsnpp": {"fir", "progressive_input", "embedding_type", "dtype"},
+    "mlp": {"embedding_scale", "dtype"},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks(name):
+    own = fields(models.MODELS[name])
+    assert own.keys() - FROM_ELSEWHERE == NETWORKS[name].keys()
+    differing = {key for key, value in NETWORKS[name].items() if value != own[key]}
+    assert differing == OTHER_DEFAULTS[name]
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_data(name):
+    """Each option reaches an argument of the loader; `build_data` has the two that are renamed."""
+    arguments = inspect.signature(data.SOURCES[name]).parameters
+    renamed = {"name": "dataset", "num_channels": "channels"}
+    if name == "tfds":
+        renamed["path"] = "data_dir"
+    assert {renamed.get(key, key) for key in DATA[name]} <= arguments.keys()
+
+
+# Every file.
+
+
+def test_there_are_configs():
+    assert len(FILES) >= 15 and len(CIFAR10) >= 12
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_every_file_loads_and_every_part_can_be_built(path):
+    config = load(path)
+    json.dumps(config.to_dict())
+    law = build_path(config.sde)
+    assert (law.t0, law.t1) == (config.sde.t0, config.sde.t1)
+    assert build_sampler(config.sampling, law)
+    shape = (8, 8, 1) if config.data.dataset == "digits" else (32, 32, 3)
+    print(f"{path}: {count(config, shape):,} parameters")
+    if config.data.dataset == "digits":
+        assert build(config).shape == (8, 8, 1)
+    # A law is trained and its likelihood taken from the same smallest time.
+    assert config.likelihood.eps == config.sde.t0
+    # A network told sigma takes its logarithm; one told a label or log-SNR must not.
+    told_sigma = config.prediction.conditioning == "sigma"
+    assert (config.model.embedding_type == "fourier") == told_sigma
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("network, dataset", [("mlp", "npz"), ("ncsnpp", "image_folder")])
+def test_base_conditions_networks_in_their_own_terms(law, network, dataset):
+    config = base(law, network, dataset)
+    told_sigma = config.prediction.conditioning == "sigma"
+    assert (config.model.embedding_type == "fourier") == told_sigma
+
+
+@pytest.mark.parametrize("path", CIFAR10, ids=str)
+def test_folders_and_names_say_what_is_inside(path):
+    config, name = load(path), path.name
+    assert config.sde.name == path.parent.name
+    assert config.model.num_res_blocks == (8 if "_deep_" in name else 4)
+    assert config.model.fir == ("ncsnpp" in name)
+    assert config.model.progressive_input == ("residual" if "ncsnpp" in name else "none")
+
+
+def test_parameter_counts():
+    """62.8 and 107.6 million are the sizes of the released models."""
+    ncsnpp, deep = count(cifar10("ve", "ncsnpp")), count(cifar10("ve", "ncsnpp", deep=True))
+    assert round(ncsnpp / 1e6, 1) == 62.8
+    assert round(deep / 1e6, 1) == 107.6
+    # Without the pyramid of the input: three 3x3 convolutions of three halvings go.
+    pyramid = sum(9 * m * n + n for m, n in ((3, 128), (128, 256), (256, 256)))
+    assert count(cifar10("ve", "ddpmpp")) == ncsnpp - pyramid
+    # Positional embedding: no 128 frequencies, and 128 features less into a layer of 512.
+    for law in ("vp", "subvp"):
+        assert count(cifar10(law, "ncsnpp")) == ncsnpp - 128 - 128 * 512
+
+
+# Song et al. 2021, appendices C, F, G, H; Adam's beta2 and epsilon are the authors' code's.
+PAPER = {
+    "optim.optimizer": "adam",
+    "optim.lr": 2e-4,
+    "optim.beta1": 0.9,
+    "optim.beta2": 0.999,
+    "optim.eps": 1e-8,
+    "optim.warmup": 5000,
+    "optim.grad_clip": 1.0,
+    "optim.weight_decay": 0.0,
+    "optim.schedule": "constant",
+    "training.batch_size": 128,
+    "training.snapshot_freq": 50_000,
+    "model.nf": 128,
+    "model.ch_mult": (1, 2, 2, 2),
+    "model.attn_resolutions": (16,),
+    "model.dropout": 0.1,
+    "model.resblock_type": "biggan",
+    "model.skip_rescale": True,
+    "model.fir_kernel": (1, 3, 3, 1),
+    "model.init_scale": 0.0,
+    "model.fourier_scale": 16.0,
+    "loss.weighting": "variance",
+    "loss.time_sampling": "uniform",
+    "loss.stratify": False,
+    "sampling.steps": 1000,
+    "sampling.n_steps_each": 1,
+    "sampling.grid": "uniform",
+    "sampling.denoise": True,
+    "sampling.rtol": 1e-5,
+    "sampling.atol": 1e-5,
+    "likelihood.rtol": 1e-5,
+    "likelihood.atol": 1e-5,
+    "likelihood.eps": 1e-5,
+    "likelihood.divergence": "rademacher",
+    "likelihood.num_probes": 1,
+    "eval.bpd_repeats": 5,
+    "eval.num_samples": 50_000,
+    "data.name": "cifar10",
+    "data.random_flip": True,
+    "data.uniform_dequantization": False,
+    "sde.t0": 1e-5,
+    "sde.t1": 1.0,
+}
+BETAS = {"sde.beta_min": 0.1, "sde.beta_max": 20.0}
+PAPER_OF = {
+    "ve": {
+        "sde.sigma_min": 0.01,
+        "sde.sigma_max": 50.0,
+        "training.ema_rate": 0.999,
+        "loss.reduce_mean": False,
+        "data.centered": False,
+        "prediction.kind": "score",
+        "prediction.conditioning": "sigma",
+        "model.embedding_type": "fourier",
+        "model.scale_by_sigma": True,
+        "sampling.predictor": "reverse_diffusion",
+        "sampling.corrector": "langevin",
+        "sampling.snr": 0.16,
+        "sampling.eps": 1e-5,
+    },
+    "vp": {
+        **BETAS,
+        "training.ema_rate": 0.9999,
+        "loss.reduce_mean": True,
+        "data.centered": True,
+        "prediction.kind": "eps",
+        "prediction.conditioning": "label",
+        "model.embedding_type": "positional",
+        "model.scale_by_sigma": False,
+        "sampling.predictor": "euler_maruyama",
+        "sampling.corrector": "none",
+        "sampling.eps": 1e-3,
+    },
+}
+PAPER_OF["subvp"] = PAPER_OF["vp"]
+
+
+@pytest.mark.parametrize("path", CIFAR10, ids=str)
+def test_numbers_of_the_paper(path):
+    config = load(path)
+    n_iters = 950_000 if "_deep_" in path.name else 1_300_000
+    expected = {**PAPER, **PAPER_OF[config.sde.name], "training.n_iters": n_iters}
+    found = {key: config[key.split(".")[0]][key.split(".")[1]] for key in expected}
+    assert found == expected
+
+
+def test_digits_differ_by_their_law_alone():
+    configs = {law: digits(law).to_dict() for law in ("vp", "subvp", "ve")}
+    for section in ("data", "model", "prediction", "loss", "optim", "training", "eval"):
+        assert configs["vp"][section] == configs["subvp"][section] == configs["ve"][section]
+
+
+# What flags become.
+
+PRINT = """
+import json, sys
+import main
+
+main.parse_flags(sys.argv)
+config = main.CONFIG.value.to_dict()
+keys = [word.split("=")[0].removeprefix("--config.") for word in sys.argv if "=" in word]
+for key in keys:
+    section, name = key.split(".")
+    print(repr(config[section][name]))
+"""
+
+
+def test_overrides_take_the_type_of_the_default(program):
+    given = {
+        "model.ch_mult=(1,2)": (1, 2),
+        "model.attn_resolutions=[8,16]": (8, 16),
+        "eval.features=pixels": ("pixels",),
+        "optim.lr=1": 1.0,
+        "optim.grad_clip=0": 0.0,
+        "training.batch_size=16": 16,
+        "training.n_iters=1_000": 1000,
+        "model.fir=true": True,
+        "data.path=7": "7",
+        "sampling.corrector=none": "none",
+    }
+    result = program.script(
+        PRINT,
+        *("--config", ROOT / "configs" / "vp" / "cifar10_ncsnpp_continuous.py"),
+        *("--workdir", "unused", "--mode", "train"),
+        *(f"--config.{text}" for text in given),
+    )
+    assert result.status == 0, result.err
+    assert result.out.splitlines() == [repr(value) for value in given.values()]
+
+
+def test_overrides_in_the_other_spellings(program):
+    """A switch by its name alone or with `no` before it, and a value as a word of its own."""
+    script = "import main, sys\nmain.parse_flags(sys.argv)\nconfig = main.CONFIG.value\n"
+    script += "print(config.training.progress, config.sampling.denoise, config.training.n_iters)"
+    result = program.script(
+        script,
+        "--config=configs/digits_vp.py",
+        *("--workdir", "unused", "--mode", "train", "--noconfig.training.progress"),
+        *("--config.sampling.denoise", "--config.training.n_iters", "77"),
+    )
+    assert (result.status, result.out) == (0, "False True 77\n"), result.err

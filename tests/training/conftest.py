@@ -1,0 +1,37 @@
+"""Runs by the command line, for tests that need a process of their own."""
+
+import numpy as np
+import pytest
+from program import Program
+
+
+@pytest.fixture(scope="session")
+def program():
+    program = Program()
+    yield program
+    program.close()
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """A config of 40 images of 8x8 pixels, flipped, dequantised, with dropout; and its path.
+
+    The images are brighter on the left, so that a flip changes the loss.
+    """
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 100, (40, 8, 8, 1)) + np.linspace(150, 0, 8)[None, None, :, None]
+    np.savez(folder / "x.npz", x=x.astype(np.uint8))
+    path = folder / "images.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\n"
+        "from configs.digits import digits\n"
+        "\n"
+        "def get_config():\n"
+        "    config = digits('vp')\n"
+        "    config.data = ConfigDict({\n"
+        f"        'dataset': 'npz', 'path': {str(folder / 'x.npz')!r}, 'centered': True,\n"
+        "        'random_flip': True, 'uniform_dequantization': True})\n"
+        "    return config\n"
+    )
+    return path

@@ -1,0 +1,90 @@
+"""One device and eight, made of one processor by a flag of XLA, train and evaluate alike."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny import flags, tiny
+
+from build import build
+from training.checkpoint import Checkpoints
+from training.metrics import read_metrics
+from training.run import restore
+from training.sharding import check_batch, make_mesh
+from training.state import parameter_count
+
+DIGITS = "configs/digits_vp.py"
+CHANGES = {"eval__num_samples": 20, "eval__enable_loss": True, "training__ema_rate": 0.5}
+
+
+@pytest.fixture(scope="module")
+def trained(program, tmp_path_factory):
+    """Workdirs of the same six steps on one device and on eight."""
+    folder = tmp_path_factory.mktemp("devices")
+    for devices in (1, 8):
+        argv = ["--config", DIGITS, "--workdir", folder / str(devices), "--mode", "train"]
+        result = program(*argv, *flags(**CHANGES), devices=devices)
+        assert result.status == 0, result.err
+        assert f"{devices} device(s), from step 0 to 6" in result.out
+    return folder
+
+
+def test_eight_devices_train_as_one(trained):
+    """The checkpoint of eight devices is read here on one."""
+    experiment = build(tiny(**CHANGES))
+    one, eight = (
+        restore(experiment, Checkpoints(trained / name), make_mesh()) for name in ("1", "8")
+    )
+    assert one.step == eight.step == 6
+    assert len(eight.params["input"]["kernel"].sharding.device_set) == 1
+    start = experiment.init_params(jax.random.fold_in(jax.random.key(experiment.config.seed), 0))
+    assert parameter_count(one.params) == parameter_count(start)
+    # The sum over a batch of 16 is taken in another order, which moves a gradient by about 1e-7 of
+    # its largest terms. Adam divides by the gradient's own size, so where the terms cancel to a
+    # small gradient the relative error of the update is larger: 1e-4 of what six steps moved.
+    moved = max(float(abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (one.params, start))))
+    assert moved > 1e-3
+    for name in ("params", "ema_params"):
+        a, b = (jax.tree.leaves_with_path(getattr(state, name)) for state in (one, eight))
+        for (path, x), (_, y) in zip(a, b):
+            np.testing.assert_allclose(
+                y, x, rtol=1e-5, atol=1e-4 * moved, err_msg=name + jax.tree_util.keystr(path)
+            )
+    for a, b in zip(read_metrics(trained / "1"), read_metrics(trained / "8")):
+        for key in ("training_loss", "grad_norm"):
+            assert a[key] == pytest.approx(b[key], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_evaluation_on_one_two_and_eight(program, trained):
+    """Samples, bits/dim and loss of the checkpoint that eight devices wrote."""
+    argv = ["--config", DIGITS, "--workdir", trained / "8", *flags(**CHANGES)]
+    reports, samples = [], []
+    for devices in (1, 8):
+        result = program(*argv, "--mode", "eval", devices=devices)
+        assert result.status == 0, result.err
+        reports.append(json.loads((trained / "8" / "report.json").read_text()))
+        samples.append(np.load(trained / "8" / "samples.npz")["arr_0"])
+    result = program(*argv, "--mode", "sample", "--seeds", "0-19", devices=2)
+    assert result.status == 0, result.err
+    samples.append(np.load(trained / "8" / "samples" / "step_6" / "samples_0-19.npz")["arr_0"])
+    assert samples[0].shape == (20, 8, 8, 1) and samples[0].std() > 1
+    np.testing.assert_array_equal(samples[1], samples[0])
+    np.testing.assert_array_equal(samples[2], samples[0])
+    one, eight = reports
+    assert one["bits_per_dim"]["mean"] == pytest.approx(eight["bits_per_dim"]["mean"], abs=1e-5)
+    assert one["eval_loss"] == pytest.approx(eight["eval_loss"], rel=1e-6)
+
+
+def test_batch_over_devices():
+    check_batch(16, FakeMesh(8), "training.batch_size")
+    with pytest.raises(ValueError, match=r"training.batch_size is 12.* 8 devices.*multiple of 8\."):
+        check_batch(12, FakeMesh(8), "training.batch_size")
+
+
+class FakeMesh:
+    """As many devices as wanted, for what only counts them."""
+
+    def __init__(self, n):
+        self.devices = np.zeros(n)
