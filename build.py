@@ -1,4 +1,4 @@
-"""From config to objects: the only reader of a config, one small function a section.
+"""From config to objects, one small function a section; nothing else turns names into code.
 
 Data flows one way: flags, config, `build(config)`, pure functions, jitted step. A section is the
 keyword arguments of one constructor. Everything that can be refused is refused here, before
@@ -6,7 +6,6 @@ anything is compiled or written.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,17 +21,15 @@ import losses
 import models
 import samplers
 import sde_lib
+from check import check_combinations, check_data, check_numbers, choose
 from configs.base import DATA
-from data.source import unknown
-from evaluation.features import FEATURE_SPACES
 from losses.denoising import LossFn
 from samplers.base import SampleFn, SampleResult
 from sde_lib.prediction import CONDITIONING, KINDS, PredictFn
-from training.workdir import flatten
 
 SAMPLER_ALIASES = {"ancestral_sampling": "ancestral"}
 METHODS = ("pc", "ode", "sde")
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,12 +69,13 @@ def build(config: ConfigDict) -> Experiment:
         ValueError: for a name that is not known, or a number out of range. One sentence.
     """
     check_numbers(config)
-    check_evaluation(config.eval)
-    train, test = build_data(config.data)
-    scaler = data.Scaler(train.levels, config.data.centered, config.data.uniform_dequantization)
     path = build_path(config.sde)
+    check_combinations(config)
+    train, test = build_data(config.data)
+    check_data(config, train, test)
+    scaler = data.Scaler(train.levels, config.data.centered, config.data.uniform_dequantization)
     model = build_model(config, train.shape)
-    apply_of = lambda params: lambda x, c: model.apply({"params": params}, x, c)  # noqa: E731
+    apply_of = lambda params: lambda x, c: model.apply({"params": params}, x, c)
     kind = build_prediction(config.prediction)
     return Experiment(
         config=config,
@@ -96,63 +94,8 @@ def build(config: ConfigDict) -> Experiment:
     )
 
 
-def choose(section: str, name: str, table) -> Any:
-    """The entry called `name`, or a sentence with the nearest names."""
-    if name not in table:
-        raise ValueError(unknown(section, name, tuple(table)))
-    return table[name] if hasattr(table, "keys") else name
-
-
 def arguments(section: ConfigDict, *without: str) -> dict[str, Any]:
     return {key: value for key, value in section.items() if key not in without}
-
-
-# Keys, what must hold of their numbers, and in words. A network has some of those of `model` only.
-RANGES = (
-    (
-        "training.batch_size training.n_iters training.n_jitted_steps training.log_freq optim.lr "
-        "optim.eps prediction.sigma_data sampling.steps sampling.batch_size sampling.n_steps_each "
-        "sampling.rtol sampling.atol sampling.max_steps likelihood.num_probes likelihood.eps "
-        "likelihood.rtol likelihood.atol likelihood.max_steps eval.batch_size eval.num_samples "
-        "eval.bpd_repeats model.width model.depth model.expansion model.nf model.num_res_blocks",
-        lambda x: 0 < x < math.inf,
-        "be positive and finite",
-    ),
-    (
-        "optim.warmup optim.weight_decay optim.grad_clip training.eval_freq training.snapshot_freq "
-        "training.keep_snapshots sampling.snr sampling.eta",
-        lambda x: 0 <= x < math.inf,
-        "be finite and not negative",
-    ),
-    (
-        "optim.beta1 optim.beta2 training.ema_rate model.dropout",
-        lambda x: 0 <= x < 1,
-        "lie in [0, 1)",
-    ),
-    # Of a longer seed jax would take the last 32 bits without a word.
-    ("seed eval.seed", lambda x: 0 <= x < 2**32, "lie in [0, 2**32)"),
-)
-
-
-def check_numbers(config: ConfigDict) -> None:
-    """Refuses numbers that no run can have."""
-    flat = flatten(config.to_dict())
-    for keys, holds, rule in RANGES:
-        for key in keys.split():
-            if key in flat and not holds(flat[key]):
-                raise ValueError(f"{key} is {flat[key]}; it must {rule}.")
-    if config.training.n_iters % config.training.n_jitted_steps:
-        raise ValueError(
-            f"training.n_iters is {config.training.n_iters}, which is not a multiple of "
-            f"training.n_jitted_steps = {config.training.n_jitted_steps}; make it one."
-        )
-
-
-def check_evaluation(section: ConfigDict) -> None:
-    """Names that are met only after hours of evaluation."""
-    choose("eval.bpd_dataset", section.bpd_dataset, ("train", "test"))
-    for name in section.features:
-        choose("eval.features", name, FEATURE_SPACES)
 
 
 def build_data(section: ConfigDict) -> tuple[data.Source, data.Source]:
@@ -295,15 +238,12 @@ def build_sampler(section: ConfigDict, path: sde_lib.AffinePath) -> SampleFn:
     choose("sampling.method", section.method, METHODS)
     choose("sampling.solver", section.solver, samplers.SOLVERS)
     choose("sampling.batching", section.batching, ("example", "batch"))
-    if not 0.0 < section.eps < path.t1:
-        raise ValueError(
-            f"sampling.eps is {section.eps}; it must lie between 0 and t1 = {path.t1}."
-        )
     solver = samplers.Solver(section.solver, section.rtol, section.atol, section.max_steps)
     if section.method == "ode":
         per_example = section.batching == "example"
         return samplers.adaptive_ode(path, section.eps, solver, per_example, section.denoise)
     if section.method == "sde":
+        solver = solver._replace(rtol=section.sde_rtol, atol=section.sde_atol)
         return samplers.adaptive_sde(path, section.eps, solver, section.denoise)
     choose("sampling.grid", section.grid, samplers.GRIDS)
     ts = samplers.make_grid(section.grid, path, section.steps, section.eps)
@@ -351,10 +291,6 @@ def build_likelihood(
     """`(key, predict, x) -> LogLik`."""
     make = choose("likelihood.divergence", section.divergence, likelihood.DIVERGENCES)
     choose("likelihood.solver", section.solver, samplers.SOLVERS)
-    if not section.eps < path.t1:
-        raise ValueError(
-            f"likelihood.eps is {section.eps}; it must lie between 0 and t1 = {path.t1}."
-        )
     divergence = make(section.num_probes)
     solver = samplers.Solver(section.solver, section.rtol, section.atol, section.max_steps)
 

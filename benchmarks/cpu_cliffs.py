@@ -29,7 +29,7 @@ def weight_gradient_in_scan():
     x = jax.random.normal(jax.random.key(0), (16, 16, 16, 32))
     kernel = 0.05 * jax.random.normal(jax.random.key(1), (3, 3, 32, 32))
     gradient = jax.grad(lambda k: jnp.mean(conv(jax.nn.relu(conv(x, k)), k) ** 2))
-    update = lambda k: k - 1e-3 * gradient(k)  # noqa: E731
+    update = lambda k: k - 1e-3 * gradient(k)
     scanned = jax.jit(lambda k: lax.scan(lambda k, _: (update(k), None), k, None, length=LOOPS)[0])
     one = jax.jit(update)
 
@@ -48,7 +48,7 @@ def reverse_mode_in_loop():
     into = 0.1 * jax.random.normal(jax.random.key(1), (3, 3, 3, 32))
     middle = 0.05 * jax.random.normal(jax.random.key(2), (3, 3, 32, 32))
     out = 0.1 * jax.random.normal(jax.random.key(3), (3, 3, 32, 3))
-    field = lambda y: conv(jnp.tanh(conv(jnp.tanh(conv(y, into)), middle)), out)  # noqa: E731
+    field = lambda y: conv(jnp.tanh(conv(jnp.tanh(conv(y, into)), middle)), out)
     e = jnp.sign(x)
 
     def by_vjp(y):
@@ -82,10 +82,10 @@ def fir_gradient():
             feature_group_count=64,
         )  # fmt: skip
 
-    slices = lambda y: fir_downsample(y, (1, 3, 3, 1))  # noqa: E731
+    slices = lambda y: fir_downsample(y, (1, 3, 3, 1))
     difference = float(jnp.max(jnp.abs(depthwise(x) - slices(x))))
     assert difference < 1e-5, difference
-    gradient = lambda f: jax.jit(jax.grad(lambda y: jnp.sum(jnp.sin(f(y)))))  # noqa: E731
+    gradient = lambda f: jax.jit(jax.grad(lambda y: jnp.sum(jnp.sin(f(y)))))
     grouped, shifted = gradient(depthwise), gradient(slices)
     return "FIR filter's gradient: grouped conv / slices", lambda: grouped(x), lambda: shifted(x)
 
@@ -93,8 +93,8 @@ def fir_gradient():
 def upsampling_gradient():
     """Nearest upsampling and its gradient: by `jnp.repeat` and by broadcast."""
     x = jax.random.normal(jax.random.key(0), (32, 16, 16, 64))
-    repeat = lambda y: jnp.repeat(jnp.repeat(y, 2, axis=1), 2, axis=2)  # noqa: E731
-    gradient = lambda f: jax.jit(jax.grad(lambda y: jnp.sum(jnp.sin(f(y)))))  # noqa: E731
+    repeat = lambda y: jnp.repeat(jnp.repeat(y, 2, axis=1), 2, axis=2)
+    gradient = lambda f: jax.jit(jax.grad(lambda y: jnp.sum(jnp.sin(f(y)))))
     repeated, broadcast = gradient(repeat), gradient(nearest_upsample)
     return "upsampling's gradient: repeat / broadcast", lambda: repeated(x), lambda: broadcast(x)
 

@@ -86,7 +86,8 @@ def base(law: str, network: str, data: str) -> ConfigDict:
     config.loss = ConfigDict()
     config.loss.name = "denoising"
     config.loss.weighting = "variance"  # or "likelihood"
-    config.loss.time_sampling = "uniform"  # or "uniform_lam", "importance"
+    # Or "importance". The times of EDM are noise levels, of which uniform ones would all be large.
+    config.loss.time_sampling = "uniform_lam" if law == "edm" else "uniform"
     config.loss.stratify = False
     config.loss.reduce_mean = law != "ve"
 
@@ -131,6 +132,8 @@ def base(law: str, network: str, data: str) -> ConfigDict:
     config.sampling.solver = "tsit5"
     config.sampling.rtol = 1e-5
     config.sampling.atol = 1e-5
+    config.sampling.sde_rtol = 1e-2  # of method "sde", whose steps shrink with noise, not with it
+    config.sampling.sde_atol = 1e-2
     config.sampling.max_steps = 10_000
     config.sampling.batching = "example"  # adaptive steps by example; or "batch", one for all
     config.sampling.batch_size = 64
@@ -161,6 +164,6 @@ def base(law: str, network: str, data: str) -> ConfigDict:
 
     config.data = ConfigDict({"dataset": data, **DATA[data]})
     config.data.centered = law != "ve"  # the model sees [-1, 1]; otherwise [0, 1]
-    config.data.random_flip = data != "digits"
+    config.data.random_flip = False
     config.data.uniform_dequantization = False
     return config

@@ -19,6 +19,7 @@ def cifar10(law: str, architecture: str, deep: bool = False) -> ConfigDict:
         config.model.progressive_input = "residual"
     if law == "ve":
         config.model.scale_by_sigma = True
+    config.data.random_flip = True
     config.eval.batch_size = 1024
     config.eval.bpd_repeats = 5
     config.sampling.batch_size = 1024

@@ -1,7 +1,8 @@
-"""What the three digits configs share: a perceptron that trains in minutes on a laptop's CPU.
+"""What the digits configs share: a perceptron that trains in minutes on a laptop's CPU.
 
-The network predicts in the form of Karras et al. 2022 and is told the log-SNR, whatever the law:
-on 1500 images that was worth 0.15 bits/dim over predicting the noise.
+The network predicts in the form of Karras et al. 2022 and is told the log-SNR, whatever the law.
+On 1500 images that made more difference than size or depth: after 3000 steps of batch 128 the test
+bits/dim were 2.41 with it and 2.54 with noise prediction and the label 999 t.
 """
 
 from ml_collections import ConfigDict

@@ -12,11 +12,13 @@ from sde_lib import example_keys, fold_in, split
 
 class DataBits(NamedTuple):
     """Bits/dim of a data set: `mean` and `stderr` over its examples; `per_example` (n,), each the
-    mean over its passes; `nfe`, mean evaluations of the network; `failed`, solves that failed."""
+    mean over its passes; `probe_stderr`, the part of `stderr` that more probes would take away (nan
+    for a single probe); `nfe`, mean evaluations of the network; `failed`, solves that failed."""
 
     mean: float
     stderr: float
     per_example: np.ndarray
+    probe_stderr: float
     nfe: float
     failed: int
 
@@ -39,7 +41,8 @@ def data_bits(experiment, params: Any, source: Source) -> DataBits:
         noise_keys, probe_keys = split(fold_in(example_keys(config.seed, indices), repeat), 2)
         x = experiment.bits_scaler.to_model(noise_keys, raw)
         result = experiment.log_likelihood(probe_keys, experiment.predict(params), x)
-        return bits_per_dim(result.logp, dims, log_volume), result.nfe, result.failed
+        bits = bits_per_dim(result.logp, dims, log_volume)
+        return bits, result.stderr / (dims * np.log(2.0)), result.nfe, result.failed
 
     passes = []
     for repeat in range(config.bpd_repeats):
@@ -49,9 +52,14 @@ def data_bits(experiment, params: Any, source: Source) -> DataBits:
             values = batch_bits(params, raw, indices.astype(np.int32), repeat)
             rows.append([np.asarray(v)[mask] for v in values])
         passes.append([np.concatenate(column) for column in zip(*rows)])
-    bits, nfe, failed = (np.stack(column) for column in zip(*passes))
+    bits, probe, nfe, failed = (np.stack(column) for column in zip(*passes))
     per_example = bits.mean(axis=0)
     stderr = per_example.std(ddof=1) / len(per_example) ** 0.5
     return DataBits(
-        float(per_example.mean()), float(stderr), per_example, float(nfe.mean()), int(failed.sum())
+        mean=float(per_example.mean()),
+        stderr=float(stderr),
+        per_example=per_example,
+        probe_stderr=float(np.sqrt(np.sum(probe**2)) / probe.size),
+        nfe=float(nfe.mean()),
+        failed=int(failed.sum()),
     )

@@ -27,10 +27,12 @@ def make_eval_loss(experiment) -> Callable[[Any], float]:
     @jax.jit
     def batch_sum(params, raw, indices, mask):
         keys = example_keys(0, indices)
-        losses = [
-            example_losses(experiment, params, raw, fold_in(keys, k), k) for k in range(DRAWS)
-        ]
-        return jnp.sum(jnp.where(mask, sum(losses) / DRAWS, 0.0))
+        # One draw after the other, so that the network is compiled once and not eight times.
+        losses = jax.lax.map(
+            lambda k: example_losses(experiment, params, raw, fold_in(keys, k), k),
+            jnp.arange(DRAWS),
+        )
+        return jnp.sum(jnp.where(mask, jnp.mean(losses, axis=0), 0.0))
 
     def eval_loss(params) -> float:
         total = sum(
@@ -42,7 +44,7 @@ def make_eval_loss(experiment) -> Callable[[Any], float]:
     return eval_loss
 
 
-def example_losses(experiment, params, raw, keys, k: int):
+def example_losses(experiment, params, raw, keys, k: jax.Array):
     """`(B,)` losses with draw k of each example: its time lies in the k-th of DRAWS equal cells."""
     config, path = experiment.config, experiment.path
     data_keys, time_keys, noise_keys = split(keys, 3)
@@ -50,7 +52,7 @@ def example_losses(experiment, params, raw, keys, k: int):
     u = (k + jax.vmap(jax.random.uniform)(time_keys)) / DRAWS
     t, weight = TIME_SAMPLING[config.loss.time_sampling](path, u)
     draws = Draws(t, weight, path.noise(noise_keys, x0))
-    apply = lambda x, cond: experiment.model.apply({"params": params}, x, cond)  # noqa: E731
+    apply = lambda x, cond: experiment.model.apply({"params": params}, x, cond)
     terms = denoising_terms(
         path, apply, weighting=config.loss.weighting, x0=x0, draws=draws,
         **config.prediction.to_dict(),

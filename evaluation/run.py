@@ -25,8 +25,18 @@ def evaluate(
 
     `seconds.sample` is the time of drawing the samples, compilation included; `seconds.eval` that
     of everything else here.
+
+    Raises:
+        ValueError: where bits/dim is asked of continuous data, or a feature space does not fit.
     """
     config, begin = experiment.config, time.perf_counter()
+    # What can be refused is refused before hours are spent on the rest.
+    if config.eval.enable_bpd and not experiment.train.levels:
+        raise ValueError(
+            "Bits/dim is not defined for continuous data; pass --config.eval.enable_bpd=false."
+        )
+    shown = config.eval.enable_sampling and pictured(experiment)
+    spaces = spaces_for(experiment, unit_images(experiment.train)) if shown else []
     report: dict[str, Any] = {
         "step": step,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
@@ -53,7 +63,7 @@ def evaluate(
         report["bits_per_dim"] = bits_section(experiment, params, mixture, report["nfe"])
     sample_seconds = 0.0
     if config.eval.enable_sampling:
-        sample_seconds = sampling_section(experiment, params, mixture, workdir, report)
+        sample_seconds = sampling_section(experiment, params, mixture, spaces, workdir, report)
     report["seconds"] = {
         "train": train_seconds,
         "sample": sample_seconds,
@@ -72,6 +82,7 @@ def bits_section(experiment, params, mixture, nfe: dict) -> dict[str, Any]:
     section = {
         "mean": bits.mean,
         "stderr": bits.stderr,
+        "probe_stderr": bits.probe_stderr,
         "split": split,
         "n": source.size,
         "passes": experiment.config.eval.bpd_repeats,
@@ -90,7 +101,7 @@ def bits_section(experiment, params, mixture, nfe: dict) -> dict[str, Any]:
     return section
 
 
-def sampling_section(experiment, params, mixture, workdir: Path, report: dict) -> float:
+def sampling_section(experiment, params, mixture, spaces, workdir: Path, report: dict) -> float:
     """Samples, their pictures and their distances; returns the seconds spent drawing."""
     config = experiment.config.eval
     begin = time.perf_counter()
@@ -102,7 +113,8 @@ def sampling_section(experiment, params, mixture, workdir: Path, report: dict) -
         "seeds": [config.seed, 0, config.num_samples - 1],
         "failed": int(np.sum(result.failed)),
     }
-    levels, unit = to_levels(experiment, result.x)
+    # A failed solve has no sample: it is counted above, and left out of everything below.
+    levels, unit = to_levels(experiment, result.x[~result.failed])
     np.savez(workdir / "samples.npz", arr_0=levels)
     if not pictured(experiment):
         return seconds
@@ -112,12 +124,12 @@ def sampling_section(experiment, params, mixture, workdir: Path, report: dict) -
     if experiment.config.sampling.method == "pc":
         trajectory(experiment, params, workdir / "trajectory.png")
         report["pictures"]["trajectory"] = "trajectory.png"
-    images = {"samples": unit, "train": unit_images(experiment.train, config.num_samples)}
+    images = {"samples": unit, "train": unit_images(experiment.train, len(unit))}
     if mixture is not None:
-        images["mixture"] = mixture.sample(config.num_samples, seed=experiment.config.seed)
+        images["mixture"] = mixture.sample(len(unit), seed=experiment.config.seed)
     test = unit_images(experiment.test)
     report["spaces"] = []
-    for space, facts in spaces_for(experiment, unit_images(experiment.train)):
+    for space, facts in spaces:
         measured = distances(space, images, test)
         # The first space is the headline; the others are told in full below it.
         report.setdefault("frechet", {**measured["frechet"], "space": facts["id"]})
@@ -127,7 +139,7 @@ def sampling_section(experiment, params, mixture, workdir: Path, report: dict) -
 
 def write(experiment, workdir: Path, step: int, metrics: list[dict], report: dict) -> None:
     """The report as JSON, twice, and as a page."""
-    text = json.dumps(report, indent=2) + "\n"
+    text = json.dumps(strict(report), indent=2, allow_nan=False) + "\n"
     (workdir / f"report_{step}.json").write_text(text)
     (workdir / "report.json").write_text(text)
     # Those of this checkpoint: a picture of an earlier one may lie in the workdir too.
@@ -145,3 +157,12 @@ def write(experiment, workdir: Path, step: int, metrics: list[dict], report: dic
         "config": experiment.config.to_dict(),
     }
     write_page(workdir / "report.html", page, pictures, curve)
+
+
+def strict(tree: Any) -> Any:
+    """The same with null for every nan and infinity, which JSON does not have."""
+    if isinstance(tree, dict):
+        return {key: strict(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [strict(value) for value in tree]
+    return None if isinstance(tree, float) and not np.isfinite(tree) else tree

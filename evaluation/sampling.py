@@ -64,15 +64,17 @@ def pictured(experiment) -> bool:
 
 
 def run_sampling(experiment, params: Any, workdir: Path, step: int, seeds: range) -> dict[str, Any]:
-    """Writes `samples/step_<step>/`: `samples.npz` (`arr_0` NHWC, `seeds`) and `sample.png`.
+    """Writes `samples_<first>-<last>.npz` (`arr_0` NHWC, `seeds`) and `sample.png`.
 
     `arr_0` is uint8 as the usual evaluators take it; digits of 17 levels keep their own levels.
     """
     result = draw(experiment, params, seeds, experiment.config.eval.seed)
-    levels, unit = to_levels(experiment, result.x)
+    kept = ~result.failed  # a failed solve has no sample
+    levels, unit = to_levels(experiment, result.x[kept])
+    numbers = np.asarray(seeds)[kept]
     folder = workdir / "samples" / f"step_{step}"
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / f"samples_{seeds.start}-{seeds.stop - 1}.npz", arr_0=levels, seeds=[*seeds])
+    np.savez(folder / f"samples_{seeds.start}-{seeds.stop - 1}.npz", arr_0=levels, seeds=numbers)
     written = {"samples": len(seeds), "nfe": float(result.nfe), "failed": int(result.failed.sum())}
     if pictured(experiment):
         save_png(folder / "sample.png", grid(unit[:256]))
@@ -84,7 +86,7 @@ def trajectory(experiment, params: Any, path: Path, rows: int = 8, columns: int 
 
     Shows what is left of the noise at times evenly spread over the steps.
     """
-    collect = lambda state: state.x  # noqa: E731
+    collect = lambda state: state.x
     seed, numbers = experiment.config.eval.seed, jnp.arange(rows)
     run = jax.jit(lambda p: sample_batch(experiment, p, seed, numbers, collect=collect))
     result = jax.device_get(run(params))

@@ -62,7 +62,7 @@ def denoising_loss(
         draw_key, dropout_key = jax.random.split(key)
         x0 = batch["image"]
         draws = draw(path, draw_key, x0, time_sampling, stratify)
-        apply = lambda x, cond: network(params, x, cond, dropout_key)  # noqa: E731
+        apply = lambda x, cond: network(params, x, cond, dropout_key)
         terms = denoising_terms(path, apply, kind, conditioning, weighting, sigma_data, x0, draws)
         per_example = reduce_terms(terms, reduce_mean) * draws.weight
         value = jnp.mean(per_example)

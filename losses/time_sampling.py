@@ -62,7 +62,7 @@ TIME_SAMPLING: dict[str, TimeSampler] = {
 
 
 def stratified(key: Array, size: int) -> Array:
-    """`size` uniform numbers, one in each of `size` equal cells, in random order of offset.
+    """`size` uniform numbers, one in each of `size` equal cells, at one random offset.
 
     `u_i = (u_0 + i / size) mod 1` with one random u_0 (Kingma et al. 2021, appendix I.1): each
     u_i is uniform, and a batch covers time evenly, which takes most of the noise out of the loss.

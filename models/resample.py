@@ -9,7 +9,7 @@ Zhang, Making convolutional networks shift-invariant again (2019); Karras et al.
 improving the image quality of StyleGAN (2020). Images to be halved have even height and width.
 
 Filters are sums of shifted slices, one axis after the other. As a grouped convolution the same
-filter takes 14 times as long on a CPU, and its gradient 27 times.
+filter and its gradient take many times as long on a CPU (`benchmarks/cpu_cliffs.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SPATIAL = (1, 2)
 def nearest_upsample(x: jax.Array) -> jax.Array:
     """Every pixel becomes a 2x2 square: (B, H, W, C) to (B, 2H, 2W, C)."""
     b, h, w, c = x.shape
-    # The gradient of a broadcast is a plain sum; that of jnp.repeat is a scatter, 3 times slower.
+    # The gradient of a broadcast is a plain sum; that of jnp.repeat is a scatter.
     x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
     return x.reshape(b, 2 * h, 2 * w, c)
 

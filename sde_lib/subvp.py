@@ -38,7 +38,9 @@ class SubVP(AffinePath):
         return -0.5 * self.beta(t)
 
     def g2(self, t: Array) -> Array:
-        return -self.beta(t) * jnp.expm1(-2.0 * integral_of_beta(self, t))
+        # 1 - exp(-2 B) = c (2 - c), with the expm1 of `coeffs` alone (see `VP.lam`).
+        c = self.coeffs(t).c
+        return self.beta(t) * c * (2.0 - c)
 
     def prior_std(self) -> Array:
         return jnp.ones(())

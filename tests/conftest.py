@@ -1,10 +1,14 @@
 """Shared by all tests. Float32 is the default, as in training; see `x64` for the exceptions."""
 
+import os
 import sys
 from pathlib import Path
 
-import jax
-import pytest
+# Before jax is imported: see test_platform.py.
+os.environ["XLA_FLAGS"] = f"--xla_cpu_experimental_ynn_fusion_type= {os.getenv('XLA_FLAGS', '')}"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 # `import closed_form` from any test file, whatever folder it is in.
 sys.path.insert(0, str(Path(__file__).parent))

@@ -23,8 +23,8 @@ ALLOWED = {
     "evaluation": LAWS | SOLVING | {"models", "data", "losses"},
     "configs": set(),
 }
-OURS = {*ALLOWED, "build", "main", "benchmarks", "tests"}
-READS_CONFIGS = {"build", "main", "configs"}
+OURS = {*ALLOWED, "build", "check", "main", "benchmarks", "tests"}
+READS_CONFIGS = {"build", "check", "main", "configs"}
 SKIPPED = {".venv", ".git", "runs", "build", "dist", "node_modules"}
 
 

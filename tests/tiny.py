@@ -17,6 +17,7 @@ TINY = {
     "training.eval_freq": 0,
     "training.snapshot_freq": 3,
     "training.progress": False,
+    "optim.lr": 1e-3,
     "optim.warmup": 2,
     "sampling.steps": 3,
     "sampling.batch_size": 8,

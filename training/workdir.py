@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 # What the parameters mean, and what training them depends on. Sampling, likelihood and evaluation
 # are free to change from run to run.
 MEANING = ("sde", "model", "prediction", "data")
@@ -22,10 +20,11 @@ FREE = {
 }
 
 
-def claim(workdir: Path, config: ConfigDict, force: bool = False, *, training: bool) -> None:
+def claim(workdir: Path, config: Any, force: bool = False, *, training: bool) -> None:
     """Checks that the workdir is of this config; for a training run, writes `config.json`.
 
     Args:
+        config: the resolved config, a `ConfigDict`.
         force: go on in spite of differences. The old file stays, as `config.json.<n>`.
         training: compare all that training depends on, not only what the parameters mean.
 

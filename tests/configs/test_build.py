@@ -236,7 +236,7 @@ def test_scalers(experiment):
 def test_preprocessing():
     raw = np.arange(64 * 16, dtype=np.uint8).reshape(64, 4, 4, 1) % 16
     scaled = raw / 8.0 - 1
-    prepare = lambda **kw: build_preprocessing(ConfigDict(kw), Scaler(17, True, False))  # noqa: E731
+    prepare = lambda **kw: build_preprocessing(ConfigDict(kw), Scaler(17, True, False))
     batch = {"image": jnp.asarray(raw), "index": jnp.arange(64)}
     plain = prepare(random_flip=False)(jax.random.key(0), batch)
     np.testing.assert_allclose(plain["image"], scaled, atol=1e-6)

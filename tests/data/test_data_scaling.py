@@ -22,7 +22,7 @@ def all_levels(levels):
 @pytest.mark.parametrize("levels, jit", LEVELS_AND_JIT)
 def test_levels_come_back_exactly_without_noise(levels, centered, jit):
     scaler = Scaler(levels, centered, dequantize=False)
-    round_trip = lambda raw: scaler.quantize(scaler.to_model(None, raw))  # noqa: E731
+    round_trip = lambda raw: scaler.quantize(scaler.to_model(None, raw))
     raw = all_levels(levels)
     back = (jax.jit(round_trip) if jit else round_trip)(raw)
     assert back.dtype == raw.dtype
@@ -35,10 +35,10 @@ def test_levels_come_back_exactly_without_noise(levels, centered, jit):
 def test_levels_come_back_exactly_from_noise(monkeypatch, levels, centered, jit, bits):
     """With drawn noise, and with the smallest and the largest that can be drawn."""
     if bits is not None:
-        constant = lambda key, shape, dtype: jnp.full(shape, bits, dtype)  # noqa: E731
+        constant = lambda key, shape, dtype: jnp.full(shape, bits, dtype)
         monkeypatch.setattr(jax.random, "bits", constant)
     scaler = Scaler(levels, centered, dequantize=True)
-    round_trip = lambda key, raw: scaler.quantize(scaler.to_model(key, raw))  # noqa: E731
+    round_trip = lambda key, raw: scaler.quantize(scaler.to_model(key, raw))
     raw = jnp.tile(all_levels(levels), 1 if bits is not None else max(1, 2**18 // levels))
     back = (jax.jit(round_trip) if jit else round_trip)(jax.random.key(0), raw)
     np.testing.assert_array_equal(back, raw)

@@ -43,7 +43,7 @@ def test_fingerprint_tells_data_apart():
 
 
 def test_impossible_sources_are_refused():
-    fetch = lambda indices: np.zeros((len(indices), 2), np.float32)  # noqa: E731
+    fetch = lambda indices: np.zeros((len(indices), 2), np.float32)
     with pytest.raises(ValueError, match="no examples"):
         Source("made", "train", fetch, None, 0, (2,), 0)
     with pytest.raises(ValueError, match="levels=1"):

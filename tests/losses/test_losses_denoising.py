@@ -99,8 +99,9 @@ CASES = [("vp", kind) for kind in KINDS] + [(name, "eps") for name in LAWS if na
 @pytest.mark.parametrize("name, kind", CASES)
 def test_minimiser_is_the_denoiser_of_the_data(name, kind):
     """At the data's own mean and std the gradient is zero in expectation, judged by its standard
-    error over 400 batches; at others it is not. The data keep the loss well scaled on EDM."""
-    law, mean, std = LAWS[name], 0.5, 0.8
+    error over 400 batches; at others it is not. On EDM, whose times are mostly far above one, the
+    data have the size of such noise."""
+    law, (mean, std) = LAWS[name], (10.0, 20.0) if name == "edm" else (0.5, 0.8)
 
     def network(params, x, cond, dropout_key):
         del dropout_key
@@ -114,14 +115,14 @@ def test_minimiser_is_the_denoiser_of_the_data(name, kind):
         data_key, key = jax.random.split(key)
         batch = {"image": mean + std * jax.random.normal(data_key, (64, 2))}
         at = lambda *params: jax.grad(lambda p: loss(p, None, key, batch)[0])(jnp.array(params))
-        return at(mean, std), at(mean + 0.1, std), at(mean, std * 1.1)
+        return at(mean, std), at(mean + 0.1 * std, std), at(mean, 1.1 * std)
 
     true, off_mean, off_std = (
         np.mean(g, 0) / np.std(g, 0) * 20 for g in gradients(jax.random.split(KEY, 400))
     )
     assert np.all(abs(true) < 4), true
     # and it points back
-    assert off_mean[0] > 8 and off_std[1] > 8, (off_mean, off_std)
+    assert off_mean[0] > 6 and off_std[1] > 6, (off_mean, off_std)
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)

@@ -85,7 +85,7 @@ def reference(section, decay, data, clipped):
 
 def adam_moments(opt_state):
     """`(mu, nu)`, wherever in the chain they are."""
-    is_adam = lambda s: isinstance(s, optax.ScaleByAdamState)  # noqa: E731
+    is_adam = lambda s: isinstance(s, optax.ScaleByAdamState)
     (state,) = [s for s in jax.tree.leaves(opt_state, is_leaf=is_adam) if is_adam(s)]
     return state.mu, state.nu
 
@@ -129,7 +129,7 @@ def test_many_steps_equal_numpy(changes):
 def test_steps_of_the_original(case):
     """Parameters and moments alone: the original's moving average has no warm start."""
     config = CASES[case]
-    array = lambda name: GOLDEN[f"{case}/{name}"]  # noqa: E731
+    array = lambda name: GOLDEN[f"{case}/{name}"]
     name = config["sde"].removesuffix("SDE").lower()
     numbers = {k: v for k, v in config["sde_args"].items() if k != "N"}
     path = SDES[name](**numbers)

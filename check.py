@@ -1,0 +1,112 @@
+"""What no run can have: refused before anything is compiled or written, in one sentence each.
+
+A sentence names the value, the rule, and the mend.
+"""
+
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from data import Source
+from data.source import unknown
+from evaluation.features import FEATURE_SPACES
+from training.workdir import flatten
+
+# Fewer samples have no moments in each of the blocks that the error bars are made of.
+FEWEST_SAMPLES = 20
+
+
+def choose(section: str, name: str, table) -> Any:
+    """The entry called `name`, or a sentence with the nearest names."""
+    if name not in table:
+        raise ValueError(unknown(section, name, tuple(table)))
+    return table[name] if hasattr(table, "keys") else name
+
+
+# Keys, what must hold of their numbers, and in words. A network has some of those of `model` only.
+RANGES = (
+    (
+        "training.batch_size training.n_iters training.n_jitted_steps training.log_freq optim.lr "
+        "optim.eps prediction.sigma_data sampling.steps sampling.batch_size sampling.n_steps_each "
+        "sampling.rtol sampling.atol sampling.sde_rtol sampling.sde_atol sampling.max_steps "
+        "likelihood.num_probes likelihood.eps likelihood.rtol likelihood.atol "
+        "likelihood.max_steps eval.batch_size eval.num_samples eval.bpd_repeats "
+        "model.width model.depth model.expansion model.nf model.num_res_blocks",
+        lambda x: 0 < x < math.inf,
+        "be positive and finite",
+    ),
+    (
+        "optim.warmup optim.weight_decay optim.grad_clip training.eval_freq training.snapshot_freq "
+        "training.keep_snapshots sampling.snr sampling.eta",
+        lambda x: 0 <= x < math.inf,
+        "be finite and not negative",
+    ),
+    (
+        "optim.beta1 optim.beta2 training.ema_rate model.dropout",
+        lambda x: 0 <= x < 1,
+        "lie in [0, 1)",
+    ),
+    # Of a longer seed jax would take the last 32 bits without a word.
+    ("seed eval.seed", lambda x: 0 <= x < 2**32, "lie in [0, 2**32)"),
+)
+
+
+def check_numbers(config: ConfigDict) -> None:
+    """Refuses numbers that no run can have."""
+    flat = flatten(config.to_dict())
+    for keys, holds, rule in RANGES:
+        for key in keys.split():
+            if key in flat and not holds(flat[key]):
+                raise ValueError(f"{key} is {flat[key]}; it must {rule}.")
+    if config.training.n_iters % config.training.n_jitted_steps:
+        raise ValueError(
+            f"training.n_iters is {config.training.n_iters}, which is not a multiple of "
+            f"training.n_jitted_steps = {config.training.n_jitted_steps}; make it one."
+        )
+
+
+def check_combinations(config: ConfigDict) -> None:
+    """Refuses values that are fine one by one and wrong together."""
+    for section in ("sampling", "likelihood"):
+        eps = config[section].eps
+        if not config.sde.t0 <= eps < config.sde.t1:
+            raise ValueError(
+                f"{section}.eps is {eps}; it must lie between sde.t0 = {config.sde.t0}, below "
+                f"which nothing is trained, and sde.t1 = {config.sde.t1}."
+            )
+    may_be_negative = config.prediction.conditioning in ("lam", "c_noise")
+    if may_be_negative and config.model.get("embedding_type") == "fourier":
+        raise ValueError(
+            f"prediction.conditioning is {config.prediction.conditioning!r}, which takes negative "
+            "values, and model.embedding_type is 'fourier', which takes their logarithm; condition "
+            "on 'sigma', or take another embedding."
+        )
+    if config.sampling.method == "sde" and config.sampling.batching == "batch":
+        raise ValueError(
+            "sampling.batching is 'batch' and sampling.method 'sde'; the adaptive SDE steps by "
+            "example only: take batching 'example' or method 'ode'."
+        )
+
+
+def check_data(config: ConfigDict, train: Source, test: Source) -> None:
+    """Refuses what the data at hand do not allow."""
+    section = config.eval
+    choose("eval.bpd_dataset", section.bpd_dataset, ("train", "test"))
+    for name in section.features:
+        choose("eval.features", name, FEATURE_SPACES)
+    if train.shape != test.shape:
+        raise ValueError(
+            f"{train.name} has examples of shape {train.shape} in training and {test.shape} in "
+            "test; give data.image_size, or mend the data."
+        )
+    if "classifier" in section.features and train.labels is None:
+        raise ValueError(
+            f"eval.features has 'classifier', which needs labels, and {train.name} has none; take "
+            "('pixels',)."
+        )
+    if section.enable_sampling and section.num_samples < FEWEST_SAMPLES:
+        raise ValueError(
+            f"eval.num_samples is {section.num_samples}; distances need {FEWEST_SAMPLES} or more: "
+            "raise it, or set eval.enable_sampling=False."
+        )

@@ -1,0 +1,22 @@
+"""What the project relies on in the libraries under it, where they were once found wrong."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def test_two_expm1_in_one_fused_sum_are_two():
+    """XLA's YNNPACK fusions on the CPU (jaxlib 0.10.2) take them for one, and so two log1p.
+
+    `sum(z^2) expm1(-B) expm1(B)` comes out as `sum(z^2) expm1(-B)^2` from 4096 rows on: a wrong
+    weight in a loss, without a warning. Switched off by
+    `XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=` (empty), which conftest.py sets.
+    """
+
+    def f(B, z):
+        return jnp.sum(z * z * jnp.expm1(-B)[:, None], -1) * jnp.expm1(B)
+
+    B = np.linspace(0.1, 5.0, 8192, dtype=np.float32)
+    z = np.random.default_rng(0).standard_normal((8192, 3)).astype(np.float32)
+    truth = np.sum(z * z, -1) * np.expm1(-B) * np.expm1(B)
+    np.testing.assert_allclose(jax.jit(f)(B, z), truth, rtol=1e-4)
