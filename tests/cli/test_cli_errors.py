@@ -66,11 +66,13 @@ IMPOSSIBLE_NUMBERS = [
     ("sde.t0=2", "sde.t0 = 2", "sde.t1 = 1.0"),
     ("sampling.steps=0", "sampling.steps is 0", "positive"),
     ("sampling.steps=-3", "sampling.steps is -3", "positive"),
-    ("sampling.eps=0", "sampling.eps is 0", "t1 = 1.0"),
-    ("sampling.eps=1.5", "sampling.eps is 1.5", "t1 = 1.0"),
-    ("likelihood.eps=1.0", "likelihood.eps is 1.0", "t1 = 1.0"),
+    ("sampling.eps=0", "sampling.eps is 0", "sde.t0 = 1e-05", "sde.t1 = 1.0"),
+    ("sampling.eps=1.5", "sampling.eps is 1.5", "sde.t1 = 1.0"),
+    ("likelihood.eps=1.0", "likelihood.eps is 1.0", "sde.t1 = 1.0"),
+    ("likelihood.eps=1e-6", "likelihood.eps is 1e-06", "sde.t0 = 1e-05"),
     ("likelihood.num_probes=0", "likelihood.num_probes is 0", "positive"),
     ("eval.num_samples=-5", "eval.num_samples is -5", "positive"),
+    ("eval.num_samples=6", "eval.num_samples is 6", "20"),
 ]
 
 # Wrong types, and keys that are not there.
@@ -91,8 +93,9 @@ TOGETHER = [
         ["sampling.predictor and sampling.corrector", "none"],
     ),
     (["sampling.probability_flow=true"], ["probability_flow", "'ancestral'", "euler_maruyama"]),
-    (["sampling.eps=0", "sampling.method=ode"], ["sampling.eps is 0", "t1 = 1.0"]),
-    (["sampling.eps=7", "sampling.method=sde"], ["sampling.eps is 7", "t1 = 1.0"]),
+    (["sampling.method=sde", "sampling.batching=batch"], ["batching", "'sde'"]),
+    (["model.embedding_type=fourier"], ["'lam'", "'fourier'", "negative"]),
+    (["data.dataset=npz"], ["data.dataset is 'npz'", "path"]),
     (["sde.name=ve"], ["sde.name is 've'", "sigma_max", "beta_max"]),
     (["model.name=ncsnpp"], ["model.name is 'ncsnpp'", "width"]),
 ]

@@ -35,8 +35,8 @@ def states_at_t0(law, data, n):
     return a * x0 + c * rng.standard_normal(x0.shape)
 
 
-CASES = [(law, data) for law in LAWS for data in DATA if law not in ("edm", "flow")]
-CASES += [("edm", "mixture"), ("flow", "mixture")]
+# Gaussian data meet every law in the two tests further down as well.
+CASES = [(law, "mixture") for law in LAWS] + [("vp", "gaussian")]
 
 
 @pytest.mark.parametrize("name, data_name", CASES)

@@ -52,17 +52,15 @@ def test_solver_entry(method, x64):
 
 
 def test_count_without_mapping(x64):
-    """The same count where nothing is mapped over, for a method with and one without the reuse of
-    its last stage."""
-    for method in ("tsit5", "heun"):
-        field, calls = counted(lambda t, y: -y)
-        solve = jax.jit(lambda y, f=field, m=method: solve_ode(f, y, 0.0, 1.0, Solver(m)))
-        nfe = jax.block_until_ready(solve(jnp.ones(2))).nfe
-        jax.effects_barrier()
-        assert nfe == len(calls) > 10
+    """The same count where nothing is mapped over."""
+    field, calls = counted(lambda t, y: -y)
+    solve = jax.jit(lambda y: solve_ode(field, y, 0.0, 1.0, Solver("tsit5")))
+    nfe = jax.block_until_ready(solve(jnp.ones(2))).nfe
+    jax.effects_barrier()
+    assert nfe == len(calls) > 10
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", ["vp", "subvp", "ve", "edm"])
 def test_ode_reaches_the_flow_map(name, x64):
     """Gaussian data: the error is of the order of the tolerance, and falls with it."""
     law, eps = LAWS[name], EPS[name]
@@ -120,11 +118,16 @@ def test_ode_failure_is_reported(per_example):
     law = VP()
     predict = PLANE.predict(law)
     x = jax.random.normal(KEY, (3, 2))
-    short = adaptive_ode(law, 1e-3, Solver(max_steps=3), per_example)
-    result = jax.jit(lambda x: short(KEY, predict, x))(x)
+    # The tolerance is traced, so one compilation serves: 30 steps are enough at the first only.
+    run = jax.jit(
+        lambda x, tol: adaptive_ode(law, 1e-3, Solver("heun", tol, tol, 30), per_example)(
+            KEY, predict, x
+        )
+    )
+    result = run(x, 1e-5)
     assert np.all(result.failed) and np.all(np.isnan(result.x))
-    whole = adaptive_ode(law, 1e-3, Solver(max_steps=200), per_example)
-    result = jax.jit(lambda x: whole(KEY, predict, x))(x.at[1].set(jnp.nan))
+    assert not np.any(run(x, 1e-2).failed)
+    result = run(x.at[1].set(jnp.nan), 1e-2)
     expected = [False, True, False] if per_example else [True] * 3
     np.testing.assert_array_equal(result.failed, expected)
     np.testing.assert_array_equal(np.isnan(result.x).any(1), expected)
@@ -143,7 +146,7 @@ def reverse_sde():
 def test_sde_has_the_moments_of_the_data(reverse_sde):
     """Mean and covariance at eps within four standard errors, at a loose tolerance."""
     run, _ = reverse_sde
-    n, size = 4096, 128
+    n, size = 2048, 128
     keys = example_keys(0, jnp.arange(n)).reshape(-1, size)
     x = jax.random.normal(jax.random.key(1), (n // size, size, 2))
     out = np.concatenate([np.asarray(run(k, y, 1e-2).x, np.float64) for k, y in zip(keys, x)])
@@ -184,11 +187,9 @@ def test_sde_converges_on_one_path_as_the_tolerance_tightens(reverse_sde):
     assert np.sqrt(np.mean((other - ends[1e-2]) ** 2)) > 0.3
 
 
-@pytest.mark.slow
 def test_sde_failure_is_reported_and_one_key_serves_a_batch():
     law = VP()
     method = adaptive_sde(law, 1e-3, Solver(max_steps=5), denoise=True)
-    run = jax.jit(lambda key, x: method(key, PLANE.predict(law), x))
-    result = run(KEY, jnp.ones((3, 2)))
+    result = jax.jit(lambda key, x: method(key, PLANE.predict(law), x))(KEY, jnp.ones((3, 2)))
     assert np.all(result.failed) and np.all(np.isnan(result.x))
     np.testing.assert_array_equal(result.nfe, 2 * 5 + 1)

@@ -144,9 +144,9 @@ def test_reverse_simulation_returns_the_data(law, probability_flow):
     """From t = 1 back to 0 with the exact score: log-mean and log-covariance of the data.
 
     Euler-Maruyama of 400 steps; its bias in the log-mean, of the order of a step times C, is far
-    inside the standard error of 10,000 paths.
+    inside the standard error of 5,000 paths.
     """
-    n = 10_000
+    n = 5_000
     rng = np.random.default_rng(0)
     x1 = jnp.asarray(np.exp(rng.multivariate_normal(*law.log_moments(1.0), n)), jnp.float32)
     ts = jnp.linspace(1.0, 0.0, 401)
@@ -166,7 +166,7 @@ def test_without_the_divergence_the_log_mean_is_wrong():
     Without the divergence 2 sigma^2 x the log drifts by -2 sigma^2 more per time run backwards,
     while the score pulls it back at the rate sigma^2 / S; the shift is the balance of the two.
     """
-    law, n = LINE, 10_000
+    law, n = LINE, 5_000
     m, S = law.log_moments(1.0)
     x1 = np.exp(m + np.sqrt(S[0]) * np.random.default_rng(0).standard_normal((n, 1)))
     h = 1.0 / 400

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from training.checkpoint import CheckpointError, Checkpoints
-from training.run import abstract, restore_ema
+from training.run import abstract, restore_ema, steps_to_evaluate
 from training.sharding import make_mesh, replicated
 from training.state import create_state
 
@@ -264,3 +264,32 @@ def test_half_written(tmp_path):
     checkpoints.wait()
     assert checkpoints.steps() == [3, 6, 9]
     assert_equal(checkpoints.restore(shapes()), state_at(9))
+
+
+@pytest.mark.parametrize(
+    "begin, end, every, expected",
+    [
+        (0, -1, False, [9]),
+        (0, -1, True, [3, 6, 9]),
+        (4, -1, True, [6, 9]),
+        (0, 8, False, [6]),
+        (6, 6, True, [6]),
+    ],
+)
+def test_steps_to_evaluate(tmp_path, begin, end, every, expected):
+    save(tmp_path, 3, 6, 9).close()
+    section = SimpleNamespace(begin_ckpt=begin, end_ckpt=end, all_ckpts=every)
+    assert steps_to_evaluate(section, tmp_path) == expected
+    assert steps_to_evaluate(section, tmp_path, 3) == [3]
+
+
+def test_no_step_to_evaluate(tmp_path):
+    section = SimpleNamespace(begin_ckpt=4, end_ckpt=5, all_ckpts=True)
+    # That there is none at all is for `restore_ema` to say.
+    assert steps_to_evaluate(section, tmp_path / "nowhere") == [None]
+    save(tmp_path, 3, 6).close()
+    with pytest.raises(
+        CheckpointError, match=r"begin_ckpt = 4 to .* = 5 in .* steps 3, 6"
+    ) as error:
+        steps_to_evaluate(section, tmp_path)
+    one_sentence(error)
