@@ -28,8 +28,8 @@ class VP(AffinePath):
         return Coeffs(jnp.exp(-0.5 * B), jnp.zeros_like(B), jnp.sqrt(-jnp.expm1(-B)))
 
     def lam(self, t: Array) -> Array:
-        # Not log(expm1(B)): in jaxlib 0.10.2 a sum that XLA fuses on the CPU may take two expm1 of
-        # different arguments for one (tests/test_platform.py). This is the expm1 of `coeffs`.
+        # Not log(expm1(B)): in a sum that jaxlib 0.10.2 fuses on the CPU, expm1(B) and the
+        # expm1(-B) of `coeffs` may be taken for one (tests/test_platform.py).
         B = integral_of_beta(self, t)
         return -0.5 * (B + jnp.log(-jnp.expm1(-B)))
 

@@ -176,10 +176,8 @@ class Empirical(NamedTuple):
     def logp(self, path, x, t):
         """Log density of x_t in nats, `(B,)`."""
         x, a, c, _, _ = _columns(path, x, t)
-        norm = 0.5 * x.shape[-1] * jnp.log(2 * jnp.pi * c[:, 0] ** 2)
-        return jax.nn.logsumexp(self._components(x, a, c)[0], axis=-1) - norm - np.log(
-            len(self.points)
-        )
+        norm = 0.5 * x.shape[-1] * jnp.log(2 * jnp.pi * c[:, 0] ** 2) + np.log(len(self.points))
+        return jax.nn.logsumexp(self._components(x, a, c)[0], axis=-1) - norm
 
 
 def w2(mean1, cov1, mean2, cov2):

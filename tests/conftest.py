@@ -7,8 +7,8 @@ from pathlib import Path
 # Before jax is imported: see test_platform.py.
 os.environ["XLA_FLAGS"] = f"--xla_cpu_experimental_ynn_fusion_type= {os.getenv('XLA_FLAGS', '')}"
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import pytest
 
 # `import closed_form` from any test file, whatever folder it is in.
 sys.path.insert(0, str(Path(__file__).parent))

@@ -6,7 +6,8 @@ import numpy as np
 
 
 def test_two_expm1_in_one_fused_sum_are_two():
-    """XLA's YNNPACK fusions on the CPU (jaxlib 0.10.2) take them for one, and so two log1p.
+    """XLA's YNNPACK fusions on the CPU (jaxlib 0.10.2) take expm1, log1p or log of an array and of
+    a multiple of it for one and the same.
 
     `sum(z^2) expm1(-B) expm1(B)` comes out as `sum(z^2) expm1(-B)^2` from 4096 rows on: a wrong
     weight in a loss, without a warning. Switched off by

@@ -144,8 +144,8 @@ def test_options_of_adaptive_methods(monkeypatch, per_example, denoise):
     build_sampler(section(method="ode", **numbers, **more), PATH)
     assert calls == [{**expected, "per_example": per_example}]
     calls = recorded(monkeypatch, samplers, "adaptive_sde")
-    build_sampler(section(method="sde", **numbers, **more), PATH)
-    assert calls == [expected]
+    build_sampler(section(method="sde", sde_rtol=0.05, sde_atol=0.06, **numbers, **more), PATH)
+    assert calls == [{**expected, "solver": solver._replace(rtol=0.05, atol=0.06)}]
 
 
 def test_adaptive_ode():

@@ -101,11 +101,12 @@ def test_rademacher_has_the_lower_variance(x64):
 def count(jaxpr, name):
     """How often a primitive stands in a jaxpr, inner ones included."""
     total = 0
+    is_jaxpr = lambda value: hasattr(value, "eqns")
     for eqn in jaxpr.eqns:
         total += eqn.primitive.name == name
-        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
+        for value in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_jaxpr):
             inner = getattr(value, "jaxpr", value)
-            total += count(inner, name) if hasattr(inner, "eqns") else 0
+            total += count(inner, name) if is_jaxpr(inner) else 0
     return total
 
 
@@ -193,9 +194,7 @@ def test_failure_is_reported():
     @jax.jit
     def run(tolerance):
         solver = Solver("heun", tolerance, tolerance, max_steps=60)
-        return log_likelihood(
-            KEY, LAW, PLANE.predict(LAW), x, divergence=divergence, solver=solver
-        )
+        return log_likelihood(KEY, LAW, PLANE.predict(LAW), x, divergence=divergence, solver=solver)
 
     for tolerance, failed in ((1e-2, [False, True, False]), (1e-6, [True] * 3)):
         result = run(tolerance)
@@ -215,7 +214,7 @@ def test_bits_of_a_uniform_law():
 
 
 def test_bits_of_a_two_level_law_bound_its_entropy():
-    """Dequantised coin of bias p: the density on [0, 1] is 2 p or 2 (1 - p), the bits the entropy."""
+    """A dequantised coin: the density on [0, 1] is 2 p or 2 (1 - p), the mean bits its entropy."""
     p = 0.2
     u = np.random.default_rng(0).random(200_000) < p
     logp = np.log(np.where(u, 2 * p, 2 * (1 - p)))

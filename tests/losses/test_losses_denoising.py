@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from closed_form import Gaussian
 
-from losses import TIME_SAMPLING, WEIGHTINGS, denoising_loss, denoising_terms
+from losses import LOSSES, TIME_SAMPLING, WEIGHTINGS, denoising_loss, denoising_terms
 from losses.denoising import Draws, draw, reduce_terms
 from sde_lib import EDM, KINDS, VE, VP, Flow, SubVP, parametrize
 from sde_lib.prediction import kinds
@@ -66,13 +65,15 @@ def test_all_kinds_have_the_same_loss(name, weighting, x64):
     c, g2 = law.coeffs(t).c[:, None], law.g2(t)[:, None]
     x = law.marginal(x0, z, t)
     eps = some_means(law)(x, t)[1]
-    if weighting == "variance":
-        expected = (eps - z) ** 2
-    else:
-        # lambda = g^2 on scores: the score of the kernel is -z / c
-        expected = g2 * (-eps / c - -z / c) ** 2
+    # lambda = c^2 or g^2 on scores, that of the kernel being -z / c
+    lambda_ = {"variance": c**2, "likelihood": g2}[weighting]
+    expected = lambda_ * (-eps / c - -z / c) ** 2
     for kind, terms in zip(KINDS, all_terms()):
         np.testing.assert_allclose(terms, expected, rtol=1e-6, err_msg=kind)
+
+
+def test_every_loss_is_here():
+    assert LOSSES.keys() == {"denoising"}, "a new loss needs a minimiser and a value of its own"
 
 
 def test_reductions():

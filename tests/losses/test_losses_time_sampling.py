@@ -50,7 +50,7 @@ def test_uniform_lam_is_uniform_in_lam(law):
     a, _, c = law.coeffs(t)
     steps = np.diff(np.log(np.asarray(a, np.float64) / np.asarray(c, np.float64)))
     # even on the whole; each step of 20,000 only to what float32 leaves of it
-    blocks = steps[: 19_990].reshape(10, -1).sum(1)
+    blocks = steps[:19_990].reshape(10, -1).sum(1)
     np.testing.assert_allclose(blocks, blocks.mean(), rtol=2e-4)
 
 

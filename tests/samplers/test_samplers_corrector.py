@@ -93,7 +93,7 @@ def test_norms_per_example_keep_the_law_times_the_squared_score():
 
 @pytest.mark.parametrize("name", CORRECTORS)
 def test_pulls_towards_the_law(name):
-    """Started off, in mean and in spread: the distance in W2 falls to a few percent of what it was."""
+    """Started off, in mean and in spread: the distance in W2 falls to a few percent of itself."""
     law, t, n = VE(), 0.6, 1000
     data = Gaussian.scalar(0.5, 0.7, DIMS)
     mean, cov = data.moments(law, t)

@@ -96,7 +96,7 @@ def vp_pair():
 
 @pytest.mark.parametrize("name", [*STEPS, "ancestral_sampling"])
 def test_vp_predictors(name):
-    """The DDPM forms: `(2 - sqrt(1 - beta)) x + beta score`, `(x + beta score) / sqrt(1 - beta)`."""
+    """DDPM's: `(2 - sqrt(1 - beta)) x + beta score`, `(x + beta score) / sqrt(1 - beta)`."""
     make = {**STEPS, "ancestral_sampling": lambda law: ancestral(law, "forward")}[name]
     out, expected = one_step(make, LAWS["vp"], f"vp/{name}", *vp_pair())
     assert_close(out, expected, 2e-6)

@@ -5,6 +5,8 @@ recursion. It is written here from the papers' formulas in NumPy, coefficients i
 of any size: an index slip of one step, or a wrong factor, shows at ten steps.
 """
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,7 +138,7 @@ def test_every_entry_is_here():
 def recursion(law, ts, predict_step, corrector_size=None, order="paper"):
     """Mean and variance of the output, exactly."""
     mean, var = 0.0, PRIOR_STD[law] ** 2
-    for t, s in zip(ts[:-1], ts[1:]):
+    for t, s in pairwise(ts):
         now, then = Level(law, t), Level(law, s)
 
         def predict(mean, var, now=now, then=then, h=t - s):
@@ -243,7 +245,7 @@ def test_many_steps_give_the_data(law, case):
 @pytest.mark.parametrize("corrector", CORRECTOR_CASES)
 @pytest.mark.parametrize("law", LAWS)
 def test_many_corrected_steps_give_the_data(law, corrector):
-    """In the paper's order; at so many steps the original's differs by the last correction alone."""
+    """In the paper's order; at so many steps the original's lacks the last correction, no more."""
     make, size = CORRECTOR_CASES[corrector]
     both = predictor_corrector(reverse_diffusion(LAWS[law]), make(LAWS[law], "end"))
     check_many_steps(law, both, step_reverse_diffusion, size)

@@ -121,9 +121,8 @@ def test_rescaled_states_agree_between_laws():
     results = {}
     for name, law in LAWS.items():
         ts = law.t_of_lam(lam)
-        a = law.coeffs(ts).a
-        predict = M1.predict(law)
-        run = jax.jit(lambda x, p=predict, m=ddim(law), ts=ts: sample(KEY, p, m, x, ts).x)
+        a, predict, sampler = law.coeffs(ts).a, M1.predict(law), ddim(law)
+        run = jax.jit(lambda x, p=predict, m=sampler, ts=ts: sample(KEY, p, m, x, ts).x)
         results[name] = run(a[0] * y0) / a[-1]
     for name, y in results.items():
         np.testing.assert_allclose(y, results["vp"], atol=1e-12, rtol=1e-11, err_msg=name)

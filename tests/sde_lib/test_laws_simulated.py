@@ -22,8 +22,8 @@ PLANE = Mixture(
 def test_forward_simulation_has_the_moments_of_the_coefficients(law):
     """Euler-Maruyama with the law's drift and diffusion, from Gaussian data at t0.
 
-    The grid has 2000 steps, even in t or, for EDM, in log t; coefficients are taken in the middle of
-    a step. What is left of the bias (0.3 % of the variance for VP) is well inside the standard
+    The grid has 2000 steps, even in t or, for EDM, in log t; coefficients are those in the middle
+    of a step. What is left of the bias (0.3 % of the variance for VP) is well inside the standard
     error of the variance of 8000 paths, 1.6 %.
     """
     n, mean, std = 8000, 1.5, 0.8

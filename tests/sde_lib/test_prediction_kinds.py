@@ -18,7 +18,8 @@ def problem(law, n=12):
     """Data, noise and times from t0 to t1; with the state they make."""
     rng = np.random.default_rng(0)
     x0, z = (jnp.asarray(rng.standard_normal((n, 2, 3))) for _ in range(2))
-    t = jnp.asarray(np.union1d(np.geomspace(law.t0, law.t1, n // 2), np.linspace(0.13, 0.9, n // 2)))
+    t = np.union1d(np.geomspace(law.t0, law.t1, n // 2), np.linspace(0.13, 0.9, n // 2))
+    t = jnp.asarray(t)
     return x0, z, t, law.marginal(x0, z, t)
 
 

@@ -12,8 +12,8 @@ GOLDENS = np.load(Path(__file__).parent / "goldens" / "sde.npz")
 LAWS = {"vp": VP(0.1, 20.0), "subvp": SubVP(0.1, 20.0), "ve": VE(0.01, 50.0)}
 names = pytest.mark.parametrize("name", LAWS)
 X, T = GOLDENS["x"], GOLDENS["t"]
-# `1 - exp(-B)` in float32, as the original has it, is off by a rounding of 1, 6e-8: a percent or more
-# of it at t = 1e-5. What contains it is compared to that.
+# `1 - exp(-B)` in float32, as the original has it, is off by a rounding of 1, 6e-8: a percent or
+# more of it at t = 1e-5. What contains it is compared to that.
 ROUNDING = 1e-5 + 6e-8 / -np.expm1(-(0.1 * T + 0.5 * 19.9 * T.astype(np.float64) ** 2))
 
 

@@ -1,8 +1,11 @@
 """Runs by the command line, for tests that need a process of their own."""
 
+import runpy
+
 import numpy as np
 import pytest
 from program import Program
+from tiny import overrides
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +38,15 @@ def images(tmp_path_factory):
         "    return config\n"
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def images_config(images):
+    """`images_config(**changes)`: the config that `flags(**changes)` give on the command line."""
+
+    def make(**changes):
+        config = runpy.run_path(str(images))["get_config"]()
+        config.update_from_flattened_dict(overrides(**changes))
+        return config
+
+    return make

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from tiny import flags, tiny
+from tiny import flags
 
 from build import build
 from training.checkpoint import Checkpoints
@@ -14,25 +14,24 @@ from training.run import restore
 from training.sharding import check_batch, make_mesh
 from training.state import parameter_count
 
-DIGITS = "configs/digits_vp.py"
-CHANGES = {"eval__num_samples": 20, "eval__enable_loss": True, "training__ema_rate": 0.5}
+CHANGES = {"eval__num_samples": 20, "training__ema_rate": 0.5}
 
 
 @pytest.fixture(scope="module")
-def trained(program, tmp_path_factory):
+def trained(program, images, tmp_path_factory):
     """Workdirs of the same six steps on one device and on eight."""
     folder = tmp_path_factory.mktemp("devices")
     for devices in (1, 8):
-        argv = ["--config", DIGITS, "--workdir", folder / str(devices), "--mode", "train"]
+        argv = ["--config", images, "--workdir", folder / str(devices), "--mode", "train"]
         result = program(*argv, *flags(**CHANGES), devices=devices)
         assert result.status == 0, result.err
         assert f"{devices} device(s), from step 0 to 6" in result.out
     return folder
 
 
-def test_eight_devices_train_as_one(trained):
+def test_eight_devices_train_as_one(trained, images_config):
     """The checkpoint of eight devices is read here on one."""
-    experiment = build(tiny(**CHANGES))
+    experiment = build(images_config(**CHANGES))
     one, eight = (
         restore(experiment, Checkpoints(trained / name), make_mesh()) for name in ("1", "8")
     )
@@ -57,9 +56,9 @@ def test_eight_devices_train_as_one(trained):
 
 
 @pytest.mark.slow
-def test_evaluation_on_one_two_and_eight(program, trained):
+def test_evaluation_on_one_two_and_eight(program, images, trained):
     """Samples, bits/dim and loss of the checkpoint that eight devices wrote."""
-    argv = ["--config", DIGITS, "--workdir", trained / "8", *flags(**CHANGES)]
+    argv = ["--config", images, "--workdir", trained / "8", *flags(**CHANGES)]
     reports, samples = [], []
     for devices in (1, 8):
         result = program(*argv, "--mode", "eval", devices=devices)
@@ -73,7 +72,8 @@ def test_evaluation_on_one_two_and_eight(program, trained):
     np.testing.assert_array_equal(samples[1], samples[0])
     np.testing.assert_array_equal(samples[2], samples[0])
     one, eight = reports
-    assert one["bits_per_dim"]["mean"] == pytest.approx(eight["bits_per_dim"]["mean"], abs=1e-5)
+    # A solver with a tolerance of 1e-2 makes of a rounding error a step of another length.
+    assert one["bits_per_dim"]["mean"] == pytest.approx(eight["bits_per_dim"]["mean"], abs=1e-4)
     assert one["eval_loss"] == pytest.approx(eight["eval_loss"], rel=1e-6)
 
 

@@ -1,11 +1,9 @@
 """A run that is killed and started again ends where it would have ended."""
 
-import runpy
-
 import jax
 import numpy as np
 import pytest
-from tiny import flags, overrides
+from tiny import flags
 
 from build import build
 from training.checkpoint import Checkpoints
@@ -67,10 +65,8 @@ def runs(program, images, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def experiment(images):
-    config = runpy.run_path(str(images))["get_config"]()
-    config.update_from_flattened_dict(overrides(**CHANGES))
-    return build(config)
+def experiment(images_config):
+    return build(images_config(**CHANGES))
 
 
 @pytest.fixture(scope="module")

