@@ -1,7 +1,7 @@
 """The program as a user runs it, without a new interpreter for every call.
 
 One server process imports `main` once and never touches a device. For each call it forks a child
-that sets `sys.argv` and the environment and runs `main` to its exit, so what is seen is what the
+that sets `sys.argv` and the flags of XLA and runs `main` to its exit, so what is seen is what the
 shell would see: exit status, standard output, standard error, and files. A child has no more in
 common with the next one than two processes have.
 """
@@ -17,14 +17,14 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 
 SERVER = """
-import json, os, runpy, sys, traceback
+import json, os, sys, traceback
 import jax, main
 from absl import app
 
 def child(call):
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(call[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    os.environ.update(call["env"])
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *call["xla"]])
     os.chdir(call["cwd"])
     status = 70
     try:
@@ -99,8 +99,7 @@ class Program:
             f"--xla_force_host_platform_device_count={devices}",
             "--xla_backend_optimization_level=0",
         )
-        env = {"XLA_FLAGS": " ".join(xla)}
-        call = {"argv": [str(a) for a in argv], "script": script, "env": env}
+        call = {"argv": [str(a) for a in argv], "script": script, "xla": xla}
         call |= {"out": str(out), "err": str(err), "cwd": str(cwd)}
         self._server.stdin.write(json.dumps(call) + "\n")
         self._server.stdin.flush()

@@ -193,3 +193,11 @@ def test_progress_bar(call, beside):
     """It goes to standard error, and can be switched off."""
     result = call("train", workdir=beside, training__progress=True)
     assert result.status == 0 and "6/6" in result.err and "loss" in result.err
+
+
+def test_fusions_that_are_wrong_are_off(program):
+    """See test_platform.py; flags that the caller has set stay, and come after."""
+    script = "import os; print(os.environ['XLA_FLAGS'])"
+    flags_of_xla = program.script(script, devices=2).out
+    assert "--xla_cpu_experimental_ynn_fusion_type= " in flags_of_xla
+    assert "device_count=2" in flags_of_xla.split("fusion_type=")[1]
