@@ -236,9 +236,8 @@ def build_optimizer(section: ConfigDict, n_iters: int) -> optax.GradientTransfor
 def build_sampler(section: ConfigDict, path: sde_lib.AffinePath) -> SampleFn:
     """`(key, predict, x) -> SampleResult` by the configured method."""
     choose("sampling.method", section.method, METHODS)
-    choose("sampling.solver", section.solver, samplers.SOLVERS)
     choose("sampling.batching", section.batching, ("example", "batch"))
-    solver = samplers.Solver(section.solver, section.rtol, section.atol, section.max_steps)
+    solver = build_solver("sampling", section)
     if section.method == "ode":
         per_example = section.batching == "example"
         return samplers.adaptive_ode(path, section.eps, solver, per_example, section.denoise)
@@ -253,6 +252,14 @@ def build_sampler(section: ConfigDict, path: sde_lib.AffinePath) -> SampleFn:
         return samplers.sample(key, predict, method, x, ts, collect, section.denoise)
 
     return run
+
+
+def build_solver(name: str, section: ConfigDict) -> samplers.Solver:
+    choose(f"{name}.solver", section.solver, samplers.SOLVERS)
+    choose(f"{name}.variable", section.variable, samplers.VARIABLES)
+    return samplers.Solver(
+        section.solver, section.rtol, section.atol, section.max_steps, section.variable
+    )
 
 
 def build_method(section: ConfigDict, path: sde_lib.AffinePath) -> samplers.Sampler:
@@ -290,9 +297,8 @@ def build_likelihood(
 ) -> Callable[..., likelihood.LogLik]:
     """`(key, predict, x) -> LogLik`."""
     make = choose("likelihood.divergence", section.divergence, likelihood.DIVERGENCES)
-    choose("likelihood.solver", section.solver, samplers.SOLVERS)
     divergence = make(section.num_probes)
-    solver = samplers.Solver(section.solver, section.rtol, section.atol, section.max_steps)
+    solver = build_solver("likelihood", section)
 
     def run(key: Array, predict: PredictFn, x: Array) -> likelihood.LogLik:
         return likelihood.log_likelihood(

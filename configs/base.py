@@ -15,6 +15,17 @@ LAWS = {
     "flow": {"t0": 1e-5, "t1": 0.999},
 }
 
+NCSNV2 = {
+    "nf": 128,
+    "normalization": "InstanceNorm++",
+    "nonlinearity": "elu",
+    "interpolation": "bilinear",
+    "scale_by_sigma": True,
+    "num_scales": 232,
+    "dtype": "float32",
+    "remat": False,
+}
+
 NETWORKS = {
     "ncsnpp": {
         "nf": 128,
@@ -36,9 +47,28 @@ NETWORKS = {
         "nonlinearity": "swish",
         "dropout": 0.1,
         "scale_by_sigma": False,
+        "num_scales": 1000,
         "dtype": "float32",
         "remat": False,
     },
+    "ddpm": {
+        "nf": 128,
+        "ch_mult": (1, 2, 2, 2),
+        "num_res_blocks": 2,
+        "attn_resolutions": (16,),
+        "resamp_with_conv": True,
+        "conditional": True,
+        "nonlinearity": "swish",
+        "dropout": 0.1,
+        "scale_by_sigma": False,
+        "num_scales": 1000,
+        "dtype": "float32",
+        "remat": False,
+    },
+    "ncsnv2_64": NCSNV2,
+    "ncsnv2_128": NCSNV2,
+    "ncsnv2_256": NCSNV2,
+    "ncsn": {**NCSNV2, "scale_by_sigma": False, "num_scales": 10},
     "mlp": {
         "width": 512,
         "depth": 4,
@@ -63,17 +93,19 @@ DATA = {
 }
 
 
-def base(law: str, network: str, data: str) -> ConfigDict:
+def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDict:
     """The defaults for a law, a network and a kind of data, by name.
 
-    Values of Song et al. 2021, appendices C to H, where the paper has them.
+    Values of Song et al. 2021, appendices C to H, where the paper has them. With `continuous` false
+    the run is one of the discrete-time ancestors, SMLD (`ve`) or DDPM (`vp`): their loss, their
+    labels, and sampling as the released code does it.
     """
     config = ConfigDict()
     config.seed = 42
 
     config.sde = ConfigDict({"name": law, **LAWS[law]})
     config.model = ConfigDict({"name": network, **NETWORKS[network]})
-    if law == "ve":
+    if law == "ve" and continuous and "embedding_type" in config.model:
         # Goes with the conditioning below: this embedding takes the logarithm of sigma.
         config.model.embedding_type = "fourier"
 
@@ -81,6 +113,8 @@ def base(law: str, network: str, data: str) -> ConfigDict:
     config.prediction = ConfigDict()
     config.prediction.kind = "score" if law == "ve" else "eps"
     config.prediction.conditioning = "sigma" if law == "ve" else "label"
+    if not continuous:
+        config.prediction.conditioning = "level" if law == "ve" else "step"
     config.prediction.sigma_data = 0.5  # the data's standard deviation; kind "edm" alone uses it
 
     config.loss = ConfigDict()
@@ -103,6 +137,7 @@ def base(law: str, network: str, data: str) -> ConfigDict:
     config.optim.schedule = "constant"  # or "cosine", to zero at training.n_iters
 
     config.training = ConfigDict()
+    config.training.continuous = continuous  # if not, model.num_scales levels: SMLD and DDPM
     config.training.batch_size = 128
     config.training.n_iters = 1_300_000
     config.training.n_jitted_steps = 1  # above 1, a scan: for accelerators, see benchmarks/
@@ -115,7 +150,8 @@ def base(law: str, network: str, data: str) -> ConfigDict:
     config.training.progress = True
 
     config.sampling = ConfigDict()
-    config.sampling.method = "pc"  # fixed steps; or "ode", "sde", adaptive
+    # "pc" takes fixed steps, "score_sde" does so as the released code does; "ode" and "sde" adapt.
+    config.sampling.method = "pc" if continuous else "score_sde"
     config.sampling.predictor = "reverse_diffusion" if law == "ve" else "euler_maruyama"
     config.sampling.corrector = "langevin" if law == "ve" else "none"
     config.sampling.order = "paper"  # predictor, then corrector; or "original"
@@ -130,6 +166,7 @@ def base(law: str, network: str, data: str) -> ConfigDict:
     config.sampling.eps = {"vp": 1e-3, "subvp": 1e-3, "edm": 0.002}.get(law, 1e-5)
     config.sampling.denoise = True  # end with the conditional mean at eps, one more evaluation
     config.sampling.solver = "tsit5"
+    config.sampling.variable = "lam" if law == "edm" else "t"  # that adaptive steps are even in
     config.sampling.rtol = 1e-5
     config.sampling.atol = 1e-5
     config.sampling.sde_rtol = 1e-2  # of method "sde", whose steps shrink with noise, not with it
@@ -142,6 +179,7 @@ def base(law: str, network: str, data: str) -> ConfigDict:
     config.likelihood.divergence = "rademacher"
     config.likelihood.num_probes = 1
     config.likelihood.solver = "tsit5"
+    config.likelihood.variable = config.sampling.variable
     config.likelihood.rtol = 1e-5
     config.likelihood.atol = 1e-5
     config.likelihood.max_steps = 10_000

@@ -73,7 +73,7 @@ def log_likelihood(
             return velocity[0], div[:, 0]
 
         l0 = jnp.zeros(divergence.num_estimates, x.dtype)
-        (latent, trace), nfe, failed = solve_ode(augmented, (x_i, l0), t0, t1, solver)
+        (latent, trace), nfe, failed = solve_ode(augmented, (x_i, l0), t0, t1, solver, path)
         estimates = prior_logp(latent[None])[0] + trace
         return LogLik(jnp.mean(estimates), divergence.stderr(estimates), latent, nfe, failed)
 

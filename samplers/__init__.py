@@ -13,7 +13,7 @@ from samplers.grids import GRIDS, make_grid
 from samplers.heun import heun
 from samplers.predictor_corrector import predictor_corrector
 from samplers.reverse_diffusion import reverse_diffusion
-from samplers.solve import SOLVERS, Solver
+from samplers.solve import SOLVERS, VARIABLES, Solver
 
 PREDICTORS = {
     "euler_maruyama": euler_maruyama,
@@ -29,6 +29,7 @@ __all__ = [
     "GRIDS",
     "PREDICTORS",
     "SOLVERS",
+    "VARIABLES",
     "SampleResult",
     "Sampler",
     "Solver",

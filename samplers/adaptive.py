@@ -29,7 +29,7 @@ def adaptive_ode(
         t0, t1 = jnp.asarray(path.t1, x.dtype), jnp.asarray(eps, x.dtype)
 
         def solve(x: Array):
-            return solve_ode(lambda t, y: predict(y, t).velocity, x, t0, t1, solver)
+            return solve_ode(lambda t, y: predict(y, t).velocity, x, t0, t1, solver, path)
 
         if per_example:
             y, nfe, failed = jax.vmap(lambda x_i: solve(x_i[None]))(x)

@@ -1,4 +1,11 @@
-"""One adaptive Diffrax solve, shared by the ODE sampler and the likelihood."""
+"""One adaptive Diffrax solve, shared by the ODE sampler and the likelihood.
+
+Two things keep an error estimate from being fooled. A step is at most an eighth of the path: over
+longer ones the embedded estimate passes through zero while the error does not (on Gaussian data 61
+of 2048 samples came out wrong by more than 0.1 at a tolerance of 1e-3, unnoticed). And the path is
+measured in the variable in which the field is smooth: t for the laws of Song et al. 2021, the
+log-SNR for EDM, nearly all of whose time is noise.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,6 +14,8 @@ import diffrax
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from sde_lib import AffinePath
 
 SOLVERS = {
     "tsit5": diffrax.Tsit5,
@@ -17,13 +26,22 @@ SOLVERS = {
 }
 
 
+VARIABLES = ("t", "lam")
+
+# Parts of the path, in the variable of integration.
+FIRST_STEP = 1 / 100
+LONGEST_STEP = 1 / 8
+
+
 class Solver(NamedTuple):
-    """An adaptive Runge-Kutta solve: a name in `SOLVERS`, tolerances, and the most steps."""
+    """An adaptive Runge-Kutta solve: a name in `SOLVERS`, tolerances, the most steps, and the
+    variable in `VARIABLES` that steps are taken in."""
 
     method: str = "tsit5"
     rtol: float = 1e-5
     atol: float = 1e-5
     max_steps: int = 10_000
+    variable: str = "t"
 
 
 class Solved(NamedTuple):
@@ -35,26 +53,36 @@ class Solved(NamedTuple):
 
 
 def solve_ode(
-    field: Callable[[Array, Any], Any], y0: Any, t0: Array, t1: Array, solver: Solver
+    field: Callable[[Array, Any], Any],
+    y0: Any,
+    t0: Array,
+    t1: Array,
+    solver: Solver,
+    path: AffinePath | None = None,
 ) -> Solved:
     """Solves `dy/dt = field(t, y)` from t0 to t1, in either direction.
 
-    A failure is reported in the result, with the state made nan: it neither raises nor passes for
-    an answer.
+    `path` is the law whose log-SNR the variable `"lam"` is; `"t"` needs none. A failure is reported
+    in the result, with the state made nan: it neither raises nor passes for an answer.
     """
     method = SOLVERS[solver.method]()
+    if solver.variable == "lam":
+        field, t0, t1 = in_lam(field, path), path.lam(t0), path.lam(t1)
     # Where the last stage of a step serves as the first of the next, the very first is evaluated
     # here: Diffrax would do so again after each rejection of the first step, and not report it.
     state = (jnp.asarray(False), field(t0, y0)) if method.tableau.fsal else None
+    controller = diffrax.PIDController(
+        rtol=solver.rtol, atol=solver.atol, dtmax=LONGEST_STEP * jnp.abs(t1 - t0)
+    )
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, args: field(t, y)),
         method,
         t0=t0,
         t1=t1,
         # Diffrax's own choice of the first step depends on its release, and so would the count.
-        dt0=0.01 * (t1 - t0),
+        dt0=FIRST_STEP * (t1 - t0),
         y0=y0,
-        stepsize_controller=diffrax.PIDController(rtol=solver.rtol, atol=solver.atol),
+        stepsize_controller=controller,
         max_steps=solver.max_steps,
         solver_state=state,
         # Nothing is differentiated through the solve, so nothing need be remembered of it.
@@ -66,6 +94,16 @@ def solve_ode(
     failed = ~((solution.result == diffrax.RESULTS.successful) & jnp.all(finite))
     y = jax.tree.map(lambda leaf: jnp.where(failed, jnp.nan, leaf), y)
     return Solved(y, evaluations(method, solution.stats["num_steps"]), failed)
+
+
+def in_lam(field: Callable[[Array, Any], Any], path: AffinePath) -> Callable[[Array, Any], Any]:
+    """The field per unit of half log-SNR: `dy/dlam = field(t(lam), y) dt/dlam`."""
+
+    def moved(lam: Array, y: Any) -> Any:
+        t, rate = jax.jvp(path.t_of_lam, (lam,), (jnp.ones_like(lam),))
+        return jax.tree.map(lambda leaf: rate * leaf, field(t, y))
+
+    return moved
 
 
 def evaluations(method: diffrax.AbstractERK, num_steps: Array) -> Array:

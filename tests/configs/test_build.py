@@ -136,8 +136,8 @@ def recorded(monkeypatch, module, name):
 @pytest.mark.parametrize("per_example", [True, False])
 @pytest.mark.parametrize("denoise", [True, False])
 def test_options_of_adaptive_methods(monkeypatch, per_example, denoise):
-    numbers = {"rtol": 0.02, "atol": 0.03, "max_steps": 77, "solver": "bosh3"}
-    solver = samplers.Solver("bosh3", 0.02, 0.03, 77)
+    numbers = {"rtol": 0.02, "atol": 0.03, "max_steps": 77, "solver": "bosh3", "variable": "lam"}
+    solver = samplers.Solver("bosh3", 0.02, 0.03, 77, "lam")
     more = {"eps": 0.04, "denoise": denoise, "batching": "example" if per_example else "batch"}
     expected = {"path": PATH, "eps": 0.04, "solver": solver, "denoise": denoise}
     calls = recorded(monkeypatch, samplers, "adaptive_ode")
@@ -159,12 +159,12 @@ def test_adaptive_ode():
 def test_options_of_the_likelihood(monkeypatch):
     config = base("vp", "mlp", "npz").likelihood
     config.update(divergence="gaussian", num_probes=3, solver="heun", rtol=0.02, atol=0.03)
-    config.update(max_steps=77, eps=0.04)
+    config.update(max_steps=77, eps=0.04, variable="lam")
     probes = []
     monkeypatch.setitem(likelihood.DIVERGENCES, "gaussian", probes.append)
     calls = recorded(monkeypatch, likelihood, "log_likelihood")
     build_likelihood(config, PATH)("key", "predict", "x")
-    solver = samplers.Solver("heun", 0.02, 0.03, 77)
+    solver = samplers.Solver("heun", 0.02, 0.03, 77, "lam")
     given = {"key": "key", "path": PATH, "predict": "predict", "x": "x", "eps": 0.04}
     assert calls == [{**given, "divergence": None, "solver": solver}]
     assert probes == [3]
