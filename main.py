@@ -51,9 +51,9 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"Unexpected argument {argv[1]!r}; options begin with --.")
     workdir = Path(WORKDIR.value).absolute()
     quiet()
-    enable_compilation_cache(workdir)
     try:
         experiment = build(CONFIG.value)
+        enable_compilation_cache(workdir)
         run(experiment, workdir)
     except (ValueError, OSError, CheckpointError, TrainingDiverged) as error:
         if DEBUG.value:

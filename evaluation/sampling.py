@@ -67,9 +67,17 @@ def run_sampling(experiment, params: Any, workdir: Path, step: int, seeds: range
     """Writes `samples_<first>-<last>.npz` (`arr_0` NHWC, `seeds`) and `sample.png`.
 
     `arr_0` is uint8 as the usual evaluators take it; digits of 17 levels keep their own levels.
+
+    Raises:
+        ValueError: where every adaptive solve failed; nothing is written then.
     """
     result = draw(experiment, params, seeds, experiment.config.eval.seed)
     kept = ~result.failed  # a failed solve has no sample
+    if not kept.any():
+        raise ValueError(
+            f"None of {len(seeds)} solves reached its end in sampling.max_steps = "
+            f"{experiment.config.sampling.max_steps} steps; raise it, or loosen the tolerance."
+        )
     levels, unit = to_levels(experiment, result.x[kept])
     numbers = np.asarray(seeds)[kept]
     folder = workdir / "samples" / f"step_{step}"

@@ -27,6 +27,7 @@ def run_training(experiment, workdir: Path, force_config: bool = False) -> Train
     config = experiment.config.training
     mesh = make_mesh()
     check_batch(config.batch_size, mesh, "training.batch_size")
+    check_steps_left(workdir, config)
     claim(workdir, experiment.config, force_config, training=True)
     checkpoints = Checkpoints(workdir, config.keep_snapshots)
     state = initial_or_latest(experiment, checkpoints, mesh)
@@ -72,9 +73,32 @@ def initial_or_latest(experiment, checkpoints: Checkpoints, mesh) -> TrainState:
     return restore(experiment, checkpoints, mesh)
 
 
+def check_steps_left(workdir: Path, config) -> None:
+    """Refuses a number of steps a call with which a resumed run would overshoot its end."""
+    step = (saved_steps(workdir) or [0])[-1]
+    left = config.n_iters - step
+    if left > 0 and left % config.n_jitted_steps:
+        raise ValueError(
+            f"{left} steps are left from {step} to training.n_iters = {config.n_iters}, which is "
+            f"not a multiple of training.n_jitted_steps = {config.n_jitted_steps}; take one that "
+            "divides it."
+        )
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """The steps of which there are checkpoints, rising."""
+    if not (workdir / "checkpoints").is_dir():
+        return []
+    checkpoints = Checkpoints(workdir)
+    steps = checkpoints.steps()
+    checkpoints.close()
+    return steps
+
+
 def initial(experiment) -> TrainState:
     seed = experiment.config.seed
-    params = experiment.init_params(jax.random.fold_in(jax.random.key(seed), 0))
+    # Step n draws from fold_in(key, n): the number here is one that no run reaches.
+    params = experiment.init_params(jax.random.fold_in(jax.random.key(seed), 2**32 - 1))
     return create_state(params, experiment.tx, seed)
 
 
@@ -109,11 +133,9 @@ def steps_to_evaluate(section, workdir: Path, step: int | None = None) -> list[i
     Raises:
         CheckpointError: where none lies in that range.
     """
-    if step is not None or not (workdir / "checkpoints").is_dir():
+    if step is not None:
         return [step]
-    checkpoints = Checkpoints(workdir)
-    steps = checkpoints.steps()
-    checkpoints.close()
+    steps = saved_steps(workdir)
     if not steps:
         return [None]
     end = steps[-1] if section.end_ckpt < 0 else section.end_ckpt

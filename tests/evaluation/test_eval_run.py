@@ -146,6 +146,13 @@ def test_failed_solves_are_counted_and_left_out(file, tmp_path):
     assert len(arrays["arr_0"]) == left
 
 
+def test_sampling_of_which_nothing_is_left(file, tmp_path):
+    experiment = exact(file, sampling__method="ode", sampling__max_steps=3)
+    with pytest.raises(ValueError, match=r"None of 4 solves.*max_steps = 3"):
+        run_sampling(experiment, PARAMS, tmp_path, 3, range(4))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_classifier_needs_labels(file):
     with pytest.raises(ValueError, match="label"):
         exact(file, eval__features=("classifier",))

@@ -3,8 +3,10 @@
 import json
 
 import pytest
+from ml_collections import ConfigDict
 from tiny import tiny
 
+from training.run import check_steps_left
 from training.workdir import claim, flatten
 
 
@@ -137,3 +139,15 @@ def test_the_place_of_the_data_may_change(tmp_path):
     config.data.path = "there.npz"
     claim(tmp_path, config, training=True)
     assert stored(tmp_path)["data"]["path"] == "there.npz"
+
+
+def test_steps_a_call_must_not_overshoot_the_end(tmp_path):
+    """From step 3 to 6 there is no whole number of pairs; nothing is claimed or written."""
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    section = ConfigDict({"n_iters": 6, "n_jitted_steps": 2})
+    with pytest.raises(ValueError, match=r"3 steps are left from 3 .*n_jitted_steps = 2"):
+        check_steps_left(tmp_path, section)
+    assert sorted(tmp_path.rglob("*")) == before
+    check_steps_left(tmp_path, ConfigDict({"n_iters": 7, "n_jitted_steps": 2}))
+    check_steps_left(tmp_path / "new", section)
