@@ -58,6 +58,7 @@ NETWORKS = {
         "attn_resolutions": (16,),
         "resamp_with_conv": True,
         "conditional": True,
+        "normalization": "GroupNorm",
         "nonlinearity": "swish",
         "dropout": 0.1,
         "scale_by_sigma": False,
@@ -68,7 +69,7 @@ NETWORKS = {
     "ncsnv2_64": NCSNV2,
     "ncsnv2_128": NCSNV2,
     "ncsnv2_256": NCSNV2,
-    "ncsn": {**NCSNV2, "scale_by_sigma": False, "num_scales": 10},
+    "ncsn": {**NCSNV2, "scale_by_sigma": False, "num_scales": 10, "num_classes": 0},
     "mlp": {
         "width": 512,
         "depth": 4,
@@ -83,12 +84,27 @@ NETWORKS = {
     },
 }
 
-# An image_size of () takes the images as they are; num_channels of 0, likewise.
+# An image_size of () takes the images as they are; a crop of () and num_channels of 0, likewise.
 DATA = {
     "digits": {},
-    "tfds": {"name": "cifar10", "path": "", "image_size": ()},
+    "tfds": {
+        "name": "cifar10",
+        "path": "",
+        "eval_split": "test",
+        "label_key": "",
+        "crop": (),
+        "image_size": (),
+    },
     "idx": {"path": ""},
-    "image_folder": {"path": "", "image_size": (), "num_channels": 0, "class_folders": False},
+    "image_folder": {
+        "path": "",
+        "crop": (),
+        "image_size": (),
+        "num_channels": 0,
+        "convert": False,
+        "class_folders": False,
+        "holdout": 0.1,
+    },
     "npz": {"path": ""},
 }
 
@@ -157,7 +173,8 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.sampling.order = "paper"  # predictor, then corrector; or "original"
     config.sampling.snr = 0.16
     config.sampling.n_steps_each = 1
-    config.sampling.norm = "example"  # Langevin step sizes by example; or "batch"
+    # Langevin step sizes by example; or by batch, as in the released code.
+    config.sampling.norm = "example" if continuous else "batch"
     config.sampling.variance = "posterior"  # of ancestral sampling; or "forward"
     config.sampling.eta = 0.0  # of ddim
     config.sampling.probability_flow = False

@@ -1,26 +1,35 @@
-"""What the CIFAR-10 configs share: the continuous-time models of Song et al. 2021, appendix H.
+"""What the CIFAR-10 configs share: the models of Song et al. 2021, appendix H, and their ancestors.
 
 NCSN++ is the architecture the paper found best for VE (FIR resampling, a residual pyramid of the
-input), DDPM++ the one for VP and sub-VP. Batch 128, 1.3 M iterations; the deep ones have 8 residual
-blocks a level in place of 4, and 0.95 M. The data come from TFDS (`data.path` is its directory).
+input), DDPM++ the one for VP and sub-VP; `ddpm` is the network of Ho et al. 2020, the RefineNets go
+on to `annealed`. Batch 128, 1.3 M iterations; the deep ones have 8 residual blocks a level in place
+of 4, and 0.95 M. The data come from TFDS (`data.path` is its directory).
 """
 
 from ml_collections import ConfigDict
 
 from configs.base import base
 
+NETWORK = {"ncsnpp": "ncsnpp", "ddpmpp": "ncsnpp"}  # two choices of options; else its own name
 
-def cifar10(law: str, architecture: str, deep: bool = False) -> ConfigDict:
-    config = base(law, "ncsnpp", "tfds")
-    config.model.num_res_blocks = 8 if deep else 4
-    config.training.n_iters = 950_000 if deep else 1_300_000
+
+def cifar10(law: str, architecture: str, deep: bool = False, continuous: bool = True) -> ConfigDict:
+    config = base(law, NETWORK.get(architecture, architecture), "tfds", continuous)
+    if architecture in NETWORK:
+        config.model.num_res_blocks = 8 if deep else 4
     if architecture == "ncsnpp":
         config.model.fir = True
         config.model.progressive_input = "residual"
-    if law == "ve":
+    if law == "ve" and architecture != "ncsn":
         config.model.scale_by_sigma = True
-    config.data.random_flip = True
+    if law == "vp" and not continuous:
+        config.sampling.predictor = "reverse_diffusion" if architecture == "ncsnpp" else "ancestral"
+    config.training.n_iters = 950_000 if deep else 1_300_000
+    config.sampling.steps = config.model.num_scales
+    config.sampling.batch_size = 1024
     config.eval.batch_size = 1024
     config.eval.bpd_repeats = 5
-    config.sampling.batch_size = 1024
+    # A score known at so many levels only is a flow in stairs, which adaptive solvers cannot take.
+    config.eval.enable_bpd = continuous or law != "ve"
+    config.data.random_flip = True
     return config

@@ -1,8 +1,8 @@
-"""The two residual blocks of NCSN++: that of DDPM and that of BigGAN, which also resamples.
+"""The residual blocks of DDPM and NCSN++: that of DDPM, and that of BigGAN, which also resamples.
 
-Both are `shortcut(x) + conv(drop(f(norm(conv(f(norm(x))) + W f(temb)))))`, with f the
-nonlinearity, and divide the sum by sqrt 2 with `skip_rescale`, which keeps the variance of a sum
-of two independent terms (Song et al., 2021, appendix H).
+All are `shortcut(x) + conv(drop(f(norm(conv(f(norm(x))) + W f(temb)))))`, with f the
+nonlinearity. Those of NCSN++ divide the sum by sqrt 2 with `skip_rescale`, which keeps the variance
+of a sum of two independent terms (Song et al., 2021, appendix H).
 """
 
 from __future__ import annotations
@@ -16,6 +16,30 @@ import jax
 import jax.numpy as jnp
 
 from models.layers import NIN, conv1x1, conv3x3, dense, group_norm, resize
+
+
+class ResnetBlockDDPM(nn.Module):
+    """The residual block of Ho et al. (2020), appendix B, with any normalisation.
+
+    `norm` is a function of x that creates its layer in the block. Shapes as below.
+    """
+
+    features: int
+    norm: Callable[[jax.Array], jax.Array]
+    act: Callable[[jax.Array], jax.Array]
+    dropout: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, temb: jax.Array | None, train: bool) -> jax.Array:
+        h = conv3x3(self.features, dtype=self.dtype)(self.act(self.norm(x)))
+        if temb is not None:
+            h = h + dense(self.features, dtype=self.dtype)(self.act(temb))[:, None, None, :]
+        h = nn.Dropout(self.dropout)(self.act(self.norm(h)), deterministic=not train)
+        h = conv3x3(self.features, scale=0.0, dtype=self.dtype)(h)
+        if x.shape[-1] != self.features:
+            x = NIN(self.features, dtype=self.dtype)(x)
+        return x + h
 
 
 class ResnetBlockDDPMpp(nn.Module):

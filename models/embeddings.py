@@ -53,3 +53,14 @@ class GaussianFourierProjection(nn.Module):
         w = jax.lax.stop_gradient(w)[None, :]
         angles = 2 * math.pi * u.astype(jnp.float32)[:, None] * w
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def noise_level(
+    labels: jax.Array, sigma_min: float, sigma_max: float, num_scales: int
+) -> jax.Array:
+    """Entry `int(label)` of `num_scales` geometric levels, `sigma_max` first.
+
+    labels: (B,), integers or floats; the result is (B,) float32.
+    """
+    logs = jnp.linspace(math.log(sigma_max), math.log(sigma_min), num_scales, dtype=jnp.float32)
+    return jnp.exp(logs)[labels.astype(jnp.int32)]

@@ -42,13 +42,13 @@ def dense(features: int, *, dtype: Any) -> nn.Dense:
     return nn.Dense(features, kernel_init=default_init(), dtype=dtype)
 
 
-def group_norm(channels: int, *, dtype: Any) -> nn.GroupNorm:
-    """GroupNorm (Wu and He, 2018) with `min(channels // 4, 32)` groups and epsilon 1e-6.
+def group_norm(channels: int, *, groups: int | None = None, dtype: Any) -> nn.GroupNorm:
+    """GroupNorm (Wu and He, 2018), by default with `min(channels // 4, 32)` groups; epsilon 1e-6.
 
     Where that number does not divide the channels, the next smaller one that does is taken.
     Statistics are accumulated in float32 whatever the dtype.
     """
-    wanted = max(1, min(channels // 4, 32))
+    wanted = groups or max(1, min(channels // 4, 32))
     groups = next(g for g in range(wanted, 0, -1) if channels % g == 0)
     return nn.GroupNorm(groups, epsilon=1e-6, dtype=dtype)
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from models.attention import AttnBlockpp
 from models.blocks import ResnetBlockBigGANpp, ResnetBlockDDPMpp
-from models.embeddings import GaussianFourierProjection, timestep_embedding
+from models.embeddings import GaussianFourierProjection, noise_level, timestep_embedding
 from models.layers import Combine, Downsample, Upsample, conv3x3, dense, group_norm
 from models.options import ACTIVATIONS, activation, check_choice
 from models.resample import check_halving
@@ -245,6 +245,4 @@ class NCSNpp(nn.Module):
         """(B,) noise levels, float32, that `scale_by_sigma` divides by."""
         if self.embedding_type == "fourier":
             return cond.astype(jnp.float32)
-        ends = math.log(self.sigma_max), math.log(self.sigma_min)
-        logs = jnp.linspace(*ends, self.num_scales, dtype=jnp.float32)
-        return jnp.exp(logs)[cond.astype(jnp.int32)]
+        return noise_level(cond, self.sigma_min, self.sigma_max, self.num_scales)

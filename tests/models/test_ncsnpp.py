@@ -218,8 +218,10 @@ def test_size_of_the_published_network():
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_strict_promotion_and_float64_mode(name):
     """No silent broadcasting or promotion, and float32 throughout although JAX is in float64."""
-    options = {**SMALL, "embedding_type": "positional", "scale_by_sigma": True}
-    model = MODELS[name](**options if name == "ncsnpp" else {"fourier_features": 2})
+    options = {"nf": 8, "scale_by_sigma": True}
+    if name == "ncsnpp":
+        options |= {**SMALL, "embedding_type": "positional"}
+    model = MODELS[name](**options if name != "mlp" else {"fourier_features": 2})
     x, label = jnp.ones((2, 8, 8, 3), jnp.float32), jnp.arange(2)
     with (
         jax.enable_x64(True),

@@ -1,0 +1,30 @@
+"""What the CelebA configs share: 64 px, discrete-time VE, noise levels from 90 down to 0.01.
+
+The middle 140 x 140 pixels of the aligned photographs (218 x 178) are resized to 64 x 64. As in the
+released code, what is held out is TFDS's `validation`; there is a `test` too.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.base import base
+
+
+def celeba(architecture: str) -> ConfigDict:
+    """The network `ncsnpp`, as for CIFAR-10; or a RefineNet, which goes on to `annealed`."""
+    config = base("ve", architecture, "tfds", continuous=False)
+    if architecture == "ncsnpp":
+        config.model.fir = True
+        config.model.progressive_input = "residual"
+    config.model.scale_by_sigma = architecture != "ncsn"
+    config.sde.sigma_max = 90.0
+    config.sampling.snr = 0.17
+    config.sampling.steps = config.model.num_scales
+    config.sampling.batch_size = 1024
+    config.eval.batch_size = 1024
+    config.eval.enable_bpd = False
+    config.data.name = "celeb_a"
+    config.data.eval_split = "validation"
+    config.data.crop = (140, 140)
+    config.data.image_size = (64, 64)
+    config.data.random_flip = True
+    return config

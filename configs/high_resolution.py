@@ -1,0 +1,82 @@
+"""What the configs of 128 px and more share: LSUN bedrooms and churches, CelebA-HQ and FFHQ.
+
+Batch 64, 2.4 M iterations, no dropout; NCSN++ has 2000 noise levels in place of 1000, and at
+1024 px batch 8 and fewer channels. LSUN comes from TFDS, which holds `train` and `validation`: the
+larger side is cut to the smaller, the square resized. The faces come from a folder of images, to be
+named by `--config.data.path=DIR` (the released code reads TFRecords of the same images, and
+evaluates on the training images; here a tenth is held out).
+
+Numbers: Song et al. 2021, appendix H; the networks of Ho et al. 2020, appendix B, at 256 px.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.base import base
+
+FACES = ("celebahq", "ffhq")
+
+
+def high_resolution(
+    law: str, network: str, data: str, side: int = 256, continuous: bool = True
+) -> ConfigDict:
+    """`data` is "lsun/bedroom", "lsun/church_outdoor", "celebahq" or "ffhq"."""
+    config = base(law, network, "image_folder" if data in FACES else "tfds", continuous)
+    config.training.batch_size = 64
+    config.training.n_iters = 2_400_000
+    config.sampling.snr = 0.075
+    # For one device. The released code takes the batch of `eval`, split over many.
+    config.sampling.batch_size = 32
+    config.eval.batch_size = 512
+    config.eval.enable_bpd = False
+
+    config.data.image_size = (side, side)
+    config.data.random_flip = True
+    if data in FACES:
+        config.data.num_channels = 3
+    else:
+        config.data.name = data
+        config.data.eval_split = "validation"
+
+    if "dropout" in config.model:
+        config.model.dropout = 0.0
+    shape = {"ncsnpp": ncsnpp, "ddpm": ddpm}.get(network)
+    if shape is not None:
+        shape(config)
+    config.sampling.steps = config.model.num_scales
+    return config
+
+
+def ncsnpp(config: ConfigDict) -> None:
+    """NCSN++ of 256 px: images enter and leave at every level, by skips."""
+    config.model.ch_mult = (1, 1, 2, 2, 2, 2, 2)
+    config.model.num_res_blocks = 2
+    config.model.fir = True
+    config.model.progressive = "output_skip"
+    config.model.progressive_input = "input_skip"
+    config.model.scale_by_sigma = True
+    config.model.num_scales = 2000
+
+
+def ddpm(config: ConfigDict) -> None:
+    """The DDPM of 256 px, learned ten times more slowly than the one of CIFAR-10."""
+    config.model.ch_mult = (1, 1, 2, 2, 4, 4)
+    config.optim.lr = 2e-5
+    config.sampling.predictor = "ancestral"
+
+
+def faces_1024(data: str) -> ConfigDict:
+    """NCSN++ of 1024 px under the continuous VE law, for "celebahq" or "ffhq".
+
+    The evaluation batch was 1024 in the released code: 13 GB of pixels alone. Here it is 8.
+    """
+    config = high_resolution("ve", "ncsnpp", data, side=1024)
+    config.sde.sigma_max = 1348.0
+    config.model.nf = 16
+    config.model.ch_mult = (1, 2, 4, 8, 16, 32, 32, 32)
+    config.model.num_res_blocks = 1
+    config.training.batch_size = 8
+    config.training.ema_rate = 0.9999
+    config.sampling.snr = 0.15
+    config.sampling.batch_size = 8
+    config.eval.batch_size = 8
+    return config

@@ -1,0 +1,8 @@
+"""CIFAR-10, NCSN with techniques 1, 2 and 4 of Song and Ermon 2020."""
+
+from configs.annealed import annealed
+from configs.cifar10 import cifar10
+
+
+def get_config():
+    return annealed(cifar10("ve", "ncsn", continuous=False), "124")

@@ -1,0 +1,7 @@
+"""CelebA-HQ at 256 px, DDPM in discrete time (Ho et al. 2020)."""
+
+from configs.high_resolution import high_resolution
+
+
+def get_config():
+    return high_resolution("vp", "ddpm", "celebahq", continuous=False)

@@ -1,0 +1,141 @@
+"""DDPM, the U-net of Ho, Jain and Abbeel, Denoising diffusion probabilistic models (2020), appendix
+B, as Song et al. (2021) took it over. Its successors are the options of `models/ncsnpp.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.attention import AttnBlock
+from models.blocks import ResnetBlockDDPM
+from models.embeddings import noise_level, timestep_embedding
+from models.layers import Downsample, Upsample, conv3x3, dense
+from models.normalization import NORMALIZATIONS, normalization
+from models.options import ACTIVATIONS, activation, check_choice
+from models.resample import check_halving
+
+
+class DDPM(nn.Module):
+    """A U-net with residual blocks and attention.
+
+    Parameters have the paths and shapes of the authors' checkpoints, except that the `scale` and
+    `bias` of GroupNorm are (C,), where those have (1, 1, 1, C).
+
+    Fields:
+      nf: channels at full resolution, times `ch_mult[i]` at level i; each level halves the image.
+        GroupNorm has 32 groups, or the next smaller number that divides the channels.
+      num_res_blocks: residual blocks a level on the way down; one more on the way up.
+      attn_resolutions: image heights at which attention follows: each block on the way down, each
+        level on the way up. The middle has attention always.
+      resamp_with_conv: convolve when resampling; otherwise nearest neighbour and mean.
+      conditional: whether the blocks see the noise level.
+      normalization: 'GroupNorm', 'InstanceNorm++', 'VarianceNorm' or 'InstanceNorm'.
+      nonlinearity: 'elu', 'relu', 'lrelu' (slope 0.2) or 'swish'.
+      dropout: rate in the residual blocks; active only with `train=True` (rng 'dropout').
+      scale_by_sigma: divide the output by entry `int(cond)` of the descending list of `num_scales`
+        geometric levels from `sigma_max` to `sigma_min`.
+      centered: whether x is in [-1, 1]; if not, it is in [0, 1] and the network maps it there.
+      dtype: of the computation. Parameters, statistics of norms, softmax and output are float32.
+      remat: recompute the activations inside each block for the gradient, to save memory.
+    """
+
+    nf: int = 128
+    ch_mult: Sequence[int] = (1, 2, 2, 2)
+    num_res_blocks: int = 2
+    attn_resolutions: Sequence[int] = (16,)
+    resamp_with_conv: bool = True
+    conditional: bool = True
+    normalization: str = "GroupNorm"
+    nonlinearity: str = "swish"
+    dropout: float = 0.1
+    scale_by_sigma: bool = False
+    centered: bool = True
+    num_scales: int = 1000
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError if an option is unknown or images of `shape` (..., H, W, C) misfit."""
+        check_choice("normalization", self.normalization, NORMALIZATIONS)
+        check_choice("nonlinearity", self.nonlinearity, ACTIVATIONS)
+        check_halving(shape, len(self.ch_mult))
+
+    @nn.compact
+    def __call__(self, x: jax.Array, cond: jax.Array, train: bool = False) -> jax.Array:
+        """x: (B, H, W, C); cond: (B,) labels in [0, 999]. Returns float32 of the shape of x."""
+        self.check(x.shape)
+        temb = self.embed(cond)
+        h = (x if self.centered else 2 * x - 1).astype(self.dtype)
+        skips = self.contract(h, temb, train)
+        h = self.block(skips[-1], temb, train, skips[-1].shape[-1])
+        h = self.attend(h, always=True)
+        h = self.block(h, temb, train, h.shape[-1])
+        h = self.act(self.norm(self.expand(h, skips, temb, train)))
+        h = conv3x3(x.shape[-1], scale=0.0, dtype=self.dtype)(h).astype(jnp.float32)
+        if self.scale_by_sigma:
+            sigma = noise_level(cond, self.sigma_min, self.sigma_max, self.num_scales)
+            h = h / sigma[:, None, None, None]
+        return h
+
+    def embed(self, cond: jax.Array) -> jax.Array | None:
+        """(B,) labels to (B, 4 nf); None if the network is unconditional."""
+        if not self.conditional:
+            return None
+        temb = dense(4 * self.nf, dtype=self.dtype)(timestep_embedding(cond, self.nf))
+        return dense(4 * self.nf, dtype=self.dtype)(self.act(temb))
+
+    def contract(self, h: jax.Array, temb: jax.Array | None, train: bool) -> list[jax.Array]:
+        """The way down: features after the first convolution, every block and every halving."""
+        skips = [conv3x3(self.nf, dtype=self.dtype)(h)]
+        for level, mult in enumerate(self.ch_mult):
+            for _ in range(self.num_res_blocks):
+                h = self.block(skips[-1], temb, train, self.nf * mult)
+                skips.append(self.attend(h))
+            if level + 1 < len(self.ch_mult):
+                skips.append(self.resampler(Downsample)(skips[-1]))
+        return skips
+
+    def expand(self, h, skips, temb: jax.Array | None, train: bool) -> jax.Array:
+        """The way up, which consumes the skips from the last to the first."""
+        for level, mult in reversed(list(enumerate(self.ch_mult))):
+            for _ in range(self.num_res_blocks + 1):
+                joined = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = self.block(joined, temb, train, self.nf * mult)
+            h = self.attend(h)
+            if level > 0:
+                h = self.resampler(Upsample)(h)
+        assert not skips
+        return h
+
+    def block(self, h, temb: jax.Array | None, train: bool, features: int) -> jax.Array:
+        """One residual block."""
+        module = ResnetBlockDDPM(features, self.norm, self.act, self.dropout, self.dtype)
+        return self.run(module, lambda m, h, temb: m(h, temb, train), h, temb)
+
+    def attend(self, h: jax.Array, always: bool = False) -> jax.Array:
+        """Attention, if the height of h is a listed one."""
+        if not always and h.shape[1] not in self.attn_resolutions:
+            return h
+        return self.run(AttnBlock(self.norm, self.dtype), lambda m, h: m(h), h)
+
+    def run(self, module: nn.Module, call, *args):
+        """`call(module, *args)`, rematerialised on request, as in NCSNpp."""
+        return (nn.remat(call) if self.remat else call)(module, *args)
+
+    def resampler(self, module) -> nn.Module:
+        return module(fir=False, fir_kernel=(), with_conv=self.resamp_with_conv, dtype=self.dtype)
+
+    @property
+    def act(self):
+        return activation(self.nonlinearity)
+
+    @property
+    def norm(self):
+        return normalization(self.normalization, self.dtype)
