@@ -28,7 +28,7 @@ from samplers.base import SampleFn, SampleResult
 from sde_lib.prediction import CONDITIONING, KINDS, PredictFn
 
 SAMPLER_ALIASES = {"ancestral_sampling": "ancestral"}
-METHODS = ("pc", "ode", "sde")
+METHODS = ("pc", "ode", "sde", "score_sde")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -76,7 +76,7 @@ def build(config: ConfigDict) -> Experiment:
     scaler = data.Scaler(train.levels, config.data.centered, config.data.uniform_dequantization)
     model = build_model(config, train.shape)
     apply_of = lambda params: lambda x, c: model.apply({"params": params}, x, c)
-    kind = build_prediction(config.prediction)
+    kind = build_prediction(config)
     return Experiment(
         config=config,
         path=path,
@@ -89,7 +89,7 @@ def build(config: ConfigDict) -> Experiment:
         loss=build_loss(config, path, model, scaler),
         tx=build_optimizer(config.optim, config.training.n_iters),
         predict=lambda params: sde_lib.parametrize(path=path, apply=apply_of(params), **kind),
-        sample=build_sampler(config.sampling, path),
+        sample=build_sampler(config.sampling, path, config.training.continuous),
         log_likelihood=build_likelihood(config.likelihood, path),
     )
 
@@ -108,22 +108,31 @@ def build_data(section: ConfigDict) -> tuple[data.Source, data.Source]:
             f"{', '.join(DATA[section.dataset]) or 'none'}, but the section has "
             f"{', '.join(own) or 'none'}; start from a config file of such data."
         )
-    named = {
-        "name": "dataset", "path": "data_dir" if section.dataset == "tfds" else "path",
-        "num_channels": "channels", "image_size": "image_size", "class_folders": "class_folders",
-    }  # fmt: skip
-    kwargs = {named[key]: section[key] or None for key in named if key in section}
-    if len(section.get("image_size", ())) == 1:
-        # A flag can only give a tuple: --config.data.image_size=32 arrives as (32,).
-        kwargs["image_size"] = section.image_size[0]
     if section.dataset in ("idx", "image_folder", "npz") and not section.path:
         raise ValueError(
             f"data.path is empty; data.dataset = {section.dataset!r} reads a file or folder: give "
             "it with --config.data.path=PATH."
         )
-    if "class_folders" in section:
-        kwargs["class_folders"] = section.class_folders
-    return tuple(data.load(section.dataset, split, **kwargs) for split in ("train", "test"))
+    splits = ("train", section.get("eval_split", "test"))
+    kwargs = loader_arguments(section)
+    return tuple(data.load(section.dataset, split, **kwargs) for split in splits)
+
+
+def loader_arguments(section: ConfigDict) -> dict[str, Any]:
+    """What the section says, by the names of the loader; what it leaves empty is left out."""
+    renamed = {"name": "dataset", "num_channels": "channels"}
+    if section.dataset == "tfds":
+        renamed["path"] = "data_dir"
+    kwargs = {}
+    for key in set(DATA[section.dataset]) - {"eval_split"}:
+        value = section[key]
+        if value == "" or value == () or (key == "num_channels" and value == 0):
+            continue
+        if key in ("image_size", "crop") and len(value) == 1:
+            # A flag can only give a tuple: --config.data.image_size=32 arrives as (32,).
+            value = value[0]
+        kwargs[renamed.get(key, key)] = value
+    return kwargs
 
 
 def build_path(section: ConfigDict) -> sde_lib.AffinePath:
@@ -166,16 +175,18 @@ def build_model(config: ConfigDict, shape: tuple[int, ...]) -> Any:
     return model
 
 
-def build_prediction(section: ConfigDict) -> dict[str, Any]:
+def build_prediction(config: ConfigDict) -> dict[str, Any]:
+    section = config.prediction
     choose("prediction.kind", section.kind, KINDS)
     choose("prediction.conditioning", section.conditioning, CONDITIONING)
-    return arguments(section)
+    return {**arguments(section), "num_scales": config.model.get("num_scales")}
 
 
 def build_loss(
     config: ConfigDict, path: sde_lib.AffinePath, model: Any, scaler: data.Scaler
 ) -> LossFn:
-    """The loss on raw batches: flip, dequantise and scale on the device, then the named loss."""
+    """The loss on raw batches: flip, dequantise and scale on the device, then the named loss, or
+    that of discrete levels where `training.continuous` is off."""
     section = config.loss
     make = choose("loss.name", section.name, losses.LOSSES)
     choose("loss.weighting", section.weighting, losses.WEIGHTINGS)
@@ -184,9 +195,12 @@ def build_loss(
     def network(params, x, cond, dropout_key):
         return model.apply({"params": params}, x, cond, train=True, rngs={"dropout": dropout_key})
 
-    on_scaled = make(
-        path, network, **build_prediction(config.prediction), **arguments(section, "name")
-    )
+    kind = build_prediction(config)
+    if config.training.continuous:
+        del kind["num_scales"]
+        on_scaled = make(path, network, **kind, **arguments(section, "name"))
+    else:
+        on_scaled = losses.discrete_loss(path, network, reduce_mean=section.reduce_mean, **kind)
     prepare = build_preprocessing(config.data, scaler)
 
     def loss(params, state, key, batch):
@@ -233,7 +247,9 @@ def build_optimizer(section: ConfigDict, n_iters: int) -> optax.GradientTransfor
     return optax.chain(clip, adam)
 
 
-def build_sampler(section: ConfigDict, path: sde_lib.AffinePath) -> SampleFn:
+def build_sampler(
+    section: ConfigDict, path: sde_lib.AffinePath, continuous: bool = True
+) -> SampleFn:
     """`(key, predict, x) -> SampleResult` by the configured method."""
     choose("sampling.method", section.method, METHODS)
     choose("sampling.batching", section.batching, ("example", "batch"))
@@ -244,6 +260,20 @@ def build_sampler(section: ConfigDict, path: sde_lib.AffinePath) -> SampleFn:
     if section.method == "sde":
         solver = solver._replace(rtol=section.sde_rtol, atol=section.sde_atol)
         return samplers.adaptive_sde(path, section.eps, solver, section.denoise)
+    if section.method == "score_sde":
+        return samplers.score_sde(
+            path,
+            SAMPLER_ALIASES.get(section.predictor, section.predictor),
+            section.corrector,
+            num_scales=section.steps,
+            eps=section.eps,
+            snr=section.snr,
+            n_steps=section.n_steps_each,
+            denoise=section.denoise,
+            probability_flow=section.probability_flow,
+            continuous=continuous,
+            norm=section.norm,
+        )
     choose("sampling.grid", section.grid, samplers.GRIDS)
     ts = samplers.make_grid(section.grid, path, section.steps, section.eps)
     method = build_method(section, path)

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from data import Source
 from data.source import unknown
 from evaluation.features import FEATURE_SPACES
+from sde_lib.prediction import BY_LEVEL
 from training.workdir import flatten
 
 # Fewer samples have no moments in each of the blocks that the error bars are made of.
@@ -32,7 +33,7 @@ RANGES = (
         "sampling.rtol sampling.atol sampling.sde_rtol sampling.sde_atol sampling.max_steps "
         "likelihood.num_probes likelihood.eps likelihood.rtol likelihood.atol "
         "likelihood.max_steps eval.batch_size eval.num_samples eval.bpd_repeats "
-        "model.width model.depth model.expansion model.nf model.num_res_blocks",
+        "model.num_scales model.width model.depth model.expansion model.nf model.num_res_blocks",
         lambda x: 0 < x < math.inf,
         "be positive and finite",
     ),
@@ -75,6 +76,7 @@ def check_combinations(config: ConfigDict) -> None:
                 f"{section}.eps is {eps}; it must lie between sde.t0 = {config.sde.t0}, below "
                 f"which nothing is trained, and sde.t1 = {config.sde.t1}."
             )
+    check_discrete(config)
     may_be_negative = config.prediction.conditioning in ("lam", "c_noise")
     if may_be_negative and config.model.get("embedding_type") == "fourier":
         raise ValueError(
@@ -86,6 +88,37 @@ def check_combinations(config: ConfigDict) -> None:
         raise ValueError(
             "sampling.batching is 'batch' and sampling.method 'sde'; the adaptive SDE steps by "
             "example only: take batching 'example' or method 'ode'."
+        )
+
+
+def check_discrete(config: ConfigDict) -> None:
+    """Refuses what does not go with discrete levels, or what goes with them alone."""
+    by_level = config.prediction.conditioning in BY_LEVEL
+    if config.training.continuous:
+        if by_level:
+            raise ValueError(
+                f"prediction.conditioning is {config.prediction.conditioning!r}, which counts "
+                "levels, and training.continuous is True; condition on 'label', 'sigma', 't' or "
+                "'lam', or set training.continuous=False."
+            )
+        return
+    if "num_scales" not in config.model:
+        raise ValueError(
+            f"training.continuous is False and model.name {config.model.name!r} has no num_scales; "
+            "take a network that knows levels, such as 'ncsnpp'."
+        )
+    weighting, times = config.loss.weighting, config.loss.time_sampling
+    if (weighting, times, config.loss.stratify) != ("variance", "uniform", False):
+        raise ValueError(
+            f"training.continuous is False, and the loss has weighting {weighting!r}, "
+            f"time_sampling {times!r} and stratify {config.loss.stratify}; discrete levels have "
+            "'variance', 'uniform' and False."
+        )
+    steps, levels = config.sampling.steps, config.model.num_scales
+    if config.sampling.method == "score_sde" and steps != levels:
+        raise ValueError(
+            f"sampling.steps is {steps} and model.num_scales {levels}; sampling.method "
+            "'score_sde' visits every level of a discrete model: make them equal, or take 'pc'."
         )
 
 

@@ -1,9 +1,20 @@
-"""What a network is regressed on. `LOSSES` is the table of names for a config (`loss.name`)."""
+"""What a network is regressed on. `LOSSES` is the table of names for a config (`loss.name`).
+
+`discrete_loss` takes the place of `denoising` where `training.continuous` is off.
+"""
 
 from losses.denoising import denoising_loss, denoising_terms
+from losses.discrete import discrete_loss
 from losses.time_sampling import TIME_SAMPLING
 from losses.weighting import WEIGHTINGS
 
 LOSSES = {"denoising": denoising_loss}
 
-__all__ = ["LOSSES", "TIME_SAMPLING", "WEIGHTINGS", "denoising_loss", "denoising_terms"]
+__all__ = [
+    "LOSSES",
+    "TIME_SAMPLING",
+    "WEIGHTINGS",
+    "denoising_loss",
+    "denoising_terms",
+    "discrete_loss",
+]

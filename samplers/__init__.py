@@ -1,6 +1,7 @@
 """How the reverse process is integrated. One method a file, all behind `Sampler(init, step)`.
 
-`PREDICTORS` and `CORRECTORS` are the names a config may use; `none` switches one off.
+`PREDICTORS` and `CORRECTORS` are the names a config may use; `none` switches one off. `score_sde`
+is the sampler of the released code, with steps of its own.
 """
 
 from samplers.adaptive import adaptive_ode, adaptive_sde
@@ -13,6 +14,7 @@ from samplers.grids import GRIDS, make_grid
 from samplers.heun import heun
 from samplers.predictor_corrector import predictor_corrector
 from samplers.reverse_diffusion import reverse_diffusion
+from samplers.score_sde import score_sde
 from samplers.solve import SOLVERS, VARIABLES, Solver
 
 PREDICTORS = {
@@ -47,4 +49,5 @@ __all__ = [
     "predictor_corrector",
     "reverse_diffusion",
     "sample",
+    "score_sde",
 ]

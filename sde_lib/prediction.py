@@ -56,6 +56,7 @@ def parametrize(
     apply: ApplyFn,
     conditioning: str = "t",
     sigma_data: float = 0.5,
+    num_scales: int | None = None,
 ) -> PredictFn:
     """Turns a network into a prediction function.
 
@@ -65,14 +66,20 @@ def parametrize(
         apply: `(x, cond) -> F`, the network with its parameters; `cond` is `(B,)` float.
         conditioning: a name in `CONDITIONING`, what the network is told of the time.
         sigma_data: the data's standard deviation, used by the kind `edm` alone.
+        num_scales: the number of levels N, used by the conditionings `step` and `level` alone.
 
     Returns:
         `(x, t) -> Prediction`.
+
+    Raises:
+        ValueError: for a conditioning by level without `num_scales`.
     """
     entry = kinds(sigma_data)[kind]
+    check_num_scales(conditioning, num_scales)
 
     def predict(x: Array, t: Array) -> Prediction:
-        raw = apply(entry.scale_in(path, x, t), condition(conditioning, path, x, t))
+        cond = condition(conditioning, path, x, t, num_scales)
+        raw = apply(entry.scale_in(path, x, t), cond)
         return prediction_of(path, x, t, *entry.decode(path, x, t, raw.astype(x.dtype)))
 
     return predict
@@ -91,10 +98,21 @@ def from_score(path: AffinePath, score: Callable[[Array, Array], Array]) -> Pred
     return parametrize("score", path, score)
 
 
-def condition(name: str, path: AffinePath, x: Array, t: Array) -> Array:
-    """The network's time input, `(B,)`, in at least float32."""
+def condition(
+    name: str, path: AffinePath, x: Array, t: Array, num_scales: int | None = None
+) -> Array:
+    """The network's time input, `(B,)`, in at least float32 (a level too, which is then whole)."""
+    check_num_scales(name, num_scales)
     t = jnp.broadcast_to(jnp.asarray(t, jnp.promote_types(x.dtype, jnp.float32)), x.shape[:1])
-    return CONDITIONING[name](path, t)
+    return CONDITIONING[name](path, t, num_scales)
+
+
+def check_num_scales(conditioning: str, num_scales: int | None) -> None:
+    if conditioning in BY_LEVEL and num_scales is None:
+        raise ValueError(
+            f"prediction.conditioning is {conditioning!r}, which counts levels, and num_scales is "
+            "not given; say how many there are."
+        )
 
 
 def _ac(path: AffinePath, x: Array, t: Array) -> tuple[Array, Array]:
@@ -201,12 +219,17 @@ def kinds(sigma_data: float = 0.5) -> dict[str, Kind]:
 KINDS = tuple(kinds())
 
 CONDITIONING = {
-    "t": lambda path, t: t,
+    "t": lambda path, t, N: t,
     # The original's label for continuous VP and sub-VP models: 999 t, not rounded.
-    "label": lambda path, t: 999.0 * t / path.t1,
+    "label": lambda path, t, N: 999.0 * t / path.t1,
     # Its label for continuous VE models; the network takes the logarithm.
-    "sigma": lambda path, t: jnp.exp(-path.lam(t)),
-    "lam": lambda path, t: path.lam(t),
+    "sigma": lambda path, t, N: jnp.exp(-path.lam(t)),
+    "lam": lambda path, t, N: path.lam(t),
     # Karras et al. 2022, table 1: log(sigma) / 4.
-    "c_noise": lambda path, t: -0.25 * path.lam(t),
+    "c_noise": lambda path, t, N: -0.25 * path.lam(t),
+    # The original's labels for discrete models: of DDPM the step, not rounded between the steps
+    # of training; of SMLD the place in a falling list of sigmas, so 0 is the most noise.
+    "step": lambda path, t, N: t * (N - 1) / path.t1,
+    "level": lambda path, t, N: jnp.round((1.0 - t / path.t1) * (N - 1)),
 }
+BY_LEVEL = ("step", "level")

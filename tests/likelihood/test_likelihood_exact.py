@@ -109,7 +109,9 @@ def test_eps_chooses_which_law_the_data_are_taken_to_follow(x64):
 GOLDENS = np.load(Path(__file__).parent / "goldens" / "likelihood.npz")
 
 
-@pytest.mark.parametrize("case", ["vp_cov", "ve_cov", "subvp_iso"])
+@pytest.mark.parametrize(
+    "case", ["vp_cov", "vp_cov_gaussian_eps", "ve_cov", "vp_iso", "subvp_iso", "ve_iso"]
+)
 def test_original_implementation(case):
     """Bits per dimension and latent code of yang-song/score_sde, with its own Hutchinson probe.
 
@@ -132,6 +134,6 @@ def test_original_implementation(case):
     np.testing.assert_allclose(bits, get("bpd"), atol=1e-4)
     latent = np.max(abs(get("z")))
     np.testing.assert_allclose(result.latent[:, 0], get("z"), atol=1e-3 * latent)
-    if case == "subvp_iso":
+    if case.endswith("iso"):
         # the probe is exact where the Jacobian is a multiple of the identity
         np.testing.assert_allclose(bits, get("bpd_analytic"), atol=1e-4)

@@ -154,7 +154,7 @@ def test_conditioning(law):
     """What the network is told: one number an example, in at least float32, from any time."""
     x = jnp.zeros((4, 2), jnp.bfloat16)
     t = 0.5 * law.t1
-    told = {name: condition(name, law, x, t) for name in CONDITIONING}
+    told = {name: condition(name, law, x, t, 8) for name in CONDITIONING}
     a, _, c = law.coeffs(jnp.asarray(t))
     expected = {
         "t": t,
@@ -162,6 +162,8 @@ def test_conditioning(law):
         "sigma": c / a,
         "lam": np.log(a / c),
         "c_noise": np.log(c / a) / 4,
+        "step": 3.5,
+        "level": 4.0,
     }
     assert told.keys() == expected.keys(), "a new conditioning needs a line here"
     for name, value in told.items():

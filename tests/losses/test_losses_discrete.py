@@ -1,0 +1,182 @@
+"""DDPM's and SMLD's losses: value, labels, and parity with the original implementation."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from losses import discrete_loss
+from losses.denoising import Draws, reduce_terms
+from losses.discrete import draw_levels, level_terms
+from sde_lib import VE, VP, Flow, SubVP
+from sde_lib.prediction import kinds
+from sde_lib.tables import make_tables
+
+GOLDENS = np.load(Path(__file__).parent / "goldens" / "losses.npz")
+KEY = jax.random.key(0)
+STD, N = 0.8, 30
+# Law, kind of network, its label: as the original has them.
+CASES = {"ddpm": (VP(), "eps", "step"), "smld": (VE(), "score", "level")}
+cases = pytest.mark.parametrize("case", CASES)
+
+
+def levels(case):
+    """a and c of each level by the papers, in the order of the network's labels."""
+    if case == "ddpm":
+        a2 = np.cumprod(1 - np.linspace(0.1, 20.0, N) / N)
+        return np.sqrt(a2), np.sqrt(1 - a2)
+    return np.ones(N), np.geomspace(50.0, 0.01, N)
+
+
+def denoiser(case, kind):
+    """The network that answers with the exact conditional mean for data N(0, STD^2)."""
+    a, c = (jnp.asarray(v, jnp.float32) for v in levels(case))
+
+    def network(params, x, label, dropout_key):
+        assert label.dtype == jnp.float32
+        i = label.astype(int)
+        a_i, c_i = a[i][:, None], c[i][:, None]
+        v = a_i**2 * STD**2 + c_i**2
+        return -x / v if kind == "score" else c_i / v * x if kind == "eps" else a_i * STD**2 / v * x
+
+    return network
+
+
+@pytest.mark.parametrize(
+    "case, kind, reduce_mean",
+    [("ddpm", "eps", True), ("ddpm", "x0", False), ("smld", "score", False)],
+)
+def test_least_value_in_closed_form(case, kind, reduce_mean):
+    """At the optimum the loss is the mean over the N levels of `Var(z | x_i)`, that is
+    `a^2 s^2 / (a^2 s^2 + c^2)`: all are equally likely, and their noise errors count alike."""
+    law, _, conditioning = CASES[case]
+    dims = 3
+    loss = discrete_loss(
+        law, denoiser(case, kind), kind, conditioning, num_scales=N, reduce_mean=reduce_mean
+    )
+
+    @jax.jit
+    @jax.vmap
+    def values(key):
+        data_key, key = jax.random.split(key)
+        value, metrics = loss(
+            None, None, key, {"image": STD * jax.random.normal(data_key, (512, dims))}
+        )
+        return value, metrics["loss"]
+
+    value, metric = (np.asarray(v, np.float64) for v in values(jax.random.split(KEY, 200)))
+    np.testing.assert_array_equal(value, metric)
+    a, c = levels(case)
+    truth = np.mean(a**2 * STD**2 / (a**2 * STD**2 + c**2)) * (1 if reduce_mean else dims / 2)
+    assert abs(value.mean() - truth) < 4 * value.std() / 200**0.5
+    assert 4 * value.std() / 200**0.5 < 0.03 * truth
+
+
+@cases
+def test_levels_are_uniform_and_told_as_the_original_tells_them(case):
+    """All N of them, the first and the last too, independent of the noise; `t = i / (N - 1)`."""
+    law, kind, conditioning = CASES[case]
+    tables, x0 = make_tables(law, N), jnp.zeros((60_000, 1))
+    i, weight, z = jax.jit(lambda key: draw_levels(tables, key, x0))(KEY)
+    counts = np.bincount(i, minlength=N)
+    chi2 = np.sum((counts - 2000) ** 2 / 2000)
+    assert len(counts) == N and abs(chi2 - (N - 1)) < 4 * (2 * (N - 1)) ** 0.5
+    assert abs(np.corrcoef(i, z[:, 0])[0, 1]) < 4 / 60_000**0.5 and np.all(weight == 1.0)
+
+    told = []
+
+    def network(params, x, label, dropout_key):
+        told.append((x, label))
+        return x
+
+    batch = {"image": jnp.zeros((64, 200))}
+    _, metrics = discrete_loss(law, network, kind, conditioning, num_scales=N)(
+        None, None, KEY, batch
+    )
+    (x, label), t = told[0], np.asarray(metrics["t"])
+    np.testing.assert_allclose(label / (N - 1), t if case == "ddpm" else 1.0 - t, atol=1e-6)
+    # the noise in x is that of the level: its size, over 200 dimensions
+    size = levels(case)[1][np.asarray(label, int)]
+    assert np.all(abs(np.std(x, axis=1) / size - 1.0) < 5 / 400**0.5)
+
+
+def test_loss_passes_on_what_the_network_needs():
+    """Parameters, and another dropout key each time."""
+    seen = []
+
+    def network(params, x, label, dropout_key):
+        seen.append((params, dropout_key))
+        return x
+
+    loss = discrete_loss(VP(), network, "eps", "step", num_scales=N)
+    first = [loss("p", None, key, {"image": jnp.zeros((4, 2))})[0] for key in (KEY, KEY)]
+    loss("p", None, jax.random.key(1), {"image": jnp.zeros((4, 2))})
+    assert seen[0][0] == "p" and seen[0][1] == seen[1][1] != seen[2][1]
+    assert seen[0][1] != KEY
+    assert first[0] == first[1] and first[0].shape == ()
+
+
+def original_network(case, a, b):
+    """The linear model that the reference was made with: per channel a, scalar b."""
+
+    def network(x, label):
+        s = label[:, None, None, None]
+        if case == "ddpm":
+            return a * x + b * jnp.log1p(s)
+        s = 50.0 * (0.01 / 50.0) ** (s / 231)
+        return (a * x + b * jnp.log1p(s)) / (0.25 + s**2)
+
+    return network
+
+
+@pytest.mark.parametrize("reduce_mean", [False, True])
+@cases
+def test_original_losses_and_gradients(case, reduce_mean):
+    law, kind, conditioning = CASES[case]
+    tables = make_tables(law, {"ddpm": 1000, "smld": 232}[case])
+    data, labels = GOLDENS["data"], GOLDENS[f"{case}/labels"]
+    z, a, b = (jnp.asarray(GOLDENS[f"{case}/{key}"]) for key in ("z", "a", "b"))
+    i = jnp.asarray(labels if case == "ddpm" else 231 - labels)
+
+    def loss(params):
+        network = original_network(case, *params)
+        draws = Draws(i, None, z)
+        terms = level_terms(tables, network, kind, conditioning, 0.5, data, draws)
+        return jnp.mean(reduce_terms(terms, reduce_mean))
+
+    value, (grad_a, grad_b) = jax.jit(jax.value_and_grad(loss))((a, b))
+    get = lambda key: GOLDENS[f"{case}/reduce_mean_{reduce_mean}/{key}".lower()]
+    perturbed = GOLDENS[f"{case}/perturbed"]
+    assert np.max(abs(tables.marginal(data, z, i) - perturbed)) < 1e-6 * np.max(abs(perturbed))
+    np.testing.assert_allclose(value, get("loss"), rtol=1e-6)
+    np.testing.assert_allclose(grad_a, get("grad_a"), rtol=2e-6)
+    np.testing.assert_allclose(grad_b, get("grad_b"), rtol=2e-6)
+
+
+def test_every_kind_but_velocity_has_one_loss():
+    """Networks that mean the same noise lose the same, element by element."""
+    tables, x0, z = make_tables(VP(), N), jnp.ones((N, 2)), jnp.tile(jnp.array([0.5, -1.0]), (N, 1))
+    i = jnp.arange(N)
+    x = tables.marginal(x0, z, i)
+    a, _, c = (v[:, None] for v in tables.coeffs(i))
+    eps = jnp.sin(x)
+    for kind, entry in kinds(0.7).items():
+        if kind != "velocity":
+            answer = entry.target(tables, (x - c * eps) / a, eps, i)
+            network = lambda x, label, answer=answer: answer
+            terms = level_terms(tables, network, kind, "step", 0.7, x0, Draws(i, None, z))
+            # a is down to 0.003 at the last levels, and x0 made of a difference there
+            np.testing.assert_allclose(terms, (eps - z) ** 2, rtol=1e-3, atol=1e-5, err_msg=kind)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="SubVP has no chain"):
+        discrete_loss(SubVP(), None, "eps", "step", num_scales=N)
+    with pytest.raises(ValueError, match="Flow has no chain"):
+        discrete_loss(Flow(t1=1.0), None, "eps", "step", num_scales=N)
+    with pytest.raises(ValueError, match="'label'; a network trained on discrete levels"):
+        discrete_loss(VP(), None, "eps", "label", num_scales=N)
+    with pytest.raises(ValueError, match="'velocity', a derivative in time"):
+        discrete_loss(VP(), None, "velocity", "step", num_scales=N)
