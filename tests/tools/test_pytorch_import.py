@@ -1,0 +1,274 @@
+"""Checkpoints of the PyTorch code of score_sde, read without torch."""
+
+import functools
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict
+
+from build import build_model
+from configs.base import base
+from tools.import_score_sde import import_checkpoint, remarks
+from tools.pytorch_checkpoint import flax_names, to_flax
+from tools.torch_file import LEGACY_MAGIC, load
+
+GOLDENS = Path(__file__).parent / "goldens"
+CHECKPOINT = GOLDENS / "pytorch_checkpoint.pth"
+OPTIONS = {
+    "model.nf": 4,
+    "model.ch_mult": (1, 1),
+    "model.num_res_blocks": 1,
+    "model.attn_resolutions": (),
+    "model.fir": True,
+    "model.progressive_input": "residual",
+    "model.scale_by_sigma": True,
+    "data.image_size": (8, 8),
+    "data.num_channels": 3,
+}
+
+
+def make_config(**changes):
+    config = base("ve", "ncsnpp", "image_folder")
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    config.update_from_flattened_dict({**OPTIONS, **changes})
+    return config
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    return import_checkpoint(CHECKPOINT, make_config(), tmp_path_factory.mktemp("pth") / "run")
+
+
+@pytest.fixture(scope="module")
+def expected():
+    with np.load(GOLDENS / "pytorch_checkpoint_expected.npz") as file:
+        return dict(file)
+
+
+def adam_of(state):
+    is_adam = lambda node: isinstance(node, optax.ScaleByAdamState)
+    return next(filter(is_adam, jax.tree.leaves(state.opt_state, is_leaf=is_adam)))
+
+
+def test_outputs(imported, expected):
+    """Of the network with the parameters and with their averages, as torch computed them."""
+    model, (_, state) = build_model(make_config(), (8, 8, 3)), imported
+
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    def network(params):
+        return model.apply({"params": params}, expected["x"], expected["time_cond"])
+
+    for params, name in ((state.params, "y_model"), (state.ema_params, "y_ema")):
+        y = expected[name]
+        assert np.abs(network(params) - y).max() < 3e-5 * np.abs(y).max()
+
+
+def test_moments(imported, expected):
+    """One parameter of each kind, its axes moved as its kind asks for."""
+    places = {
+        "1.weight": (("Dense_0", "kernel"), lambda w: w.T),
+        "3.weight": (("Conv_0", "kernel"), lambda w: np.einsum("oihw->hwio", w)),
+        "4.Conv_0.bias": (("ResnetBlockBigGANpp_0", "Conv_0", "bias"), np.asarray),
+        "6.Conv2d_0.weight": (
+            ("Downsample_0", "Conv2d_0", "weight"),
+            lambda w: np.einsum("oihw->hwio", w),
+        ),
+        "9.NIN_1.W": (("AttnBlockpp_0", "NIN_1", "W"), np.asarray),
+        "9.GroupNorm_0.weight": (("AttnBlockpp_0", "GroupNorm_0", "scale"), np.asarray),
+    }
+    adam = adam_of(imported[1])
+    for tree, moment in ((adam.mu, "exp_avg"), (adam.nu, "exp_avg_sq")):
+        flat = flatten_dict(tree)
+        for name, (path, move) in places.items():
+            theirs = expected[f"{moment}/module.all_modules.{name}"]
+            np.testing.assert_array_equal(flat[path], move(theirs), err_msg=name)
+            assert np.any(theirs)
+        assert not np.any(flat["GaussianFourierProjection_0", "W"])
+
+
+def test_counts_and_remarks(imported):
+    original, state = imported
+    assert (int(state.step), int(adam_of(state).count)) == (3, 3)
+    assert original.rng is None
+    np.testing.assert_array_equal(
+        jax.random.key_data(state.key), jax.random.key_data(jax.random.key(42))
+    )
+    assert remarks(original, make_config()) == [
+        "left out: model/sigmas",
+        "the file has no random key; it is that of seed 42",
+    ]
+
+
+def test_names_of_layers_in_order():
+    """Layers without parameters leave gaps in the numbers there, and count on here."""
+    layers = ("Dense_0", "Conv_0", "ResnetBlockDDPMpp_0", "Downsample_1", "GroupNorm_0")
+    kinds = {
+        "all_modules.0.weight": ((7, 5), ("Dense_0", "kernel")),
+        "all_modules.0.bias": ((7,), ("Dense_0", "bias")),
+        "all_modules.1.weight": ((4, 3, 3, 3), ("Conv_0", "kernel")),
+        "all_modules.2.GroupNorm_0.weight": ((4,), ("ResnetBlockDDPMpp_0", "GroupNorm_0", "scale")),
+        "all_modules.2.NIN_0.W": ((4, 8), ("ResnetBlockDDPMpp_0", "NIN_0", "W")),
+        "all_modules.2.NIN_0.b": ((8,), ("ResnetBlockDDPMpp_0", "NIN_0", "b")),
+        "all_modules.4.Conv2d_0.weight": ((8, 3, 3, 3), ("Downsample_1", "Conv2d_0", "weight")),
+        "all_modules.11.weight": ((8,), ("GroupNorm_0", "scale")),
+        "all_modules.12.weight": ((3, 8, 3, 3), ("all_modules.12", "kernel")),
+    }
+    rng = np.random.default_rng(0)
+    params = {key: rng.standard_normal(shape) for key, (shape, _) in kinds.items()}
+    assert flax_names(params, layers) == {key: path for key, (_, path) in kinds.items()}
+
+
+def test_axes():
+    rng = np.random.default_rng(0)
+    w, x = rng.standard_normal((7, 5)), rng.standard_normal(5)
+    np.testing.assert_allclose(x @ to_flax("1.weight", w), w @ x)
+    np.testing.assert_array_equal(to_flax("1.NIN_0.W", w), w)
+    assert to_flax("1.weight", np.zeros((8, 3, 5, 2))).shape == (5, 2, 3, 8)
+
+
+def saved(folder, content, **storages):
+    """A file of torch.save with this pickle and these storages."""
+    path = folder / "file.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("file/data.pkl", content)
+        for name, storage in storages.items():
+            archive.writestr(f"file/data/{name}", storage.tobytes())
+    return path
+
+
+def tensor(kind, length, offset, shape, strides):
+    """The pickle that torch writes for one tensor, a view of the storage called `a`."""
+
+    def part(value):
+        return pickle.dumps(value, 2)[2:-1]
+
+    # GLOBAL, MARK, storage's identity, TUPLE, BINPERSID; the other arguments, TUPLE, REDUCE.
+    storage = b"(" + part("storage") + f"ctorch\n{kind}\n".encode()
+    storage += part("a") + part("cpu") + part(length) + b"tQ"
+    rest = part(offset) + part(shape) + part(strides) + part(False) + part(None)
+    return b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + storage + rest + b"tR."
+
+
+def test_tensors_are_views(tmp_path):
+    storage = np.arange(24, dtype=np.float32)
+    path = saved(tmp_path, tensor("FloatStorage", 24, 4, (2, 3), (1, 5)), a=storage)
+    np.testing.assert_array_equal(load(path), [[4, 9, 14], [5, 10, 15]])
+    storage = np.arange(6)
+    path = saved(tmp_path, tensor("LongStorage", 6, 5, (), ()), a=storage)
+    assert load(path) == 5 and load(path).dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    "view", [(20, (2, 3), (1, 5)), (0, (25,), (1,)), (-1, (2,), (1,)), (23, (24,), (-1,))]
+)
+def test_tensors_stay_in_their_storage(tmp_path, view):
+    path = saved(tmp_path, tensor("FloatStorage", 24, *view), a=np.zeros(24, np.float32))
+    with pytest.raises(ValueError, match="beyond its storage"):
+        load(path)
+
+
+class Call:
+    """Pickles as a call of a function, which an unpickler of the common sort would make."""
+
+    def __init__(self, function, *args):
+        self.call = (function, args)
+
+    def __reduce__(self):
+        return self.call
+
+
+def test_nothing_in_the_file_is_run(tmp_path):
+    """Neither a function that the pickle names, nor one reached through another object."""
+    mark = tmp_path / "mark"
+    calls = [Call(os.mkdir, str(mark)), Call(getattr, Call(io.StringIO), "write")]
+    content = pickle.dumps({"step": 3, "calls": calls, "scalar": np.float64(2.0)}, 2)
+    found = load(saved(tmp_path, content))
+    assert found["step"] == 3 and not mark.exists()
+    assert {type(item).__name__ for item in (*found["calls"], found["scalar"])} == {"Foreign"}
+    pickle.loads(pickle.dumps(calls[0]))
+    assert mark.exists()  # the trap is a real one
+
+
+def refused(path, folder, **changes):
+    """The one sentence with which an import stops, having written nothing."""
+    workdir = folder / "run"
+    with pytest.raises(ValueError) as error:
+        import_checkpoint(path, make_config(**changes), workdir)
+    assert not workdir.exists()
+    text = str(error.value)
+    assert "\n" not in text and text.endswith(".")
+    return text
+
+
+@pytest.mark.parametrize("length", [100, 100_000, 266_674])
+def test_a_file_cut_short(tmp_path, length):
+    path = tmp_path / "checkpoint.pth"
+    path.write_bytes(CHECKPOINT.read_bytes()[:length])
+    assert "cut short" in refused(path, tmp_path)
+
+
+def test_a_flipped_bit(tmp_path):
+    content = bytearray(CHECKPOINT.read_bytes())
+    content[150_000] ^= 1
+    path = tmp_path / "checkpoint.pth"
+    path.write_bytes(content)
+    assert "damaged" in refused(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ([1, 2], "lacks model, ema, optimizer, step; it holds a list"),
+        ({"model": {}, "step": 3}, "lacks ema, optimizer; it holds model, step"),
+        ({"model": {"a": 1}, "ema": {}, "optimizer": {}, "step": 3}, "all_modules"),
+        ({"model": {"module.res1.0.w": 1}, "ema": {}, "optimizer": {}, "step": 3}, "NCSNv2"),
+    ],
+)
+def test_what_is_no_training_state(tmp_path, found, words):
+    assert words in refused(saved(tmp_path, pickle.dumps(found, 2)), tmp_path)
+
+
+def test_other_files(tmp_path):
+    path = tmp_path / "old.pth"
+    path.write_bytes(LEGACY_MAGIC + bytes(100))
+    assert "before 1.6" in refused(path, tmp_path)
+    unknown = tensor("QInt8Storage", 1, 0, (1,), (1,))
+    assert "format" in refused(saved(tmp_path, unknown, a=np.zeros(1, np.int8)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model__nf": 8}, "GaussianFourierProjection_0/W has shape (4,) there and (8,)"),
+        ({"model__progressive_input": "none"}, "ResnetBlockBigGANpp_2/Conv2d_0/bias has shape"),
+        ({"model__num_res_blocks": 2}, "ResnetBlockBigGANpp_1/Conv_2/bias has shape (4,) there"),
+    ],
+)
+def test_another_network(tmp_path, change, words):
+    assert words in refused(CHECKPOINT, tmp_path, **change)
+
+
+def test_against_torch(tmp_path):
+    """The file format, where torch is at hand: views, shared storages, kinds of numbers."""
+    torch = pytest.importorskip("torch")
+    base_ = torch.arange(24.0).reshape(4, 6)
+    kinds = (torch.float64, torch.float16, torch.int32, torch.uint8, torch.bool)
+    tensors = {
+        "whole": base_,
+        "view": base_[1:3, ::2].T,
+        "parameter": torch.nn.Parameter(base_[0]),
+        "empty": torch.zeros(0, 3),
+        **{str(kind): base_.to(kind) for kind in kinds},
+    }
+    torch.save(tensors, tmp_path / "file.pth")
+    for name, found in load(tmp_path / "file.pth").items():
+        theirs = tensors[name].detach().numpy()
+        assert found.dtype == theirs.dtype
+        np.testing.assert_array_equal(found, theirs, err_msg=name)

@@ -1,0 +1,177 @@
+"""Turns a checkpoint of score_sde into a workdir of ours, from which a run goes on.
+
+python -m tools.import_score_sde CHECKPOINT --config configs/ve/cifar10_ncsnpp_continuous.py \\
+    --workdir DIR [--config.section.key=value ...]
+
+CHECKPOINT is a file of the JAX code (`checkpoint_<n>`) or of the PyTorch code
+(`checkpoint_<n>.pth`, read without torch). The config must describe the network that was trained.
+Nothing is written unless every parameter, average and moment has its place.
+"""
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+import main as program
+from build import build_data, build_model, build_optimizer, build_path
+from check import check_combinations, check_numbers
+from tools.flax_checkpoint import OriginalState, read_flax
+from tools.pytorch_checkpoint import read_pytorch
+from tools.torch_file import LEGACY_MAGIC, ZIP_MAGIC
+from tools.train_state import Target, train_state
+from training.checkpoint import CheckpointError, Checkpoints
+from training.state import TrainState, create_state, parameter_count
+from training.workdir import claim, flatten
+
+# Of data whose config does not say the size, as they come. Colour, where the channels are not said.
+SHAPES = {"cifar10": (32, 32, 3), "cifar100": (32, 32, 3), "svhn_cropped": (32, 32, 3)}
+CHANNELS = 3
+
+
+def main(argv: list[str]) -> None:
+    """The command; everything that is wrong is one sentence and exit status 1."""
+    if len(argv) != 2:
+        raise SystemExit(f"Name one checkpoint file; there are {len(argv) - 1}: {argv[1:]}.")
+    program.quiet()
+    checkpoint, workdir = Path(argv[1]), Path(program.WORKDIR.value).absolute()
+    config = program.CONFIG.value
+    try:
+        original, state = import_checkpoint(checkpoint, config, workdir)
+    except (ValueError, OSError, CheckpointError) as error:
+        if program.DEBUG.value:
+            raise
+        for line in getattr(error, "lines", ()):
+            print(line)
+        raise SystemExit(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+    print(f"{checkpoint}: step {original.step:,}, {parameter_count(state.params):,} parameters")
+    for line in remarks(original, config):
+        print(line)
+    print(f"next: {next_command(config, original.step)}")
+
+
+def import_checkpoint(
+    checkpoint: Path, config: ConfigDict, workdir: Path
+) -> tuple[OriginalState, TrainState]:
+    """Writes a workdir as `--mode train` would have left it at the step of the checkpoint.
+
+    Raises:
+        ValueError, OSError, CheckpointError: one sentence, before anything is written.
+    """
+    check_numbers(config)
+    build_path(config.sde)
+    check_combinations(config)
+    check_free(workdir)
+    reader = reader_of(checkpoint)
+    target = target_of(config)
+    original = reader(checkpoint, target.layers)
+    state = train_state(original, target, config.seed)
+    checkpoints = Checkpoints(workdir, config.training.keep_snapshots)
+    checkpoints.save(state)
+    checkpoints.wait()
+    checkpoints.close()
+    claim(workdir, config, training=True)
+    return original, state
+
+
+def check_free(workdir: Path) -> None:
+    """Raises ValueError if there is a run in the workdir."""
+    marks = ("config.json", "checkpoints", "metrics.jsonl")
+    there = [name for name in marks if (workdir / name).exists()]
+    if there:
+        raise ValueError(
+            f"The workdir {workdir} holds a run already ({', '.join(there)}); take another one."
+        )
+
+
+def reader_of(path: Path) -> Callable[[Path, tuple[str, ...]], OriginalState]:
+    """The reader for the format of a file, told by how it begins."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name the file in it, such as checkpoint_12.")
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    with open(path, "rb") as file:
+        start = file.read(len(LEGACY_MAGIC))
+    if start.startswith(ZIP_MAGIC):
+        return read_pytorch
+    if start == LEGACY_MAGIC:
+        raise ValueError(
+            f"{path} was saved by torch before 1.6; load it with torch.load and save it again with "
+            "torch.save."
+        )
+    return lambda path, layers: read_flax(path)
+
+
+def target_of(config: ConfigDict) -> Target:
+    """Nothing is computed: shapes only."""
+    shape = image_shape(config.data)
+    model = build_model(config, shape)
+    tx = build_optimizer(config.optim, config.training.n_iters)
+    layers = []
+
+    def init(key: jax.Array) -> TrainState:
+        params = model.init(key, jnp.zeros((1, *shape)), jnp.ones((1,)))["params"]
+        # A dict keeps the order in which the layers were called; what eval_shape returns is sorted.
+        layers.extend(params)
+        return create_state(params, tx, config.seed)
+
+    return Target(jax.eval_shape(init, jax.random.key(0)), tuple(layers))
+
+
+def image_shape(section: ConfigDict) -> tuple[int, ...]:
+    """Height, width and channels that the config states, or else those of the data on the disk."""
+    size = tuple(section.get("image_size", ()))
+    if size:
+        return (size[0], size[-1], section.get("num_channels", 0) or CHANNELS)
+    if section.dataset == "tfds" and section.name.partition(":")[0] in SHAPES:
+        return SHAPES[section.name.partition(":")[0]]
+    return build_data(section)[0].shape
+
+
+def remarks(original: OriginalState, config: ConfigDict) -> list[str]:
+    """What the file held beside the state, and where the config goes another way from here."""
+    ours, training = flatten(config.to_dict()), config.training
+    lines = [f"left out: {path}" for path in original.left_out]
+    for key, value in original.settings.items():
+        if not np.isclose(value, ours[key], rtol=1e-6):
+            lines.append(f"{key} was {value:.6g} and is {ours[key]:.6g} in the config")
+    if original.rng is None:
+        lines.append(f"the file has no random key; it is that of seed {config.seed}")
+    if original.step >= training.n_iters:
+        lines.append(f"training ends at training.n_iters = {training.n_iters}; raise it to go on")
+    elif (training.n_iters - original.step) % training.n_jitted_steps:
+        lines.append(
+            f"training.n_jitted_steps = {training.n_jitted_steps} does not divide the steps that "
+            "are left; 1 does"
+        )
+    return lines
+
+
+def next_command(config: ConfigDict, step: int) -> str:
+    """The line that uses the workdir, with the overrides that were given here."""
+    flag = flags.FLAGS["config"]
+    words = ["--config", config_flags.get_config_filename(flag), "--workdir", program.WORKDIR.value]
+    mode = "train" if step < config.training.n_iters else "eval"
+    given = config_flags.get_override_values(flag).items()
+    overrides = [f"--config.{key}={value}" for key, value in given]
+    return shlex.join(["python", "main.py", *words, "--mode", mode, *overrides])
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """The flags of `main.py`, without those that an import has no use for."""
+    for word in argv[1:]:
+        name = word.lstrip("-").split("=")[0]
+        if word.startswith("-") and name in ("mode", "seeds", "step", "force_config"):
+            raise SystemExit(f"Bad flag: --{name} is an option of main.py, not of the import.")
+    return program.parse_flags([argv[0], "--mode=train", *argv[1:]])
+
+
+if __name__ == "__main__":
+    for name in ("config", "workdir", "debug"):
+        flags.declare_key_flag(name)
+    app.run(main, flags_parser=parse_flags)
