@@ -4,20 +4,14 @@ python main.py --config configs/digits_vp.py --workdir runs/digits --mode train
 python main.py --config ... --workdir ... --mode eval|sample|fid_stats [--config.section.key=v]
 """
 
+import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
+
 import logging
-import os
 import re
 import runpy
 import sys
-from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
-
-# Before jax is imported: on CPUs some fused sums of this release are wrong (docs/training.md).
-# Another release may not know the flag, and would stop at it.
-if version("jaxlib") == "0.10.2":
-    NO_FUSION = "--xla_cpu_experimental_ynn_fusion_type="
-    os.environ["XLA_FLAGS"] = f"{NO_FUSION} {os.environ.get('XLA_FLAGS', '')}"
 
 import jax
 from absl import app, flags

@@ -4,16 +4,18 @@
 
 Each row times two forms of the same computation, interleaved, and says which one the code uses:
 the default `n_jitted_steps = 1`, the likelihood's forward mode, FIR filters as shifted slices and
-nearest upsampling by broadcast follow from these.
+nearest upsampling by broadcast, and norms as products with ones follow from these.
 """
 
 import argparse
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from benchmarks.timing import ratio_of
+from models.layers import group_norm
 from models.resample import fir_downsample, nearest_upsample
 
 LOOPS = 4
@@ -99,12 +101,33 @@ def upsampling_gradient():
     return "upsampling's gradient: repeat / broadcast", lambda: repeated(x), lambda: broadcast(x)
 
 
+def norm_gradient():
+    """GroupNorm and swish with its gradient: with sums over pixels, and as products with ones."""
+    x = jax.random.normal(jax.random.key(0), (4, 32, 32, 256))
+    ours, flax = group_norm(256, dtype=jnp.float32), nn.GroupNorm(32, epsilon=1e-6)
+    params = ours.init(jax.random.key(1), x)
+
+    def gradient(module):
+        apply = lambda p, y: nn.swish(module.apply(p, y))
+        return jax.jit(lambda p, y: jax.vjp(apply, p, y)[1](x))
+
+    sums, products = gradient(flax), gradient(ours)
+    return "norm's gradient: sums / products", lambda: sums(params, x), lambda: products(params, x)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=15)
     repeats = parser.parse_args().repeats
     print(f"{'avoided / used':<48}{'avoided ms':>12}{'used ms':>10}{'ratio':>8}")
-    for case in (weight_gradient_in_scan, reverse_mode_in_loop, fir_gradient, upsampling_gradient):
+    cases = (
+        weight_gradient_in_scan,
+        reverse_mode_in_loop,
+        fir_gradient,
+        upsampling_gradient,
+        norm_gradient,
+    )
+    for case in cases:
         name, avoided, used = case()
         ratio, slow, fast = ratio_of(avoided, used, repeats)
         print(f"{name:<48}{1e3 * slow:>12.2f}{1e3 * fast:>10.2f}{ratio:>8.1f}")

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from models.layers import NIN, conv1x1, conv3x3, dense, group_norm, resize
+from models.pixels import spread
 
 
 class ResnetBlockDDPM(nn.Module):
@@ -34,7 +35,7 @@ class ResnetBlockDDPM(nn.Module):
     def __call__(self, x: jax.Array, temb: jax.Array | None, train: bool) -> jax.Array:
         h = conv3x3(self.features, dtype=self.dtype)(self.act(self.norm(x)))
         if temb is not None:
-            h = h + dense(self.features, dtype=self.dtype)(self.act(temb))[:, None, None, :]
+            h = h + spread(dense(self.features, dtype=self.dtype)(self.act(temb)), h.shape)
         h = nn.Dropout(self.dropout)(self.act(self.norm(h)), deterministic=not train)
         h = conv3x3(self.features, scale=0.0, dtype=self.dtype)(h)
         if x.shape[-1] != self.features:
@@ -61,7 +62,7 @@ class ResnetBlockDDPMpp(nn.Module):
         h = self.act(group_norm(x.shape[-1], dtype=self.dtype)(x))
         h = conv3x3(self.features, dtype=self.dtype)(h)
         if temb is not None:
-            h = h + dense(self.features, dtype=self.dtype)(self.act(temb))[:, None, None, :]
+            h = h + spread(dense(self.features, dtype=self.dtype)(self.act(temb)), h.shape)
         h = self.act(group_norm(self.features, dtype=self.dtype)(h))
         h = nn.Dropout(self.dropout)(h, deterministic=not train)
         h = conv3x3(self.features, scale=self.init_scale, dtype=self.dtype)(h)
@@ -97,7 +98,7 @@ class ResnetBlockBigGANpp(nn.Module):
             x = resize(x, self.direction, self.fir, self.fir_kernel)
         h = conv3x3(self.features, dtype=self.dtype)(h)
         if temb is not None:
-            h = h + dense(self.features, dtype=self.dtype)(self.act(temb))[:, None, None, :]
+            h = h + spread(dense(self.features, dtype=self.dtype)(self.act(temb)), h.shape)
         h = self.act(group_norm(self.features, dtype=self.dtype)(h))
         h = nn.Dropout(self.dropout)(h, deterministic=not train)
         h = conv3x3(self.features, scale=self.init_scale, dtype=self.dtype)(h)

@@ -17,6 +17,7 @@ from models.embeddings import noise_level, timestep_embedding
 from models.layers import Downsample, Upsample, conv3x3, dense
 from models.normalization import NORMALIZATIONS, normalization
 from models.options import ACTIVATIONS, activation, check_choice
+from models.pixels import fence
 from models.resample import check_halving
 
 
@@ -117,7 +118,7 @@ class DDPM(nn.Module):
     def block(self, h, temb: jax.Array | None, train: bool, features: int) -> jax.Array:
         """One residual block."""
         module = ResnetBlockDDPM(features, self.norm, self.act, self.dropout, self.dtype)
-        return self.run(module, lambda m, h, temb: m(h, temb, train), h, temb)
+        return fence(self.run(module, lambda m, h, temb: m(h, temb, train), h, temb))
 
     def attend(self, h: jax.Array, always: bool = False) -> jax.Array:
         """Attention, if the height of h is a listed one."""

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from models import resample
+from models.pixels import Conv, GroupNorm, spread
 
 
 def default_init(scale: float = 1.0) -> Initializer:
@@ -27,14 +28,14 @@ def default_init(scale: float = 1.0) -> Initializer:
     return nn.initializers.variance_scaling(scale or 1e-10, "fan_avg", "uniform")
 
 
-def conv3x3(features: int, *, scale: float = 1.0, stride: int = 1, dtype: Any) -> nn.Conv:
+def conv3x3(features: int, *, scale: float = 1.0, stride: int = 1, dtype: Any) -> Conv:
     """A 3x3 SAME convolution. With stride 2 and an even size SAME pads the far side only."""
-    return nn.Conv(features, (3, 3), (stride, stride), kernel_init=default_init(scale), dtype=dtype)
+    return Conv(features, (3, 3), (stride, stride), default_init(scale), dtype)
 
 
-def conv1x1(features: int, *, dtype: Any) -> nn.Conv:
+def conv1x1(features: int, *, dtype: Any) -> Conv:
     """A linear map of the channels, as a convolution with parameters `kernel` and `bias`."""
-    return nn.Conv(features, (1, 1), kernel_init=default_init(), dtype=dtype)
+    return Conv(features, (1, 1), kernel_init=default_init(), dtype=dtype)
 
 
 def dense(features: int, *, dtype: Any) -> nn.Dense:
@@ -42,7 +43,7 @@ def dense(features: int, *, dtype: Any) -> nn.Dense:
     return nn.Dense(features, kernel_init=default_init(), dtype=dtype)
 
 
-def group_norm(channels: int, *, groups: int | None = None, dtype: Any) -> nn.GroupNorm:
+def group_norm(channels: int, *, groups: int | None = None, dtype: Any) -> GroupNorm:
     """GroupNorm (Wu and He, 2018), by default with `min(channels // 4, 32)` groups; epsilon 1e-6.
 
     Where that number does not divide the channels, the next smaller one that does is taken.
@@ -50,7 +51,7 @@ def group_norm(channels: int, *, groups: int | None = None, dtype: Any) -> nn.Gr
     """
     wanted = groups or max(1, min(channels // 4, 32))
     groups = next(g for g in range(wanted, 0, -1) if channels % g == 0)
-    return nn.GroupNorm(groups, epsilon=1e-6, dtype=dtype)
+    return GroupNorm(groups, 1e-6, dtype)
 
 
 class NIN(nn.Module):
@@ -88,7 +89,8 @@ class Conv2d(nn.Module):
         x, weight, bias = (a.astype(self.dtype) for a in (x, weight, bias))
         up = self.direction == "up"
         convolve = resample.fir_conv_upsample if up else resample.fir_conv_downsample
-        return convolve(x, weight, self.fir_kernel) + bias[None, None, None, :]
+        y = convolve(x, weight, self.fir_kernel)
+        return y + spread(bias[None], y.shape)
 
 
 class Upsample(nn.Module):

@@ -21,6 +21,7 @@ from models.blocks import ResnetBlockBigGANpp, ResnetBlockDDPMpp
 from models.embeddings import GaussianFourierProjection, noise_level, timestep_embedding
 from models.layers import Combine, Downsample, Upsample, conv3x3, dense, group_norm
 from models.options import ACTIVATIONS, activation, check_choice
+from models.pixels import fence
 from models.resample import check_halving
 
 CHOICES = {
@@ -178,7 +179,7 @@ class NCSNpp(nn.Module):
             module = ResnetBlockBigGANpp(**fields, **resampling)
         else:
             module = ResnetBlockDDPMpp(**fields)
-        return self.run(module, lambda m, h, temb: m(h, temb, train), h, temb)
+        return fence(self.run(module, lambda m, h, temb: m(h, temb, train), h, temb))
 
     def attend(self, h: jax.Array, always: bool = False) -> jax.Array:
         """Attention, if the height of h is a listed one."""

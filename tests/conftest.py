@@ -1,14 +1,9 @@
 """Shared by all tests. Float32 is the default, as in training; see `x64` for the exceptions."""
 
-import os
-import sys
-from importlib.metadata import version
-from pathlib import Path
+import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
 
-# Before jax is imported: see test_platform.py. Another release may not know the flag.
-if version("jaxlib") == "0.10.2":
-    NO_FUSION = "--xla_cpu_experimental_ynn_fusion_type="
-    os.environ["XLA_FLAGS"] = f"{NO_FUSION} {os.environ.get('XLA_FLAGS', '')}"
+import sys
+from pathlib import Path
 
 import jax
 import pytest

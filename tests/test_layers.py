@@ -23,7 +23,7 @@ ALLOWED = {
     "evaluation": LAWS | SOLVING | {"models", "data", "losses"},
     "configs": set(),
 }
-OURS = {*ALLOWED, "build", "check", "main", "tools", "benchmarks", "tests"}
+OURS = {*ALLOWED, "build", "check", "main", "xla_flags", "tools", "benchmarks", "tests"}
 READS_CONFIGS = {"build", "check", "main", "tools", "configs"}
 SKIPPED = {".venv", ".git", "runs", "build", "dist", "node_modules"}
 

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from build import build_loss, build_model, build_optimizer, build_path
 from data import Scaler
 from losses.denoising import LossFn
-from training.sharding import jit_step
+from training.sharding import KEEP_BARRIERS, jit_step
 from training.state import TrainState, create_state, parameter_count
 from training.step import StepFn, make_train_step
 
@@ -51,9 +51,6 @@ KNOWN = {
     "subvp/cifar10_ddpmpp_continuous": 61_804_419,
     "subvp/cifar10_ddpmpp_deep_continuous": 106_632_579,
 }
-
-# On CPUs XLA would forget, before it plans the memory, that recomputation waits for the gradient.
-KEEP_REMAT = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 class Step(NamedTuple):
@@ -142,7 +139,7 @@ def compiled_memory(step: Step) -> Memory:
     device = jax.devices()[0]
     start = time.perf_counter()
     jitted = jit_step(step.run, Mesh(np.asarray([device]), ("data",)))
-    options = KEEP_REMAT if device.platform == "cpu" else {}
+    options = KEEP_BARRIERS if device.platform == "cpu" else {}
     compiled = jitted.lower(step.state, step.batch).compile(compiler_options=options)
     found = compiled.memory_analysis()
     given, back = found.argument_size_in_bytes, found.output_size_in_bytes

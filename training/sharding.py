@@ -8,6 +8,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from training.step import StepFn
 
+# On CPUs XLA drops optimisation barriers before it fuses: rematerialised activations are then kept
+# all the same, and the gradients of residual blocks computed over and over. This keeps barriers.
+KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+
 
 def make_mesh() -> Mesh:
     """All devices in one line, axis `data`."""
@@ -50,4 +54,5 @@ def jit_step(step: StepFn, mesh: Mesh, n_jitted_steps: int = 1) -> Any:
         in_shardings=(replicated(mesh), split_over_batch(mesh, batch_axis)),
         out_shardings=(replicated(mesh), replicated(mesh)),
         donate_argnums=0,
+        compiler_options=KEEP_BARRIERS if jax.default_backend() == "cpu" else None,
     )
