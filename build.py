@@ -62,8 +62,11 @@ class Experiment:
         return self.model.init(key, x, cond)["params"]
 
 
-def build(config: ConfigDict) -> Experiment:
+def build(config: ConfigDict, reads_data: bool = True) -> Experiment:
     """Builds all parts of a run.
+
+    With `reads_data` false, images that are not on the disk are no error where the config states
+    their size, which is all that sampling needs.
 
     Raises:
         ValueError: for a name that is not known, or a number out of range. One sentence.
@@ -71,8 +74,7 @@ def build(config: ConfigDict) -> Experiment:
     check_numbers(config)
     path = build_path(config.sde)
     check_combinations(config)
-    train, test = build_data(config.data)
-    check_data(config, train, test)
+    train, test = build_sources(config, reads_data)
     scaler = data.Scaler(train.levels, config.data.centered, config.data.uniform_dequantization)
     model = build_model(config, train.shape)
     apply_of = lambda params: lambda x, c: model.apply({"params": params}, x, c)
@@ -96,6 +98,20 @@ def build(config: ConfigDict) -> Experiment:
 
 def arguments(section: ConfigDict, *without: str) -> dict[str, Any]:
     return {key: value for key, value in section.items() if key not in without}
+
+
+def build_sources(config: ConfigDict, reads_data: bool) -> tuple[data.Source, data.Source]:
+    """Training and test split, checked against the config; or stand-ins, see `build`."""
+    try:
+        train, test = build_data(config.data)
+    except FileNotFoundError:
+        shape = data.stated_shape(config.data)
+        if reads_data or shape is None:
+            raise
+        name = config.data.get("name", config.data.dataset)
+        return tuple(data.unread(name, split, shape) for split in ("train", "test"))
+    check_data(config, train, test)
+    return train, test
 
 
 def build_data(section: ConfigDict) -> tuple[data.Source, data.Source]:

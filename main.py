@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     workdir = Path(WORKDIR.value).absolute()
     quiet()
     try:
-        experiment = build(CONFIG.value)
+        experiment = build(CONFIG.value, reads_data=MODE.value != "sample")
         enable_compilation_cache(workdir)
         run(experiment, workdir)
     except (ValueError, OSError, CheckpointError, TrainingDiverged) as error:

@@ -5,6 +5,7 @@ from data.loader import Loader
 from data.order import batch_indices, host_slice, padded_batches
 from data.scaling import Scaler, random_flip
 from data.source import Source, from_array, unknown
+from data.stated import stated_shape, unread
 
 SOURCES = {
     "digits": digits.load,
@@ -37,4 +38,6 @@ __all__ = [
     "load",
     "padded_batches",
     "random_flip",
+    "stated_shape",
+    "unread",
 ]

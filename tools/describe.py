@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from build import build_loss, build_model, build_optimizer, build_path
-from data import Scaler
+from data import Scaler, stated_shape
 from losses.denoising import LossFn
 from training.sharding import KEEP_BARRIERS, jit_step
 from training.state import TrainState, create_state, parameter_count
@@ -29,9 +29,6 @@ from training.step import StepFn, make_train_step
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 MIB = 2**20
-
-# Of data whose size the config leaves to the data.
-SHAPES = {"cifar10": (32, 32, 3), "digits": (8, 8, 1)}
 
 # Parameters of the networks of Song et al. 2021 for CIFAR-10.
 KNOWN = {
@@ -86,10 +83,7 @@ def network_of(
         ValueError: where the config leaves the shape to data that are not known here.
     """
     section = config.data
-    if shape is None and section.get("image_size"):
-        height, *width = section.image_size
-        shape = (height, *(width or (height,)), section.get("num_channels") or 3)
-    shape = shape or SHAPES.get(section.get("name", section.dataset))
+    shape = shape or stated_shape(section)
     if shape is None:
         raise ValueError(
             f"data.dataset is {section.dataset!r}, and only the data know their shape; give it "

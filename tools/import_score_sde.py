@@ -21,6 +21,7 @@ from ml_collections import ConfigDict, config_flags
 import main as program
 from build import build_data, build_model, build_optimizer, build_path
 from check import check_combinations, check_numbers
+from data import stated_shape
 from tools.flax_checkpoint import OriginalState, read_flax
 from tools.pytorch_checkpoint import read_pytorch
 from tools.torch_file import LEGACY_MAGIC, ZIP_MAGIC
@@ -28,10 +29,6 @@ from tools.train_state import Target, train_state
 from training.checkpoint import CheckpointError, Checkpoints
 from training.state import TrainState, create_state, parameter_count
 from training.workdir import claim, flatten
-
-# Of data whose config does not say the size, as they come. Colour, where the channels are not said.
-SHAPES = {"cifar10": (32, 32, 3), "cifar100": (32, 32, 3), "svhn_cropped": (32, 32, 3)}
-CHANNELS = 3
 
 
 def main(argv: list[str]) -> None:
@@ -125,12 +122,7 @@ def target_of(config: ConfigDict) -> Target:
 
 def image_shape(section: ConfigDict) -> tuple[int, ...]:
     """Height, width and channels that the config states, or else those of the data on the disk."""
-    size = tuple(section.get("image_size", ()))
-    if size:
-        return (size[0], size[-1], section.get("num_channels", 0) or CHANNELS)
-    if section.dataset == "tfds" and section.name.partition(":")[0] in SHAPES:
-        return SHAPES[section.name.partition(":")[0]]
-    return build_data(section)[0].shape
+    return stated_shape(section) or build_data(section)[0].shape
 
 
 def remarks(original: OriginalState, config: ConfigDict) -> list[str]:

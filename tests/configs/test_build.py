@@ -1,6 +1,7 @@
 """`build`: each option of a config reaches the formula that it names."""
 
 import inspect
+import runpy
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from closed_form import Gaussian
 from ml_collections import ConfigDict
+from program import ROOT
 from tiny import tiny
 
 import likelihood
@@ -308,3 +310,20 @@ def test_data_of_another_config(dataset, words):
     config.data.dataset = dataset
     with pytest.raises(ValueError, match=f"'{dataset}', whose options are {words}.*none"):
         build(config)
+
+
+def test_data_that_are_not_there(tmp_path):
+    """Sampling needs their shape alone; everything else needs them."""
+    file = ROOT / "configs" / "vp" / "cifar10_ddpmpp_continuous.py"
+    config = runpy.run_path(str(file))["get_config"]()
+    config.data.path = str(tmp_path)
+    with pytest.raises(FileNotFoundError, match="cifar10"):
+        build(config)
+    experiment = build(config, reads_data=False)
+    assert experiment.shape == (32, 32, 3) and experiment.scaler.levels == 256
+    with pytest.raises(ValueError, match="cifar10 was not read"):
+        experiment.train.fetch(np.arange(2))
+    # Only the data know the size of these.
+    config.data.name = "oxford_iiit_pet"
+    with pytest.raises(FileNotFoundError, match="oxford_iiit_pet"):
+        build(config, reads_data=False)
