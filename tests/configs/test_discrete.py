@@ -1,0 +1,105 @@
+"""`training.continuous = False`: what it is wired to, what it refuses, and a run of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import losses
+from build import build, build_path, build_sampler
+from check import check_combinations
+from configs.base import base
+from data import Loader
+from evaluation.sampling import draw
+from sde_lib.prediction import from_score
+from training.run import initial
+from training.sharding import jit_step, make_mesh, put_batch
+from training.step import make_train_step
+
+SMALL = {
+    "model.nf": 8,
+    "model.ch_mult": (1,),
+    "model.num_res_blocks": 1,
+    "model.attn_resolutions": (),
+    "model.num_scales": 25,
+    "sampling.steps": 25,
+    "sampling.batch_size": 4,
+    "training.batch_size": 8,
+    "optim.warmup": 1,
+}
+
+
+def discrete(law, **changes):
+    config = base(law, "ncsnpp", "digits", continuous=False)
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    config.update_from_flattened_dict({**SMALL, **changes})
+    return config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("law, conditioning", [("vp", "step"), ("ve", "level")])
+def test_a_run(law, conditioning):
+    """Training lowers the loss on one batch, at whole levels; samples come out by 25 of them."""
+    config = discrete(law, model__dropout=0.0, model__scale_by_sigma=law == "ve", optim__lr=2e-3)
+    assert config.prediction.conditioning == conditioning
+    experiment = build(config)
+    mesh = make_mesh()
+    step = jit_step(make_train_step(experiment.loss, experiment.tx, 0.9), mesh)
+    batch = put_batch(Loader(experiment.train, 8, 0).batch(0), mesh)
+    state, history = initial(experiment), []
+    for _ in range(60):
+        state, metrics = step(state, batch)
+        history.append(float(metrics["loss"]))
+    assert np.mean(history[-15:]) < 0.8 * np.mean(history[:15])
+    levels = np.asarray(metrics["t"]) * 24
+    np.testing.assert_allclose(levels, np.round(levels), atol=1e-4)
+    result = draw(experiment, state.params, range(4), seed=0)
+    # one evaluation a predictor step, and for VE one a corrector step
+    assert result.nfe == {"vp": 25, "ve": 50}[law] and np.all(np.isfinite(result.x))
+
+
+def test_the_loss_is_that_of_the_levels(monkeypatch):
+    calls = []
+    monkeypatch.setattr(losses, "discrete_loss", lambda *args, **kwargs: calls.append(kwargs))
+    build(discrete("ve"))
+    (kwargs,) = calls
+    assert (kwargs["num_scales"], kwargs["conditioning"], kwargs["kind"]) == (25, "level", "score")
+    assert kwargs["reduce_mean"] is False
+
+
+REFUSED = [
+    ("vp", {"loss__weighting": "likelihood"}, "weighting 'likelihood'"),
+    ("vp", {"loss__stratify": True}, "stratify True"),
+    ("vp", {"loss__time_sampling": "importance"}, "time_sampling 'importance'"),
+    ("ve", {"sampling__steps": 30}, r"sampling\.steps is 30 and model\.num_scales 25"),
+    ("ve", {"training__continuous": True}, "conditioning is 'level'"),
+]
+
+
+@pytest.mark.parametrize("law, changes, words", REFUSED)
+def test_what_does_not_go_together(law, changes, words):
+    check_combinations(discrete(law))
+    with pytest.raises(ValueError, match=words):
+        check_combinations(discrete(law, **changes))
+
+
+def test_networks_and_laws_without_levels():
+    config = base("vp", "mlp", "digits", continuous=False)
+    with pytest.raises(ValueError, match="no num_scales"):
+        check_combinations(config)
+    with pytest.raises(ValueError, match="SubVP has no chain"):
+        build(discrete("subvp"))
+
+
+def test_the_released_sampler_serves_continuous_models(monkeypatch):
+    """Its numbers come from the section, N from `steps`."""
+    config = base("vp", "mlp", "npz")
+    config.sampling.update(method="score_sde", predictor="ancestral_sampling", steps=40, eps=1e-2)
+    run = build_sampler(config.sampling, build_path(config.sde))
+    score = lambda x, t: -x  # of standard normal data, for which every level has unit variance
+    x = jax.random.normal(jax.random.key(0), (4000, 1))
+    keys = jax.random.split(jax.random.key(1), 4000)
+    result = jax.jit(lambda x: run(keys, from_score(build_path(config.sde), score), x))(x)
+    assert result.nfe == 40
+    # DDPM's steps keep N(0, 1); the last mean lacks the noise of the first level, beta = 0.1 / 40
+    assert abs(jnp.var(result.x) - 1.0) < 4 * (2 / 4000) ** 0.5
