@@ -28,7 +28,7 @@ from samplers.base import SampleFn, SampleResult
 from sde_lib.prediction import CONDITIONING, KINDS, PredictFn
 
 SAMPLER_ALIASES = {"ancestral_sampling": "ancestral"}
-METHODS = ("pc", "ode", "sde", "score_sde")
+METHODS = ("pc", "ode", "sde", "score_sde", "dpm_fast", "dpm_adaptive")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -276,6 +276,14 @@ def build_sampler(
     if section.method == "sde":
         solver = solver._replace(rtol=section.sde_rtol, atol=section.sde_atol)
         return samplers.adaptive_sde(path, section.eps, solver, section.denoise)
+    if section.method == "dpm_adaptive":
+        order, form, denoise = section.solver_order, section.form, section.denoise
+        return samplers.dpm_adaptive(path, section.eps, order, form, denoise=denoise)
+    if section.method == "dpm_fast":
+        choose("sampling.grid", section.grid, samplers.GRIDS)
+        return samplers.dpm_fast(
+            path, section.steps, section.eps, section.form, section.grid, section.denoise
+        )
     if section.method == "score_sde":
         return samplers.score_sde(
             path,
@@ -313,9 +321,17 @@ def build_method(section: ConfigDict, path: sde_lib.AffinePath) -> samplers.Samp
     choose("sampling.order", section.order, ("paper", "original"))
     choose("sampling.norm", section.norm, ("example", "batch"))
     choose("sampling.variance", section.variance, ("posterior", "forward"))
+    fast = {"order": section.solver_order, "form": section.form}
+    churn = {key: section[key] for key in ("steps", "s_churn", "s_tmin", "s_tmax", "s_noise")}
     own = {
         "ancestral": {"variance": section.variance},
         "ddim": {"eta": section.eta},
+        "dpm_solver": fast,
+        "dpm_multistep": {**fast, "eta": section.eta},
+        "adams_bashforth": fast,
+        "unipc": {**fast, "variant": section.variant},
+        "edm": churn,
+        "bdia": {"gamma": section.gamma, "frame": "unit"},
         "euler_maruyama": {"probability_flow": section.probability_flow},
         "reverse_diffusion": {"probability_flow": section.probability_flow},
     }

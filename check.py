@@ -33,13 +33,14 @@ RANGES = (
         "sampling.rtol sampling.atol sampling.sde_rtol sampling.sde_atol sampling.max_steps "
         "likelihood.num_probes likelihood.eps likelihood.rtol likelihood.atol "
         "likelihood.max_steps eval.batch_size eval.num_samples eval.bpd_repeats "
-        "model.num_scales model.width model.depth model.expansion model.nf model.num_res_blocks",
+        "sampling.solver_order sampling.s_tmax sampling.s_noise model.num_scales model.width "
+        "model.depth model.expansion model.nf model.num_res_blocks",
         lambda x: 0 < x < math.inf,
         "be positive and finite",
     ),
     (
         "optim.warmup optim.weight_decay optim.grad_clip training.eval_freq training.snapshot_freq "
-        "training.keep_snapshots sampling.snr sampling.eta",
+        "training.keep_snapshots sampling.snr sampling.eta sampling.s_churn sampling.s_tmin",
         lambda x: 0 <= x < math.inf,
         "be finite and not negative",
     ),

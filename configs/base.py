@@ -166,7 +166,8 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.training.progress = True
 
     config.sampling = ConfigDict()
-    # "pc" takes fixed steps, "score_sde" does so as the released code does; "ode" and "sde" adapt.
+    # "pc" takes fixed steps, "score_sde" too, as the released code does; "dpm_fast" spends `steps`
+    # evaluations; "ode", "sde" and "dpm_adaptive" choose their steps.
     config.sampling.method = "pc" if continuous else "score_sde"
     config.sampling.predictor = "reverse_diffusion" if law == "ve" else "euler_maruyama"
     config.sampling.corrector = "langevin" if law == "ve" else "none"
@@ -176,7 +177,16 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     # Langevin step sizes by example; or by batch, as in the released code.
     config.sampling.norm = "example" if continuous else "batch"
     config.sampling.variance = "posterior"  # of ancestral sampling; or "forward"
-    config.sampling.eta = 0.0  # of ddim
+    config.sampling.eta = 0.0  # strength of the noise of ddim and dpm_multistep
+    # Of dpm_solver, dpm_multistep, adams_bashforth, unipc and dpm_adaptive.
+    config.sampling.solver_order = 2
+    config.sampling.form = "data"  # what is expanded; or "noise"
+    config.sampling.variant = "b2"  # of unipc; or "b1"
+    config.sampling.s_churn = 0.0  # of edm (Karras et al. 2022, algorithm 2), with the next three
+    config.sampling.s_tmin = 0.0
+    config.sampling.s_tmax = 1e6
+    config.sampling.s_noise = 1.0
+    config.sampling.gamma = 1.0  # of bdia
     config.sampling.probability_flow = False
     config.sampling.steps = 1000
     config.sampling.grid = "uniform"

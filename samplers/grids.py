@@ -35,6 +35,22 @@ def karras(path: AffinePath, steps: int, eps: float, rho: float = 7.0) -> Array:
     return pin(path, path.t_of_lam(-jnp.log(sigma)), eps)
 
 
+def tangent(
+    path: AffinePath, steps: int, eps: float, rho: float = 2.5, sigma_mid: float = 0.45
+) -> Array:
+    """Even in the angle `atan((sigma / sigma_mid)^(1 / rho))`, `sigma = c / a`.
+
+    Densest in log sigma around `sigma_mid`, where samples choose among the data, and sparse at both
+    ends, where the flow is nearly straight. `rho = sigma_mid = 1` is the cosine schedule (Nichol &
+    Dhariwal 2021), whose `sigma` is the tangent of an even angle; a large rho is even in lam.
+    The defaults are for data scaled to [-1, 1] and few steps.
+    """
+    lam = path.lam(jnp.asarray([path.t1, eps]))
+    ends = jnp.arctan(jnp.exp(-(lam + jnp.log(sigma_mid)) / rho))
+    log_tan = jnp.log(jnp.tan(jnp.linspace(ends[0], ends[1], steps + 1)))
+    return pin(path, path.t_of_lam(-jnp.log(sigma_mid) - rho * log_tan), eps)
+
+
 def pin(path: AffinePath, ts: Array, eps: float) -> Array:
     """Puts the two ends exactly where they were asked for, which rounding may have moved."""
     return ts.at[0].set(path.t1).at[-1].set(eps)
@@ -45,6 +61,7 @@ GRIDS: dict[str, Callable[..., Array]] = {
     "uniform_lam": uniform_lam,
     "quadratic": quadratic,
     "karras": karras,
+    "tangent": tangent,
 }
 
 

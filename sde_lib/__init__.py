@@ -8,6 +8,7 @@ from sde_lib.affine import AffinePath, Coeffs
 from sde_lib.base import SDE, expand
 from sde_lib.edm import EDM
 from sde_lib.flow import Flow
+from sde_lib.gaussian import Moments, gaussian_flow, gaussian_predict, moments
 from sde_lib.noise import example_keys, fold_in, normal_like, split
 from sde_lib.prediction import KINDS, Prediction, parametrize
 from sde_lib.reverse import flow_drift, reverse_drift
@@ -29,12 +30,16 @@ __all__ = [
     "AffinePath",
     "Coeffs",
     "Flow",
+    "Moments",
     "Prediction",
     "SubVP",
     "example_keys",
     "expand",
     "flow_drift",
     "fold_in",
+    "gaussian_flow",
+    "gaussian_predict",
+    "moments",
     "normal_like",
     "parametrize",
     "reverse_drift",

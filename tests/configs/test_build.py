@@ -72,6 +72,30 @@ METHODS = {
     ),
     "ddim": (section(predictor="ddim", eta=0.6), lambda p: alone(ddim(p, eta=0.6))),
     "heun": (section(predictor="heun"), lambda p: alone(heun(p))),
+    "dpm_solver": (
+        section(predictor="dpm_solver", solver_order=3, form="noise"),
+        lambda p: alone(samplers.dpm_solver(p, 3, "noise")),
+    ),
+    "dpm_multistep": (
+        section(predictor="dpm_multistep", solver_order=3, eta=0.5),
+        lambda p: alone(samplers.dpm_multistep(p, 3, "data", 0.5)),
+    ),
+    "adams_bashforth": (
+        section(predictor="adams_bashforth", solver_order=4, form="noise"),
+        lambda p: alone(samplers.adams_bashforth(p, 4, "noise")),
+    ),
+    "unipc": (
+        section(predictor="unipc", solver_order=1, form="noise", variant="b1"),
+        lambda p: alone(samplers.unipc(p, 1, "noise", "b1")),
+    ),
+    "edm": (
+        section(predictor="edm", s_churn=2.0, s_tmin=0.01, s_tmax=2.0, s_noise=1.01),
+        lambda p: alone(samplers.edm(p, 5, 2.0, 0.01, 2.0, 1.01)),
+    ),
+    "bdia": (
+        section(predictor="bdia", gamma=0.7),
+        lambda p: alone(samplers.bdia(p, 0.7, frame="unit")),
+    ),
     "langevin_alone": (
         section(predictor="none", corrector="langevin", snr=0.3, n_steps_each=2),
         lambda p: alone(langevin(p, 0.3, n_steps=2)),

@@ -7,7 +7,7 @@ import pytest
 from closed_form import Empirical, Mixture
 from sklearn.datasets import load_digits
 
-from samplers import CORRECTORS, PREDICTORS, Sampler, State, chain, sample
+from samplers import CORRECTORS, PREDICTORS, Sampler, State, chain, dpm_multistep, edm, sample
 from sde_lib import VP, example_keys
 
 LAW = VP()
@@ -17,9 +17,13 @@ SAMPLERS = {
     **{name: make(LAW) for name, make in PREDICTORS.items()},
     **{name: make(LAW, 0.1, 3) for name, make in CORRECTORS.items()},
 }
+SAMPLERS["dpm_multistep with noise"] = dpm_multistep(LAW, eta=1.0)
+SAMPLERS["edm with churn"] = edm(LAW, 6, s_churn=3.0)
 SAMPLERS["chain"] = chain(SAMPLERS["heun"], SAMPLERS["langevin"], SAMPLERS["ancestral"])
 # Where keys are given per example, these must differ from one another.
-DETERMINISTIC = {"heun", "ddim"}
+DETERMINISTIC = {
+    "heun", "ddim", "dpm_solver", "dpm_multistep", "adams_bashforth", "unipc", "edm", "bdia"
+}  # fmt: skip
 every = pytest.mark.parametrize("name", SAMPLERS)
 
 

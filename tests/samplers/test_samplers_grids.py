@@ -30,6 +30,7 @@ def test_each_grid_is_even_in_what_it_says(law, x64):
         "quadratic": lambda ts: ts**0.5,
         "uniform_lam": lambda ts: np.log(law.coeffs(ts).a / law.coeffs(ts).c),
         "karras": lambda ts: (law.coeffs(ts).c / law.coeffs(ts).a) ** (1 / 7),
+        "tangent": lambda ts: np.arctan((law.coeffs(ts).c / law.coeffs(ts).a / 0.45) ** 0.4),
     }
     assert even_in.keys() == GRIDS.keys(), "a new grid needs a line here"
     for name, scale in even_in.items():

@@ -1,0 +1,61 @@
+"""The stochastic sampler of Karras et al. 2022 (algorithm 2), for any affine law."""
+
+import jax.numpy as jnp
+
+from samplers.base import Sampler, State, start
+from sde_lib import AffinePath, expand
+
+
+def edm(
+    path: AffinePath,
+    steps: int = 18,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = float("inf"),
+    s_noise: float = 1.0,
+) -> Sampler:
+    """Noise added, then a step of Heun, both in `y = x / a` over `sigma = c / a`.
+
+        sigma_hat = (1 + gamma) sigma,   y_hat = y + S_noise sqrt(sigma_hat^2 - sigma^2) z
+        d = eps(y_hat, sigma_hat),       y_e = y_hat + (sigma_s - sigma_hat) d
+        y_s = y_hat + (sigma_s - sigma_hat) (d + eps(y_e, sigma_s)) / 2
+
+    `gamma = min(S_churn / steps, sqrt(2) - 1)` for sigma in [S_tmin, S_tmax], else 0; `steps` is
+    the grid's. sigma_hat stops at the sigma of t1, beyond which no network was trained (the paper
+    goes on; its S_tmax of 50 for images keeps it from there). The last step to sigma = 0, which is
+    of order 1 in the paper, is `sample`'s denoising. Without churn it is Heun of order 2 in
+    (sigma, y).
+
+    Raises:
+        ValueError: for a negative churn, or fewer than one step.
+    """
+    if s_churn < 0.0 or steps < 1:
+        raise ValueError(
+            f"s_churn is {s_churn} over {steps} steps; take a churn of at least 0 and at least one "
+            "step."
+        )
+    gamma = min(s_churn / steps, 2.0**0.5 - 1.0)
+
+    def churned(key, x, t):
+        """`(y_hat, sigma_hat, t_hat)`."""
+        y, sigma = x / expand(path.coeffs(t).a, x), jnp.exp(-path.lam(t))
+        if gamma == 0.0:
+            return y, sigma, t
+        top = jnp.exp(-path.lam(jnp.asarray(path.t1, sigma.dtype)))
+        inside = (sigma >= s_tmin) & (sigma <= s_tmax)
+        hat = jnp.where(inside, jnp.minimum((1.0 + gamma) * sigma, top), sigma)
+        # At the top itself rounding may leave hat below sigma.
+        hat = jnp.maximum(hat, sigma)
+        spread = s_noise * jnp.sqrt((hat - sigma) * (hat + sigma))
+        t_hat = jnp.where(hat > sigma, path.t_of_lam(-jnp.log(hat)), t)
+        return y + expand(spread, x) * path.noise(key, x), hat, t_hat
+
+    def step(key, predict, state, t, s):
+        x = state.x
+        y, sigma, t_hat = churned(key, x, t)
+        h = expand(jnp.exp(-path.lam(s)) - sigma, x)
+        d = predict(expand(path.coeffs(t_hat).a, x) * y, t_hat).eps
+        a_s = expand(path.coeffs(s).a, x)
+        return State(a_s * (y + 0.5 * h * (d + predict(a_s * (y + h * d), s).eps)))
+
+    return Sampler(start, step, nfe=2)

@@ -1,0 +1,64 @@
+"""Teleportation: the start of a sampling run by the closed flow of the Gaussian model.
+
+Wang & Vastola 2024 (arXiv 2412.09726): at large noise a learned score is that of a Gaussian with
+the mean and covariance of the data, whose flow is known. The nodes above a noise level are replaced
+by one jump, which costs no evaluation; the sampler runs on the nodes that are left.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from samplers.base import SampleFn, SampleResult
+from sde_lib import AffinePath
+from sde_lib.prediction import PredictFn
+
+FlowFn = Callable[[Array, Array, Array], Array]
+RunFn = Callable[[Array, PredictFn, Array, Array], SampleResult]
+
+
+def teleport(flow: FlowFn, run: RunFn, path: AffinePath, ts: Array, sigma: float) -> SampleFn:
+    """`run` on the nodes of `ts` at or below `sigma`, entered by `flow` from `ts[0]`.
+
+    Args:
+        flow: `(x, s, t) -> x`, such as `partial(gaussian_flow, path, moments)`.
+        run: `(key, predict, x, ts) -> SampleResult`, such as `sample` with its sampler given. Its
+            NFE are those of the whole: with k nodes skipped, k steps fewer.
+        ts: `(N + 1,)` falling times, known while tracing.
+        sigma: the noise level `c / a` in the units of the data, well above their largest standard
+            deviation. At `c / a` of `ts[0]` or more nothing is skipped.
+
+    The start x must be a draw of the law's prior, as for `run` alone. For VE and EDM that has no
+    mean while the model has one, which matters only where `sigma_max` is not far above the data.
+
+    Raises:
+        ValueError: for a grid per example, and for a sigma below which there is no step.
+    """
+    rest = below(path, ts, sigma)
+
+    def sample_from(key: Array, predict: PredictFn, x: Array) -> SampleResult:
+        # With nothing to skip this is `run` itself, not its start moved by nought and rounded.
+        landed = x if len(rest) == len(ts) else flow(x, ts[0], rest[0])
+        return run(key, predict, landed, rest)
+
+    return sample_from
+
+
+def below(path: AffinePath, ts: Array, sigma: float) -> Array:
+    """The nodes of `ts` whose noise level `c / a` is at or below sigma."""
+    if ts.ndim != 1:
+        raise ValueError(f"ts has the shape {ts.shape}; teleportation takes one grid for all.")
+    # A length must be a number, under `jit` too.
+    with jax.ensure_compile_time_eval():
+        levels = np.asarray(jnp.exp(-path.lam(ts)))
+    # A sigma read off a node means that node, whatever the last digits of its logarithm.
+    first = int(np.sum(~(levels <= sigma * (1.0 + 1e-5))))
+    if first > len(ts) - 2:
+        raise ValueError(
+            f"sigma is {sigma} and the grid's last step starts at c / a = {levels[-2]:.4g}; take "
+            "a sigma from there up."
+        )
+    return ts[first:]

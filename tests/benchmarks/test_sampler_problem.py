@@ -1,0 +1,116 @@
+"""The sampling problem of the benchmark: its network, its end points, its score, its table."""
+
+import json
+
+import closed_form
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import samplers as command
+from benchmarks.sampler_problem import (
+    LAW,
+    denoise,
+    make_problem,
+    predict_fn,
+    reference,
+    score,
+    solve,
+)
+
+pytestmark = pytest.mark.usefixtures("x64")
+S = 0.05
+
+
+@pytest.fixture(scope="module")
+def points():
+    return np.random.default_rng(1).uniform(-1.0, 1.0, (6, 3))
+
+
+@pytest.fixture(scope="module")
+def problem(points):
+    return make_problem("six points", points, S, starts=5)
+
+
+@pytest.mark.parametrize("sigma", [0.002, 0.05, 0.7, 80.0])
+def test_denoiser_is_the_posterior_mean_of_the_mixture(problem, points, sigma):
+    law = closed_form.Mixture(np.full(6, 1 / 6), points, np.full(6, S))
+    x = points[:5] + sigma * np.random.default_rng(2).standard_normal((5, 3))
+    truth = law.predict(LAW)(jnp.asarray(x), sigma)
+    np.testing.assert_allclose(denoise(problem, x, sigma), truth.x0, rtol=0, atol=1e-12)
+    found = predict_fn(problem)(jnp.asarray(x), jnp.asarray(sigma))
+    for name in truth._fields:
+        np.testing.assert_allclose(
+            getattr(found, name), getattr(truth, name), rtol=1e-9, atol=1e-10, err_msg=name
+        )
+
+
+def test_one_point_has_the_flow_of_a_gaussian():
+    mean = np.array([[0.3, -0.8]])
+    problem = make_problem("one point", mean, S, starts=4)
+    law = closed_form.Gaussian(mean[0], S**2 * np.eye(2))
+    truth = law.flow_map(LAW, jnp.asarray(problem.starts), LAW.t1, LAW.t0)
+    np.testing.assert_allclose(solve(problem), truth, rtol=0, atol=1e-9)
+
+
+def test_reference_is_the_same_at_a_second_tolerance_and_from_the_cache(problem, tmp_path):
+    made = reference(problem, tmp_path)
+    rough = reference(problem, None, tolerance=1e-9)
+    assert 0.0 < np.max(np.abs(made.ends - rough.ends)) < 1e-6
+    again = reference(problem, tmp_path)
+    np.testing.assert_array_equal(made.ends, again.ends)
+    assert made.seconds == again.seconds
+    assert len(list(tmp_path.iterdir())) == 1
+    reference(problem._replace(s=0.06), tmp_path, tolerance=1e-6)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_score_is_the_median_over_starts_of_the_rms_per_pixel():
+    ends = np.zeros((3, 4))
+    result = np.array([[1.0, 1.0, 1.0, 1.0], [2.0, 0.0, 0.0, 0.0], [4.0, 4.0, 4.0, 4.0]])
+    assert score(result, ends) == 1.0
+    assert score(result[2:], ends[2:]) == 4.0
+
+
+@pytest.mark.parametrize(
+    "x, s, said", [(np.full((2, 2), 1.5), S, "scaled"), (np.zeros((2, 2)), 0.0, "positive")]
+)
+def test_what_is_no_problem_is_refused(x, s, said):
+    with pytest.raises(ValueError, match=said):
+        make_problem("x", x, s)
+
+
+def test_the_command_writes_rows_of_counted_evaluations(points, tmp_path, monkeypatch, capsys):
+    np.savez(tmp_path / "six.npz", x=points, s=0.1)
+    kept = [pair for pair in command.OURS if pair[0] in ("ddim", "heun", "dpm_multistep 2 noise")]
+    monkeypatch.setattr(command, "OURS", kept)
+    monkeypatch.setattr(command, "peers", no_peers)
+    out = tmp_path / "rows.json"
+    command.main(f"--data {tmp_path}/six.npz --nfe 5 --json {out} --cache {tmp_path}/cache".split())
+    rows = json.loads(out.read_text())
+    keys = {"source", "sampler", "grid", "recipe", "data", "nfe", "rmse"}
+    assert all(set(row) == keys for row in rows)
+    assert {(row["source"], row["data"], row["nfe"]) for row in rows} == {("ours", "six", 5)}
+    # Two evaluations a step and the denoising make 5; without it Heun cannot.
+    assert {row["grid"].endswith("denoise") for row in rows if row["sampler"] == "heun"} == {True}
+    assert len([row for row in rows if row["sampler"] == "ddim"]) == 8
+    assert sum(row["recipe"] == "searched" for row in rows) == 1
+    assert "dpm_multistep" in capsys.readouterr().out
+
+
+def no_peers(problem):
+    return []
+
+
+def test_the_stepper_is_what_sample_gives(problem):
+    law, name = LAW, "karras"
+    sampler = command.samplers.ddim(law)
+    out, nfe = command.stepper(problem, sampler)(name, True, 4)
+    ts = command.samplers.make_grid(name, law, 4, law.t0)
+    start = jnp.asarray(problem.starts)
+    truth = command.samplers.sample(
+        jax.random.key(0), predict_fn(problem), sampler, start, ts, denoise=True
+    )
+    np.testing.assert_allclose(out, truth.x, rtol=0, atol=1e-10)
+    assert nfe == truth.nfe == 5

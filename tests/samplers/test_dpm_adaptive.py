@@ -1,0 +1,175 @@
+"""Adaptive DPM-Solver: errors against an exact flow, and who decides on the steps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_form import M1, Gaussian
+from rk4 import runge_kutta
+
+from samplers.dpm_adaptive import Control, dpm_adaptive
+from sde_lib import EDM, VE, VP, Flow, SubVP
+
+LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "edm": EDM(), "flow": Flow(t1=0.95)}
+KEY = jax.random.key(0)
+
+
+def normals(n, dims):
+    return jnp.asarray(np.random.default_rng(0).standard_normal((n, dims)), jnp.result_type(float))
+
+
+def scaled(factor, **options):
+    """Both tolerances times a factor, which may be traced."""
+    return Control(rtol=0.05 * factor, atol=0.0078 * factor, **options)
+
+
+@pytest.mark.parametrize(("order", "form"), [(2, "noise"), (3, "noise"), (3, "data")])
+def test_a_tighter_tolerance_costs_more_and_errs_less(order, form, x64):
+    """On M1, of 1000 starts: halved for order 2, quartered for order 3, whose error at the loosest
+    is that of the longest step. Every reported evaluation is one that was made.
+    """
+    law, calls = VP(), []
+    exact = M1.predict(law)
+
+    def predict(x, t):
+        jax.debug.callback(lambda: calls.append(1))
+        return exact(x, t)
+
+    x = normals(1000, 1)
+    truth = jax.jit(lambda x: runge_kutta(law, M1, x, 0.01, 500))(x)
+    run = jax.jit(
+        lambda x, factor: dpm_adaptive(law, 0.01, order, form, scaled(factor))(KEY, predict, x)
+    )
+    errors, costs = [], []
+    for factor in (1.0, 0.5, 0.25) if order == 2 else (1.0, 0.25, 1 / 16):
+        calls.clear()
+        result = jax.block_until_ready(run(x, factor))
+        jax.effects_barrier()
+        assert np.max(result.nfe) == len(calls)
+        assert np.all(result.nfe % order == 0) and not np.any(result.failed)
+        errors.append(float(jnp.sqrt(jnp.mean((result.x - truth) ** 2))))
+        costs.append(float(np.mean(result.nfe)))
+    assert np.all(np.diff(errors) < 0) and np.all(np.diff(costs) > 0), (errors, costs)
+    assert errors[0] < 0.05 and errors[-1] < errors[0] / 1.5 and costs[0] < 40
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_no_sample_is_wrong_unnoticed(name):
+    """In float32, every one of 2000 samples of Gaussian data ends within a few tolerances.
+
+    Without a longest step single samples of one dimension end units away: the two orders agree
+    by chance where their difference changes sign.
+    """
+    law, data = LAWS[name], Gaussian.scalar(0.3, 0.7)
+    eps = 1e-2
+    x = law.prior_std() * normals(2000, 1)
+    result = jax.jit(lambda x: dpm_adaptive(law, eps)(KEY, data.predict(law), x))(x)
+    truth = data.flow_map(law, x, law.t1, eps)
+    assert result.x.dtype == jnp.float32 and not np.any(result.failed)
+    assert np.max(np.abs(result.x - truth)) < 0.05
+    assert np.mean(result.nfe) < 60
+
+
+def test_an_example_does_not_depend_on_its_batch_but_a_joint_run_does():
+    law = VP()
+    x = normals(4, 1)
+    others = x.at[1:].set(6.0 * x[1:])
+
+    def gap(per_example):
+        method = dpm_adaptive(law, 0.01, 2, per_example=per_example)
+        run = jax.jit(lambda x: method(KEY, M1.predict(law), x))
+        first, second, alone = run(x), run(others), run(x[:1])
+        assert first.nfe.shape == first.failed.shape == (4,)
+        if per_example:
+            np.testing.assert_allclose(alone.x[0], first.x[0], atol=1e-5)
+            assert alone.nfe[0] == first.nfe[0] == second.nfe[0]
+        else:
+            assert len(np.unique(first.nfe)) == 1
+        return float(jnp.max(jnp.abs(first.x[0] - second.x[0])))
+
+    assert gap(True) < 1e-5 < 1e-4 < gap(False)
+
+
+def test_trials_by_hand(x64):
+    """Order 2 on M1, accepted and rejected trials: the same count, and end, from the formulas."""
+    law, x, control = VP(), jnp.full((1, 1), 1.9), scaled(0.1)
+    predict, (first_lam, end) = M1.predict(law), law.lam(jnp.asarray([1.0, 0.01]))
+
+    @jax.jit
+    def run(first):
+        options = control._replace(first=first, longest=1.0)
+        return dpm_adaptive(law, 0.01, 2, control=options)(KEY, predict, x)
+
+    @jax.jit
+    def trial(x, before, lam, h):
+        t, middle, s = (law.t_of_lam(lam + part * h) for part in (0.0, 0.5, 1.0))
+
+        def held(eps, to, h):
+            return law.coeffs(to).a / law.coeffs(t).a * x - law.coeffs(to).c * jnp.expm1(h) * eps
+
+        eps = predict(x, t).eps
+        low = held(eps, s, h)
+        high = held(predict(held(eps, middle, h / 2), middle).eps, s, h)
+        size = jnp.maximum(jnp.abs(low), jnp.abs(before))
+        scale = jnp.maximum(control.atol, control.rtol * size)
+        return low, high, jnp.sqrt(jnp.mean(((high - low) / scale) ** 2))
+
+    counts = []
+    for first in (0.6, 1e-3):
+        lam, before, now, used, rejected, h = first_lam, x, x, 0, 0, first
+        while lam < end - 1e-12:
+            h, used = min(h, end - lam), used + 2
+            low, high, E = trial(now, before, lam, h)
+            if E <= 1:
+                lam, before, now = lam + h, low, high
+            else:
+                rejected += 1
+            h = 0.9 * h * E**-0.5
+        result = run(first)
+        assert result.nfe[0] == used and rejected > 0
+        np.testing.assert_allclose(result.x, now, rtol=1e-8)
+        counts.append(used)
+    assert counts[0] != counts[1]
+
+
+def test_failure_is_reported():
+    """Too few trials, or a value that is not finite: `failed`, and nan in place of an answer."""
+    law, x = VP(), normals(3, 2)
+    predict = Gaussian.scalar(0.3, 0.7, 2).predict(law)
+    run = jax.jit(
+        lambda x, factor: dpm_adaptive(
+            law, 0.01, control=scaled(factor, max_steps=30), denoise=True
+        )(KEY, predict, x)
+    )
+    short = run(x, 1e-4)
+    assert np.all(short.failed) and np.all(np.isnan(short.x))
+    np.testing.assert_array_equal(short.nfe, 3 * 30 + 1)
+    result = run(x.at[1].set(jnp.nan), 1.0)
+    np.testing.assert_array_equal(result.failed, [False, True, False])
+    np.testing.assert_array_equal(np.isnan(result.x).any(1), [False, True, False])
+    assert result.nfe[1] == 3 + 1  # given up at once
+    fine = run(x, 1.0)
+    truth = predict(Gaussian.scalar(0.3, 0.7, 2).flow_map(law, x, 1.0, 0.01), jnp.asarray(0.01)).x0
+    np.testing.assert_allclose(fine.x, truth, atol=0.03)
+
+
+def test_a_point_is_reached_by_the_longest_steps(x64):
+    """Both orders are exact there, so E = 0: no division, no doubt, and few trials."""
+    law, data = VP(), Gaussian(np.array([0.4]), np.zeros((1, 1)))
+    x = normals(5, 1)
+    method = dpm_adaptive(law, 0.01, control=Control(longest=1.0))
+    result = jax.jit(lambda x: method(KEY, data.predict(law), x))(x)
+    a, _, c = law.coeffs(jnp.asarray(0.01))
+    (a1, _, c1) = law.coeffs(jnp.asarray(1.0))
+    truth = 0.4 * a + c * (x - 0.4 * a1) / c1
+    np.testing.assert_allclose(result.x, truth, atol=1e-9)
+    assert np.max(result.nfe) <= 9
+
+
+def test_what_is_refused():
+    with pytest.raises(ValueError, match="must be 2 or 3"):
+        dpm_adaptive(VP(), 0.01, order=1)
+    with pytest.raises(ValueError, match="between 0 and t1"):
+        dpm_adaptive(VP(), 1.5)
+    with pytest.raises(ValueError, match="form is 'x'"):
+        dpm_adaptive(VP(), 0.01, form="x")

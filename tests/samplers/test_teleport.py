@@ -1,0 +1,133 @@
+"""Teleportation: nothing changes where the model is exact, and real digits forgive the start."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_form import Gaussian, Mixture
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits
+
+from samplers import ddim, heun, make_grid, sample
+from samplers.bdia import bdia
+from samplers.teleport import teleport
+from sde_lib import EDM, VE, VP, Flow, SubVP
+from sde_lib.gaussian import Moments, gaussian_flow
+
+pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
+KEY = jax.random.key(0)
+LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "edm": EDM(), "flow": Flow(t1=0.95)}
+EPS = {"edm": 2e-3}
+DATA = Gaussian(np.array([0.4, -0.7]), np.array([[0.5, 0.2], [0.2, 0.3]]))
+
+
+def normal(*shape):
+    return np.random.default_rng(0).standard_normal(shape)
+
+
+def model_of(mean, cov):
+    L, U = np.linalg.eigh(cov)
+    return Moments(mean, U[:, ::-1], L[::-1])
+
+
+def by(method):
+    return lambda key, predict, x, ts: sample(key, predict, method, x, ts)
+
+
+@pytest.mark.parametrize("law_name", LAWS)
+def test_with_the_exact_score_the_skip_only_removes_error(law_name):
+    """The sampler's own limit is reached from any noise level, with less error the more of the
+    path was jumped over."""
+    law = LAWS[law_name]
+    eps = EPS.get(law_name, 1e-3)
+    ts = make_grid("uniform_lam", law, 20, eps)
+    x = law.prior_std() * jnp.asarray(normal(20, 2))
+    flow = partial(gaussian_flow, law, model_of(*DATA))
+    exact = DATA.flow_map(law, x, law.t1, eps)
+    errors = []
+    # Nodes of this grid, so that the finer one below lands on them too.
+    sigmas = [float(jnp.exp(-law.lam(ts[k]))) for k in (0, 8, 14)]
+    for sigma in sigmas:
+        run = teleport(flow, by(ddim(law)), law, ts, sigma)
+        end = jax.jit(lambda x, f=run: f(KEY, DATA.predict(law), x).x)(x)
+        errors.append(np.sqrt(np.mean((end - exact) ** 2)))
+    assert np.all(np.diff(errors) < 0.0) and errors[-1] < 0.3 * errors[0]
+    # The steps of DDIM tile the path, so halving them halves what is left after a jump as well.
+    finer = make_grid("uniform_lam", law, 40, eps)
+    run = teleport(flow, by(ddim(law)), law, finer, sigmas[1])
+    half = jax.jit(lambda x: run(KEY, DATA.predict(law), x).x)(x)
+    ratio = errors[1] / np.sqrt(np.mean((half - exact) ** 2))
+    assert 1.6 < ratio < 2.4, ratio
+
+
+@pytest.mark.parametrize("method", [heun, bdia])
+def test_nodes_and_evaluations(method):
+    """The jump ends on the first node at or below sigma; the rest is the sampler's own run."""
+    law, calls = EDM(), []
+
+    def predict(x, t):
+        jax.debug.callback(lambda: calls.append(1))
+        return DATA.predict(law)(x, t)
+
+    def flow(x, s, t):
+        jumps.append((float(s), float(t)))
+        return 0.5 * x
+
+    x, ts, sampler = jnp.ones((2, 2)), jnp.asarray([80.0, 20.0, 5.0, 1.0, 0.1]), method(law)
+    own = jax.jit(lambda x, ts: sample(KEY, DATA.predict(law), sampler, x, ts).x)
+    for sigma, first in ((80.0, 0), (20.0, 1), (19.0, 2)):
+        jumps = []
+        calls.clear()
+        run = teleport(flow, by(sampler), law, ts, sigma)
+        out = jax.block_until_ready(run(KEY, predict, x))
+        jax.effects_barrier()
+        assert len(calls) == out.nfe == (4 - first) * sampler.nfe
+        assert jumps == ([(80.0, float(ts[first]))] if first else [])
+        start = 0.5 * x if first else x
+        np.testing.assert_allclose(out.x, own(start, ts[first:]), rtol=1e-12)
+
+
+def test_digits_forgive_the_start():
+    """Twenty Gaussians fitted to the digits as the network, Heun on 24 nodes: the error against the
+    whole run is next to nothing far above the largest deviation, then rises."""
+    law, sigmas = EDM(t1=80.0), (40.0, 10.0, 5.0, 2.0, 0.5)
+    data, net = fitted_mixture()
+    cov = net.moments(law, 0.0)[1]
+    flow = partial(gaussian_flow, law, model_of(data.mean(0), cov))
+    ts = make_grid("karras", law, 24, 2e-2)
+    # Drawn at t1 with the mean and spread of the data: a prior without would add an error itself.
+    x = jnp.asarray(net.draw(np.random.default_rng(1), 64) + 80.0 * normal(64, 64))
+    run = lambda sigma: jax.jit(
+        lambda x: teleport(flow, by(heun(law)), law, ts, sigma)(KEY, net.predict(law), x)
+    )(x)
+    whole = run(np.inf)
+    size = np.sqrt(np.mean((whole.x - whole.x.mean(0)[None]) ** 2))
+    errors = [np.sqrt(np.mean((run(sigma).x - whole.x) ** 2)) / size for sigma in sigmas]
+    assert np.all(np.diff(errors) > 0.0)
+    assert errors[1] < 1e-3 and errors[2] < 1e-2 and errors[-1] > 0.2
+
+
+def fitted_mixture():
+    data = load_digits().data / 8.0 - 1.0
+    fit = KMeans(20, n_init=1, random_state=0).fit(data)
+    weights = np.bincount(fit.labels_) / len(data)
+    means = np.stack([data[fit.labels_ == k].mean(0) for k in range(20)])
+    stds = np.array(
+        [data[fit.labels_ == k].std(0) @ data[fit.labels_ == k].std(0) for k in range(20)]
+    )
+    return data, Mixture(weights, means, np.sqrt(stds / 64))
+
+
+@pytest.mark.parametrize(
+    ("ts", "sigma", "message"),
+    [
+        (jnp.asarray([80.0, 1.0, 0.1]), 0.5, "last step starts at c / a = 1;"),
+        (jnp.asarray([80.0, 1.0, 0.1]), float("nan"), "sigma is nan"),
+        (jnp.ones((3, 2)), 0.5, "one grid for all"),
+    ],
+)
+def test_refusals(ts, sigma, message):
+    with pytest.raises(ValueError, match=message):
+        teleport(lambda x, s, t: x, by(ddim(EDM())), EDM(), ts, sigma)
