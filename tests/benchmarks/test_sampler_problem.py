@@ -94,9 +94,10 @@ def test_the_command_writes_rows_of_counted_evaluations(points, tmp_path, monkey
     assert {(row["source"], row["data"], row["nfe"]) for row in rows} == {("ours", "six", 5)}
     # Two evaluations a step and the denoising make 5; without it Heun cannot.
     assert {row["grid"].endswith("denoise") for row in rows if row["sampler"] == "heun"} == {True}
-    assert len([row for row in rows if row["sampler"] == "ddim"]) == 8
-    assert sum(row["recipe"] == "searched" for row in rows) == 1
-    assert "dpm_multistep" in capsys.readouterr().out
+    assert len([row for row in rows if row["sampler"] == "ddim"]) == 10
+    (row,) = [row for row in rows if row["recipe"] == "default"]
+    assert (row["sampler"], row["grid"]) == command.DEFAULT
+    assert "unipc" in capsys.readouterr().out
 
 
 def no_peers(problem):
