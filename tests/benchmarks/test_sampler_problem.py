@@ -83,7 +83,7 @@ def test_what_is_no_problem_is_refused(x, s, said):
 
 def test_the_command_writes_rows_of_counted_evaluations(points, tmp_path, monkeypatch, capsys):
     np.savez(tmp_path / "six.npz", x=points, s=0.1)
-    kept = [pair for pair in command.OURS if pair[0] in ("ddim", "heun", "dpm_multistep 2 noise")]
+    kept = [pair for pair in command.OURS if pair[0] in ("ddim", "heun", command.DEFAULT[0])]
     monkeypatch.setattr(command, "OURS", kept)
     monkeypatch.setattr(command, "peers", no_peers)
     out = tmp_path / "rows.json"
