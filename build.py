@@ -19,16 +19,14 @@ import data
 import likelihood
 import losses
 import models
-import samplers
 import sde_lib
+from build_sampling import build_sampler, build_solver
 from check import check_combinations, check_data, check_numbers, choose
 from configs.base import DATA
 from losses.denoising import LossFn
-from samplers.base import SampleFn, SampleResult
+from samplers.base import SampleFn
 from sde_lib.prediction import CONDITIONING, KINDS, PredictFn
 
-SAMPLER_ALIASES = {"ancestral_sampling": "ancestral"}
-METHODS = ("pc", "ode", "sde", "score_sde", "dpm_fast", "dpm_adaptive")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -261,97 +259,6 @@ def build_optimizer(section: ConfigDict, n_iters: int) -> optax.GradientTransfor
     )
     clip = optax.clip_by_global_norm(section.grad_clip) if section.grad_clip else optax.identity()
     return optax.chain(clip, adam)
-
-
-def build_sampler(
-    section: ConfigDict, path: sde_lib.AffinePath, continuous: bool = True
-) -> SampleFn:
-    """`(key, predict, x) -> SampleResult` by the configured method."""
-    choose("sampling.method", section.method, METHODS)
-    choose("sampling.batching", section.batching, ("example", "batch"))
-    solver = build_solver("sampling", section)
-    if section.method == "ode":
-        per_example = section.batching == "example"
-        return samplers.adaptive_ode(path, section.eps, solver, per_example, section.denoise)
-    if section.method == "sde":
-        solver = solver._replace(rtol=section.sde_rtol, atol=section.sde_atol)
-        return samplers.adaptive_sde(path, section.eps, solver, section.denoise)
-    if section.method == "dpm_adaptive":
-        order, form, denoise = section.solver_order, section.form, section.denoise
-        return samplers.dpm_adaptive(path, section.eps, order, form, denoise=denoise)
-    if section.method == "dpm_fast":
-        choose("sampling.grid", section.grid, samplers.GRIDS)
-        return samplers.dpm_fast(
-            path, section.steps, section.eps, section.form, section.grid, section.denoise
-        )
-    if section.method == "score_sde":
-        return samplers.score_sde(
-            path,
-            SAMPLER_ALIASES.get(section.predictor, section.predictor),
-            section.corrector,
-            num_scales=section.steps,
-            eps=section.eps,
-            snr=section.snr,
-            n_steps=section.n_steps_each,
-            denoise=section.denoise,
-            probability_flow=section.probability_flow,
-            continuous=continuous,
-            norm=section.norm,
-        )
-    choose("sampling.grid", section.grid, samplers.GRIDS)
-    ts = samplers.make_grid(section.grid, path, section.steps, section.eps)
-    method = build_method(section, path)
-
-    def run(key: Array, predict: PredictFn, x: Array, collect=None) -> SampleResult:
-        return samplers.sample(key, predict, method, x, ts, collect, section.denoise)
-
-    return run
-
-
-def build_solver(name: str, section: ConfigDict) -> samplers.Solver:
-    choose(f"{name}.solver", section.solver, samplers.SOLVERS)
-    choose(f"{name}.variable", section.variable, samplers.VARIABLES)
-    return samplers.Solver(
-        section.solver, section.rtol, section.atol, section.max_steps, section.variable
-    )
-
-
-def build_method(section: ConfigDict, path: sde_lib.AffinePath) -> samplers.Sampler:
-    """The predictor and the corrector of one step."""
-    choose("sampling.order", section.order, ("paper", "original"))
-    choose("sampling.norm", section.norm, ("example", "batch"))
-    choose("sampling.variance", section.variance, ("posterior", "forward"))
-    fast = {"order": section.solver_order, "form": section.form}
-    churn = {key: section[key] for key in ("steps", "s_churn", "s_tmin", "s_tmax", "s_noise")}
-    own = {
-        "ancestral": {"variance": section.variance},
-        "ddim": {"eta": section.eta},
-        "dpm_solver": fast,
-        "dpm_multistep": {**fast, "eta": section.eta},
-        "adams_bashforth": fast,
-        "unipc": {**fast, "variant": section.variant},
-        "edm": churn,
-        "bdia": {"gamma": section.gamma, "frame": "unit"},
-        "euler_maruyama": {"probability_flow": section.probability_flow},
-        "reverse_diffusion": {"probability_flow": section.probability_flow},
-    }
-    predictor = corrector = None
-    name = SAMPLER_ALIASES.get(section.predictor, section.predictor)
-    if name != "none":
-        make = choose("sampling.predictor", name, samplers.PREDICTORS)
-        if section.probability_flow and "probability_flow" not in own.get(name, {}):
-            raise ValueError(
-                f"sampling.probability_flow is set, but the predictor {name!r} has no such form; "
-                "take euler_maruyama or reverse_diffusion."
-            )
-        predictor = make(path, **own.get(name, {}))
-    if section.corrector != "none":
-        make = choose("sampling.corrector", section.corrector, samplers.CORRECTORS)
-        at = "end" if section.order == "paper" else "start"
-        corrector = make(path, section.snr, section.n_steps_each, section.norm, at)
-    if predictor is None and corrector is None:
-        raise ValueError("sampling.predictor and sampling.corrector are both 'none'; name one.")
-    return samplers.predictor_corrector(predictor, corrector, section.order)
 
 
 def build_likelihood(

@@ -23,8 +23,8 @@ ALLOWED = {
     "evaluation": LAWS | SOLVING | {"models", "data", "losses"},
     "configs": set(),
 }
-OURS = {*ALLOWED, "build", "check", "main", "xla_flags", "tools", "benchmarks", "tests"}
-READS_CONFIGS = {"build", "check", "main", "tools", "configs"}
+OURS = {*ALLOWED, "build", "build_sampling", "check", "main", "xla_flags", "tools", "benchmarks", "tests"}
+READS_CONFIGS = {"build", "build_sampling", "check", "main", "tools", "configs"}
 SKIPPED = {".venv", ".git", "runs", "build", "dist", "node_modules"}
 
 

@@ -1,0 +1,145 @@
+"""The section `sampling` of a config as one function `(key, predict, x) -> SampleResult`.
+
+`METHODS` has one builder a method; those that take fixed steps down a grid share `build_method`.
+"""
+
+from collections.abc import Callable
+
+from jax import Array
+from ml_collections import ConfigDict
+
+import samplers
+import sde_lib
+from check import choose
+from samplers.base import SampleFn, SampleResult
+from sde_lib.prediction import PredictFn
+
+SAMPLER_ALIASES = {"ancestral_sampling": "ancestral"}
+
+
+def build_sampler(
+    section: ConfigDict, path: sde_lib.AffinePath, continuous: bool = True
+) -> SampleFn:
+    """`(key, predict, x) -> SampleResult` by the configured method."""
+    make = choose("sampling.method", section.method, METHODS)
+    choose("sampling.batching", section.batching, ("example", "batch"))
+    if section.method == "score_sde":
+        return make(section, path, continuous)
+    return make(section, path)
+
+
+def build_fixed_steps(section: ConfigDict, path: sde_lib.AffinePath) -> SampleFn:
+    """A predictor and a corrector down a grid."""
+    method, ts = build_method(section, path), build_grid(section, path)
+
+    def run(key: Array, predict: PredictFn, x: Array, collect=None) -> SampleResult:
+        return samplers.sample(key, predict, method, x, ts, collect, section.denoise)
+
+    return run
+
+
+def build_grid(section: ConfigDict, path: sde_lib.AffinePath) -> Array:
+    choose("sampling.grid", section.grid, samplers.GRIDS)
+    return samplers.make_grid(section.grid, path, section.steps, section.eps)
+
+
+def build_ode(section: ConfigDict, path: sde_lib.AffinePath) -> SampleFn:
+    solver, per_example = build_solver("sampling", section), section.batching == "example"
+    return samplers.adaptive_ode(path, section.eps, solver, per_example, section.denoise)
+
+
+def build_sde(section: ConfigDict, path: sde_lib.AffinePath) -> SampleFn:
+    solver = build_solver("sampling", section)
+    solver = solver._replace(rtol=section.sde_rtol, atol=section.sde_atol)
+    return samplers.adaptive_sde(path, section.eps, solver, section.denoise)
+
+
+def build_dpm_fast(section: ConfigDict, path: sde_lib.AffinePath) -> SampleFn:
+    choose("sampling.grid", section.grid, samplers.GRIDS)
+    return samplers.dpm_fast(
+        path, section.steps, section.eps, section.form, section.grid, section.denoise
+    )
+
+
+def build_dpm_adaptive(section: ConfigDict, path: sde_lib.AffinePath) -> SampleFn:
+    per_example = section.batching == "example"
+    return samplers.dpm_adaptive(
+        path,
+        section.eps,
+        section.solver_order,
+        section.form,
+        per_example=per_example,
+        denoise=section.denoise,
+    )
+
+
+def build_score_sde(section: ConfigDict, path: sde_lib.AffinePath, continuous: bool) -> SampleFn:
+    return samplers.score_sde(
+        path,
+        SAMPLER_ALIASES.get(section.predictor, section.predictor),
+        section.corrector,
+        num_scales=section.steps,
+        eps=section.eps,
+        snr=section.snr,
+        n_steps=section.n_steps_each,
+        denoise=section.denoise,
+        probability_flow=section.probability_flow,
+        continuous=continuous,
+        norm=section.norm,
+    )
+
+
+METHODS: dict[str, Callable[..., SampleFn]] = {
+    "pc": build_fixed_steps,
+    "ode": build_ode,
+    "sde": build_sde,
+    "score_sde": build_score_sde,
+    "dpm_fast": build_dpm_fast,
+    "dpm_adaptive": build_dpm_adaptive,
+}
+
+
+def build_solver(name: str, section: ConfigDict) -> samplers.Solver:
+    choose(f"{name}.solver", section.solver, samplers.SOLVERS)
+    choose(f"{name}.variable", section.variable, samplers.VARIABLES)
+    return samplers.Solver(
+        section.solver, section.rtol, section.atol, section.max_steps, section.variable
+    )
+
+
+def build_method(section: ConfigDict, path: sde_lib.AffinePath) -> samplers.Sampler:
+    """The predictor and the corrector of one step."""
+    choose("sampling.order", section.order, ("paper", "original"))
+    choose("sampling.norm", section.norm, ("example", "batch"))
+    choose("sampling.variance", section.variance, ("posterior", "forward"))
+    fast = {"order": section.solver_order, "form": section.form}
+    churn = {key: section[key] for key in ("steps", "s_churn", "s_tmin", "s_tmax", "s_noise")}
+    own = {
+        "ancestral": {"variance": section.variance},
+        "ddim": {"eta": section.eta},
+        "dpm_solver": fast,
+        "dpm_multistep": {**fast, "eta": section.eta},
+        "adams_bashforth": fast,
+        "unipc": {**fast, "variant": section.variant},
+        "edm": churn,
+        "bdia": {"gamma": section.gamma, "frame": "unit"},
+        "euler_maruyama": {"probability_flow": section.probability_flow},
+        "reverse_diffusion": {"probability_flow": section.probability_flow},
+    }
+    predictor = corrector = None
+    name = SAMPLER_ALIASES.get(section.predictor, section.predictor)
+    if name != "none":
+        make = choose("sampling.predictor", name, samplers.PREDICTORS)
+        if section.probability_flow and "probability_flow" not in own.get(name, {}):
+            raise ValueError(
+                f"sampling.probability_flow is set, but the predictor {name!r} has no such form; "
+                "take euler_maruyama or reverse_diffusion."
+            )
+        predictor = make(path, **own.get(name, {}))
+    if section.corrector != "none":
+        make = choose("sampling.corrector", section.corrector, samplers.CORRECTORS)
+        at = "end" if section.order == "paper" else "start"
+        corrector = make(path, section.snr, section.n_steps_each, section.norm, at)
+    if predictor is None and corrector is None:
+        raise ValueError("sampling.predictor and sampling.corrector are both 'none'; name one.")
+    return samplers.predictor_corrector(predictor, corrector, section.order)
