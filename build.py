@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from ml_collections import ConfigDict
@@ -20,7 +21,7 @@ import likelihood
 import losses
 import models
 import sde_lib
-from build_sampling import build_sampler, build_solver
+from build_sampling import Known, build_sampler, build_solver
 from check import check_combinations, check_data, check_numbers, choose
 from configs.base import DATA
 from losses.denoising import LossFn
@@ -28,6 +29,7 @@ from samplers.base import SampleFn
 from sde_lib.prediction import CONDITIONING, KINDS, PredictFn
 
 DTYPES = ("float32", "bfloat16")
+MOMENTS_BATCH = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,9 @@ def build(config: ConfigDict, reads_data: bool = True) -> Experiment:
     model = build_model(config, train.shape)
     apply_of = lambda params: lambda x, c: model.apply({"params": params}, x, c)
     kind = build_prediction(config)
+    rank = config.sampling.teleport_rank or None
+    moments = lambda: data_moments(train, scaler, config.data.random_flip, rank)
+    known = Known(config.training.continuous, moments)
     return Experiment(
         config=config,
         path=path,
@@ -89,7 +94,7 @@ def build(config: ConfigDict, reads_data: bool = True) -> Experiment:
         loss=build_loss(config, path, model, scaler),
         tx=build_optimizer(config.optim, config.training.n_iters),
         predict=lambda params: sde_lib.parametrize(path=path, apply=apply_of(params), **kind),
-        sample=build_sampler(config.sampling, path, config.training.continuous),
+        sample=build_sampler(config.sampling, path, known),
         log_likelihood=build_likelihood(config.likelihood, path),
     )
 
@@ -147,6 +152,22 @@ def loader_arguments(section: ConfigDict) -> dict[str, Any]:
             value = value[0]
         kwargs[renamed.get(key, key)] = value
     return kwargs
+
+
+def data_moments(
+    train: data.Source, scaler: data.Scaler, flip: bool, rank: int | None
+) -> sde_lib.Moments:
+    """Mean and covariance of the training data as the model sees them, read once in batches."""
+
+    def batches():
+        for first in range(0, train.size, MOMENTS_BATCH):
+            raw = train.fetch(np.arange(first, min(first + MOMENTS_BATCH, train.size)))
+            image = np.asarray(scaler.to_model(jax.random.key(first), jnp.asarray(raw)))
+            yield image
+            if flip and image.ndim == 4:
+                yield image[:, :, ::-1]
+
+    return sde_lib.moments(batches(), rank)
 
 
 def build_path(section: ConfigDict) -> sde_lib.AffinePath:

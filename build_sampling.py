@@ -4,6 +4,8 @@
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 from jax import Array
 from ml_collections import ConfigDict
@@ -17,25 +19,39 @@ from sde_lib.prediction import PredictFn
 SAMPLER_ALIASES = {"ancestral_sampling": "ancestral"}
 
 
+class Known(NamedTuple):
+    """What some methods must know besides their section and the law.
+
+    `continuous`: the network knows all times, not just levels. `moments() -> Moments` reads the
+    training data; it is called only by what needs them.
+    """
+
+    continuous: bool = True
+    moments: Callable[[], sde_lib.Moments] | None = None
+
+
 def build_sampler(
-    section: ConfigDict, path: sde_lib.AffinePath, continuous: bool = True
+    section: ConfigDict,
+    path: sde_lib.AffinePath,
+    known: Known = Known(),  # noqa: B008 - an immutable tuple
 ) -> SampleFn:
     """`(key, predict, x) -> SampleResult` by the configured method."""
     make = choose("sampling.method", section.method, METHODS)
     choose("sampling.batching", section.batching, ("example", "batch"))
-    if section.method == "score_sde":
-        return make(section, path, continuous)
-    return make(section, path)
+    return make(section, path, known)
 
 
-def build_fixed_steps(section: ConfigDict, path: sde_lib.AffinePath) -> SampleFn:
-    """A predictor and a corrector down a grid."""
+def build_fixed_steps(section: ConfigDict, path: sde_lib.AffinePath, known: Known) -> SampleFn:
+    """A predictor and a corrector down a grid, the first part of which may be jumped over."""
     method, ts = build_method(section, path), build_grid(section, path)
 
-    def run(key: Array, predict: PredictFn, x: Array, collect=None) -> SampleResult:
+    def run(key: Array, predict: PredictFn, x: Array, ts: Array = ts, collect=None) -> SampleResult:
         return samplers.sample(key, predict, method, x, ts, collect, section.denoise)
 
-    return run
+    if not section.teleport_sigma:
+        return run
+    flow = partial(sde_lib.gaussian_flow, path, known.moments())
+    return samplers.teleport(flow, run, path, ts, section.teleport_sigma)
 
 
 def build_grid(section: ConfigDict, path: sde_lib.AffinePath) -> Array:
@@ -43,25 +59,29 @@ def build_grid(section: ConfigDict, path: sde_lib.AffinePath) -> Array:
     return samplers.make_grid(section.grid, path, section.steps, section.eps)
 
 
-def build_ode(section: ConfigDict, path: sde_lib.AffinePath) -> SampleFn:
+def build_ode(section: ConfigDict, path: sde_lib.AffinePath, known: Known) -> SampleFn:
+    del known
     solver, per_example = build_solver("sampling", section), section.batching == "example"
     return samplers.adaptive_ode(path, section.eps, solver, per_example, section.denoise)
 
 
-def build_sde(section: ConfigDict, path: sde_lib.AffinePath) -> SampleFn:
+def build_sde(section: ConfigDict, path: sde_lib.AffinePath, known: Known) -> SampleFn:
+    del known
     solver = build_solver("sampling", section)
     solver = solver._replace(rtol=section.sde_rtol, atol=section.sde_atol)
     return samplers.adaptive_sde(path, section.eps, solver, section.denoise)
 
 
-def build_dpm_fast(section: ConfigDict, path: sde_lib.AffinePath) -> SampleFn:
+def build_dpm_fast(section: ConfigDict, path: sde_lib.AffinePath, known: Known) -> SampleFn:
+    del known
     choose("sampling.grid", section.grid, samplers.GRIDS)
     return samplers.dpm_fast(
         path, section.steps, section.eps, section.form, section.grid, section.denoise
     )
 
 
-def build_dpm_adaptive(section: ConfigDict, path: sde_lib.AffinePath) -> SampleFn:
+def build_dpm_adaptive(section: ConfigDict, path: sde_lib.AffinePath, known: Known) -> SampleFn:
+    del known
     per_example = section.batching == "example"
     return samplers.dpm_adaptive(
         path,
@@ -73,7 +93,7 @@ def build_dpm_adaptive(section: ConfigDict, path: sde_lib.AffinePath) -> SampleF
     )
 
 
-def build_score_sde(section: ConfigDict, path: sde_lib.AffinePath, continuous: bool) -> SampleFn:
+def build_score_sde(section: ConfigDict, path: sde_lib.AffinePath, known: Known) -> SampleFn:
     return samplers.score_sde(
         path,
         SAMPLER_ALIASES.get(section.predictor, section.predictor),
@@ -84,7 +104,7 @@ def build_score_sde(section: ConfigDict, path: sde_lib.AffinePath, continuous: b
         n_steps=section.n_steps_each,
         denoise=section.denoise,
         probability_flow=section.probability_flow,
-        continuous=continuous,
+        continuous=known.continuous,
         norm=section.norm,
     )
 

@@ -40,7 +40,8 @@ RANGES = (
     ),
     (
         "optim.warmup optim.weight_decay optim.grad_clip training.eval_freq training.snapshot_freq "
-        "training.keep_snapshots sampling.snr sampling.eta sampling.s_churn sampling.s_tmin",
+        "training.keep_snapshots sampling.snr sampling.eta sampling.s_churn sampling.s_tmin "
+        "sampling.teleport_sigma sampling.teleport_rank",
         lambda x: 0 <= x < math.inf,
         "be finite and not negative",
     ),

@@ -188,6 +188,10 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.sampling.s_noise = 1.0
     config.sampling.gamma = 1.0  # of bdia
     config.sampling.probability_flow = False
+    # Noise level c / a above which the Gaussian model of the training data moves x, in one jump and
+    # without the network; 0 switches it off. The rank is that of its covariance; 0 takes all.
+    config.sampling.teleport_sigma = 0.0
+    config.sampling.teleport_rank = 0
     config.sampling.steps = 1000
     config.sampling.grid = "uniform"
     config.sampling.eps = {"vp": 1e-3, "subvp": 1e-3, "edm": 0.002}.get(law, 1e-5)

@@ -17,7 +17,7 @@ from sde_lib import AffinePath
 from sde_lib.prediction import PredictFn
 
 FlowFn = Callable[[Array, Array, Array], Array]
-RunFn = Callable[[Array, PredictFn, Array, Array], SampleResult]
+RunFn = Callable[..., SampleResult]
 
 
 def teleport(flow: FlowFn, run: RunFn, path: AffinePath, ts: Array, sigma: float) -> SampleFn:
@@ -25,8 +25,9 @@ def teleport(flow: FlowFn, run: RunFn, path: AffinePath, ts: Array, sigma: float
 
     Args:
         flow: `(x, s, t) -> x`, such as `partial(gaussian_flow, path, moments)`.
-        run: `(key, predict, x, ts) -> SampleResult`, such as `sample` with its sampler given. Its
-            NFE are those of the whole: with k nodes skipped, k steps fewer.
+        run: `(key, predict, x, ts) -> SampleResult`, such as `sample` with its sampler given; what
+            else the sampling function is called with goes to it. Its NFE are those of the whole:
+            with k nodes skipped, k steps fewer.
         ts: `(N + 1,)` falling times, known while tracing.
         sigma: the noise level `c / a` in the units of the data, well above their largest standard
             deviation. At `c / a` of `ts[0]` or more nothing is skipped.
@@ -39,10 +40,10 @@ def teleport(flow: FlowFn, run: RunFn, path: AffinePath, ts: Array, sigma: float
     """
     rest = below(path, ts, sigma)
 
-    def sample_from(key: Array, predict: PredictFn, x: Array) -> SampleResult:
+    def sample_from(key: Array, predict: PredictFn, x: Array, **kwargs) -> SampleResult:
         # With nothing to skip this is `run` itself, not its start moved by nought and rounded.
         landed = x if len(rest) == len(ts) else flow(x, ts[0], rest[0])
-        return run(key, predict, landed, rest)
+        return run(key, predict, landed, rest, **kwargs)
 
     return sample_from
 

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from program import ROOT
 from tiny import tiny
 
+import data
 import likelihood
 import losses
 import samplers
@@ -22,8 +23,9 @@ from build import (
     build_loss,
     build_path,
     build_preprocessing,
-    build_sampler,
+    data_moments,
 )
+from build_sampling import Known, build_sampler
 from configs.base import LAWS, base
 from data import Scaler
 from losses import denoising_loss
@@ -139,6 +141,32 @@ def test_fixed_step_methods(drawn, name):
     expected = samplers.sample(key, PREDICT, make(PATH), x, ts, None, config.denoise)
     assert drawn[name].nfe == expected.nfe == 5 * make(PATH).nfe + config.denoise
     np.testing.assert_allclose(drawn[name].x, expected.x, rtol=1e-5, atol=1e-6)
+
+
+def test_teleport():
+    """The nodes above the level are jumped over by the Gaussian of the data that are trained on."""
+    x, key = start()
+    law = sde_lib.moments(np.random.default_rng(0).normal(0.5, 0.3, (20, 3)))
+    config = section(predictor="ddim", grid="uniform_lam", teleport_sigma=2.0)
+    result = build_sampler(config, PATH, Known(moments=lambda: law))(key, PREDICT, x)
+    ts = make_grid("uniform_lam", PATH, 5, config.eps)
+    first = int(np.sum(np.exp(-np.asarray(PATH.lam(ts))) > 2.0))
+    landed = sde_lib.gaussian_flow(PATH, law, x, ts[0], ts[first])
+    expected = samplers.sample(key, PREDICT, ddim(PATH), landed, ts[first:], denoise=True)
+    assert 0 < first < 5 and result.nfe == 5 - first + 1
+    np.testing.assert_allclose(result.x, expected.x, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_moments_of_the_training_data(flip):
+    raw = np.random.default_rng(0).integers(0, 256, (50, 2, 3, 1), np.uint8)
+    source = data.from_array("pixels", "train", raw, None, 256)
+    found = data_moments(source, Scaler(256, True, False), flip, None)
+    scaled = raw / 255.0 * 2.0 - 1.0
+    seen = np.concatenate([scaled, scaled[:, :, ::-1]] if flip else [scaled]).reshape(-1, 6)
+    np.testing.assert_allclose(found.mean, seen.mean(0), atol=1e-6)
+    cov = (found.U * found.L) @ found.U.T
+    np.testing.assert_allclose(cov, np.cov(seen.T, bias=True), atol=1e-6)
 
 
 def test_methods_differ(drawn):

@@ -13,7 +13,8 @@ from program import ROOT
 import data
 import models
 import sde_lib
-from build import build, build_model, build_path, build_sampler, loader_arguments
+from build import build, build_model, build_path, loader_arguments
+from build_sampling import Known, build_sampler
 from configs.base import DATA, LAWS, NETWORKS, base
 from configs.cifar10 import cifar10
 from configs.digits import digits
@@ -121,7 +122,7 @@ def test_every_file_loads_and_every_part_can_be_built(path):
     json.dumps(config.to_dict())
     law = build_path(config.sde)
     assert (law.t0, law.t1) == (config.sde.t0, config.sde.t1)
-    assert build_sampler(config.sampling, law, config.training.continuous)
+    assert build_sampler(config.sampling, law, Known(config.training.continuous))
     if config.data.dataset == "digits":
         assert build(config).shape == (8, 8, 1)
     # A law is trained and its likelihood taken from the same smallest time.

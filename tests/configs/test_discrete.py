@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import losses
-from build import build, build_path, build_sampler
+from build import build, build_path
+from build_sampling import build_sampler
 from check import check_combinations
 from configs.base import base
 from data import Loader

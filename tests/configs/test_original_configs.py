@@ -14,7 +14,8 @@ import pytest
 from network_sizes import attention, refinenet, unet
 from program import ROOT
 
-from build import build_likelihood, build_loss, build_optimizer, build_path, build_sampler
+from build import build_likelihood, build_loss, build_optimizer, build_path
+from build_sampling import Known, build_sampler
 from check import check_combinations, check_numbers
 from configs.base import DATA
 from data import Scaler
@@ -249,7 +250,7 @@ def test_nothing_is_refused(name):
     check_combinations(config)
     path, (model, _) = build_path(config.sde), network_of(config)
     assert build_loss(config, path, model, Scaler(256, config.data.centered, False))
-    assert build_sampler(config.sampling, path, config.training.continuous)
+    assert build_sampler(config.sampling, path, Known(config.training.continuous))
     assert build_likelihood(config.likelihood, path)
     assert build_optimizer(config.optim, config.training.n_iters)
 
