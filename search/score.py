@@ -1,0 +1,115 @@
+"""How good a schedule is: its distance to trajectories that are known, on several networks.
+
+The truth of a network is its own flow ODE, solved finely; so a search needs no data, only the
+prediction function and starts. One compiled run serves all schedules of a length.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from samplers.base import sample
+from samplers.grids import make_grid
+from samplers.schedule import Schedule, nodes
+from samplers.tableau import WIDTH, Structure, structure, tabulate
+from samplers.unified import drive
+from samplers.unipc import unipc
+from sde_lib import AffinePath
+from sde_lib.prediction import PredictFn
+
+DEPTH = WIDTH + 1
+# Starts to the node before the newest, and one more for their correctors.
+STATES = 3
+
+
+class Trajectories(NamedTuple):
+    """A network, starts `x` at t1 `(B, ...)` and the ends of its flow, denoised at eps."""
+
+    predict: PredictFn
+    x: Array
+    ends: Array
+
+
+class Candidate(NamedTuple):
+    """A schedule as arrays: nodes `lam` `(N + 1,)`, its structure, and `denoise`."""
+
+    lam: np.ndarray
+    parts: Structure
+    denoise: np.ndarray
+
+
+def trajectories(
+    path: AffinePath, predict: PredictFn, x: Array, eps: float, steps: int = 400
+) -> Trajectories:
+    """With ends by UniPC of order 3 on `steps` nodes, even in lam, and denoised at eps."""
+    ts = make_grid("uniform_lam", path, steps, eps)
+    method = unipc(path, 3, "data")
+    solve = lambda x: sample(jax.random.key(0), predict, method, x, ts, denoise=True).x
+    return Trajectories(predict, x, jax.jit(solve)(x))
+
+
+def candidate(schedule: Schedule) -> Candidate:
+    return Candidate(
+        np.asarray(nodes(schedule), np.float64),
+        structure(schedule),
+        np.asarray(schedule.denoise),
+    )
+
+
+def stacked(candidates: Sequence[Candidate]) -> Candidate:
+    """Candidates of one length as one, with an axis in front."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *candidates)
+
+
+def distances(path: AffinePath, paths: Trajectories, candidate: Candidate, denoise: bool) -> Array:
+    """The RMS difference per pixel to the true end, `(B,)`; differentiable in the nodes and the
+    relaxations."""
+    lam = jnp.asarray(candidate.lam)
+    ts = path.t_of_lam(lam)
+    a, _, c = path.coeffs(ts)
+    table = tabulate(lam, a, c, ts, candidate.parts, DEPTH)
+    # No corrector evaluates anew: a search counts one evaluation a step.
+    table = table._replace(again=np.zeros(len(ts) - 1, bool))
+    x, _ = drive(paths.predict, paths.x, table, (STATES, DEPTH, DEPTH))
+    out = paths.predict(x, ts[-1]).x0 if denoise else x
+    axes = tuple(range(1, x.ndim))
+    return jnp.sqrt(jnp.mean((out - paths.ends) ** 2, axis=axes))
+
+
+def scorer(
+    path: AffinePath, sets: Sequence[Trajectories], batch: int = 16
+) -> Callable[[Sequence[Schedule]], np.ndarray]:
+    """`schedules -> (S, sets)`, the median distances.
+
+    Schedules of one length and end are run side by side, `batch` at a time; one that diverges has
+    the distance infinity.
+    """
+
+    def one(candidate: Candidate, denoise: bool):
+        found = [jnp.median(distances(path, v, candidate, denoise)) for v in sets]
+        return jnp.stack(found)
+
+    def many(candidates: Candidate, denoise: bool):
+        return jax.lax.map(lambda c: one(c, denoise), candidates)
+
+    run = jax.jit(many, static_argnames="denoise")
+
+    def score(schedules: Sequence[Schedule]) -> np.ndarray:
+        out = np.full((len(schedules), len(sets)), np.inf)
+        groups = {}
+        for i, schedule in enumerate(schedules):
+            groups.setdefault((len(schedule.steps), schedule.denoise), []).append(i)
+        for (_, denoise), members in groups.items():
+            for k in range(0, len(members), batch):
+                some = members[k : k + batch]
+                # Filled up with its first, so that every run has one shape.
+                filled = some + [some[0]] * (batch - len(some))
+                block = stacked([candidate(schedules[i]) for i in filled])
+                out[some] = np.asarray(run(block, denoise))[: len(some)]
+        return np.where(np.isfinite(out), out, np.inf)
+
+    return score
