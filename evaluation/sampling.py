@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from evaluation.pictures import grid, save_png, trajectory_figure
-from samplers import make_grid
 from samplers.base import SampleResult
 from sde_lib import example_keys, split
 
@@ -98,11 +97,8 @@ def trajectory(experiment, params: Any, path: Path, rows: int = 8, columns: int 
     seed, numbers = experiment.config.eval.seed, jnp.arange(rows)
     run = jax.jit(lambda p: sample_batch(experiment, p, seed, numbers, collect=collect))
     result = jax.device_get(run(params))
-    sampling, steps = experiment.config.sampling, len(result.trace)
-    shown = np.linspace(0, steps - 1, columns - 1).round().astype(int)
+    shown = np.linspace(0, len(result.trace) - 1, columns - 1).round().astype(int)
     frames = [result.trace[i] for i in shown] + [result.x]
-    ts = make_grid(sampling.grid, experiment.path, sampling.steps, sampling.eps)
-    ts = ts[-steps - 1 :]  # the first nodes are missing where they were jumped over
-    times = [float(ts[i + 1]) for i in shown] + [0.0]
+    times = [float(result.ts[i + 1]) for i in shown] + [0.0]
     unit = [np.asarray(experiment.scaler.to_unit(jnp.asarray(frame))) for frame in frames]
     trajectory_figure(np.stack(unit), times, path)

@@ -5,6 +5,7 @@
 
 from losses.denoising import denoising_loss, denoising_terms
 from losses.discrete import discrete_loss
+from losses.sliced import sliced_loss
 from losses.time_sampling import TIME_SAMPLING
 from losses.weighting import WEIGHTINGS
 
@@ -17,4 +18,5 @@ __all__ = [
     "denoising_loss",
     "denoising_terms",
     "discrete_loss",
+    "sliced_loss",
 ]

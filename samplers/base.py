@@ -37,12 +37,14 @@ class Sampler(NamedTuple):
 
 class SampleResult(NamedTuple):
     """`x` `(B, ...)`; `trace`, what `collect` gave after each step, stacked; `nfe`, evaluations of
-    the network for one sample, a number or `(B,)`; `failed` `(B,)` for adaptive methods."""
+    the network for one sample, a number or `(B,)`; `failed` `(B,)` for adaptive methods; `ts`, the
+    nodes that a fixed-step method went down."""
 
     x: Array
     trace: Any
     nfe: Array
     failed: Array | bool = False
+    ts: Array | None = None
 
 
 SampleFn = Callable[[Array, PredictFn, Array], SampleResult]
@@ -84,8 +86,9 @@ def sample(
     state, trace = jax.lax.scan(body, sampler.init(x, ts[0]), steps)
     nfe = (ts.shape[0] - 1) * sampler.nfe
     if denoise:
-        return SampleResult(predict(state.x, ts[-1]).x0, trace, jnp.asarray(nfe + 1))
-    return SampleResult(state.x, trace, jnp.asarray(nfe))
+        x = predict(state.x, ts[-1]).x0
+        return SampleResult(x, trace, jnp.asarray(nfe + 1), ts=ts)
+    return SampleResult(state.x, trace, jnp.asarray(nfe), ts=ts)
 
 
 def chain(*samplers: Sampler) -> Sampler:
