@@ -1,0 +1,276 @@
+"""The geometry of trajectories: closed forms, and reference figures for the 8x8 digits.
+
+The reference figures are those of an independent computation, with other starts: 1797 digits in
+[-1, 1], the optimal denoiser, Euler on 40 nodes from sigma = 20 to 0.01 with rho = 7, 300 starts.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_form import M1, Gaussian
+from scipy import stats
+from scipy.spatial.distance import pdist
+from scipy.special import logsumexp
+from sklearn.datasets import load_digits
+
+from evaluation.recording import record
+from evaluation.score_deviation import compare, paired
+from evaluation.trajectories import (
+    Trajectory,
+    chord,
+    curves,
+    deviation,
+    energy_distance,
+    principal_shares,
+    summary,
+    trajectory,
+    turning,
+)
+from samplers import ddim, make_grid
+from sde_lib import EDM, VE, VP, SubVP, gaussian_predict, moments
+from sde_lib.empirical import empirical_predict, points, posterior
+
+pytestmark = pytest.mark.usefixtures("x64")
+KEY = jax.random.key(0)
+LAW = EDM(t0=0.01, t1=20.0)
+TELL = jax.jit(posterior)
+RUNS = 300
+
+
+def normal(*shape):
+    return np.random.default_rng(0).standard_normal(shape)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Data, curves and numbers of the reference run, and beside it the Gaussian of its moments as
+    the network: `(data, points, optimal, curves, summary, deviation)`."""
+    with jax.enable_x64(True):
+        data = load_digits().data / 8.0 - 1.0
+        ready, model = points(data), moments(data)
+        ts = make_grid("karras", LAW, 39, 0.01)
+        learned = gaussian_predict(LAW, model)
+
+        @jax.jit
+        def run(ready, x):
+            return paired(KEY, learned, empirical_predict(LAW, ready), ddim(LAW), x, ts)
+
+        found = compare(LAW, *run(ready, 20.0 * normal(RUNS, 64)))
+        told = curves(found.optimal, ready)
+        return data, ready, found.optimal, told, summary(found.optimal, told), found
+
+
+def close(values, reference, spread):
+    """Two means over 300 starts each, within four standard errors and the figure's last digit."""
+    values = np.asarray(values)
+    stderr = np.sqrt(2.0) * values.std(axis=-1) / RUNS**0.5
+    assert np.all(np.abs(values.mean(axis=-1) - reference) < 4 * stderr + spread)
+
+
+def test_the_density_rises_with_every_step(digits):
+    """And from every state to its output: at one bandwidth, 11700 steps of 11700."""
+    numbers = digits[4]
+    assert numbers["falls"] == {"of": 11700, "step": 0, "denoised": 0}
+
+
+def test_densities_are_compared_at_the_bandwidth_of_the_earlier_node(digits):
+    """Against a kernel density estimate written here, in the middle of the runs."""
+    data, _, optimal, told, *_ = digits
+    node, sigma = 20, optimal.sigma[20]
+
+    def logp(y):
+        d2 = np.sum((y[:, None] - data[None]) ** 2, axis=2)
+        norm = np.log(len(data)) + 32 * np.log(2 * np.pi * sigma**2)
+        return logsumexp(-d2 / (2 * sigma**2), axis=1) - norm
+
+    here = logp(optimal.y[node])
+    np.testing.assert_allclose(told["density_logp"][node], here, rtol=1e-10)
+    step = logp(optimal.y[node + 1]) - here
+    np.testing.assert_allclose(told["density_step"][node], step, rtol=1e-8)
+    gain = logp(optimal.d[node]) - here
+    np.testing.assert_allclose(told["density_denoised"][node], gain, rtol=1e-8)
+    apart = np.linalg.norm(optimal.d[node][:, None] - data[None], axis=2)
+    np.testing.assert_array_equal(told["density_index"][node], apart.argmin(1))
+    np.testing.assert_allclose(told["density_distance"][node], apart.min(1), rtol=1e-7, atol=1e-9)
+
+
+def test_it_still_rises_with_a_denoiser_that_is_off_but_not_with_one_far_off(digits):
+    """`|D - D*| <= |D* - x|` suffices for the output and so for a part of the way to it. At 0.9 of
+    it neither ever falls; at 1.5 every output does. At every third node."""
+    _, ready, run, *_ = digits
+    after = run.sigma[1::3] / run.sigma[:-1:3]
+    optimal = Trajectory(run.sigma[:-1:3], run.y[:-1:3], run.d[:-1:3])
+    unit = normal(*optimal.y.shape)
+    unit /= np.linalg.norm(unit, axis=-1, keepdims=True)
+    gap = np.linalg.norm(optimal.d - optimal.y, axis=-1, keepdims=True)
+    rho = after[:, None, None]
+    logp = lambda y: np.stack([TELL(LAW, ready, *n).logp for n in zip(y, optimal.sigma)])
+    start = logp(optimal.y)
+    for size, falls in ((0.9, 0), (1.5, 13 * RUNS)):
+        d = optimal.d + size * gap * unit
+        assert np.sum(logp(d) < start) == falls
+        if size < 1.0:
+            assert np.sum(logp(rho * optimal.y + (1.0 - rho) * d) < start) == 0
+
+
+def test_the_optimal_run_ends_on_a_training_example_and_the_gaussian_one_does_not(digits):
+    """States at the radius of the last noise, outputs on the example; both of index `index`."""
+    data, ready, optimal, told, numbers, found = digits
+    assert numbers["nearest"]["state_end"] == pytest.approx(0.081, abs=0.0015)
+    assert numbers["nearest"]["denoised_end"] < 1e-12
+    index = told["density_index"][-1]
+    np.testing.assert_allclose(optimal.d[-1], data[index], atol=1e-12)
+    end = TELL(LAW, ready, found.learned.d[-1], 0.01)
+    assert np.median(end.distance) > 2.0
+
+
+def test_straightness(digits):
+    """The states hardly leave their chord, the outputs do; and both near the end all the way."""
+    _, _, optimal, told, numbers, _ = digits
+    close(chord(optimal.y), 158.0, 0.5)
+    close(chord(optimal.d), 4.2, 0.05)
+    close(told["deviation_state"].max(0), 0.019, 5e-4)
+    close(told["deviation_denoised"].max(0), 0.32, 5e-3)
+    assert np.all(np.diff(numbers["state"]["to_end"]) < 0)
+    moving = np.diff(numbers["denoised"]["to_end"])
+    # Below 0.2 every output has settled, and what is left is the noise of the end.
+    assert np.all(moving[optimal.sigma[1:] > 0.2] < 0) and np.all(np.abs(moving[-10:]) < 1e-4)
+
+
+def test_what_a_jump_changes(digits):
+    _, _, optimal, told, _, _ = digits
+    nodes = [0, 12, 16, 20, 24, 28]
+    levels = [20.0, 4.1, 2.2, 1.1, 0.51, 0.22]
+    np.testing.assert_allclose(optimal.sigma[nodes], levels, rtol=0.02)
+    close(told["to_end_denoised"][nodes], [4.2, 3.5, 2.8, 1.6, 0.33, 0.083], 0.05)
+    assert abs(told["to_end_denoised"][28].mean() - 0.083) < 0.005
+
+
+def test_outputs_are_near_the_data_long_before_states(digits):
+    """Energy distances at five nodes. The reference counts each example as its own pair too, which
+    adds `E|x - x'| / n` of either set."""
+    data, _, optimal, *_ = digits
+    nodes = [0, 8, 16, 20, 24]
+    for y, reference in (
+        (optimal.y, [88.0, 28.0, 5.5, 1.5, 0.22]),
+        (optimal.d, [2.25, 1.72, 0.53, 0.10, 0.03]),
+    ):
+        own = np.array([pdist(y[n]).mean() / RUNS + pdist(data).mean() / len(data) for n in nodes])
+        found = np.array([energy_distance(y[n], data) for n in nodes]) + own
+        np.testing.assert_allclose(found, reference, rtol=0.03, atol=0.04)
+
+
+def test_three_directions_hold_a_path(digits):
+    shares = principal_shares(digits[2].y)
+    for got, reference, digit in zip(1.0 - shares, (7e-4, 4e-5, 2e-6), (1e-4, 1e-5, 1e-6)):
+        close(got, reference, digit)
+
+
+def test_score_deviation(digits):
+    """None where all data look Gaussian, as much as the data are apart where one is chosen; and it
+    opens before the states part."""
+    _, _, optimal, _, _, found = digits
+    assert found.denoiser[0].mean() < 0.02 and found.paths[0].max() == 0.0
+    assert np.all(np.diff(found.outputs.mean(1)[:24]) > 0)
+    assert found.denoiser[-1].mean() > 2.0
+    assert np.all(found.paths.mean(1)[1:30] < found.outputs.mean(1)[1:30])
+    # At the same state the two outputs are those of the two formulas.
+    node = 20
+    y = found.learned.y[node]
+    d = np.sum((y[:, None] - digits[0][None]) ** 2, axis=2) / (2 * optimal.sigma[node] ** 2)
+    share = np.exp(d.min(1, keepdims=True) - d)
+    best = share @ digits[0] / share.sum(1, keepdims=True)
+    apart = np.linalg.norm(found.learned.d[node] - best, axis=1)
+    np.testing.assert_allclose(found.denoiser[node], apart, rtol=1e-9)
+
+
+def test_curves_are_those_of_every_law():
+    """VP and sub-VP at the noise levels of VE: the same path in x / a, so the same curves."""
+    data, sigma = points(normal(40, 5), block=16), np.geomspace(20.0, 0.05, 16)
+    y = 20.0 * normal(7, 5)
+
+    @jax.jit
+    def run(data, y):
+        told = []
+        for law in (VE(), VP(), SubVP()):
+            ts = law.t_of_lam(-jnp.log(sigma))
+            x = law.coeffs(ts[0]).a * y
+            told.append(record(KEY, empirical_predict(law, data), ddim(law), x, ts))
+        return told
+
+    laws = (VE(), VP(), SubVP())
+    paths = [trajectory(law, found) for law, found in zip(laws, run(data, y))]
+    told = [curves(path, data) for path in paths]
+    np.testing.assert_allclose(paths[1].sigma, sigma, rtol=1e-10)
+    for name, first in told[0].items():
+        for other in told[1:]:
+            np.testing.assert_allclose(other[name], first, rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+def test_deviation_on_gaussian_data():
+    """Along a direction of variance L a state goes as `sqrt((L + sigma^2) / (L + sigma_T^2))`; the
+    recorded path, Euler on a fine grid, has the chord and deviation of that curve to its step."""
+    L, U = np.linalg.eigh(np.array([[2.0, 0.3], [0.3, 0.1]]))
+    data = Gaussian(np.array([0.4, -0.7]), (U * L) @ U.T)
+    errors = []
+    for steps in (200, 400):
+        ts = make_grid("karras", LAW, steps, 0.01)
+        x = 20.0 * normal(20, 2)
+        run = jax.jit(lambda x, ts=ts: record(KEY, data.predict(LAW), ddim(LAW), x, ts))
+        path = trajectory(LAW, run(jnp.asarray(x)))
+        gain = np.sqrt((L + path.sigma[:, None] ** 2) / (L + 20.0**2))
+        exact = data.mean + (gain[:, None] * ((x - data.mean) @ U)[None]) @ U.T
+        # Distance from a line in the plane, by the cross product of numbers.
+        rest, ends = exact - exact[-1], exact[0] - exact[-1]
+        truth = np.abs(rest[..., 0] * ends[:, 1] - rest[..., 1] * ends[:, 0]) / chord(exact)
+        errors.append(np.max(np.abs(deviation(path.y) - truth)) / np.max(truth))
+    assert errors[1] < 0.02 and 1.7 < errors[0] / errors[1] < 2.3, errors
+
+
+def test_curvature_is_the_change_of_the_denoiser():
+    """`d2y / dsigma2 = -(1 / sigma) dD / dsigma`: for an Euler step, exactly in divided differences
+    as the two slopes hold D_n; and against the flow of a mixture to the order of the step."""
+    defects = []
+    for steps in (200, 400, 800):
+        ts = jnp.linspace(3.0, 0.3, steps + 1)
+        x = jnp.asarray([[-2.0], [0.3], [2.5]])
+        run = jax.jit(lambda x, ts=ts: record(KEY, M1.predict(LAW), ddim(LAW), x, ts))
+        path = trajectory(LAW, run(x))
+        sigma, h = path.sigma[:, None, None], path.sigma[0] - path.sigma[1]
+        slope = np.diff(path.y, axis=0) / np.diff(sigma, axis=0)
+        np.testing.assert_allclose(slope, (path.y - path.d)[:-1] / sigma[:-1], rtol=1e-8, atol=1e-9)
+        bend = (path.y[2:] - 2 * path.y[1:-1] + path.y[:-2]) / h**2
+        change = (path.d[:-2] - path.d[2:]) / (2 * h)
+        defects.append(np.max(np.abs(bend + change / sigma[1:-1])) / np.max(np.abs(bend)))
+    ratios = np.array(defects[:-1]) / defects[1:]
+    assert np.all(np.abs(ratios - 2.0) < 0.2) and defects[-1] < 0.02, (defects, ratios)
+
+
+def test_known_curves():
+    """A half circle: its height, its turning, and two directions; a straight line has none."""
+    angle = np.linspace(0.0, np.pi, 61)
+    arc = np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1)[:, None]
+    np.testing.assert_allclose(deviation(arc)[:, 0], np.sin(angle), atol=1e-12)
+    np.testing.assert_allclose(chord(arc), 2.0)
+    np.testing.assert_allclose(turning(arc), np.pi / 60, rtol=1e-9)
+    shares = principal_shares(arc)
+    assert shares[0, 0] < 0.9 and shares[1, 0] == pytest.approx(1.0, abs=1e-12)
+    line = np.linspace(3.0, 1.0, 9)[:, None, None] * np.array([1.0, 2.0, 2.0])
+    assert deviation(line).max() < 1e-12 and principal_shares(line)[0, 0] == pytest.approx(1.0)
+    assert np.isnan(turning(np.zeros((4, 1, 3)))).all()
+
+
+def test_energy_distance_of_numbers():
+    """SciPy has it for numbers: the root, of all pairs with an example's own among them."""
+    x, y = normal(80), 0.3 + 1.5 * normal(140)[60:]
+    pairs = lambda v: np.abs(v[:, None] - v[None]).sum() / len(v) ** 2 / (len(v) - 1)
+    biased = stats.energy_distance(x, y) ** 2
+    found = energy_distance(x[:, None], y[:, None])
+    np.testing.assert_allclose(found, biased - pairs(x) - pairs(y), rtol=1e-9)
+
+
+def test_a_grid_per_example_is_refused():
+    wrong = type("", (), {"t": np.ones((3, 2))})
+    with pytest.raises(ValueError, match="one grid for all"):
+        trajectory(LAW, wrong)

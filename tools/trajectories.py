@@ -1,0 +1,154 @@
+"""The geometry of a run's sampling trajectories, as figures and numbers.
+
+python -m tools.trajectories --config configs/digits_vp.py --workdir runs/digits --out DIR
+python -m tools.trajectories --config configs/digits_vp.py --network empirical --out DIR
+
+The network is the trained one of the workdir; or, of the same training set and without any
+checkpoint, the optimal denoiser (`empirical`) or that of a Gaussian of its moments (`gaussian`).
+Beside any but the first of these two the optimal one runs from the same starts, and the distance
+of both is drawn. Writes one SVG a figure and `trajectories.json`.
+"""
+
+import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from build import Experiment, build
+from check import choose
+from evaluation.recording import record
+from evaluation.run import strict
+from evaluation.score_deviation import compare, paired
+from evaluation.trajectories import curves, energy_distance, summary, trajectory
+from evaluation.trajectory_figures import deviation_curves, figures
+from samplers import GRIDS, PREDICTORS, make_grid
+from sde_lib import example_keys, gaussian_predict, moments, split
+from sde_lib.empirical import Points, empirical_predict, points
+from tools.describe import load
+from training.checkpoint import CheckpointError
+from training.run import restore_ema
+
+NETWORKS = ("trained", "empirical", "gaussian")
+
+
+def scaled_data(experiment: Experiment, limit: int | None = None) -> np.ndarray:
+    """The training set `(N, ...)` as the model sees it; of dequantised levels, the middles."""
+    source, scaler = experiment.train, experiment.scaler
+    raw = source.fetch(np.arange(min(limit or source.size, source.size)))
+    middle = 0.5 if scaler.levels and scaler.dequantize else 0.0
+    return np.asarray(scaler.affine(jnp.asarray(raw, jnp.float32) + middle))
+
+
+def network(experiment: Experiment, name: str, data: np.ndarray, workdir: Path | None, step):
+    """`(arguments -> PredictFn, arguments)` of the network called `name`; None for the optimal."""
+    if name == "empirical":
+        return None
+    if name == "gaussian":
+        return lambda found: gaussian_predict(experiment.path, found), moments(data)
+    if workdir is None:
+        raise ValueError(
+            "--workdir is not given; name the folder of a trained run, or take --network=empirical."
+        )
+    return experiment.predict, restore_ema(experiment, workdir.absolute(), step)[1]
+
+
+def starts(experiment: Experiment, number: int, seed: int):
+    """Noise keys and prior draws `(B, ...)`, by example, as `evaluation.sampling` draws them."""
+    start_keys, noise_keys = split(example_keys(seed, np.arange(number)), 2)
+    return noise_keys, experiment.path.prior_sample(start_keys, (number, *experiment.shape))
+
+
+def analyse(
+    experiment: Experiment, chosen, data: Points, sampler, ts, key, x
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
+    """Noise levels, curves to draw, and numbers to write, of the chosen network."""
+    path = experiment.path
+    if chosen is None:
+        run = jax.jit(lambda p, key, x: record(key, empirical_predict(path, p), sampler, x, ts))
+        found = trajectory(path, run(data, key, x))
+        told = curves(found, data)
+        return found, told, summary(found, told)
+    make, arguments = chosen
+
+    @jax.jit
+    def both(arguments, p, key, x):
+        return paired(key, make(arguments), empirical_predict(path, p), sampler, x, ts)
+
+    between = compare(path, *both(arguments, data, key, x))
+    told = curves(between.learned, data)
+    numbers = summary(between.learned, told)
+    drawn = deviation_curves(between)
+    numbers["score_deviation"] = {name: np.mean(v, axis=1).tolist() for name, v in drawn.items()}
+    return between.learned, {**told, **drawn}, numbers
+
+
+def main(argv: list[str] | None = None) -> None:
+    given = parse(argv)
+    try:
+        choose("--network", given.network, NETWORKS)
+        choose("--method", given.method, PREDICTORS)
+        choose("--grid", given.grid, GRIDS)
+        experiment = build(load(given.config))
+        path, eps = experiment.path, given.eps or experiment.config.sampling.eps
+        ts = make_grid(given.grid, path, given.steps, eps)
+        data = scaled_data(experiment, given.limit)
+        chosen = network(experiment, given.network, data, given.workdir, given.step)
+        key, x = starts(experiment, given.starts, given.seed)
+        sampler = PREDICTORS[given.method](path)
+        found, told, numbers = analyse(experiment, chosen, points(data), sampler, ts, key, x)
+    except (ValueError, OSError, CheckpointError) as error:
+        raise SystemExit(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+    flat = data[: given.sample].reshape(min(given.sample, len(data)), -1).astype(np.float64)
+    numbers["energy_distance"] = {
+        kind: [energy_distance(v, flat) for v in values]
+        for kind, values in (("state", found.y), ("denoised", found.d))
+    }
+    numbers |= {"network": given.network, "method": given.method, "seed": given.seed}
+    given.out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(strict(numbers), indent=2, allow_nan=False)
+    (given.out / "trajectories.json").write_text(text + "\n")
+    for name, svg in figures(found.sigma, told).items():
+        (given.out / f"{name}.svg").write_bytes(svg)
+    print(headline(numbers))
+    print(f"wrote trajectories.json and figures to {given.out}")
+
+
+def headline(numbers: dict[str, Any]) -> str:
+    """The few figures that tell a run apart."""
+    state, denoised, falls = numbers["state"], numbers["denoised"], numbers["falls"]
+    return (
+        f"chord {state['chord']:.4g}, largest deviation {state['largest_deviation_to_chord']:.2%}; "
+        f"of the outputs {denoised['chord']:.4g} and {denoised['largest_deviation_to_chord']:.2%}\n"
+        f"{falls['step']} of {falls['of']} steps lower the density of the data\n"
+        f"the outputs end {numbers['nearest']['denoised_end']:.3g} from a training example (median)"
+    )
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config", type=Path, required=True, help="a config file")
+    parser.add_argument("--workdir", type=Path, help="of the trained run")
+    parser.add_argument("--out", type=Path, required=True, help="folder for figures and numbers")
+    parser.add_argument("--network", default="trained", help=", ".join(NETWORKS))
+    parser.add_argument("--step", type=int, help="checkpoint to use; the latest if not given")
+    parser.add_argument("--method", default="ddim", help=f"one of {', '.join(PREDICTORS)}")
+    parser.add_argument("--grid", default="karras", help=f"one of {', '.join(GRIDS)}")
+    parser.add_argument("--steps", type=int, default=39, help="steps, one less than nodes")
+    parser.add_argument(
+        "--eps", type=float, help="time of the last node; sampling.eps if not given"
+    )
+    parser.add_argument("--starts", type=int, default=64, help="number of runs")
+    parser.add_argument("--seed", type=int, default=0, help="of the starts")
+    parser.add_argument("--limit", type=int, help="training examples read; all if not given")
+    parser.add_argument("--sample", type=int, default=2000, help="of these, for energy distances")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()
