@@ -1,0 +1,176 @@
+"""Networks that tell how noisy a state is: `y = x0 + sigma z` to logits of the level of sigma.
+
+Kim & Ye 2023 (Denoising MCMC, arXiv 2209.14593) use a small one to move a chain from one noise
+level to another. Both networks here bring y to unit size first and hand on its log size, with
+`size^2 = 1 + mean y^2`: sigma spans four decades, and where it is large it is nearly that size.
+
+A trained one is a single file, which `save` writes and `load` reads.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.serialization import msgpack_restore, msgpack_serialize
+
+from models.options import ACTIVATIONS, activation, check_choice
+from models.resample import mean_downsample
+
+
+def to_unit_size(y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`y / size` and the features `(log size, log^2 size)` `(B, 2)`, for y `(B, ...)`.
+
+    For large sigma the log-posterior of level k is `-D (log size - log sigma_k)^2` and a constant,
+    which is linear in these two.
+    """
+    square = jnp.mean(y.reshape(y.shape[0], -1) ** 2, axis=-1)
+    log_size = 0.5 * jnp.log1p(square)
+    scale = jnp.exp(-log_size).reshape(-1, *(1,) * (y.ndim - 1))
+    return y * scale, jnp.stack([log_size, log_size**2], axis=-1)
+
+
+class NoiseLevelCNN(nn.Module):
+    """The paper's: convolutions of 32, 64, 128, 256 channels, average pooling, a linear head.
+
+    After each convolution pixels are averaged by 2x2 while there are at least two each way, at the
+    end over all that are left. y: (B, H, W, C). Returns float32 logits (B, levels).
+
+    Fields:
+      levels: number of noise levels.
+      widths: channels of the 3x3 convolutions.
+      nonlinearity: 'elu', 'relu', 'lrelu' or 'swish'.
+      dtype: of the computation; parameters stay float32.
+    """
+
+    levels: int = 1000
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    nonlinearity: str = "relu"
+    dtype: Any = jnp.float32
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError for options or shapes that this network cannot have."""
+        check_classifier(self.levels, self.nonlinearity)
+        if len(shape) != 3:
+            raise ValueError(
+                f"The examples have the shape {tuple(shape)}; the network 'cnn' takes images "
+                "(H, W, C): take 'mlp' for other data."
+            )
+
+    @nn.compact
+    def __call__(self, y: jax.Array, train: bool = False) -> jax.Array:
+        del train  # no dropout
+        self.check(y.shape[1:])
+        h, size = to_unit_size(y)
+        for width in self.widths:
+            h = activation(self.nonlinearity)(nn.Conv(width, (3, 3), dtype=self.dtype)(h))
+            height, breadth = h.shape[1] // 2 * 2, h.shape[2] // 2 * 2
+            if height and breadth:
+                # A last odd row or column is left out, as in any pooling without padding.
+                h = mean_downsample(h[:, :height, :breadth])
+        features = [jnp.mean(h, axis=(1, 2)).astype(jnp.float32), size]
+        return nn.Dense(self.levels, name="head")(jnp.concatenate(features, axis=-1))
+
+
+class NoiseLevelMLP(nn.Module):
+    """A perceptron on y flattened, for vectors and small images. y: (B, ...).
+
+    Returns float32 logits (B, levels).
+
+    Fields:
+      levels: number of noise levels.
+      width, depth: units and number of the hidden layers.
+      nonlinearity: 'elu', 'relu', 'lrelu' or 'swish'.
+      dropout: rate after each hidden layer; active only with `train=True` (rng 'dropout').
+      dtype: of the computation; parameters stay float32.
+    """
+
+    levels: int = 1000
+    width: int = 512
+    depth: int = 3
+    nonlinearity: str = "swish"
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    def check(self, shape: tuple[int, ...] = ()) -> None:
+        """Raise ValueError for options that no network can have; any shape of y is legal."""
+        check_classifier(self.levels, self.nonlinearity)
+
+    @nn.compact
+    def __call__(self, y: jax.Array, train: bool = False) -> jax.Array:
+        self.check(y.shape[1:])
+        unit, size = to_unit_size(y)
+        h = jnp.concatenate([unit.reshape(y.shape[0], -1), size], axis=-1)
+        for i in range(self.depth):
+            h = nn.Dense(self.width, dtype=self.dtype, name=f"hidden_{i}")(h)
+            h = activation(self.nonlinearity)(h)
+            h = nn.Dropout(self.dropout)(h, deterministic=not train)
+        h = jnp.concatenate([h.astype(jnp.float32), size], axis=-1)
+        return nn.Dense(self.levels, name="head")(h)
+
+
+def check_classifier(levels: int, nonlinearity: str) -> None:
+    if levels < 2:
+        raise ValueError(f"The number of noise levels is {levels}; take at least 2.")
+    check_choice("nonlinearity", nonlinearity, ACTIVATIONS)
+
+
+CLASSIFIERS = {"cnn": NoiseLevelCNN, "mlp": NoiseLevelMLP}
+
+
+class Trained(NamedTuple):
+    """A classifier as it is kept: its name in `CLASSIFIERS` and its options, the ends of its grid
+    of levels (even in log sigma, falling), the shape of an example, and its parameters."""
+
+    name: str
+    options: dict[str, Any]
+    sigma_min: float
+    sigma_max: float
+    shape: tuple[int, ...]
+    params: Any
+
+    def logits(self, y: jax.Array) -> jax.Array:
+        """log p(level | y), `(B, levels)`, up to a constant for each example."""
+        network = CLASSIFIERS[self.name](**self.options)
+        return network.apply({"params": self.params}, y)
+
+
+def save(file: Path, trained: Trained) -> None:
+    about = {key: value for key, value in trained._asdict().items() if key != "params"}
+    params = jax.device_get(trained.params)
+    file.write_bytes(msgpack_serialize({"about": json.dumps(about), "params": params}))
+
+
+def load(file: Path, shape: tuple[int, ...] | None = None) -> Trained:
+    """Reads what `save` wrote, for examples of `shape` if it is given.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        ValueError: for another kind of file, or a classifier of other examples.
+    """
+    if not Path(file).is_file():
+        raise FileNotFoundError(
+            f"There is no classifier of noise levels {file}; train one with "
+            "python -m tools.train_noise_level."
+        )
+    try:
+        kept = msgpack_restore(Path(file).read_bytes())
+        about, params = json.loads(kept["about"]), jax.tree.map(jnp.asarray, kept["params"])
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in about["options"].items()}
+        given = about | {"options": options, "shape": tuple(about["shape"]), "params": params}
+        trained = Trained(**given)
+    except Exception as error:
+        raise ValueError(
+            f"{file} is not a classifier of noise levels ({type(error).__name__}); take a file "
+            "that python -m tools.train_noise_level has written."
+        ) from error
+    if shape is not None and tuple(shape) != trained.shape:
+        raise ValueError(
+            f"The classifier {file} is for examples of shape {trained.shape} and these have "
+            f"{tuple(shape)}; train one on these data."
+        )
+    return trained

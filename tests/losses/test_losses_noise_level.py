@@ -1,0 +1,114 @@
+"""The classifier's cross-entropy, whose least value and minimiser are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from closed_form import Mixture
+from scipy.special import xlogy
+
+from losses.noise_level import noise_level_loss
+from sde_lib import EDM, VP
+
+KEY = jax.random.key(0)
+DATA = Mixture(np.array([0.3, 0.7]), np.array([[-1.0], [0.8]]), np.array([0.2, 0.2]))
+SIGMAS = np.geomspace(10.0, 0.1, 6)
+LAWS = {"edm": EDM(t0=0.05, t1=20.0), "vp": VP()}
+
+
+def times(law):
+    return law.t_of_lam(-jnp.log(jnp.asarray(SIGMAS, jnp.result_type(float))))
+
+
+def posterior(scale, y):
+    """log p(k | y) times `scale`: the exact logits at 1."""
+    logp = jax.vmap(lambda s: DATA.logp(EDM(), y, s), out_axes=1)(jnp.asarray(SIGMAS))
+    return scale * logp
+
+
+def entropy():
+    """H(k | y) in nats: `mean_k E_{y | k} -log p(k | y)`, by quadrature."""
+    y = np.linspace(-90.0, 90.0, 40_001)
+    v = DATA.stds**2 + SIGMAS[:, None, None] ** 2
+    parts = np.exp(-0.5 * (y[:, None] - DATA.means[:, 0]) ** 2 / v) / np.sqrt(2 * np.pi * v)
+    p = parts @ DATA.weights
+    return np.trapezoid(np.sum(-xlogy(p, p) + xlogy(p, p.sum(0)), axis=0), y) / len(SIGMAS)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_the_least_value_is_the_entropy_and_its_place_the_posterior(name, x64):
+    """With exact logits the mean loss is H(k | y) and its gradient zero, both to their standard
+    errors over 300 batches; with logits off by a tenth the gradient points back."""
+    law = LAWS[name]
+    loss = noise_level_loss(law, times(law), lambda scale, y, dropout_key: posterior(scale, y))
+
+    @jax.jit
+    @jax.vmap
+    def values(key):
+        data_key, key = jax.random.split(key)
+        side_key, noise_key = jax.random.split(data_key)
+        side = jax.random.bernoulli(side_key, 0.7, (256,)).astype(int)
+        x0 = jnp.asarray(DATA.means)[side] + 0.2 * jax.random.normal(noise_key, (256, 1))
+        value = lambda scale: loss(scale, None, key, {"image": x0})[0]
+        return jax.vmap(jax.value_and_grad(value))(jnp.asarray([1.0, 1.1, 0.9]))
+
+    value, slope = (np.asarray(v) for v in values(jax.random.split(KEY, 300)))
+    z = lambda v, truth: (v.mean(0) - truth) / (v.std(0) / 300**0.5)
+    assert abs(z(value[:, 0], entropy())) < 4.0
+    exact, above, below = z(slope, 0.0)
+    assert abs(exact) < 4.0 and above > 6.0 and below < -6.0
+
+
+def test_levels_are_uniform_and_the_state_is_data_plus_noise():
+    """The network is handed x0 + sigma_k z and a dropout key; the times told are those of k."""
+    law, seen = LAWS["vp"], []
+
+    def network(params, y, dropout_key):
+        seen.append((params, y, dropout_key))
+        return jnp.zeros((len(y), len(SIGMAS)))
+
+    loss = noise_level_loss(law, times(law), network)
+    value, metrics = loss("p", None, KEY, {"image": jnp.full((30_000, 4), 3.0)})
+    params, y, dropout_key = seen[0]
+    assert params == "p" and dropout_key != KEY and y.dtype == jnp.float32
+    np.testing.assert_allclose(value, np.log(6.0), rtol=1e-6)
+    assert metrics["loss"] == value
+    level = np.argmin(np.abs(np.asarray(metrics["t"])[:, None] - np.asarray(times(law))), axis=1)
+    counts = np.bincount(level, minlength=6)
+    assert np.sum((counts - 5000) ** 2 / 5000) < 20.5  # chi-square, 5 degrees, one in a thousand
+    for k, sigma in enumerate(SIGMAS):
+        noise = (np.asarray(y)[level == k] - 3.0) / sigma
+        assert abs(noise.mean()) < 4.0 / noise.size**0.5
+        assert abs(noise.var() - 1.0) < 4.0 * (2.0 / noise.size) ** 0.5
+
+
+def test_a_linear_classifier_learns_the_posterior():
+    """One point at zero in 16 dimensions: log p(k | y) is linear in |y|^2, so a linear network in
+    it finds the posterior, and its likeliest level."""
+    dims, law = 16, LAWS["edm"]
+
+    def network(params, y, dropout_key):
+        square = jnp.log(jnp.mean(y**2, axis=-1, keepdims=True))
+        features = jnp.concatenate([jnp.ones_like(square), square, square**2], axis=-1)
+        return features @ params
+
+    loss, tx = noise_level_loss(law, times(law), network), optax.adam(0.1)
+
+    def step(carry, key):
+        params, state = carry
+        grads, _ = jax.grad(loss, has_aux=True)(params, None, key, {"image": jnp.zeros((512, 16))})
+        updates, state = tx.update(grads, state)
+        return (optax.apply_updates(params, updates), state), None
+
+    params = jnp.zeros((3, len(SIGMAS)))
+    keys = jax.random.split(KEY, 1000)
+    (params, _), _ = jax.jit(lambda c: jax.lax.scan(step, c, keys))((params, tx.init(params)))
+    rng = np.random.default_rng(0)
+    level = rng.integers(6, size=5000)
+    y = SIGMAS[level, None] * rng.standard_normal((5000, dims))
+    square = np.sum(y**2, axis=1, keepdims=True)
+    truth = -0.5 * square / SIGMAS**2 - dims * np.log(SIGMAS)
+    found = np.asarray(network(params, jnp.asarray(y, jnp.float32), None))
+    agree = np.mean(np.argmax(truth, axis=1) == np.argmax(found, axis=1))
+    assert agree > 0.97

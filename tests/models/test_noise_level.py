@@ -1,0 +1,126 @@
+"""Classifiers of noise levels: their input's size, their shapes, their file."""
+
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models.noise_level import (
+    CLASSIFIERS,
+    NoiseLevelCNN,
+    NoiseLevelMLP,
+    Trained,
+    load,
+    save,
+    to_unit_size,
+)
+from training.state import parameter_count
+
+
+def normal(*shape):
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def test_unit_size():
+    """`y / sqrt(1 + mean y^2)`, over all axes but the first, and the log of that root."""
+    y = normal(4, 3, 2, 1) * np.array([1e-3, 1.0, 50.0, 1e4], np.float32)[:, None, None, None]
+    unit, features = to_unit_size(jnp.asarray(y))
+    size = np.sqrt(1.0 + np.mean(y.astype(np.float64) ** 2, axis=(1, 2, 3)))
+    np.testing.assert_allclose(unit, y / size[:, None, None, None], rtol=1e-6)
+    np.testing.assert_allclose(features[:, 0], np.log(size), rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(features[:, 1], np.log(size) ** 2, rtol=1e-5, atol=1e-9)
+
+
+def conv(fan_in, fan_out):
+    return 9 * fan_in * fan_out + fan_out
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (32, 32, 3), (28, 28, 1)])
+def test_the_convolutions_are_the_papers(shape):
+    """32, 64, 128 and 256 channels and a linear head of 1000, which also sees the size."""
+    model = NoiseLevelCNN()
+    widths = (shape[-1], 32, 64, 128, 256)
+    count = sum(conv(a, b) for a, b in pairwise(widths)) + (256 + 2 + 1) * 1000
+    y = jnp.zeros((2, *shape))
+    variables = jax.eval_shape(model.init, jax.random.key(0), y)
+    assert parameter_count(variables["params"]) == count
+    assert jax.eval_shape(model.apply, variables, y).shape == (2, 1000)
+
+
+def draw_params(model, y, seed=0):
+    """Random parameters of variance 1 / fan_in, without compiling `init`."""
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), y)["params"]
+    scale = lambda leaf: np.prod(leaf.shape[:-1]) ** -0.5 if len(leaf.shape) > 1 else 0.1
+    return jax.tree.map(lambda v: np.float32(scale(v) * rng.standard_normal(v.shape)), shapes)
+
+
+def test_average_pooling_and_no_other_look_at_the_place(jit):
+    """The convolutional network against its definition in loops, on 5x6 pixels."""
+    model, y = NoiseLevelCNN(levels=7, widths=(3, 4, 2)), normal(2, 5, 6, 2)
+    params = draw_params(model, y)
+    found = jit(model.apply)({"params": params}, y)
+    h, size = (np.asarray(v, np.float64) for v in to_unit_size(jnp.asarray(y)))
+    for i in range(3):
+        kernel, bias = (params[f"Conv_{i}"][k].astype(np.float64) for k in ("kernel", "bias"))
+        padded = np.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        out = np.zeros((*h.shape[:3], kernel.shape[-1]))
+        for r in range(h.shape[1]):
+            for c in range(h.shape[2]):
+                patch = padded[:, r : r + 3, c : c + 3]
+                out[:, r, c] = np.maximum(np.tensordot(patch, kernel, 3) + bias, 0.0)
+        rows, columns = out.shape[1] // 2, out.shape[2] // 2
+        h = out
+        if rows and columns:
+            h = np.zeros((2, rows, columns, out.shape[3]))
+            for r in range(rows):
+                for c in range(columns):
+                    h[:, r, c] = out[:, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2].mean(axis=(1, 2))
+    features = np.concatenate([h.mean(axis=(1, 2)), size], axis=1)
+    expected = features @ params["head"]["kernel"] + params["head"]["bias"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_perceptron_takes_any_shape_and_drops_out_in_training_only(jit):
+    y, model = normal(3, 8, 8, 1), NoiseLevelMLP(levels=11, width=16, depth=2, dropout=0.5)
+    params = draw_params(model, y)
+    run = jit(lambda y: model.apply({"params": params}, y))
+    flat, images = run(y.reshape(3, 64)), run(y)
+    assert images.shape == (3, 11) and images.dtype == jnp.float32
+    np.testing.assert_array_equal(flat, images)
+    train = lambda seed: model.apply(
+        {"params": params}, y, train=True, rngs={"dropout": jax.random.key(seed)}
+    )
+    assert np.any(train(0) != train(1)) and np.any(train(0) != images)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_file_gives_the_same_logits(name, tmp_path):
+    options = {"levels": 5, "widths": (4, 2)} if name == "cnn" else {"levels": 5, "width": 8}
+    y = normal(2, 4, 4, 1)
+    params = draw_params(CLASSIFIERS[name](**options), y)
+    trained = Trained(name, options, 0.01, 50.0, (4, 4, 1), params)
+    save(tmp_path / "classifier.msgpack", trained)
+    read = load(tmp_path / "classifier.msgpack", (4, 4, 1))
+    assert read._replace(params=None) == trained._replace(params=None)
+    np.testing.assert_array_equal(read.logits(y), trained.logits(y))
+
+
+def test_refusals(tmp_path):
+    file = tmp_path / "classifier.msgpack"
+    with pytest.raises(FileNotFoundError, match=r"tools\.train_noise_level"):
+        load(file)
+    file.write_bytes(b"\x00 no such thing")
+    with pytest.raises(ValueError, match="is not a classifier of noise levels"):
+        load(file)
+    save(file, Trained("mlp", {"levels": 5}, 0.01, 50.0, (4, 4, 1), {"w": np.zeros(2)}))
+    with pytest.raises(ValueError, match=r"of shape \(4, 4, 1\) and these have \(8, 8, 1\)"):
+        load(file, (8, 8, 1))
+    with pytest.raises(ValueError, match="levels is 1"):
+        NoiseLevelMLP(levels=1).check()
+    with pytest.raises(ValueError, match="takes images"):
+        NoiseLevelCNN().check((64,))
+    with pytest.raises(ValueError, match="relu"):
+        NoiseLevelCNN(nonlinearity="rellu").check((8, 8, 1))
