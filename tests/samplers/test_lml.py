@@ -1,0 +1,363 @@
+"""Levenberg-Marquardt-Langevin: the rule against linear algebra, the runs against a recursion
+written out in NumPy and the exact flow, and the sweep of its strength on the digits."""
+
+import functools
+import importlib
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_form import Empirical, Gaussian, Mixture
+from rk4 import errors, padded, runge_kutta
+from sklearn.datasets import load_digits
+from sklearn.mixture import GaussianMixture
+
+from samplers import ddim, dpm_multistep, dpm_solver, heun, make_grid, sample
+from samplers.lml import lml
+from sde_lib import VE, VP, Flow
+
+rules = importlib.import_module("samplers.lml")  # the package's `lml` is the function
+
+pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
+KEY = jax.random.key(0)
+BLOBS = Mixture(np.array([0.3, 0.7]), np.array([[-1.2, 0.5], [0.9, -0.4]]), np.array([0.35, 0.5]))
+
+
+# Each once compiled, not operation by operation.
+damped, literal, solve_rank_one, turned = map(
+    jax.jit, (rules.damped, rules.literal, rules.solve_rank_one, rules.turned)
+)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def cosine(u, v):
+    return np.sum(u * v, -1) / np.linalg.norm(u, axis=-1) / np.linalg.norm(v, axis=-1)
+
+
+def test_rank_one_inverse():
+    """Against a dense solve, each example its own matrix."""
+    u, v, damping = normal(5, 7), normal(5, 7, seed=1), 0.03
+    dense = np.einsum("bi,bj->bij", u, u) + damping * np.eye(7)
+    expected = np.linalg.solve(dense, v[:, :, None])[:, :, 0]
+    np.testing.assert_allclose(solve_rank_one(u, v, damping), expected, rtol=1e-10)
+
+
+def test_newton_step_lands_on_the_mean():
+    """With the Hessian of -log p itself, one step of length 1 along the score without its noise is
+    the end: for a precision matrix of that form, and dense for any Gaussian."""
+    damping, u, mean = 0.4, normal(1, 6), normal(6, seed=2)
+    precision = damping * np.eye(6) + u.T @ u
+    x = jnp.asarray(3.0 * normal(4, 6, seed=3))
+    law = VP()
+    data = Gaussian(mean, np.linalg.inv(precision))
+    # At t0 = 0 the law of x_t is that of the data.
+    score_of = jax.jit(data.score(law))
+    score = score_of(x, 0.0)
+    ours = x + solve_rank_one(jnp.tile(u, (4, 1)), score, damping)
+    np.testing.assert_allclose(ours, np.tile(mean, (4, 1)), atol=1e-10)
+    t = 0.3
+    hessian = jax.jit(jax.hessian(lambda y: -data.logp(law, y[None], t)[0]))(x[0])
+    step = np.linalg.solve(hessian, score_of(x, t)[0])
+    np.testing.assert_allclose(x[0] + step, data.moments(law, t)[0], atol=1e-10)
+
+
+@pytest.mark.parametrize("kappa", [0.0, 1e-7, 1e-5, 1e-3, 0.3, 1.0])
+def test_closed_form_is_the_published_rule(kappa):
+    """For every kappa, not for small ones alone; in float32 too, where the rule has no digits."""
+    v, p = normal(6, 500), normal(6, 500, seed=1)
+    p = 0.9 * v + 0.3 * p
+    expected = literal(v, p, kappa, 1e-3)
+    np.testing.assert_allclose(damped(v, p, kappa, 1e-3), expected, atol=1e-9)
+    single = damped(jnp.float32(v), jnp.float32(p), kappa, 1e-3)
+    assert single.dtype == jnp.float32
+    np.testing.assert_allclose(single, expected, atol=2e-5)
+
+
+def test_small_kappa_turns_away_from_the_direction_before():
+    """`v + eta (v - p)_perp` with `eta = kappa |v|^2 / damping`, its length that of v."""
+    v, p, damping = normal(8, 3072), normal(8, 3072, seed=1), 1e-3
+    p = v + 0.2 * p
+    for eta in (0.01, 0.1, 0.3):
+        kappa = eta * damping / np.sum(v**2, 1, keepdims=True)
+        apart = v - p
+        apart = apart - v * np.sum(apart * v, 1, keepdims=True) / np.sum(v**2, 1, keepdims=True)
+        rule = literal(v, p, kappa, damping)
+        assert np.all(1.0 - cosine(rule, v + eta * apart) < 1e-8)
+        ours = turned(v, p, eta)
+        assert np.all(1.0 - cosine(ours, v + eta * apart) < 1e-14)
+        for out in (rule, ours):
+            lengths = np.linalg.norm(out, axis=1)
+            np.testing.assert_allclose(lengths, np.linalg.norm(v, axis=1), rtol=1e-9)
+
+
+def test_the_literal_rule_in_float32_is_rounding():
+    """kappa = 0 is v itself. At the kappa of eta = 0.1 the part of p is below the last digit of v:
+    what the rule as written is off by is larger than what it should do."""
+    for dims in (3072, 16384):
+        v, p = normal(4, dims), normal(4, dims, seed=1)
+        p = v + 0.2 * p
+        np.testing.assert_allclose(literal(v, p, 0.0, 1e-3), v, atol=1e-6)
+        np.testing.assert_array_equal(turned(v, p, 0.0), v)
+        kappa = 0.1 * 1e-3 / dims
+        exact = literal(v, p, kappa, 1e-3)
+        singles = [
+            np.float64(rule(jnp.float32(v), jnp.float32(p), kappa, 1e-3))
+            for rule in (damped, literal)
+        ]
+        size, safe, lost = (np.linalg.norm(d) for d in (exact - v, *(x - exact for x in singles)))
+        assert safe < 1e-4 * size and lost > 0.5 * size, (size, safe, lost)
+
+
+def test_examples_and_zero_vectors():
+    v, p = jnp.asarray(normal(3, 2, 2, 1)), jnp.asarray(normal(3, 2, 2, 1, seed=1))
+    together = turned(v, p, jnp.asarray([0.1, 0.2, 0.3]))
+    for i, eta in enumerate((0.1, 0.2, 0.3)):
+        np.testing.assert_allclose(together[i], turned(v[i : i + 1], p[i : i + 1], eta)[0])
+    still = turned(jnp.zeros_like(v), p, 0.5)
+    np.testing.assert_array_equal(still, 0.0)
+    # No step before: nothing to turn from.
+    np.testing.assert_array_equal(turned(v, jnp.zeros_like(p), 0.5), v)
+
+
+def rule_in_numpy(v, p, kappa, damping):
+    """The published rule, example by example."""
+    out = []
+    for i in range(len(v)):
+        u = v[i] if p is None else kappa * p[i] + (1 - kappa) * v[i]
+        w = v[i] - u * (u @ v[i]) / (damping + u @ u)
+        out.append(w * np.sqrt((v[i] @ v[i]) / (w @ w)))
+    return np.stack(out)
+
+
+def recursion(law, data, x, ts, placement, kappa, damping, freeze):
+    """DDIM with the rule, in NumPy."""
+    predict = jax.jit(data.predict(law))
+    (a, _, c), before = map(np.asarray, law.coeffs(ts)), None
+    for i, (t, s) in enumerate(itertools.pairwise(np.asarray(ts))):
+        x0, eps, _, velocity = (np.asarray(v) for v in predict(x, t))
+        flat, shrunk = a[i + 1] / a[i], c[i + 1] / c[i]
+        v = {
+            "direction": eps,
+            "noise": (c[i + 1] - flat * c[i]) * eps,
+            "data": (a[i + 1] - shrunk * a[i]) * x0,
+            "velocity": velocity,
+        }[placement]
+        new = rule_in_numpy(v, before, kappa, damping) if t < law.t1 * (1 - freeze) else v
+        x = {
+            "direction": a[i + 1] * x0 + c[i + 1] * new,
+            "noise": flat * x + new,
+            "data": shrunk * x + new,
+            "velocity": x + (s - t) * new,
+        }[placement]
+        before = v
+    return x
+
+
+@pytest.mark.parametrize(
+    ("placement", "freeze"), [("direction", 0.5), ("noise", 0.0), ("data", 0.3), ("velocity", 0.0)]
+)
+def test_runs_are_the_published_recursion(placement, freeze):
+    """With the kappa of the closed form; the memory begins empty in every run."""
+    law = Flow(t1=0.95) if placement == "velocity" else VP()
+    ts = make_grid("uniform_lam", law, 6, 0.02)
+    x, kappa, damping = jnp.asarray(normal(5, 2)), 0.02, 0.3
+    rule = partial(damped, kappa=kappa, damping=damping)
+    method = lml(law, ddim(law), placement=placement, freeze=freeze, turn=rule)
+    run = jax.jit(lambda x: sample(KEY, BLOBS.predict(law), method, x, ts).x)
+    first, again = run(x), run(x)
+    np.testing.assert_array_equal(first, again)
+    expected = recursion(law, BLOBS, np.asarray(x), ts, placement, kappa, damping, freeze)
+    np.testing.assert_allclose(first, expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("base", "placement"),
+    [(ddim, "direction"), (dpm_multistep, "noise"), (dpm_solver, "data")],
+)
+def test_nothing_turned_is_the_base(base, placement):
+    """In float32 too; any eta leaves the first step alone. Evaluations are the base's."""
+    with jax.enable_x64(False):
+        law = VP()
+        method = base(law)
+        ts, x = make_grid("uniform_lam", law, 4, 0.02), jnp.asarray(normal(5, 2), jnp.float32)
+        run = lambda m: sample(KEY, BLOBS.predict(law), m, x, ts, lambda state: state.x)
+        plain, none, much = map(run, (method, *(lml(law, method, e, placement) for e in (0, 0.7))))
+        np.testing.assert_allclose(none.trace, plain.trace, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(much.trace[0], plain.trace[0], rtol=1e-6, atol=1e-6)
+        assert np.max(np.abs(much.x - plain.x)) > 1e-2
+        assert plain.nfe == none.nfe == much.nfe and much.x.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("placement", "law"),
+    [("direction", VP()), ("noise", VE()), ("data", VP()), ("velocity", Flow())],
+)
+def test_one_data_point_stays_exact(placement, law):
+    """eps and x0 never change on the way, so no direction does."""
+    point, z = normal(1, 4), normal(3, 4, seed=1)
+    ts = make_grid("uniform_lam", law, 7, 0.02)
+    (a, _, c), (a_end, _, c_end) = law.coeffs(ts[0]), law.coeffs(ts[-1])
+    method = lml(law, ddim(law), 0.9, placement)
+    out = sample(KEY, Empirical(point).predict(law), method, a * point + c * z, ts).x
+    np.testing.assert_allclose(out, a_end * point + c_end * z, atol=1e-7)
+
+
+@pytest.mark.parametrize("placement", ["direction", "noise"])
+def test_a_step_of_length_zero_is_none(placement):
+    """Anywhere in a grid: x stays, and so does the direction before."""
+    law, method = VP(), lml(VP(), ddim(VP()), 0.5, placement)
+    ts, x = make_grid("uniform_lam", law, 4, 0.02), jnp.asarray(normal(3, 2))
+    run = jax.jit(lambda ts: sample(KEY, BLOBS.predict(law), method, x, ts).x)
+    doubled = run(jnp.repeat(ts, jnp.asarray([1, 1, 2, 1, 3])))
+    np.testing.assert_allclose(doubled, run(ts), rtol=1e-10)
+
+
+def test_direction_leaves_the_noise_of_ddim_alone():
+    """Only `sqrt(c_s^2 - std^2) eps` changes, where std is that of the noise added."""
+    law, (t, s) = VP(), (0.6, 0.4)
+    x, before = jnp.asarray(normal(3, 2)), jnp.asarray(normal(3, 2, seed=1))
+    method, plain = lml(law, ddim(law, 1.0), 0.4, "direction"), ddim(law, 1.0)
+    state = method.init(x, t)
+    state = state._replace(memory=state.memory._replace(before=before))
+    predict = jax.jit(BLOBS.predict(law))
+    moved = method.step(KEY, predict, state, t, s)
+    bare = plain.step(KEY, predict, plain.init(x, t), t, s)
+    eps = predict(x, t).eps
+    (a_t, _, c_t), (a_s, _, c_s) = law.coeffs(t), law.coeffs(s)
+    std = c_s / c_t * np.sqrt(c_t**2 - (a_t / a_s) ** 2 * c_s**2)
+    change = np.sqrt(c_s**2 - std**2) * (turned(eps, before, 0.4) - eps)
+    assert np.max(np.abs(change)) > 0.02
+    np.testing.assert_allclose(moved.x - bare.x, change, atol=1e-12)
+
+
+@pytest.mark.parametrize(("base", "placement"), [(ddim, "noise"), (dpm_multistep, "data")])
+def test_the_limit_of_turned_increments_is_the_flow(base, placement):
+    """Increments of neighbouring steps agree in the limit: order 1, whatever the base's."""
+    truth = flows()[2]
+    order, error = measured_order(lambda law: lml(law, base(law), ETA, placement), truth)
+    assert np.all((order > 0.85) & (order < 1.3)), (error, order)
+
+
+def test_the_limit_of_turned_directions_is_another_flow():
+    """eps turned by O(h) in a term that is not of size h: what is added over all steps does not
+    vanish. With `y = x / a`, `xi = c / a` the limit is `dy = eps dxi + eta xi (d eps)_perp`."""
+    _, _, truth, changed = flows()
+    method = lambda law: lml(law, ddim(law), ETA, "direction")
+    order, error = measured_order(method, truth)
+    assert np.all(np.abs(order) < 0.2) and error[-1] > 0.05, (error, order)
+    order, error = measured_order(method, changed)
+    assert np.all((order > 0.85) & (order < 1.3)), (error, order)
+
+
+ETA = 0.3
+
+
+@functools.cache
+def flows():
+    """A law, 50 starts, and where the flow and the limit of turned directions take them."""
+    law, start = VP(), jnp.asarray(normal(50, 2))
+    truth = jax.jit(lambda x: runge_kutta(law, BLOBS, x, 0.01, 400))(start)
+    return law, start, np.asarray(truth), np.asarray(jax.jit(jax.vmap(limit_of_directions))(start))
+
+
+def measured_order(method, truth, sizes=(64, 128, 256)):
+    law, start = flows()[:2]
+    error = errors(law, BLOBS, method, sizes, 0.01, start, truth)
+    return np.log2(error[:-1] / error[1:]), error
+
+
+def limit_of_directions(x, steps=400):
+    """RK4 in lam on `y' = eps xi' + eta xi P (d eps + J y')`, P across eps, solved for y'."""
+    law = VP()
+
+    def eps_of(y, lam):
+        t = law.t_of_lam(lam)
+        return BLOBS.predict(law)((law.coeffs(t).a * y)[None], t).eps[0]
+
+    def rate(y, lam):
+        eps, xi = eps_of(y, lam), jnp.exp(-lam)
+        P = jnp.eye(2) - jnp.outer(eps, eps) / (eps @ eps)
+        J, slope = jax.jacfwd(eps_of, (0, 1))(y, lam)
+        return jnp.linalg.solve(jnp.eye(2) - ETA * xi * P @ J, ETA * xi * P @ slope - xi * eps)
+
+    def body(y, ends):
+        l, h = ends[0], ends[1] - ends[0]
+        k1 = rate(y, l)
+        k2 = rate(y + h / 2 * k1, l + h / 2)
+        k3 = rate(y + h / 2 * k2, l + h / 2)
+        k4 = rate(y + h * k3, l + h)
+        return y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
+
+    lam = jnp.linspace(law.lam(jnp.asarray(1.0)), law.lam(jnp.asarray(0.01)), steps + 1)
+    y = jax.lax.scan(body, x / law.coeffs(1.0).a, jnp.stack([lam[:-1], lam[1:]], 1))[0]
+    return law.coeffs(0.01).a * y
+
+
+# RMS distance to the end of the flow from 256 starts, by N, placement and eta; for a mixture
+# fitted to the same digits from another start and with other draws, which moves a figure by a few
+# hundredths of itself.
+ETAS = (0.0, 0.01, 0.1, 0.3, 0.5, 1.0)
+SWEEP = {
+    (10, "direction"): (0.1096, 0.1102, 0.1167, 0.1345, 0.1543, 0.2144),
+    (10, "noise"): (0.1096, 0.1089, 0.1018, 0.0902, 0.0813, 0.0747),
+    (20, "direction"): (0.0672, 0.0679, 0.0764, 0.1056, 0.1421, 0.2479),
+    (20, "noise"): (0.0672, 0.0669, 0.0624, 0.0570, 0.0505, 0.0559),
+}
+
+
+@functools.cache
+def digits():
+    """20 spherical components fitted to the digits, 256 starts, and the end of the flow."""
+    law = VP()
+    fit = GaussianMixture(20, covariance_type="spherical", random_state=0)
+    fit.fit(load_digits().data / 8.0 - 1.0)
+    net = Mixture(fit.weights_, fit.means_, np.sqrt(fit.covariances_))
+    start = jnp.asarray(normal(256, 64))
+    return net, start, np.asarray(jax.jit(lambda x: runge_kutta(law, net, x, 0.01, 300))(start))
+
+
+@pytest.mark.parametrize("placement", ["direction", "noise"])
+def test_sweep_of_the_strength_on_digits(placement):
+    """In the direction term alone the turn only adds error; in the whole increment it works as an
+    extrapolation, and takes a fourth of the error away at eta = 1/2."""
+    law = VP()
+    net, start, truth = digits()
+    grids = {n: make_grid("uniform_lam", law, n, 0.01) for n in (10, 20)}
+    ts = padded(list(grids.values()))
+
+    def run(eta):
+        rule = partial(turned, eta=eta)
+        x, t = jnp.tile(start, (2, 1)), jnp.repeat(ts, len(start), axis=1)
+        method = lml(law, ddim(law), placement=placement, turn=rule)
+        return sample(KEY, net.predict(law), method, x, t).x.reshape(2, *start.shape)
+
+    ends = jax.jit(jax.vmap(run))(jnp.asarray(ETAS))
+    error = np.sqrt(np.mean((ends - truth[None, None]) ** 2, axis=(2, 3)))
+    for i, n in enumerate(grids):
+        np.testing.assert_allclose(error[:, i], SWEEP[n, placement], rtol=0.09)
+        gain = error[:, i] / error[0, i]
+        if placement == "direction":
+            assert np.all(np.diff(gain) > 0.0)
+        else:
+            assert np.all(np.diff(gain[:5]) < 0.0) and gain[4] < 0.8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"placement": "eps"}, "placement is 'eps'; it must be one of direction"),
+        ({"eta": -0.1}, "eta is -0.1; the strength of the turn must not be negative"),
+        ({"eta": float("nan")}, "eta is nan"),
+        ({"freeze": 1.0}, r"freeze is 1.0; .* \[0, 1\)"),
+        ({"placement": "direction"}, "makes 2 evaluations a step; take a solver of one"),
+    ],
+)
+def test_refusals(change, message):
+    with pytest.raises(ValueError, match=message):
+        lml(VP(), heun(VP()), **change)
