@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from samplers.two_stage_grid import two_stage
 from sde_lib import AffinePath
 
 
@@ -62,6 +63,7 @@ GRIDS: dict[str, Callable[..., Array]] = {
     "quadratic": quadratic,
     "karras": karras,
     "tangent": tangent,
+    "two_stage": two_stage,
 }
 
 
