@@ -1,0 +1,295 @@
+"""The kept start: closed forms for a Gaussian, where the best one is known, and real digits."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_form import Gaussian
+from scipy.stats import spearmanr
+from sklearn.datasets import load_digits
+
+from evaluation.perceptual import edge_distance
+from samplers import ddim, dpm_multistep, make_grid, sample
+from samplers.base import SampleResult
+from samplers.boundary import (
+    Boundary,
+    Setting,
+    best,
+    candidate,
+    candidate_scores,
+    from_boundary,
+    load,
+    save,
+)
+from sde_lib import VP
+from sde_lib.prediction import prediction_of
+
+LAW, KEY, SHAPE = VP(), jax.random.key(3), (8, 8, 1)
+GIVEN = Setting(SHAPE, "ddim", 6)
+
+
+def images():
+    return np.random.default_rng(0).permutation(load_digits().data) / 8.0 - 1.0
+
+
+def pooled(z):
+    """Means over 2 x 2 pixels, `(n, 16)`."""
+    return z.reshape(-1, 4, 2, 4, 2).mean((2, 4)).reshape(len(z), 16)
+
+
+def mse(x, y):
+    return jnp.mean((x - y) ** 2, axis=(1, 2, 3))
+
+
+def solver(steps, method=ddim, denoise=True):
+    ts = make_grid("uniform_lam", LAW, steps, 0.01)
+    return lambda key, predict, x: sample(key, predict, method(LAW), x, ts, None, denoise)
+
+
+# Super-resolution of a Gaussian: z ~ N(mean, cov) of the digits, y = A z + 0.1 noise.
+
+
+@functools.cache
+def gaussian():
+    """`C`, conditional means m `(R, 64)` of 12 conditions, and images: m + r and m - r."""
+    z = images()
+    mean, cov = z.mean(0), np.cov(z.T) + 1e-4 * np.eye(64)
+    A = np.linalg.lstsq(np.eye(64), pooled(np.eye(64)), rcond=None)[0].T
+    gain = np.linalg.solve(A @ cov @ A.T + 0.01 * np.eye(16), A @ cov).T
+    C = cov - gain @ A @ cov
+    rng = np.random.default_rng(1)
+    y = z[:12] @ A.T + 0.1 * rng.standard_normal((12, 16))
+    m = mean + (y - mean @ A.T) @ gain.T
+    return C, m, rng.multivariate_normal(np.zeros(64), C, 12)
+
+
+def gaussian_predict_given(m):
+    """The exact prediction for N(m_i, C): that of N(0, C), moved by a m_i."""
+    centred = Gaussian(np.zeros(64), gaussian()[0]).predict(LAW)
+
+    def predict(x, t):
+        a = LAW.coeffs(t).a
+        means = jnp.asarray(m).reshape(x.shape)
+        p = centred(x - a * means, t)
+        return prediction_of(LAW, x, t, p.x0 + means, p.eps)
+
+    return predict
+
+
+def exact_flow(m):
+    """The flow from t1 to the data in closed form, as a solver of no steps."""
+    L, U = np.linalg.eigh(gaussian()[0])
+    a, _, c = LAW.coeffs(jnp.asarray(1.0))
+    gain = np.sqrt(np.maximum(L, 0.0) / (a**2 * np.maximum(L, 0.0) + c**2))
+
+    def run(key, predict, x):
+        del key, predict
+        y = (x.reshape(len(x), -1) - a * m) @ U
+        return SampleResult((m + (gain * y) @ U.T).reshape(x.shape), None, 0)
+
+    return run
+
+
+def weighted_norms(m, count):
+    """`sum_k C_k / (a^2 C_k + c^2) (u_k^T (x_T - a m_i))^2 / 64`, `(count, R)`."""
+    C = gaussian()[0]
+    a, _, c = LAW.coeffs(jnp.asarray(1.0))
+    x = np.stack([candidate(LAW, KEY, k, SHAPE).ravel() for k in range(count)])
+    d = x[:, None] - float(a) * m
+    M = C @ np.linalg.inv(float(a) ** 2 * C + float(c) ** 2 * np.eye(64))
+    return np.einsum("krd,de,kre->kr", d, M, d) / 64
+
+
+def test_solver_meets_the_closed_form_of_the_map(x64):
+    """With many steps the conditional flow is `m + sum_k gain_k u_k^T (x_T - a m)`."""
+    m = gaussian()[1]
+    x = candidate(LAW, KEY, 0, SHAPE)
+    x = jnp.broadcast_to(x, (12, *SHAPE))
+    predict = gaussian_predict_given(m)
+    # The mean at eps is the flow's end up to the spread that is left there.
+    run = solver(60, dpm_multistep, denoise=False)
+    end = jax.jit(lambda x: run(KEY, predict, x).x)(x)
+    centred = Gaussian(np.zeros(64), gaussian()[0])
+    a, a_end = (float(LAW.coeffs(jnp.asarray(t)).a) for t in (1.0, 0.01))
+    flat = centred.flow_map(LAW, x.reshape(12, 64) - a * m, 1.0, 0.01) + a_end * m
+    np.testing.assert_allclose(end.reshape(12, 64), flat, atol=2e-2)
+    to_data = exact_flow(m)(KEY, predict, x).x.reshape(12, 64)
+    start = centred.flow_map(LAW, x.reshape(12, 64) - a * m, 1.0, 0.0) + m
+    np.testing.assert_allclose(to_data, start, atol=1e-9)
+
+
+def test_least_squares_picks_the_smallest_weighted_norm(x64):
+    """The images come in pairs m + r, m - r, so that what a start adds is seen without the chance
+    of a few images; then one pair is as good as all."""
+    C, m, r = gaussian()
+    m, r = np.repeat(m, 2, axis=0), np.stack([r, -r], axis=1).reshape(24, 64)
+    targets = jnp.asarray((m + r).reshape(24, *SHAPE))
+    scores = candidate_scores(LAW, KEY, exact_flow(m), None, targets, mse, 40)
+    norms, noise = weighted_norms(m, 40), np.mean(r**2, axis=1)
+    pairs = np.asarray(scores).reshape(40, 12, 2).mean(2)
+    expected = norms.reshape(40, 12, 2).mean(2) + noise.reshape(12, 2).mean(1)
+    np.testing.assert_allclose(pairs, expected, rtol=1e-6)
+    # a is 0.007 at t1: the norm without m has the same least candidate.
+    lone = np.argmin(weighted_norms(np.zeros((1, 64)), 40)[:, 0])
+    for subset in (slice(0, 2), slice(6, 12), slice(0, 24)):
+        assert best(LAW, KEY, scores[:, subset], GIVEN).index == lone
+    # Zero is the mean and beats them all; what it costs is the spread of the images.
+    zero = from_boundary(Boundary(np.zeros(SHAPE), -1, 0.0, GIVEN), exact_flow(m))
+    at_zero = mse(zero(KEY, None, targets).x, targets)
+    np.testing.assert_allclose(np.mean(at_zero), np.mean(noise), rtol=1e-3)
+    assert np.mean(at_zero) < np.min(np.mean(scores, axis=1))
+    assert abs(np.mean(noise) * 64 / np.trace(C) - 1.0) < 0.5
+
+
+# Digits themselves as the law of z, given y = A z + 0.6 noise: far from Gaussian.
+
+R, COUNT, SETS = 128, 48, 4
+
+
+@functools.cache
+def digits():
+    """Images, conditions; pairs 0 ... R - 1 choose, the R from 300 on judge."""
+    z = images()[:600].astype(np.float32)
+    noise = np.random.default_rng(1).standard_normal((len(z), 16))
+    return z, (pooled(z) + 0.6 * noise).astype(np.float32)
+
+
+def digits_predict_given(y):
+    """`x0 = sum_j softmax_j(-|x - a z_j|^2 / 2 c^2 - |y - A z_j|^2 / 2 s^2) z_j`."""
+    z = jnp.asarray(digits()[0])
+    likelihood = -0.5 * jnp.sum((y[:, None] - pooled(z)[None]) ** 2, axis=-1) / 0.6**2
+
+    def predict(x, t):
+        a, _, c = LAW.coeffs(t)
+        # |x|^2 is the same for all z_j.
+        exponent = (a * x.reshape(len(x), -1) @ z.T - 0.5 * a**2 * jnp.sum(z**2, 1)[None]) / c**2
+        x0 = (jax.nn.softmax(exponent + likelihood, axis=-1) @ z).reshape(x.shape)
+        return prediction_of(LAW, x, t, x0, (x - a * x0) / c)
+
+    return predict
+
+
+def both(x, y):
+    return jnp.stack([edge_distance(x, y), mse(x, y)], axis=1)
+
+
+@functools.cache
+def digit_scores():
+    """Scores of 6 steps for each set of candidates, on the choosing pairs and on the judging ones:
+    `(SETS, 2, COUNT, R, 2)`, by both distances."""
+    (z, y), run = digits(), solver(6)
+
+    @jax.jit
+    def scores(key, y, z):
+        predict, targets = digits_predict_given(y), z.reshape(R, *SHAPE)
+        return candidate_scores(LAW, key, run, predict, targets, both, COUNT)
+
+    halves = [(y[i : i + R], z[i : i + R]) for i in (0, 300)]
+    keys = [KEY, *(jax.random.key(k) for k in range(SETS - 1))]
+    return np.stack([[scores(key, *half) for half in halves] for key in keys])
+
+
+@pytest.mark.parametrize("metric", [0, 1], ids=["edges", "squares"])
+def test_a_start_chosen_on_some_digits_serves_others(metric):
+    """The order of the candidates is shared by other conditions, and the more of it is seen the
+    more pairs are asked; not all of it: that holds for Gaussians alone."""
+    chosen, judged = np.moveaxis(digit_scores()[..., metric], 1, 0)
+    means = judged.mean(axis=2)
+    kept = np.argmin(chosen.mean(axis=2), axis=1)
+    # Against random starts, which cost the mean over candidates.
+    gain = np.mean([m[k] / m.mean() for m, k in zip(means, kept)])
+    assert gain < 0.99
+    rng = np.random.default_rng(0)
+    agreement = []
+    for size in (1, 8, R):
+        some = [rng.choice(R, size, replace=False) for _ in range(20)]
+        agreement.append(
+            np.mean([spearmanr(c[:, i].mean(1), m)[0] for c, m in zip(chosen, means) for i in some])
+        )
+    assert 0.0 < agreement[0] < agreement[1] < agreement[2]
+    # Of candidates in no order its standard error is 1 / sqrt(47 * 4) = 0.07.
+    assert agreement[2] > 0.4
+
+
+def test_candidates_are_nested_and_belong_to_their_index(x64):
+    """So the best score can only fall with their number. They are draws of the prior."""
+    _, m, r = gaussian()
+    scores = [
+        candidate_scores(LAW, KEY, exact_flow(m), None, (m + r).reshape(12, *SHAPE), mse, count)
+        for count in (3, 20)
+    ]
+    np.testing.assert_allclose(scores[0], scores[1][:3], rtol=1e-12)
+    starts = jax.vmap(lambda k: candidate(LAW, KEY, k, SHAPE))(jnp.arange(2000))
+    np.testing.assert_array_equal(starts[7], candidate(LAW, KEY, 7, SHAPE))
+    assert abs(starts.mean()) < 4 / np.sqrt(starts.size)
+    assert abs(starts.std() - 1.0) < 4 / np.sqrt(2 * starts.size)
+
+
+def test_a_kept_start_takes_the_chance_away():
+    """One image for a condition, whatever the key and the start; random starts differ."""
+    z, y = digits()
+    run, predict = solver(6), digits_predict_given(jnp.asarray(y[:4]))
+    kept = best(LAW, KEY, digit_scores()[0, 0, :, :, 1], GIVEN)
+    starts = [LAW.prior_sample(jax.random.key(i), (4, *SHAPE)) for i in range(3)]
+    ours = jax.jit(lambda k, x: from_boundary(kept, run)(k, predict, x).x)
+    plain = jax.jit(lambda k, x: run(k, predict, x).x)
+    images_kept = [ours(jax.random.key(i), x) for i, x in enumerate(starts)]
+    for other in images_kept[1:]:
+        np.testing.assert_array_equal(images_kept[0], other)
+    expected = plain(KEY, jnp.broadcast_to(kept.x, (4, *SHAPE)))
+    np.testing.assert_allclose(images_kept[0], expected, atol=1e-6)
+    assert np.std([mse(plain(KEY, x), z[:4].reshape(4, *SHAPE)) for x in starts], axis=0).min() > 0
+
+
+def test_a_file_serves_only_what_it_was_made_for(tmp_path):
+    kept = Boundary(np.ones(SHAPE, np.float32) * 0.5, 7, 0.25, Setting(SHAPE, "ddim", 6, "net-1"))
+    file = str(tmp_path / "start.npz")
+    save(file, kept)
+    back = load(file, kept.setting)
+    np.testing.assert_array_equal(back.x, kept.x)
+    assert back[1:] == kept[1:] and back.x.dtype == np.float32
+    for change, message in (
+        ({"shape": (16, 16, 1)}, r"shape = \(8, 8, 1\) and this run has \(16, 16, 1\)"),
+        ({"solver": "heun"}, "solver = 'ddim' and this run has 'heun'"),
+        ({"steps": 7}, "steps = 6 and this run has 7"),
+        ({"network": ""}, "network = 'net-1' and this run has ''"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load(file, kept.setting._replace(**change))
+    with pytest.raises(ValueError, match=r"for images of shape \(8, 8, 1\) and these have"):
+        from_boundary(kept, None)(KEY, None, jnp.zeros((2, 16, 16, 1)))
+
+
+def test_refusals():
+    arguments = (None, None, jnp.zeros((2, *SHAPE)), mse)
+    with pytest.raises(ValueError, match="count is 0; a search needs at least 1"):
+        candidate_scores(LAW, KEY, *arguments, 0)
+    with pytest.raises(ValueError, match=r"key has the shape \(2,\)"):
+        candidate_scores(LAW, jax.random.split(KEY), *arguments, 3)
+    with pytest.raises(ValueError, match="All 3 candidates have the score nan"):
+        best(LAW, KEY, np.full((3, 2), np.nan), GIVEN)
+    scores = np.array([[np.nan, 1.0], [0.5, 2.0], [1.0, 1.0]])
+    assert best(LAW, KEY, scores, GIVEN).index == 2
+
+
+def test_edge_distance():
+    """By hand on two pixels a side; and what it is for: of a texture, blur costs more than a step
+    to the side, which a squared error has the other way round."""
+    distance = jax.jit(edge_distance)
+    x, y = jnp.asarray([[[0.0, 1.0], [0.0, 1.0]]])[..., None], jnp.zeros((1, 2, 2, 1))
+    # Contrast 1 against 0; then the means, 1/2 against 0.
+    np.testing.assert_allclose(distance(x, y), [(1.0 + 0.5) / 2], rtol=1e-6)
+    # A ramp of slope 1 has the contrast 1 everywhere, on the halved image 2, and so on.
+    ramp = jnp.broadcast_to(jnp.arange(8.0)[None, None, :, None], (1, 8, 8, 1))
+    np.testing.assert_allclose(distance(ramp, ramp * 0), [(1 + 2 + 4 + 3.5) / 4], rtol=1e-6)
+    z = jnp.asarray(np.random.default_rng(0).standard_normal((50, 8, 8, 1)), jnp.float32)
+    np.testing.assert_array_equal(distance(z, z), 0.0)
+    np.testing.assert_allclose(distance(z, z[::-1]), distance(z[::-1], z), rtol=1e-5)
+    moved = jnp.roll(z, 1, axis=2)
+    blurred = (z + moved + jnp.roll(z, -1, axis=2)) / 3
+    assert np.mean(mse(z, moved)) > 2.0 * np.mean(mse(z, blurred))
+    assert np.mean(distance(z, moved)) < 0.7 * np.mean(distance(z, blurred))
+    with pytest.raises(ValueError, match=r"shapes \(2, 8, 8, 1\) and \(2, 4, 4, 1\)"):
+        edge_distance(jnp.zeros((2, 8, 8, 1)), jnp.zeros((2, 4, 4, 1)))
