@@ -1,0 +1,122 @@
+"""The loss on pairs: one value for all kinds, that of the affine law of w, and its minimiser."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from losses import WEIGHTINGS, denoising_terms
+from losses.denoising import Draws
+from losses.mean_reverting import mean_reverting_loss, reverting_terms
+from sde_lib.mean_reverting import MeanReverting
+from sde_lib.mean_reverting_given import given_kinds, to_w
+
+LAW = MeanReverting()
+GAIN, SHIFT, SPREAD = 0.8, 0.1, 0.15
+
+
+def exact_means(x, mu, t, gain=GAIN, shift=SHIFT, spread=SPREAD):
+    """`(x0, eps)` for `x0 | mu ~ N(gain mu + shift, spread^2)`."""
+    a, b, c = (v[:, None] for v in LAW.coeffs(t))
+    centre, v = gain * mu + shift, a**2 * spread**2 + c**2
+    off = x - a * centre - b * mu
+    return centre + a * spread**2 / v * off, c / v * off
+
+
+def answering(kind, means):
+    """A network that sees x and mu and says what the means are, in the terms of a kind."""
+    entry, share = given_kinds()[kind]
+
+    def network(x, mu, t):
+        x0, eps = means(x, mu, t)
+        return entry.target(LAW, x0, eps, t) + share(LAW, t)[:, None] * mu
+
+    return network
+
+
+@pytest.mark.parametrize("weighting", [*WEIGHTINGS, "target"])
+def test_all_kinds_have_the_loss_of_the_noise_in_w(weighting, x64, strict_ranks):
+    """Element by element, and it is `denoising_terms` of the affine law with the same network;
+    "target" is the error of the output, so `eps_scale^2` of it is the noise's."""
+    rng = np.random.default_rng(0)
+    x0, mu, z = (jnp.asarray(rng.standard_normal((16, 3))) for _ in range(3))
+    t = jnp.asarray(np.geomspace(1e-3, 1.0, 16))
+    named = "variance" if weighting == "target" else weighting
+
+    @jax.jit
+    def all_terms():
+        terms = {
+            kind: reverting_terms(
+                LAW, answering(kind, exact_means), kind, "t", weighting, x0, mu, t, z
+            )
+            for kind in given_kinds()
+        }
+        in_w = lambda w, t: exact_means(w + LAW.coeffs(t).b[:, None] * mu, mu, t)[1]
+        plain = denoising_terms(LAW, in_w, "eps", "t", named, 0.5, x0, Draws(t, 1.0, z))
+        return terms, plain
+
+    a, b, c = (v[:, None] for v in LAW.coeffs(t))
+    eps = exact_means(a * x0 + b * mu + c * z, mu, t)[1]
+    weight = 1.0 if named == "variance" else (LAW.g2(t)[:, None] / c**2)
+    expected = weight * (eps - z) ** 2
+    terms, plain = all_terms()
+    np.testing.assert_allclose(plain, expected, rtol=1e-7)
+    for kind, found in terms.items():
+        if weighting == "target":
+            found = found * given_kinds()[kind][0].eps_scale(LAW, t)[:, None] ** 2
+        np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=kind)
+
+
+def test_network_is_given_the_noisy_state_and_its_mu(x64):
+    """And the metrics tell the times."""
+    mu = jnp.asarray(np.random.default_rng(0).standard_normal((5, 2)))
+    seen = {}
+
+    def network(params, x, mu, cond, dropout_key):
+        seen.update(x=x, mu=mu, cond=cond)
+        return 0.0 * x
+
+    loss = mean_reverting_loss(LAW, network, "eps", "t")
+    batch = {"image": jnp.full_like(mu, 2.0), "degraded": mu}
+    value, metrics = loss(None, None, jax.random.key(0), batch)
+    t = metrics["t"]
+    np.testing.assert_array_equal(seen["cond"], t)
+    np.testing.assert_array_equal(seen["mu"], mu)
+    a, _, c = (v[:, None] for v in LAW.coeffs(t))
+    z = (to_w(LAW, mu, seen["x"], t) - a * 2.0) / c
+    # A network that says 0 is off by the noise.
+    np.testing.assert_allclose(value, np.mean(z**2), rtol=1e-5)
+
+
+def test_minimiser_is_the_denoiser_given_mu():
+    """At the pairs' own gain, shift and spread the gradient is zero in expectation, judged by its
+    standard error over 400 batches; at others it points back."""
+
+    def network(params, x, mu, cond, dropout_key):
+        del dropout_key
+        return answering("angle", lambda *at: exact_means(*at, *params))(x, mu, cond)
+
+    loss = mean_reverting_loss(LAW, network, "angle", "t", stratify=True)
+    true = jnp.asarray([GAIN, SHIFT, SPREAD])
+    places = true[None] + jnp.concatenate([jnp.zeros((1, 3)), 0.2 * jnp.diag(true)])
+
+    @jax.jit
+    @jax.vmap
+    def gradients(key):
+        mu_key, data_key, key = jax.random.split(key, 3)
+        mu = jax.random.normal(mu_key, (64, 2))
+        x0 = GAIN * mu + SHIFT + SPREAD * jax.random.normal(data_key, (64, 2))
+        batch = {"image": x0, "degraded": mu}
+        return jax.vmap(jax.grad(lambda p: loss(p, None, key, batch)[0]))(places)
+
+    found = gradients(jax.random.split(jax.random.key(0), 400))
+    scores = np.mean(found, 0) / np.std(found, 0) * 20
+    assert np.all(abs(scores[0]) < 4), scores
+    assert np.all(np.diag(scores[1:]) > 6), scores
+
+
+def test_unknown_names():
+    with pytest.raises(ValueError, match="kind is 'edm'"):
+        mean_reverting_loss(LAW, lambda *_: None, "edm", "t")
+    with pytest.raises(ValueError, match="weighting is 'none'"):
+        mean_reverting_loss(LAW, lambda *_: None, "eps", "t", weighting="none")

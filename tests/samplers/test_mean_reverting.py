@@ -1,0 +1,262 @@
+"""The MR sampler against its published updates, and any method of ours in w against itself."""
+
+import functools
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_form import M1
+from fast_solvers import starts
+from mean_reverting_problem import GAIN, LAW, SHIFT, bent, gaussian, pairs
+
+from samplers import (
+    adams_bashforth,
+    ancestral,
+    chain,
+    ddim,
+    dpm_multistep,
+    dpm_solver,
+    heun,
+    langevin,
+    make_grid,
+    reverse_diffusion,
+    sample,
+    unipc,
+)
+from samplers.base import State
+from samplers.dpm_multistep import History
+from samplers.dpm_multistep import extrapolate as dpm_extrapolate
+from samplers.exponential import interval
+from samplers.mean_reverting import euler, extrapolate, mr_sampler, multistep, posterior, reverting
+from sde_lib import VP, fold_in
+from sde_lib.mean_reverting import MeanReverting, clip_lam
+from sde_lib.mean_reverting_given import from_w, predict_w, to_w
+
+pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
+KEY = jax.random.key(3)
+ODES = [("ode", order, form) for order in (1, 2, 3) for form in ("noise", "data")]
+SDES = [("sde", order, form) for order in (1, 2) for form in ("noise", "data")]
+updates = pytest.mark.parametrize(("kind", "order", "form"), ODES + SDES)
+
+
+def published(kind, order, form, predict, mu, x, ts):
+    """The updates as published, in x, with orders rising 1, 2, 3 (arXiv 2502.07856)."""
+    a, _, S = (np.asarray(v) for v in LAW.coeffs(ts))
+    lam, past, lengths = np.asarray(LAW.lam(ts)), [], []
+    for i, (s, t) in enumerate(zip(range(len(ts) - 1), range(1, len(ts)))):
+        h = lam[t] - lam[s]
+        found = predict(x, ts[s])
+        past = [np.asarray(found.eps if form == "noise" else found.x0), *past]
+        k = min(order, len(past))
+        q = past[0]
+        z = np.asarray(LAW.noise(fold_in(KEY, i), x)) if kind == "sde" else None
+        D1 = D2 = 0.0
+        if k == 2:
+            D1 = (q - past[1]) / (lengths[0] / h)
+        if k == 3:
+            r0, r1 = lengths[0] / h, lengths[1] / h
+            A, B = (q - past[1]) / r0, (past[1] - past[2]) / r1
+            D1, D2 = A + r0 / (r0 + r1) * (A - B), (A - B) / (r0 + r1)
+        at, as_, St, Ss = a[t], a[s], S[t], S[s]
+        if form == "noise":
+            p1 = np.exp(h) - 1
+            p2 = p1 / h - 1
+            x_mu = at / as_ * x + (1 - at / as_) * mu
+            terms = St * (p1 * q + p2 * D1 + (p2 / h - 0.5) * D2)
+            x = x_mu - terms if kind == "ode" else x_mu - 2 * terms
+            x = x if z is None else x + St * np.sqrt(np.exp(2 * h) - 1) * z
+        elif kind == "ode":
+            p1 = 1 - np.exp(-h)
+            p2 = 1 - p1 / h
+            of_mu = 1 - St / Ss + St / Ss * as_ - at
+            # p3 = (1/2 - p2 / h) with the sign that phi_3(-h) h has
+            x = St / Ss * x + of_mu * mu + at * (p1 * q + p2 * D1 + (0.5 - p2 / h) * D2)
+        else:
+            p1 = 1 - np.exp(-2 * h)
+            of_mu = 1 - at / as_ * np.exp(-2 * h) - at * p1
+            x = St / Ss * np.exp(-h) * x + of_mu * mu + at * p1 * q
+            x = x + at * (1 - p1 / (2 * h)) * D1 + St * np.sqrt(p1) * z
+        lengths = [h, *lengths]
+    return x
+
+
+@functools.cache
+def ends():
+    """All ten updates by us, and in w by what else we have of the same, compiled at once."""
+    mu, x = pairs()
+    ts = make_grid("uniform", LAW, 6, 0.02)
+    ours = {u: mr_sampler(LAW, mu, u[1], u[2], eta=float(u[0] == "sde")) for u in ODES + SDES}
+    known = {
+        name: (u, reverting(method, LAW, mu)) for name, (u, method) in known_elsewhere().items()
+    }
+    run = lambda method: sample(KEY, bent(mu), method, x, ts).x
+    return jax.jit(
+        lambda: (
+            {u: run(method) for u, method in ours.items()},
+            {name: run(method) for name, (_, method) in known.items()},
+        )
+    )()
+
+
+def known_elsewhere():
+    return {
+        "ddim": (("ode", 1, "data"), ddim(LAW)),
+        "adams_bashforth 2 noise": (("ode", 2, "noise"), adams_bashforth(LAW, 2, "noise")),
+        "adams_bashforth 2": (("ode", 2, "data"), adams_bashforth(LAW, 2, "data")),
+        "ancestral": (("sde", 1, "data"), ancestral(LAW)),
+    }
+
+
+@functools.cache
+def jitted_bent():
+    return jax.jit(bent(pairs()[0]))
+
+
+@updates
+def test_it_is_the_published_update(kind, order, form):
+    """All ten, on nodes even in t, to round-off: the shift to w, the weights, mu's own, and z."""
+    mu, x = (np.asarray(v) for v in pairs())
+    ts = make_grid("uniform", LAW, 6, 0.02)
+    want = published(kind, order, form, jitted_bent(), mu, x, ts)
+    np.testing.assert_allclose(ends()[0][kind, order, form], want, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", known_elsewhere())
+def test_what_it_is_called_elsewhere(name):
+    """The same updates in w, by our solvers for affine laws."""
+    ours, known = ends()
+    np.testing.assert_allclose(
+        ours[known_elsewhere()[name][0]], known[name], rtol=1e-10, atol=1e-11
+    )
+
+
+@pytest.mark.parametrize("form", ["noise", "data"])
+def test_order_three_is_that_of_3m(form):
+    """Once three outputs are known; the second steps of the two differ (see above)."""
+    rng = np.random.default_rng(0)
+    now, last, before = (jnp.asarray(rng.standard_normal((4, 2))) for _ in range(3))
+    past = History((last, before), (jnp.asarray(0.7), jnp.asarray(1.3)), jnp.asarray(2))
+    move = interval(LAW, jnp.asarray(0.6), jnp.asarray(0.4), form)
+    ours, known = extrapolate(move, now, past, 3), dpm_extrapolate(move, now, past, 3)
+    np.testing.assert_allclose(ours, known, rtol=1e-13)
+
+
+def test_any_method_in_w():
+    """`reverting` is the method on w, shifted: whatever it remembers, and wherever it evaluates."""
+    mu, x = pairs()
+    ts = make_grid("uniform_lam", LAW, 5, 0.02)
+    predict = bent(mu)
+    # Two evaluations a step, a memory, and a corrector that stays at s with noise of its own.
+    corrected = chain(reverse_diffusion(LAW), langevin(LAW, 0.1, 1))
+    methods = [dpm_solver(LAW, order=2), unipc(LAW, 1), corrected]
+
+    @jax.jit
+    def both():
+        in_w = predict_w(LAW, mu, predict)
+        w = to_w(LAW, mu, x, ts[0])
+        alone = [from_w(LAW, mu, sample(KEY, in_w, m, w, ts).x, ts[-1]) for m in methods]
+        return [sample(KEY, predict, reverting(m, LAW, mu), x, ts).x for m in methods], alone
+
+    for ours, alone in zip(*both()):
+        np.testing.assert_allclose(ours, alone, rtol=1e-9, atol=1e-10)
+
+
+def test_posterior_and_euler_as_published():
+    """IR-SDE's two steps, written out in x."""
+    mu, x = pairs()
+    t, s = jnp.asarray(0.55), jnp.asarray(0.5)
+    found, z = bent(mu)(x, t), LAW.noise(KEY, x)
+    (B, _, c_t), (C, _, _) = LAW.coeffs(t), LAW.coeffs(s)
+    A = B / C
+    mean = A * (1 - C**2) * (x - mu) + C * (1 - A**2) * (found.x0 - mu)
+    std = LAW.std * jnp.sqrt((1 - A**2) * (1 - C**2) / (1 - B**2))
+    step = lambda method: method.step(KEY, bent(mu), method.init(x, t), t, s).x
+    expected = mean / (1 - B**2) + mu + std * z
+    np.testing.assert_allclose(step(posterior(LAW, mu)), expected, rtol=1e-10)
+
+    theta, h = LAW.theta(t), t - s
+    g2 = 2 * LAW.std**2 * theta
+    for part, ode in ((1.0, False), (0.5, True)):
+        drift = theta * (mu - x) + part * g2 * found.eps / c_t
+        noise = 0.0 if ode else jnp.sqrt(g2 * h) * z
+        np.testing.assert_allclose(
+            step(euler(LAW, mu, ode)), x - h * drift + noise, rtol=1e-10, atol=1e-12
+        )
+
+
+def test_without_mu_it_is_vp():
+    """mu = 0, std = 1, constant theta: the run of the VP law of that beta, by any method."""
+    beta = -2.0 * np.log(0.005)
+    vp, law = VP(beta_min=beta, beta_max=beta), MeanReverting(std=1.0, schedule="constant")
+    x = starts(50)
+    mu = jnp.zeros_like(x)
+    ts = make_grid("uniform", vp, 8, 0.02)
+    made = [lambda p: dpm_multistep(p, 2, "data", 1.0), heun]
+
+    @jax.jit
+    def both():
+        net, given = M1.predict(vp), M1.predict(law)
+        theirs = [sample(KEY, net, make(vp), x, ts).x for make in made]
+        ours = [sample(KEY, given, reverting(make(law), law, mu), x, ts).x for make in made]
+        return ours, theirs
+
+    for ours, theirs in zip(*both()):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-9)
+
+
+def test_order_falls_at_the_end_and_padding_rests():
+    """With `steps` the last step is of order 1; a step of length zero changes nothing."""
+    mu, x = pairs()
+    ts = LAW.t_of_lam(jnp.linspace(-3.0, 2.0, 5))
+
+    @jax.jit
+    def run():
+        lowered = sample(KEY, bent(mu), mr_sampler(LAW, mu, 3, steps=4), x, ts).x
+        method = mr_sampler(LAW, mu, 3)
+        state = method.init(x, ts[0])
+        for t, s in pairwise(ts[:3]):
+            state = method.step(KEY, bent(mu), state, t, s)
+        second = mr_sampler(LAW, mu, 2)
+        short = state.memory._replace(values=state.memory.values[:1], gaps=state.memory.gaps[:1])
+        state = second.step(KEY, bent(mu), State(state.x, short), ts[2], ts[3])
+        first = mr_sampler(LAW, mu, 1).step(KEY, bent(mu), State(state.x, empty), ts[3], ts[4])
+        rested = sample(KEY, bent(mu), method, x, jnp.append(ts, ts[-1])).x
+        return lowered, first.x, rested, sample(KEY, bent(mu), method, x, ts).x
+
+    empty = mr_sampler(LAW, mu, 1).init(x, ts[3]).memory
+    lowered, by_hand, rested, plain = run()
+    np.testing.assert_allclose(lowered, by_hand, rtol=1e-10)
+    np.testing.assert_allclose(rested, plain, rtol=1e-12)
+    assert np.max(abs(lowered - plain)) > 1e-4
+
+
+def test_clip_spares_the_noise_form():
+    """From lam = -17 a long first step multiplies the rounding of the noise by e^h in float32."""
+    law = MeanReverting(end=1e-8, schedule="constant")
+    mu = jnp.full((200, 1), 0.6, jnp.float32)
+    z = jnp.asarray(np.random.default_rng(0).standard_normal((200, 1)), jnp.float32)
+    x = mu + law.std * z
+    off = []
+    for path in (law, clip_lam(law)):
+        lam = jnp.asarray([path.lam(jnp.asarray(path.t1)), 2.0], jnp.float32)
+        ts = path.t_of_lam(lam)
+        point = lambda x, t: gaussian(mu, law, 0.0)(x, jnp.asarray(t, jnp.float32))
+        end = sample(KEY, point, mr_sampler(law, mu, 1, "noise"), x, ts).x
+        a, b, c = law.coeffs(ts[-1])
+        off.append(np.max(abs(end - (a * (GAIN * mu + SHIFT) + b * mu + c * z))))
+    assert off[1] < 1e-2 * off[0], off
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"order": 4}, "order of the MR sampler is 4"),
+        ({"form": "angle"}, "form is 'angle'"),
+        ({"eta": -1.0}, "eta is -1.0"),
+    ],
+)
+def test_refusals(numbers, message):
+    with pytest.raises(ValueError, match=message):
+        multistep(LAW, **numbers)
