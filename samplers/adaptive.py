@@ -10,8 +10,8 @@ import lineax
 from jax import Array
 
 from samplers.base import SampleFn, SampleResult
-from samplers.solve import Solver, solve_ode
-from sde_lib import AffinePath, reverse_drift
+from samplers.solve import LONGEST_STEP, Solver, solve_ode
+from sde_lib import AffinePath
 from sde_lib.prediction import PredictFn
 
 
@@ -43,33 +43,58 @@ def adaptive_ode(
 
 
 def adaptive_sde(
-    path: AffinePath, eps: float, solver: Solver, denoise: bool = False, resolution: float = 1e-4
+    path: AffinePath,
+    eps: float,
+    solver: Solver,
+    denoise: bool = False,
+    resolution: float = 1e-4,
+    eta: float = 1.0,
 ) -> SampleFn:
     """The reverse SDE to a tolerance, by ShARK (Foster et al. 2024, for additive noise, strong
     order 1.5) with its embedded error estimate.
 
-    Noise comes from a virtual Brownian tree: the path belongs to the key, not to the steps, so a
-    tighter tolerance converges on the same path. `resolution` is the finest time, as a part of the
-    whole span, at which the tree is resolved; steps do not get shorter than it.
+    Args:
+        solver: its tolerances, most steps and variable; the method is ShARK.
+        resolution: the finest time, as a part of the whole span, at which the noise is resolved;
+            steps do not get shorter than it.
+        eta: the strength of the noise (`exponential.py`), 1 the reverse SDE; above 0.
+
+    With u the variable, rising, and `dt = -rate du`, the SDE of strength eta is
+
+        dx = -rate (velocity + eta g^2 eps / (2 c)) du + sqrt(eta g^2 rate) dw,
+
+    and in lam, where `g^2 rate = 2 c^2` for every law, its noise is `sqrt(2 eta) c dw`. In t the
+    noise of VE and EDM lies in the first part of the path alone.
+
+    Noise comes from a virtual Brownian tree over u: the path belongs to the key, not to the steps,
+    so a tighter tolerance converges on the same path. A state that is not finite ends the solve of
+    its example at once, which would otherwise hold up the batch until `max_steps`.
+
+    Raises:
+        ValueError: for an eta that is not positive.
     """
+    if not eta > 0.0:
+        raise ValueError(f"eta is {eta}; without noise take `adaptive_ode`.")
 
     def one(key: Array, predict: PredictFn, x: Array):
-        # In time run forwards, tau = t1 - t, since Brownian trees know no other direction.
-        span = path.t1 - eps
-        drift = reverse_drift(path, lambda x, t: predict(x[None], t).score[0])
+        start, end = clock(path, solver.variable, jnp.asarray([path.t1, eps], x.dtype))
+        span = end - start
         shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        # From 0 on: Brownian trees begin there.
         tree = diffrax.VirtualBrownianTree(
             0.0, span, span * resolution / 2, shape, key, diffrax.SpaceTimeLevyArea
         )
 
-        def diffusion(tau, y, args):
-            g = path.diffusion(y, path.t1 - tau)
-            return diffrax_diagonal(g, y)
+        def drift(u, y, args):
+            t, rate = time_and_rate(path, solver.variable, start + u)
+            prediction = predict(y[None], t)
+            pull = 0.5 * eta * path.g2(t) / path.coeffs(t).c
+            return -rate * (prediction.velocity[0] + pull * prediction.eps[0])
 
-        terms = diffrax.MultiTerm(
-            diffrax.ODETerm(lambda tau, y, args: -drift(y, path.t1 - tau)),
-            diffrax.ControlTerm(diffusion, tree),
-        )
+        def diffusion(u, y, args):
+            t, rate = time_and_rate(path, solver.variable, start + u)
+            return diffrax_diagonal(jnp.sqrt(eta * path.g2(t) * rate), y)
+
         controller = diffrax.PIDController(
             rtol=solver.rtol,
             atol=solver.atol,
@@ -77,9 +102,10 @@ def adaptive_sde(
             pcoeff=0.1,
             icoeff=0.3,
             dtmin=span * resolution,
+            dtmax=span * LONGEST_STEP,
         )
         solution = diffrax.diffeqsolve(
-            terms,
+            diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, tree)),
             diffrax.ShARK(),
             t0=0.0,
             t1=span,
@@ -88,6 +114,7 @@ def adaptive_sde(
             stepsize_controller=controller,
             max_steps=solver.max_steps,
             adjoint=diffrax.ForwardMode(),
+            event=diffrax.Event(lambda u, y, args, **_: ~jnp.all(jnp.isfinite(y))),
             throw=False,
         )
         y = solution.ys[-1]
@@ -100,6 +127,19 @@ def adaptive_sde(
         return finish(predict, y, jnp.asarray(eps, x.dtype), 2 * num_steps, failed, denoise)
 
     return run
+
+
+def clock(path: AffinePath, variable: str, t: Array) -> Array:
+    """The variable of integration at t, rising from noise to data: `-t`, or lam."""
+    return path.lam(t) if variable == "lam" else -t
+
+
+def time_and_rate(path: AffinePath, variable: str, u: Array) -> tuple[Array, Array]:
+    """`t` and `-dt/du` where `clock` shows u."""
+    if variable != "lam":
+        return -u, jnp.ones_like(u)
+    t, slope = jax.jvp(path.t_of_lam, (u,), (jnp.ones_like(u),))
+    return t, -slope
 
 
 def diffrax_diagonal(g: Array, y: Array):

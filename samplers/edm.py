@@ -13,37 +13,42 @@ def edm(
     s_tmin: float = 0.0,
     s_tmax: float = float("inf"),
     s_noise: float = 1.0,
+    eta: float = 0.0,
 ) -> Sampler:
     """Noise added, then a step of Heun, both in `y = x / a` over `sigma = c / a`.
 
-        sigma_hat = (1 + gamma) sigma,   y_hat = y + S_noise sqrt(sigma_hat^2 - sigma^2) z
+        sigma_hat = up sigma,   y_hat = y + S_noise sqrt(sigma_hat^2 - sigma^2) z
         d = eps(y_hat, sigma_hat),       y_e = y_hat + (sigma_s - sigma_hat) d
         y_s = y_hat + (sigma_s - sigma_hat) (d + eps(y_e, sigma_s)) / 2
 
-    `gamma = min(S_churn / steps, sqrt(2) - 1)` for sigma in [S_tmin, S_tmax], else 0; `steps` is
-    the grid's. sigma_hat stops at the sigma of t1, beyond which no network was trained (the paper
-    goes on; its S_tmax of 50 for images keeps it from there). The last step to sigma = 0, which is
-    of order 1 in the paper, is `sample`'s denoising. Without churn it is Heun of order 2 in
-    (sigma, y).
+    `up = 1 + min(S_churn / steps, sqrt(2) - 1)` with the paper's strength, where `steps` is the
+    grid's; `up = exp(eta h)`, `h = lam_s - lam_t`, with the common one. Both for sigma in
+    [S_tmin, S_tmax] alone. sigma_hat stops at the sigma of t1, beyond which no network was trained
+    (the paper goes on; its S_tmax of 50 for images keeps it from there). The last step to
+    sigma = 0, which is of order 1 in the paper, is `sample`'s denoising. Without noise it is Heun
+    of order 2 in (sigma, y).
+
+    eta is the strength of `exponential.py`, 0 the ODE and 1 the reverse SDE: in the limit of small
+    steps `sigma_hat^2 - sigma^2 = 2 eta sigma^2 h`, the noise of that SDE. On data at one point a
+    step of any length forgets its start by `exp(-eta h)`, as that SDE does. The paper's
+    churn is the strength `log(1 + S_churn / steps) / h`, which varies over a grid that is not even
+    in lam; in many even steps it is `S_churn / log(sigma_max / sigma_min)`.
 
     Raises:
-        ValueError: for a negative churn, or fewer than one step.
+        ValueError: for a negative churn or eta, for both, or for fewer than one step.
     """
-    if s_churn < 0.0 or steps < 1:
-        raise ValueError(
-            f"s_churn is {s_churn} over {steps} steps; take a churn of at least 0 and at least one "
-            "step."
-        )
+    check(steps, s_churn, eta)
     gamma = min(s_churn / steps, 2.0**0.5 - 1.0)
 
-    def churned(key, x, t):
+    def churned(key, x, t, s):
         """`(y_hat, sigma_hat, t_hat)`."""
         y, sigma = x / expand(path.coeffs(t).a, x), jnp.exp(-path.lam(t))
-        if gamma == 0.0:
+        if gamma == 0.0 and eta == 0.0:
             return y, sigma, t
+        up = jnp.exp(eta * (path.lam(s) - path.lam(t))) if eta > 0.0 else 1.0 + gamma
         top = jnp.exp(-path.lam(jnp.asarray(path.t1, sigma.dtype)))
         inside = (sigma >= s_tmin) & (sigma <= s_tmax)
-        hat = jnp.where(inside, jnp.minimum((1.0 + gamma) * sigma, top), sigma)
+        hat = jnp.where(inside, jnp.minimum(up * sigma, top), sigma)
         # At the top itself rounding may leave hat below sigma.
         hat = jnp.maximum(hat, sigma)
         spread = s_noise * jnp.sqrt((hat - sigma) * (hat + sigma))
@@ -52,10 +57,24 @@ def edm(
 
     def step(key, predict, state, t, s):
         x = state.x
-        y, sigma, t_hat = churned(key, x, t)
+        y, sigma, t_hat = churned(key, x, t, s)
         h = expand(jnp.exp(-path.lam(s)) - sigma, x)
         d = predict(expand(path.coeffs(t_hat).a, x) * y, t_hat).eps
         a_s = expand(path.coeffs(s).a, x)
         return State(a_s * (y + 0.5 * h * (d + predict(a_s * (y + h * d), s).eps)))
 
     return Sampler(start, step, nfe=2)
+
+
+def check(steps: int, s_churn: float, eta: float) -> None:
+    if s_churn < 0.0 or steps < 1:
+        raise ValueError(
+            f"s_churn is {s_churn} over {steps} steps; take a churn of at least 0 and at least one "
+            "step."
+        )
+    if eta < 0.0:
+        raise ValueError(f"eta is {eta}; the strength of the noise must not be negative.")
+    if eta > 0.0 and s_churn > 0.0:
+        raise ValueError(
+            f"eta is {eta} and s_churn {s_churn}, two measures of the same noise; set one to 0."
+        )

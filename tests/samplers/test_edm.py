@@ -18,6 +18,7 @@ ENDS = {**EPS, "edm": 0.002}
 SETTINGS = {
     "limited": {"s_churn": 40.0, "s_noise": 1.2},
     "between": {"s_churn": 6.0, "s_tmin": 0.05, "s_tmax": 2.0, "s_noise": 1.05},
+    "by strength": {"eta": 0.6, "s_tmax": 5.0},
 }
 KEY = jax.random.key(0)
 
@@ -27,7 +28,7 @@ def level(law, t):
     return (1.0, t) if law == "edm" else (Level(law, t).a, Level(law, t).c / Level(law, t).a)
 
 
-def recursion(law, ts, s_churn, s_noise, s_tmin=0.0, s_tmax=np.inf):
+def recursion(law, ts, s_churn=0.0, s_noise=1.0, s_tmin=0.0, s_tmax=np.inf, eta=0.0):
     """Mean and variance of the output, exactly: algorithm 2 in NumPy, where
     `eps = sigma (y - MEAN) / (STD^2 + sigma^2)`. Noise stops at the first sigma."""
     a, top = level(law, ts[0])
@@ -35,8 +36,8 @@ def recursion(law, ts, s_churn, s_noise, s_tmin=0.0, s_tmax=np.inf):
     rate = lambda sigma: sigma / (STD**2 + sigma**2)
     for t, s in pairwise(ts):
         (_, sigma), (a, then) = level(law, t), level(law, s)
-        gamma = min(s_churn / (len(ts) - 1), np.sqrt(2) - 1) if s_tmin <= sigma <= s_tmax else 0.0
-        hat = min((1 + gamma) * sigma, top)
+        up = (sigma / then) ** eta if eta else 1 + min(s_churn / (len(ts) - 1), np.sqrt(2) - 1)
+        hat = min(up * sigma, top) if s_tmin <= sigma <= s_tmax else sigma
         var += s_noise**2 * (hat**2 - sigma**2)
         euler = 1 + (then - hat) * rate(hat)
         gain = 1 + (then - hat) * (rate(hat) + rate(then) * euler) / 2
@@ -116,7 +117,15 @@ def test_a_sample_depends_on_its_own_key_and_times_alone():
         np.testing.assert_allclose(together[i], alone[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("steps, s_churn", [(0, 1.0), (10, -1.0)])
-def test_refusals(steps, s_churn):
-    with pytest.raises(ValueError, match=f"s_churn is {s_churn} over {steps} steps"):
-        edm(VP(), steps, s_churn)
+@pytest.mark.parametrize(
+    "kwargs, words",
+    [
+        ({"steps": 0, "s_churn": 1.0}, "s_churn is 1.0 over 0 steps"),
+        ({"steps": 10, "s_churn": -1.0}, "s_churn is -1.0 over 10 steps"),
+        ({"eta": -0.5}, "eta is -0.5; the strength"),
+        ({"s_churn": 4.0, "eta": 0.5}, "eta is 0.5 and s_churn 4.0"),
+    ],
+)
+def test_refusals(kwargs, words):
+    with pytest.raises(ValueError, match=words):
+        edm(VP(), **kwargs)
