@@ -14,6 +14,7 @@ import samplers
 import sde_lib
 from check import choose
 from samplers.base import SampleFn, SampleResult
+from samplers.lml import PLACEMENTS
 from sde_lib.prediction import PredictFn
 
 SAMPLER_ALIASES = {"ancestral_sampling": "ancestral"}
@@ -56,7 +57,15 @@ def build_fixed_steps(section: ConfigDict, path: sde_lib.AffinePath, known: Know
 
 def build_grid(section: ConfigDict, path: sde_lib.AffinePath) -> Array:
     choose("sampling.grid", section.grid, samplers.GRIDS)
-    return samplers.make_grid(section.grid, path, section.steps, section.eps)
+    return samplers.make_grid(section.grid, path, section.steps, build_end(section, path))
+
+
+def build_end(section: ConfigDict, path: sde_lib.AffinePath) -> float:
+    """The last node: eps, or where the recipe of the two-stage grid stops."""
+    if section.grid != "two_stage":
+        return section.eps
+    recipe = choose("sampling.recipe", section.recipe, samplers.RECIPES)
+    return samplers.early_end(path, recipe, section.eps)
 
 
 def build_ode(section: ConfigDict, path: sde_lib.AffinePath, known: Known) -> SampleFn:
@@ -76,7 +85,12 @@ def build_dpm_fast(section: ConfigDict, path: sde_lib.AffinePath, known: Known) 
     del known
     choose("sampling.grid", section.grid, samplers.GRIDS)
     return samplers.dpm_fast(
-        path, section.steps, section.eps, section.form, section.grid, section.denoise
+        path,
+        section.steps,
+        build_end(section, path),
+        section.form,
+        section.grid,
+        section.denoise,
     )
 
 
@@ -143,6 +157,7 @@ def build_method(section: ConfigDict, path: sde_lib.AffinePath) -> samplers.Samp
         "unipc": {**fast, "variant": section.variant},
         "edm": churn,
         "bdia": {"gamma": section.gamma, "frame": "unit"},
+        "restoration": {"look_back": section.look_back},
         "euler_maruyama": {"probability_flow": section.probability_flow},
         "reverse_diffusion": {"probability_flow": section.probability_flow},
     }
@@ -156,6 +171,8 @@ def build_method(section: ConfigDict, path: sde_lib.AffinePath) -> samplers.Samp
                 "take euler_maruyama or reverse_diffusion."
             )
         predictor = make(path, **own.get(name, {}))
+        if section.lml:
+            predictor = build_lml(section, path, name, predictor)
     if section.corrector != "none":
         make = choose("sampling.corrector", section.corrector, samplers.CORRECTORS)
         at = "end" if section.order == "paper" else "start"
@@ -163,3 +180,22 @@ def build_method(section: ConfigDict, path: sde_lib.AffinePath) -> samplers.Samp
     if predictor is None and corrector is None:
         raise ValueError("sampling.predictor and sampling.corrector are both 'none'; name one.")
     return samplers.predictor_corrector(predictor, corrector, section.order)
+
+
+def build_lml(
+    section: ConfigDict, path: sde_lib.AffinePath, name: str, predictor: samplers.Sampler
+) -> samplers.Sampler:
+    """The predictor with its direction turned; refused where noise would be turned with it."""
+    choose("sampling.lml_placement", section.lml_placement, PLACEMENTS)
+    solves = name in ("heun", "dpm_solver", "adams_bashforth", "unipc", "velocity_ab")
+    solves = solves or (name in ("ddim", "dpm_multistep", "edm") and section.eta == 0)
+    solves = solves and not (name == "edm" and section.s_churn)
+    solves = solves or (name == "euler_maruyama" and section.probability_flow)
+    turns_eps = name == "ddim" and section.lml_placement == "direction"
+    if not (solves or turns_eps):
+        raise ValueError(
+            f"sampling.lml is {section.lml} around the predictor {name!r}, whose noise or memory it "
+            "would turn too; take ddim, dpm_solver, dpm_multistep, adams_bashforth or unipc "
+            "without noise, or set sampling.lml=0."
+        )
+    return samplers.lml(path, predictor, section.lml, section.lml_placement, section.lml_freeze)

@@ -41,12 +41,12 @@ RANGES = (
     (
         "optim.warmup optim.weight_decay optim.grad_clip training.eval_freq training.snapshot_freq "
         "training.keep_snapshots sampling.snr sampling.eta sampling.s_churn sampling.s_tmin "
-        "sampling.teleport_sigma sampling.teleport_rank",
+        "sampling.teleport_sigma sampling.teleport_rank sampling.lml",
         lambda x: 0 <= x < math.inf,
         "be finite and not negative",
     ),
     (
-        "optim.beta1 optim.beta2 training.ema_rate model.dropout",
+        "optim.beta1 optim.beta2 training.ema_rate model.dropout sampling.lml_freeze",
         lambda x: 0 <= x < 1,
         "lie in [0, 1)",
     ),

@@ -187,6 +187,10 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.sampling.s_tmax = 1e6
     config.sampling.s_noise = 1.0
     config.sampling.gamma = 1.0  # of bdia
+    config.sampling.look_back = 1.0  # of restoration, as a share of t; 1 is DDIM
+    config.sampling.lml = 0.0  # strength of Levenberg-Marquardt-Langevin around the predictor
+    config.sampling.lml_placement = "noise"  # or "data", "direction" (ddim), "velocity"
+    config.sampling.lml_freeze = 0.0  # part of the time, from t1, that it leaves alone
     config.sampling.probability_flow = False
     # Noise level c / a above which the Gaussian model of the training data moves x, in one jump and
     # without the network; 0 switches it off. The rank is that of its covariance; 0 takes all.
@@ -194,6 +198,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.sampling.teleport_rank = 0
     config.sampling.steps = 1000
     config.sampling.grid = "uniform"
+    config.sampling.recipe = "sd15_5"  # of the grid "two_stage": where the run ends
     config.sampling.eps = {"vp": 1e-3, "subvp": 1e-3, "edm": 0.002}.get(law, 1e-5)
     config.sampling.denoise = True  # end with the conditional mean at eps, one more evaluation
     config.sampling.solver = "tsit5"

@@ -9,6 +9,7 @@ from samplers.adaptive import adaptive_ode, adaptive_sde
 from samplers.ancestral import ancestral
 from samplers.base import Sampler, SampleResult, State, chain, sample
 from samplers.bdia import bdia, decode, invert
+from samplers.boundary import candidate_scores, from_boundary
 from samplers.corrector import annealed_langevin, langevin
 from samplers.ddim import ddim
 from samplers.dpm_adaptive import dpm_adaptive
@@ -19,11 +20,20 @@ from samplers.edm import edm
 from samplers.euler_maruyama import euler_maruyama
 from samplers.grids import GRIDS, make_grid
 from samplers.heun import heun
+from samplers.lml import lml
 from samplers.predictor_corrector import predictor_corrector
+from samplers.restoration import (
+    euler_restoration,
+    number_of_steps,
+    restoration,
+    root_of_step,
+    share_of_time,
+)
 from samplers.reverse_diffusion import reverse_diffusion
 from samplers.score_sde import score_sde
 from samplers.solve import SOLVERS, VARIABLES, Solver
 from samplers.teleport import teleport
+from samplers.two_stage_grid import RECIPES, early_end
 from samplers.unipc import unipc
 
 PREDICTORS = {
@@ -38,6 +48,7 @@ PREDICTORS = {
     "unipc": unipc,
     "edm": edm,
     "bdia": bdia,
+    "restoration": restoration,
 }
 CORRECTORS = {"langevin": langevin, "ald": annealed_langevin}
 
@@ -45,6 +56,7 @@ __all__ = [
     "CORRECTORS",
     "GRIDS",
     "PREDICTORS",
+    "RECIPES",
     "SOLVERS",
     "VARIABLES",
     "SampleResult",
@@ -57,6 +69,7 @@ __all__ = [
     "ancestral",
     "annealed_langevin",
     "bdia",
+    "candidate_scores",
     "chain",
     "ddim",
     "decode",
@@ -64,16 +77,24 @@ __all__ = [
     "dpm_fast",
     "dpm_multistep",
     "dpm_solver",
+    "early_end",
     "edm",
     "euler_maruyama",
+    "euler_restoration",
+    "from_boundary",
     "heun",
     "invert",
     "langevin",
+    "lml",
     "make_grid",
+    "number_of_steps",
     "predictor_corrector",
+    "restoration",
     "reverse_diffusion",
+    "root_of_step",
     "sample",
     "score_sde",
+    "share_of_time",
     "teleport",
     "unipc",
 ]

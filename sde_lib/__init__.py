@@ -6,12 +6,16 @@
 
 from sde_lib.affine import AffinePath, Coeffs
 from sde_lib.base import SDE, expand
+from sde_lib.double_well import DoubleWell
 from sde_lib.edm import EDM
 from sde_lib.flow import Flow
+from sde_lib.fokker_planck import GridDensity, fokker_planck, spectral_gap
 from sde_lib.gaussian import Moments, gaussian_flow, gaussian_predict, moments
 from sde_lib.noise import example_keys, fold_in, normal_like, split
 from sde_lib.prediction import KINDS, Prediction, parametrize
 from sde_lib.reverse import flow_drift, reverse_drift
+from sde_lib.score_only import score_only
+from sde_lib.simulate import simulate
 from sde_lib.subvp import SubVP
 from sde_lib.ve import VE
 from sde_lib.vp import VP
@@ -29,13 +33,16 @@ __all__ = [
     "VP",
     "AffinePath",
     "Coeffs",
+    "DoubleWell",
     "Flow",
+    "GridDensity",
     "Moments",
     "Prediction",
     "SubVP",
     "example_keys",
     "expand",
     "flow_drift",
+    "fokker_planck",
     "fold_in",
     "gaussian_flow",
     "gaussian_predict",
@@ -43,5 +50,8 @@ __all__ = [
     "normal_like",
     "parametrize",
     "reverse_drift",
+    "score_only",
+    "simulate",
+    "spectral_gap",
     "split",
 ]

@@ -98,6 +98,14 @@ METHODS = {
         section(predictor="bdia", gamma=0.7),
         lambda p: alone(samplers.bdia(p, 0.7, frame="unit")),
     ),
+    "restoration": (
+        section(predictor="restoration", look_back=0.4),
+        lambda p: alone(samplers.restoration(p, 0.4)),
+    ),
+    "lml": (
+        section(predictor="ddim", lml=0.4, lml_placement="direction", lml_freeze=0.3),
+        lambda p: alone(samplers.lml(p, ddim(p), 0.4, "direction", 0.3)),
+    ),
     "langevin_alone": (
         section(predictor="none", corrector="langevin", snr=0.3, n_steps_each=2),
         lambda p: alone(langevin(p, 0.3, n_steps=2)),

@@ -22,7 +22,8 @@ SAMPLERS["edm with churn"] = edm(LAW, 6, s_churn=3.0)
 SAMPLERS["chain"] = chain(SAMPLERS["heun"], SAMPLERS["langevin"], SAMPLERS["ancestral"])
 # Where keys are given per example, these must differ from one another.
 DETERMINISTIC = {
-    "heun", "ddim", "dpm_solver", "dpm_multistep", "adams_bashforth", "unipc", "edm", "bdia"
+    "heun", "ddim", "dpm_solver", "dpm_multistep", "adams_bashforth", "unipc", "edm", "bdia",
+    "restoration"
 }  # fmt: skip
 every = pytest.mark.parametrize("name", SAMPLERS)
 

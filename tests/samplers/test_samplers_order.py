@@ -34,7 +34,7 @@ ORDERS = {
 }
 STOCHASTIC_ONLY = {"ancestral"}
 # Whose orders are measured in files of their own.
-ELSEWHERE = {"dpm_solver", "dpm_multistep", "adams_bashforth", "unipc", "edm", "bdia"}
+ELSEWHERE = {"dpm_solver", "dpm_multistep", "adams_bashforth", "unipc", "edm", "bdia", "restoration"}
 
 
 def test_every_predictor_is_here():
