@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jax import Array
 from ml_collections import ConfigDict
 
@@ -14,7 +15,9 @@ import samplers
 import sde_lib
 from check import choose
 from samplers.base import SampleFn, SampleResult
+from samplers.learned import schedule_file
 from samplers.lml import PLACEMENTS
+from samplers.schedule import load
 from sde_lib.prediction import PredictFn
 
 SAMPLER_ALIASES = {"ancestral_sampling": "ancestral"}
@@ -46,13 +49,47 @@ def build_fixed_steps(section: ConfigDict, path: sde_lib.AffinePath, known: Know
     """A predictor and a corrector down a grid, the first part of which may be jumped over."""
     method, ts = build_method(section, path), build_grid(section, path)
 
+    restarts = build_restarts(section)
+    if restarts:
+        samplers.restart(path, method, ts, restarts)  # refused here, if at all
+
     def run(key: Array, predict: PredictFn, x: Array, ts: Array = ts, collect=None) -> SampleResult:
+        if restarts:
+            again = samplers.restart(path, method, ts, restarts, section.denoise)
+            return again(key, predict, x, collect)
         return samplers.sample(key, predict, method, x, ts, collect, section.denoise)
 
     if not section.teleport_sigma:
         return run
     flow = partial(sde_lib.gaussian_flow, path, known.moments())
     return samplers.teleport(flow, run, path, ts, section.teleport_sigma)
+
+
+def build_restarts(section: ConfigDict) -> list[samplers.Restarts]:
+    """One for each row `(low, high, times, steps)` of `sampling.restarts`."""
+    rows = []
+    for row in section.restarts:
+        if not isinstance(row, tuple) or len(row) != 4 or any(int(n) != n for n in row[2:]):
+            raise ValueError(
+                f"sampling.restarts has the row {row!r}; a row is (low, high, times, steps), two "
+                "noise levels and two whole numbers, and the rows stand in a tuple."
+            )
+        rows.append(samplers.Restarts(row[0], row[1], int(row[2]), int(row[3])))
+    return rows
+
+
+def build_unified(section: ConfigDict, path: sde_lib.AffinePath, known: Known) -> SampleFn:
+    """The schedule's own steps, nodes and last denoising, from t1 to `sampling.eps`."""
+    if not section.schedule:
+        raise ValueError(
+            "sampling.schedule is empty; name one of configs/solvers/, such as digits_10, or give "
+            "the path of a file."
+        )
+    schedule = load(schedule_file(section.schedule))
+    mean = 0.0
+    if schedule.analytic:
+        mean = jnp.asarray(known.moments().mean)
+    return samplers.unified(path, schedule, section.eps, mean=mean)
 
 
 def build_grid(section: ConfigDict, path: sde_lib.AffinePath) -> Array:
@@ -78,7 +115,7 @@ def build_sde(section: ConfigDict, path: sde_lib.AffinePath, known: Known) -> Sa
     del known
     solver = build_solver("sampling", section)
     solver = solver._replace(rtol=section.sde_rtol, atol=section.sde_atol)
-    return samplers.adaptive_sde(path, section.eps, solver, section.denoise)
+    return samplers.adaptive_sde(path, section.eps, solver, section.denoise, eta=section.sde_eta)
 
 
 def build_dpm_fast(section: ConfigDict, path: sde_lib.AffinePath, known: Known) -> SampleFn:
@@ -130,6 +167,7 @@ METHODS: dict[str, Callable[..., SampleFn]] = {
     "score_sde": build_score_sde,
     "dpm_fast": build_dpm_fast,
     "dpm_adaptive": build_dpm_adaptive,
+    "unified": build_unified,
 }
 
 
@@ -155,9 +193,10 @@ def build_method(section: ConfigDict, path: sde_lib.AffinePath) -> samplers.Samp
         "dpm_multistep": {**fast, "eta": section.eta},
         "adams_bashforth": fast,
         "unipc": {**fast, "variant": section.variant},
-        "edm": churn,
+        "edm": {**churn, "eta": section.eta},
         "bdia": {"gamma": section.gamma, "frame": "unit"},
         "restoration": {"look_back": section.look_back},
+        "velocity_ab": {"order": section.solver_order, "sigma_data": section.sigma_data},
         "euler_maruyama": {"probability_flow": section.probability_flow},
         "reverse_diffusion": {"probability_flow": section.probability_flow},
     }
@@ -194,8 +233,8 @@ def build_lml(
     turns_eps = name == "ddim" and section.lml_placement == "direction"
     if not (solves or turns_eps):
         raise ValueError(
-            f"sampling.lml is {section.lml} around the predictor {name!r}, whose noise or memory it "
-            "would turn too; take ddim, dpm_solver, dpm_multistep, adams_bashforth or unipc "
+            f"sampling.lml is {section.lml} around the predictor {name!r}, whose noise or memory "
+            "it would turn too; take ddim, dpm_solver, dpm_multistep, adams_bashforth or unipc "
             "without noise, or set sampling.lml=0."
         )
     return samplers.lml(path, predictor, section.lml, section.lml_placement, section.lml_freeze)

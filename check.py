@@ -33,8 +33,9 @@ RANGES = (
         "sampling.rtol sampling.atol sampling.sde_rtol sampling.sde_atol sampling.max_steps "
         "likelihood.num_probes likelihood.eps likelihood.rtol likelihood.atol "
         "likelihood.max_steps eval.batch_size eval.num_samples eval.bpd_repeats "
-        "sampling.solver_order sampling.s_tmax sampling.s_noise model.num_scales model.width "
-        "model.depth model.expansion model.nf model.num_res_blocks",
+        "sampling.solver_order sampling.sigma_data sampling.sde_eta sampling.s_tmax "
+        "sampling.s_noise model.num_scales model.width model.depth model.expansion model.nf "
+        "model.num_res_blocks",
         lambda x: 0 < x < math.inf,
         "be positive and finite",
     ),

@@ -167,7 +167,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
 
     config.sampling = ConfigDict()
     # "pc" takes fixed steps, "score_sde" too, as the released code does; "dpm_fast" spends `steps`
-    # evaluations; "ode", "sde" and "dpm_adaptive" choose their steps.
+    # evaluations; "unified" does what its schedule says; "ode", "sde" and "dpm_adaptive" choose.
     config.sampling.method = "pc" if continuous else "score_sde"
     config.sampling.predictor = "reverse_diffusion" if law == "ve" else "euler_maruyama"
     config.sampling.corrector = "langevin" if law == "ve" else "none"
@@ -177,8 +177,8 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     # Langevin step sizes by example; or by batch, as in the released code.
     config.sampling.norm = "example" if continuous else "batch"
     config.sampling.variance = "posterior"  # of ancestral sampling; or "forward"
-    config.sampling.eta = 0.0  # strength of the noise of ddim and dpm_multistep
-    # Of dpm_solver, dpm_multistep, adams_bashforth, unipc and dpm_adaptive.
+    config.sampling.eta = 0.0  # strength of the noise of ddim, dpm_multistep and edm
+    # Of dpm_solver, dpm_multistep, adams_bashforth, velocity_ab, unipc and dpm_adaptive.
     config.sampling.solver_order = 2
     config.sampling.form = "data"  # what is expanded; or "noise"
     config.sampling.variant = "b2"  # of unipc; or "b1"
@@ -187,6 +187,11 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.sampling.s_tmax = 1e6
     config.sampling.s_noise = 1.0
     config.sampling.gamma = 1.0  # of bdia
+    config.sampling.sigma_data = 0.5  # of velocity_ab, the size of the data
+    # Of "unified": one of configs/solvers/ or a path; steps, grid and denoise are the schedule's.
+    config.sampling.schedule = "digits_10"
+    # Of "pc", rows (low, high, times, steps): from noise level low back to high, and down again.
+    config.sampling.restarts = ()
     config.sampling.look_back = 1.0  # of restoration, as a share of t; 1 is DDIM
     config.sampling.lml = 0.0  # strength of Levenberg-Marquardt-Langevin around the predictor
     config.sampling.lml_placement = "noise"  # or "data", "direction" (ddim), "velocity"
@@ -207,6 +212,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.sampling.atol = 1e-5
     config.sampling.sde_rtol = 1e-2  # of method "sde", whose steps shrink with noise, not with it
     config.sampling.sde_atol = 1e-2
+    config.sampling.sde_eta = 1.0  # and the strength of its noise
     config.sampling.max_steps = 10_000
     config.sampling.batching = "example"  # adaptive steps by example; or "batch", one for all
     config.sampling.batch_size = 64

@@ -22,6 +22,7 @@ from samplers.grids import GRIDS, make_grid
 from samplers.heun import heun
 from samplers.lml import lml
 from samplers.predictor_corrector import predictor_corrector
+from samplers.restart import Restarts, restart
 from samplers.restoration import (
     euler_restoration,
     number_of_steps,
@@ -30,11 +31,14 @@ from samplers.restoration import (
     share_of_time,
 )
 from samplers.reverse_diffusion import reverse_diffusion
+from samplers.schedule import Schedule, Step
 from samplers.score_sde import score_sde
 from samplers.solve import SOLVERS, VARIABLES, Solver
 from samplers.teleport import teleport
 from samplers.two_stage_grid import RECIPES, early_end
+from samplers.unified import unified
 from samplers.unipc import unipc
+from samplers.velocity_ab import velocity_ab
 
 PREDICTORS = {
     "euler_maruyama": euler_maruyama,
@@ -49,6 +53,7 @@ PREDICTORS = {
     "edm": edm,
     "bdia": bdia,
     "restoration": restoration,
+    "velocity_ab": velocity_ab,
 }
 CORRECTORS = {"langevin": langevin, "ald": annealed_langevin}
 
@@ -59,10 +64,13 @@ __all__ = [
     "RECIPES",
     "SOLVERS",
     "VARIABLES",
+    "Restarts",
     "SampleResult",
     "Sampler",
+    "Schedule",
     "Solver",
     "State",
+    "Step",
     "adams_bashforth",
     "adaptive_ode",
     "adaptive_sde",
@@ -89,6 +97,7 @@ __all__ = [
     "make_grid",
     "number_of_steps",
     "predictor_corrector",
+    "restart",
     "restoration",
     "reverse_diffusion",
     "root_of_step",
@@ -96,5 +105,7 @@ __all__ = [
     "score_sde",
     "share_of_time",
     "teleport",
+    "unified",
     "unipc",
+    "velocity_ab",
 ]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from samplers.learned import learned
 from samplers.two_stage_grid import two_stage
 from sde_lib import AffinePath
 
@@ -64,6 +65,7 @@ GRIDS: dict[str, Callable[..., Array]] = {
     "karras": karras,
     "tangent": tangent,
     "two_stage": two_stage,
+    "learned": learned,
 }
 
 

@@ -19,6 +19,22 @@ from sde_lib import AffinePath
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "solvers"
 
 
+def schedule_file(name: str, folder: Path = FOLDER) -> Path:
+    """A schedule by its path, or by the name of a file of `configs/solvers/`, such as "digits_10".
+
+    Raises:
+        ValueError: where there is neither.
+    """
+    for path in (Path(name), folder / f"{name}.json"):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.stem for path in folder.glob("*.json"))) or "none"
+    raise ValueError(
+        f"There is no schedule {name!r}; give the path of its JSON file, or one of the names in "
+        f"configs/{folder.name}: {known}."
+    )
+
+
 def found(name: str = "digits", folder: Path = FOLDER) -> dict[int, Path]:
     """The files `name_N.json` by their number of evaluations N.
 

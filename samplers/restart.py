@@ -63,7 +63,8 @@ def restart(
         grid: `(path, steps, eps) -> times` of each return, one of `GRIDS`; `karras` as published.
 
     Step i draws from `fold_in(key, i)`: without intervals this is `sample`. The evaluations are
-    those of all steps, `N + sum_j times_j steps_j` times `sampler.nfe`.
+    those of all steps, `N + sum_j times_j steps_j` times `sampler.nfe`; the `ts` of the result are
+    the ends of all of them, which rise at each restart.
 
     Raises:
         ValueError: for one grid per example, and for an interval whose levels do not rise from the
@@ -72,6 +73,7 @@ def restart(
     rows = plan(path, ts, intervals, grid)
     n = len(rows)
     steps = (jnp.arange(n), *jnp.asarray(rows.T))
+    way = jnp.asarray(np.append(rows[0, 1], rows[:, 2]))
 
     def run(key: Array, predict: PredictFn, x: Array, collect=None) -> SampleResult:
         def back(state: State, i: Array, origin: Array, t: Array) -> State:
@@ -89,7 +91,8 @@ def restart(
 
         state, trace = jax.lax.scan(body, sampler.init(x, ts[0]), steps)
         nfe = jnp.asarray(n * sampler.nfe + denoise)
-        return SampleResult(predict(state.x, ts[-1]).x0 if denoise else state.x, trace, nfe)
+        x = predict(state.x, ts[-1]).x0 if denoise else state.x
+        return SampleResult(x, trace, nfe, ts=way)
 
     return run
 

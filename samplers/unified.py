@@ -29,7 +29,7 @@ def unified(
         eps: where the last node is put; by default where the schedule has it. The first is put at
             `path.t1`; the others keep their `c / a`.
         denoise: end with the conditional mean there; by default as the schedule says.
-        mean: of the data, `(...)` or a number, for a schedule whose first step is analytic.
+        mean: of the data, `(...)` or flat, or a number, for an analytic first step.
 
     Returns:
         `(key, predict, x, collect=None) -> SampleResult`, the trace over all steps.
@@ -49,7 +49,7 @@ def unified(
         out, trace = drive(predict, x, table, sizes, first, collect)
         if schedule.denoise:
             out = predict(out, jnp.asarray(table.ts[-1], time_dtype(x))).x0
-        return SampleResult(out, trace, jnp.asarray(nfe))
+        return SampleResult(out, trace, jnp.asarray(nfe), ts=jnp.asarray(table.ts, time_dtype(x)))
 
     return run
 
@@ -67,11 +67,13 @@ def depths(table: Table) -> tuple[int, int, int]:
 
 def analytic_start(path: AffinePath, mean: Array | float) -> PredictFn:
     """The output at the first node where all noise is one step from the mean of the data:
-    `x0 = mean`, `eps = (x - a mean) / c`. Exact for a single point; else eps is off by O(a^2 / c)."""
+    `x0 = mean`, `eps = (x - a mean) / c`. Exact for one point; else eps is off by O(a^2 / c)."""
 
     def predict(x: Array, t: Array):
         a, _, c = path.coeffs(t)
-        x0 = jnp.broadcast_to(jnp.asarray(mean, x.dtype), x.shape)
+        centre = jnp.asarray(mean, x.dtype)
+        centre = centre.reshape(x.shape[1:]) if centre.ndim else centre
+        x0 = jnp.broadcast_to(centre, x.shape)
         return x0, (x - expand(a, x) * x0) / expand(c, x)
 
     return predict

@@ -18,12 +18,23 @@ ALLOWED = {
     "losses": LAWS,
     "samplers": LAWS,
     "guidance": LAWS | {"samplers"},
+    "search": LAWS | {"samplers"},
     "likelihood": LAWS | {"samplers"},
     "training": LAWS | SOLVING | {"models", "data", "losses", "evaluation"},
     "evaluation": LAWS | SOLVING | {"models", "data", "losses"},
     "configs": set(),
 }
-OURS = {*ALLOWED, "build", "build_sampling", "check", "main", "xla_flags", "tools", "benchmarks", "tests"}
+OURS = {
+    *ALLOWED,
+    "build",
+    "build_sampling",
+    "check",
+    "main",
+    "xla_flags",
+    "tools",
+    "benchmarks",
+    "tests",
+}
 READS_CONFIGS = {"build", "build_sampling", "check", "main", "tools", "configs"}
 SKIPPED = {".venv", ".git", "runs", "build", "dist", "node_modules"}
 

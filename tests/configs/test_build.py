@@ -40,6 +40,8 @@ from samplers import (
     predictor_corrector,
     reverse_diffusion,
 )
+from samplers.schedule import save
+from search import multistep
 
 PATH = sde_lib.SDES["vp"](**LAWS["vp"])
 PREDICT = Gaussian.scalar(0.5, 0.3, dims=3).predict(PATH)
@@ -101,6 +103,14 @@ METHODS = {
     "restoration": (
         section(predictor="restoration", look_back=0.4),
         lambda p: alone(samplers.restoration(p, 0.4)),
+    ),
+    "velocity_ab": (
+        section(predictor="velocity_ab", solver_order=3, sigma_data=0.3),
+        lambda p: alone(samplers.velocity_ab(p, 3, 0.3)),
+    ),
+    "edm_by_strength": (
+        section(predictor="edm", eta=0.7, s_noise=1.01),
+        lambda p: alone(samplers.edm(p, 5, s_noise=1.01, eta=0.7)),
     ),
     "lml": (
         section(predictor="ddim", lml=0.4, lml_placement="direction", lml_freeze=0.3),
@@ -165,6 +175,71 @@ def test_teleport():
     np.testing.assert_allclose(result.x, expected.x, rtol=1e-5, atol=1e-6)
 
 
+def test_restarts():
+    x, key = start()
+    rows = ((0.2, 1.0, 2, 3), (1.5, 3.0, 1, 2))
+    config = section(predictor="heun", grid="karras", restarts=rows)
+    result = build_sampler(config, PATH)(key, PREDICT, x)
+    ts = make_grid("karras", PATH, 5, config.eps)
+    intervals = [samplers.Restarts(*row) for row in rows]
+    expected = samplers.restart(PATH, heun(PATH), ts, intervals, True)(key, PREDICT, x)
+    assert result.nfe == expected.nfe == 2 * (5 + 6 + 2) + 1
+    np.testing.assert_allclose(result.x, expected.x, rtol=1e-5, atol=1e-6)
+    # Its steps, with those of the returns: each from one node to the next.
+    assert len(result.ts) == 5 + 6 + 2 + 1 and result.ts[0] == PATH.t1
+    for wrong in ((0.2, 1.0, 2, 3), ((0.2, 1.0, 2),), ((0.2, 1.0, 2, 1.5),)):
+        with pytest.raises(ValueError, match=r"sampling\.restarts has the row"):
+            build_sampler(section(predictor="heun", restarts=wrong), PATH)
+    with pytest.raises(ValueError, match=r"up to 0\.1"):
+        build_sampler(section(predictor="heun", restarts=((0.2, 0.1, 1, 1),)), PATH)
+
+
+def test_restarts_after_teleportation():
+    x, key = start()
+    law = sde_lib.moments(np.random.default_rng(0).normal(0.5, 0.3, (20, 3)))
+    more = {"teleport_sigma": 2.0, "restarts": ((0.2, 1.0, 2, 3),)}
+    config = section(predictor="ddim", grid="uniform_lam", **more)
+    result = build_sampler(config, PATH, Known(moments=lambda: law))(key, PREDICT, x)
+    ts = make_grid("uniform_lam", PATH, 5, config.eps)
+    first = int(np.sum(np.exp(-np.asarray(PATH.lam(ts))) > 2.0))
+    landed = sde_lib.gaussian_flow(PATH, law, x, ts[0], ts[first])
+    run = samplers.restart(PATH, ddim(PATH), ts[first:], [samplers.Restarts(0.2, 1.0, 2, 3)], True)
+    expected = run(key, PREDICT, landed)
+    assert result.nfe == 5 - first + 6 + 1
+    np.testing.assert_allclose(result.x, expected.x, rtol=1e-5, atol=1e-6)
+
+
+def test_unified(tmp_path):
+    """A schedule by its name or its file, with its own steps and end, down to `sampling.eps`."""
+    x, key = start()
+    schedule = multistep(np.linspace(-5.0, 4.0, 7), 2, "data", "b2", denoise=True)
+    save(tmp_path / "mine.json", schedule)
+    config = section(method="unified", schedule=str(tmp_path / "mine.json"), denoise=False)
+    result = build_sampler(config, PATH)(key, PREDICT, x)
+    expected = samplers.unified(PATH, schedule, config.eps)(key, PREDICT, x)
+    assert result.nfe == expected.nfe == 6 + 1 and result.ts[-1] == np.float32(config.eps)
+    np.testing.assert_allclose(result.x, expected.x, rtol=1e-5, atol=1e-6)
+    named = build_sampler(section(method="unified", schedule="digits_5"), PATH)
+    assert named(key, PREDICT, x).nfe == 5
+    with pytest.raises(ValueError, match="no schedule 'mine'"):
+        build_sampler(section(method="unified", schedule="mine"), PATH)
+    with pytest.raises(ValueError, match=r"sampling\.schedule is empty"):
+        build_sampler(section(method="unified", schedule=""), PATH)
+
+
+def test_unified_with_an_analytic_first_step(tmp_path):
+    """The first output is the mean of the training data, flat as their moments give it."""
+    x, key = start()
+    schedule = multistep(np.linspace(-5.0, 4.0, 7), 2)._replace(analytic=True)
+    save(tmp_path / "mine.json", schedule)
+    law = sde_lib.moments(np.random.default_rng(0).normal(0.5, 0.3, (20, 3)))
+    config = section(method="unified", schedule=str(tmp_path / "mine.json"))
+    result = build_sampler(config, PATH, Known(moments=lambda: law))(key, PREDICT, x)
+    expected = samplers.unified(PATH, schedule, config.eps, mean=jnp.asarray(law.mean))
+    assert result.nfe == 5
+    np.testing.assert_allclose(result.x, expected(key, PREDICT, x).x, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("flip", [False, True])
 def test_moments_of_the_training_data(flip):
     raw = np.random.default_rng(0).integers(0, 256, (50, 2, 3, 1), np.uint8)
@@ -206,8 +281,9 @@ def test_options_of_adaptive_methods(monkeypatch, per_example, denoise):
     build_sampler(section(method="ode", **numbers, **more), PATH)
     assert calls == [{**expected, "per_example": per_example}]
     calls = recorded(monkeypatch, samplers, "adaptive_sde")
-    build_sampler(section(method="sde", sde_rtol=0.05, sde_atol=0.06, **numbers, **more), PATH)
-    assert calls == [{**expected, "solver": solver._replace(rtol=0.05, atol=0.06)}]
+    own = {"sde_rtol": 0.05, "sde_atol": 0.06, "sde_eta": 0.7}
+    build_sampler(section(method="sde", **own, **numbers, **more), PATH)
+    assert calls == [{**expected, "solver": solver._replace(rtol=0.05, atol=0.06), "eta": 0.7}]
 
 
 def test_adaptive_ode():

@@ -1,10 +1,13 @@
 """Time grids: ends, order, and the sentences that refuse what cannot work."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from samplers import GRIDS, make_grid
+from samplers.learned import found, schedule_file
 from sde_lib import EDM, SDES, VP
 
 LAWS = {name: law() for name, law in SDES.items()}
@@ -35,7 +38,7 @@ def test_each_grid_is_even_in_what_it_says(law, x64):
     # The clock of EDM, whose own time is the noise level, is that of VP.
     clock = lambda ts: VP().t_of_lam(law.lam(ts)) if isinstance(law, EDM) else ts
     even_in["two_stage"] = lambda ts: clock(ts) ** (1 / 1.2)
-    assert even_in.keys() == GRIDS.keys(), "a new grid needs a line here"
+    assert {*even_in, "learned"} == GRIDS.keys(), "a new grid needs a line here"
     for name, scale in even_in.items():
         steps = np.diff(scale(make_grid(name, law, n, eps)))
         np.testing.assert_allclose(steps, steps[0], rtol=1e-6, err_msg=name)
@@ -50,6 +53,18 @@ def test_karras_is_the_published_formula():
     np.testing.assert_allclose(make_grid("karras", EDM(), N - 1, low), t, rtol=1e-5)
 
 
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_learned_has_the_noise_levels_of_the_search(law, x64):
+    """The inner nodes of the file at its own number of steps; between them at others."""
+    levels = lambda ts: np.exp(-np.asarray(law.lam(ts)))[1:-1]
+    file = json.loads(schedule_file("digits_10").read_text())
+    inner = np.exp(-np.asarray([step["lam"] for step in file["steps"][:-1]]))
+    eps = 0.9 * float(law.t_of_lam(-jnp.log(inner[-1])))
+    np.testing.assert_allclose(levels(make_grid("learned", law, 10, eps)), inner, rtol=1e-6)
+    twice = levels(make_grid("learned", law, 11, eps))
+    assert np.all((twice[:-1] > inner) & (inner > twice[1:]))
+
+
 @grids
 def test_refusals(name):
     with pytest.raises(ValueError, match=r"sampling\.steps is 0; .* at least 1"):
@@ -57,6 +72,17 @@ def test_refusals(name):
     for eps in (0.0, 1.0, 2.0):
         with pytest.raises(ValueError, match=r"sampling\.eps is .* between 0 and t1 = 1\.0"):
             make_grid(name, VP(), 10, eps)
+
+
+def test_schedules_are_found_by_name_and_by_path(tmp_path):
+    file = schedule_file("digits_10")
+    assert schedule_file(str(file)) == file == found()[10]
+    with pytest.raises(ValueError, match=r"no schedule 'digits_11'.* one of the names .*digits_10"):
+        schedule_file("digits_11")
+    with pytest.raises(ValueError, match=r"no schedule faces_N.json in .*; search for one first"):
+        found("faces")
+    with pytest.raises(ValueError, match=r"no schedule digits_N.json"):
+        found(folder=tmp_path)
 
 
 def test_too_many_steps_for_float32_are_refused():

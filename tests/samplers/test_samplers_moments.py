@@ -52,7 +52,9 @@ PREDICTOR_CASES = {
     "ddim": (lambda path: ddim(path, eta=1.0), step_ddim(1.0)),
     "ddim half": (lambda path: ddim(path, eta=0.5), step_ddim(0.5)),
 }
-DETERMINISTIC_ONLY = {"heun", "dpm_solver", "adams_bashforth", "unipc", "bdia", "restoration"}
+DETERMINISTIC_ONLY = {
+    "heun", "dpm_solver", "adams_bashforth", "unipc", "bdia", "restoration", "velocity_ab",
+}  # fmt: skip
 # Their noise meets recursions in files of their own.
 ELSEWHERE = {"dpm_multistep", "edm"}
 

@@ -34,7 +34,10 @@ ORDERS = {
 }
 STOCHASTIC_ONLY = {"ancestral"}
 # Whose orders are measured in files of their own.
-ELSEWHERE = {"dpm_solver", "dpm_multistep", "adams_bashforth", "unipc", "edm", "bdia", "restoration"}
+ELSEWHERE = {
+    "dpm_solver", "dpm_multistep", "adams_bashforth", "unipc", "edm", "bdia", "restoration",
+    "velocity_ab",
+}  # fmt: skip
 
 
 def test_every_predictor_is_here():
