@@ -1,0 +1,108 @@
+"""A search from start to end, its determinism, and the schedules that are kept in configs/."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_form import M1
+from fast_solvers import KEY
+from rk4 import runge_kutta
+
+from benchmarks.sampler_problem import LAW as DIGITS_LAW
+from benchmarks.sampler_problem import denoise, make_problem, predict_fn, score, solve
+from benchmarks.searched import default
+from samplers.learned import found
+from samplers.schedule import evaluations, load, nodes
+from samplers.unified import unified
+from sde_lib import EDM
+from search import Effort, Task, evolve, multistep, search
+from search.known import baselines, grid_nodes
+from search.score import Trajectories
+from tools.search_data import SPREAD, data_of
+from tools.search_solver import main as search_command
+
+LAW, EPS = EDM(t1=20.0), 0.02
+SMALL = Effort(generations=2, bred=20, ranked=4, lots=4, parents=5, refined=1, early=10, late=30)
+
+
+def paths(n, seed):
+    x = LAW.t1 * jnp.asarray(np.random.default_rng(seed).standard_normal((n, 1)))
+    predict = M1.predict(LAW)
+    end = runge_kutta(LAW, M1, x, EPS, 1000)
+    return Trajectories(predict, x, predict(end, jnp.asarray(EPS)).x0)
+
+
+def test_the_best_of_an_evolution_never_gets_worse():
+    """Parents are kept. The score here is any function of the nodes, and the seed decides all."""
+    _, first = zip(*baselines(LAW, 5, EPS))
+    aim = np.linspace(0.0, 1.0, 6) ** 1.7
+
+    def score(schedules):
+        lam = np.asarray(
+            [np.interp(aim, np.linspace(0, 1, len(nodes(s))), nodes(s)) for s in schedules]
+        )
+        return np.abs(lam - (lam[:, :1] + (lam[:, -1:] - lam[:, :1]) * aim)).max(axis=1)
+
+    runs = [evolve(seed, first, 5, score, SMALL) for seed in (0, 0, 1)]
+    for run in runs:
+        assert np.all(np.diff(run.best) <= 0.0) and np.all(np.diff(run.scores) >= 0.0)
+        assert run.best[-1] == run.scores[0] <= score(first).min()
+        assert len(run.schedules) == len(first) + 2 * (4 + 4)
+    assert runs[0].schedules == runs[1].schedules != runs[2].schedules
+
+
+@pytest.mark.slow
+def test_a_search_beats_its_baselines_on_new_starts(x64):
+    """Everything that is reported is on trajectories that the search did not see."""
+    task = Task(LAW, EPS, *([paths(n, seed)] for n, seed in ((16, 0), (24, 1), (24, 2))), (1.0,))
+    result = search(task, 5, seed=0, effort=SMALL, say=lambda text: None)
+    assert evaluations(result.schedule) == 5 and result.about["nfe"] == 5
+    new = paths(40, 3)
+    error = lambda s: float(
+        np.median(np.abs(unified(LAW, s)(KEY, new.predict, new.x).x - new.ends))
+    )
+    mine = error(result.schedule)
+    lam = grid_nodes(LAW, "karras", 5, EPS)
+    assert mine < 0.5 * error(multistep(lam))
+    assert mine < 0.5 * error(multistep(lam, 2, "data", "dpm"))
+    # Its own report, of other starts, tells the same as these.
+    assert 0.4 < mine / result.about["fresh"][0] < 2.5
+    assert result.about["fresh"][0] <= next(iter(result.about["published"].values()))[0]
+    with pytest.raises(ValueError, match="nfe is 2; a search needs at least 3"):
+        search(task, 2)
+
+
+@pytest.mark.slow
+def test_the_command_writes_what_a_run_can_load(tmp_path):
+    effort = "--generations 1 --bred 8 --ranked 2 --lots 2 --refined 1 --early 1 --late 2"
+    where = f"--nfe 4 --starts 8 --out {tmp_path} --name tried"
+    search_command([*where.split(), *effort.split()])
+    schedule = load(tmp_path / "tried_4.json")
+    about = json.loads((tmp_path / "tried_4.json").read_text())["about"]
+    assert evaluations(schedule) == 4 == about["nfe"]
+    # Digits, other digits and fields; from sigma = 80 down to 0.002.
+    assert len(about["fresh"]) == 3
+    np.testing.assert_allclose(nodes(schedule)[0], -np.log(80.0))
+    np.testing.assert_allclose(nodes(schedule)[-1], -np.log(0.002))
+
+
+@pytest.mark.slow
+def test_the_kept_schedules_beat_half_the_default_recipe_on_data_no_search_saw(x64):
+    """The truth is a solve to 1e-9 of the exact flow, from other starts, on other digits."""
+    problem = make_problem("other digits", data_of("digits 512-1023"), SPREAD, starts=1)
+    x = 80.0 * np.random.default_rng([7, 7]).standard_normal((16, 64))
+    problem = problem._replace(starts=x)
+    ends = denoise(problem, solve(problem, 1e-9), DIGITS_LAW.t0)
+    predict = predict_fn(problem)
+
+    def error(schedule):
+        run = jax.jit(lambda x: unified(DIGITS_LAW, schedule)(KEY, predict, x).x)
+        return score(np.asarray(run(jnp.asarray(x))), ends)
+
+    assert {5, 8, 10, 15} <= found().keys()
+    for nfe, file in found().items():
+        assert evaluations(load(file)) == nfe
+        if nfe <= 20:
+            assert error(load(file)) < 0.5 * error(default(nfe)), nfe
