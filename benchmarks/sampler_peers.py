@@ -1,9 +1,10 @@
 """Peers' samplers on the same problem, each handed the exact denoiser through its own API.
 
 A peer is a list of `Row(source, sampler, grid, run)`; `run(n) -> (result, NFE)` for n grid levels,
-with the evaluations counted where the denoiser is called. A package that cannot be imported is
-left out (requirements-bench.txt). A grid called "... to 0" ends with a step from 0.002 to 0, which
-returns the denoised state; one called "... + denoise" has that evaluation added by us.
+with the evaluations counted where the denoiser is called. `recipe(nfe)` marks rows of our own. A
+package that cannot be imported is left out (requirements-bench.txt). A grid called "... to 0" ends
+with a step from 0.002 to 0, which returns the denoised state; one called "... + denoise" has that
+evaluation added by us.
 """
 
 import importlib.util
@@ -25,6 +26,7 @@ class Row(NamedTuple):
     sampler: str
     grid: str
     run: Callable[[int], tuple[np.ndarray, int]]
+    recipe: Callable[[int], str] = lambda nfe: ""
 
 
 class Counted:

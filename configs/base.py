@@ -187,7 +187,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.sampling.s_tmax = 1e6
     config.sampling.s_noise = 1.0
     config.sampling.gamma = 1.0  # of bdia
-    config.sampling.sigma_data = 0.5  # of velocity_ab, the size of the data
+    config.sampling.sigma_data = 1.25  # of velocity_ab, about the largest size of the data
     # Of "unified": one of configs/solvers/ or a path; steps, grid and denoise are the schedule's.
     config.sampling.schedule = "digits_10"
     # Of "pc", rows (low, high, times, steps): from noise level low back to high, and down again.

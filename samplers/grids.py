@@ -38,7 +38,7 @@ def karras(path: AffinePath, steps: int, eps: float, rho: float = 7.0) -> Array:
 
 
 def tangent(
-    path: AffinePath, steps: int, eps: float, rho: float = 2.5, sigma_mid: float = 0.45
+    path: AffinePath, steps: int, eps: float, rho: float = 1.75, sigma_mid: float = 0.35
 ) -> Array:
     """Even in the angle `atan((sigma / sigma_mid)^(1 / rho))`, `sigma = c / a`.
 

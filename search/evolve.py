@@ -30,9 +30,9 @@ class Effort(NamedTuple):
     ranked: int = 24
     lots: int = 8
     parents: int = 15
-    refined: int = 3
-    early: int = 100
-    late: int = 400
+    refined: int = 2
+    early: int = 60
+    late: int = 300
 
 
 EFFORT = Effort()

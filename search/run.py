@@ -37,7 +37,7 @@ class Task(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The schedule, and what to know of it: scores, Kendall's taus, seconds and evaluations."""
+    """The schedule, and what to know of it: scores, Kendall's tau, effort, seconds, evaluations."""
 
     schedule: Schedule
     about: dict
@@ -80,6 +80,7 @@ def search(task: Task, nfe: int, seed: int = 0, effort: Effort = EFFORT, say=pri
         "fresh": rounded(judged[winner]),
         "published": {published: rounded(judged[-1])},
         "tau": tau,
+        "effort": effort._asdict(),
         "seconds": seconds(),
         "evaluations": cost(task, nfe, effort, len(found.schedules)),
     }

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workdir", help="the run that has its parameters")
     parser.add_argument("--step", type=int, help="its checkpoint; the latest if not given")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--starts", type=int, default=96, help="trajectories of a set")
+    parser.add_argument("--starts", type=int, default=64, help="trajectories of a set")
     parser.add_argument("--out", default="configs/solvers")
     parser.add_argument("--name", help="of the files; the data's or the workdir's by default")
     for name, default in Effort()._asdict().items():

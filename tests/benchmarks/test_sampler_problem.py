@@ -18,6 +18,7 @@ from benchmarks.sampler_problem import (
     score,
     solve,
 )
+from samplers import GRIDS
 
 pytestmark = pytest.mark.usefixtures("x64")
 S = 0.05
@@ -85,6 +86,7 @@ def test_the_command_writes_rows_of_counted_evaluations(points, tmp_path, monkey
     np.savez(tmp_path / "six.npz", x=points, s=0.1)
     kept = [pair for pair in command.OURS if pair[0] in ("ddim", "heun", command.DEFAULT[0])]
     monkeypatch.setattr(command, "OURS", kept)
+    monkeypatch.setattr(command, "single_steps", no_peers)
     monkeypatch.setattr(command, "peers", no_peers)
     out = tmp_path / "rows.json"
     command.main(f"--data {tmp_path}/six.npz --nfe 5 --json {out} --cache {tmp_path}/cache".split())
@@ -94,10 +96,10 @@ def test_the_command_writes_rows_of_counted_evaluations(points, tmp_path, monkey
     assert {(row["source"], row["data"], row["nfe"]) for row in rows} == {("ours", "six", 5)}
     # Two evaluations a step and the denoising make 5; without it Heun cannot.
     assert {row["grid"].endswith("denoise") for row in rows if row["sampler"] == "heun"} == {True}
-    assert len([row for row in rows if row["sampler"] == "ddim"]) == 10
-    (row,) = [row for row in rows if row["recipe"] == "default"]
-    assert (row["sampler"], row["grid"]) == command.DEFAULT
-    assert "unipc" in capsys.readouterr().out
+    assert len([row for row in rows if row["sampler"] == "ddim"]) == 2 * len(GRIDS)
+    recipes = {row["recipe"]: (row["sampler"], row["grid"]) for row in rows if row["recipe"]}
+    assert recipes == {"default": command.DEFAULT, "searched": ("unified", "searched")}
+    assert "velocity_ab" in capsys.readouterr().out
 
 
 def no_peers(problem):

@@ -33,7 +33,7 @@ def test_each_grid_is_even_in_what_it_says(law, x64):
         "quadratic": lambda ts: ts**0.5,
         "uniform_lam": lambda ts: np.log(law.coeffs(ts).a / law.coeffs(ts).c),
         "karras": lambda ts: (law.coeffs(ts).c / law.coeffs(ts).a) ** (1 / 7),
-        "tangent": lambda ts: np.arctan((law.coeffs(ts).c / law.coeffs(ts).a / 0.45) ** 0.4),
+        "tangent": lambda ts: np.arctan((law.coeffs(ts).c / law.coeffs(ts).a / 0.35) ** (1 / 1.75)),
     }
     # The clock of EDM, whose own time is the noise level, is that of VP.
     clock = lambda ts: VP().t_of_lam(law.lam(ts)) if isinstance(law, EDM) else ts

@@ -11,7 +11,7 @@ from fast_solvers import KEY
 from rk4 import runge_kutta
 
 from benchmarks.sampler_problem import LAW as DIGITS_LAW
-from benchmarks.sampler_problem import denoise, make_problem, predict_fn, score, solve
+from benchmarks.sampler_problem import denoise, predict_fn, score, solve
 from benchmarks.searched import default
 from samplers.learned import found
 from samplers.schedule import evaluations, load, nodes
@@ -20,7 +20,7 @@ from sde_lib import EDM
 from search import Effort, Task, evolve, multistep, search
 from search.known import baselines, grid_nodes
 from search.score import Trajectories
-from tools.search_data import SPREAD, data_of
+from tools.search_data import TRAIN, problem_of
 from tools.search_solver import main as search_command
 
 LAW, EPS = EDM(t1=20.0), 0.02
@@ -82,8 +82,8 @@ def test_the_command_writes_what_a_run_can_load(tmp_path):
     schedule = load(tmp_path / "tried_4.json")
     about = json.loads((tmp_path / "tried_4.json").read_text())["about"]
     assert evaluations(schedule) == 4 == about["nfe"]
-    # Digits, other digits and fields; from sigma = 80 down to 0.002.
-    assert len(about["fresh"]) == 3
+    # One error a training set; from sigma = 80 down to 0.002.
+    assert len(about["fresh"]) == len(TRAIN)
     np.testing.assert_allclose(nodes(schedule)[0], -np.log(80.0))
     np.testing.assert_allclose(nodes(schedule)[-1], -np.log(0.002))
 
@@ -91,18 +91,18 @@ def test_the_command_writes_what_a_run_can_load(tmp_path):
 @pytest.mark.slow
 def test_the_kept_schedules_beat_half_the_default_recipe_on_data_no_search_saw(x64):
     """The truth is a solve to 1e-9 of the exact flow, from other starts, on other digits."""
-    problem = make_problem("other digits", data_of("digits 512-1023"), SPREAD, starts=1)
+    problem = problem_of("digits 512-1023")
     x = 80.0 * np.random.default_rng([7, 7]).standard_normal((16, 64))
     problem = problem._replace(starts=x)
     ends = denoise(problem, solve(problem, 1e-9), DIGITS_LAW.t0)
     predict = predict_fn(problem)
 
-    def error(schedule):
-        run = jax.jit(lambda x: unified(DIGITS_LAW, schedule)(KEY, predict, x).x)
-        return score(np.asarray(run(jnp.asarray(x))), ends)
+    def error(run):
+        return score(np.asarray(jax.jit(lambda x: run(predict, x).x)(jnp.asarray(x))), ends)
 
-    assert {5, 8, 10, 15} <= found().keys()
+    assert {5, 8, 10, 15, 20, 40} <= found().keys()
     for nfe, file in found().items():
         assert evaluations(load(file)) == nfe
-        if nfe <= 20:
-            assert error(load(file)) < 0.5 * error(default(nfe)), nfe
+        run = unified(DIGITS_LAW, load(file))
+        searched = error(lambda predict, x, run=run: run(KEY, predict, x))
+        assert searched < 0.5 * error(lambda predict, x, n=nfe: default(n, predict, x)), nfe
