@@ -25,6 +25,7 @@ from sde_lib import EDM, AffinePath
 from sde_lib.empirical import Points, posterior
 
 DIRECTIONS = 3  # principal directions reported; a path hardly leaves them
+STILL = 1e-5  # of the norm: a shorter step is rounding in float32 and has no direction
 
 
 class Trajectory(NamedTuple):
@@ -83,10 +84,14 @@ def deviation(y: np.ndarray) -> np.ndarray:
 
 
 def turning(y: np.ndarray) -> np.ndarray:
-    """Angle between one increment and the next in radians, `(T - 2, B)`; nan where one is zero."""
-    steps = np.diff(y, axis=0)
-    with np.errstate(invalid="ignore"):
-        units = steps / np.linalg.norm(steps, axis=-1, keepdims=True)
+    """Angle between one increment and the next in radians, `(T - 2, B)`; nan where one is nought.
+
+    Outputs that have settled still move in their last digits, at any angle.
+    """
+    steps, norms = np.diff(y, axis=0), np.linalg.norm(y, axis=-1, keepdims=True)
+    lengths = np.linalg.norm(steps, axis=-1, keepdims=True)
+    lengths[lengths <= STILL * np.maximum(norms[1:], norms[:-1])] = np.nan
+    units = steps / lengths
     # Right to rounding at small angles, where an arccos is not.
     difference, total = units[1:] - units[:-1], units[1:] + units[:-1]
     return 2.0 * np.arctan2(np.linalg.norm(difference, axis=-1), np.linalg.norm(total, axis=-1))

@@ -38,7 +38,7 @@ DRAWINGS = {
     "turning": Drawing(
         "angle between steps, radians", {"turning_state": STATE, "turning_denoised": DENOISED}
     ),
-    "logp": Drawing("log density of the state, nats", {"density_logp": STATE}),
+    "logp": Drawing("log density of the state, nats", {"density_logp": STATE}, "symlog"),
     "gain": Drawing(
         "gain in log density, nats",
         {"density_step": ("one step", BLUE), "density_denoised": ("state to output", ORANGE)},

@@ -94,7 +94,8 @@ def points(data: np.ndarray, std: float = 0.0, block: int = 1024) -> Points:
         rows = flat[k * block : (k + 1) * block]
         part[: len(rows)] = rows - mean
     squares = np.einsum("kmd,kmd->km", blocks, blocks)
-    return Points(jnp.asarray(blocks), jnp.asarray(squares), jnp.asarray(mean), std, size)
+    # `jnp.asarray` would hold one more copy of the data on its way.
+    return Points(*map(jax.device_put, (blocks, squares)), jnp.asarray(mean), std, size)
 
 
 def empirical_predict(path: AffinePath, points: Points) -> PredictFn:

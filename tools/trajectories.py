@@ -6,7 +6,8 @@ python -m tools.trajectories --config configs/digits_vp.py --network empirical -
 The network is the trained one of the workdir; or, of the same training set and without any
 checkpoint, the optimal denoiser (`empirical`) or that of a Gaussian of its moments (`gaussian`).
 Beside any but the first of these two the optimal one runs from the same starts, and the distance
-of both is drawn. Writes one SVG a figure and `trajectories.json`.
+of both is drawn. Writes one file a figure, SVG or PNG, and `trajectories.json`. The same numbers
+beside those of an independent computation: `python -m benchmarks.geometry`.
 """
 
 import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
@@ -35,6 +36,7 @@ from training.checkpoint import CheckpointError
 from training.run import restore_ema
 
 NETWORKS = ("trained", "empirical", "gaussian")
+FORMATS = ("svg", "png")
 
 
 def scaled_data(experiment: Experiment, limit: int | None = None) -> np.ndarray:
@@ -94,6 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         choose("--network", given.network, NETWORKS)
         choose("--method", given.method, PREDICTORS)
         choose("--grid", given.grid, GRIDS)
+        choose("--format", given.format, FORMATS)
         experiment = build(load(given.config))
         path, eps = experiment.path, given.eps or experiment.config.sampling.eps
         ts = make_grid(given.grid, path, given.steps, eps)
@@ -113,8 +116,8 @@ def main(argv: list[str] | None = None) -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(strict(numbers), indent=2, allow_nan=False)
     (given.out / "trajectories.json").write_text(text + "\n")
-    for name, svg in figures(found.sigma, told).items():
-        (given.out / f"{name}.svg").write_bytes(svg)
+    for name, picture in figures(found.sigma, told, format=given.format).items():
+        (given.out / f"{name}.{given.format}").write_bytes(picture)
     print(headline(numbers))
     print(f"wrote trajectories.json and figures to {given.out}")
 
@@ -146,6 +149,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--starts", type=int, default=64, help="number of runs")
     parser.add_argument("--seed", type=int, default=0, help="of the starts")
     parser.add_argument("--limit", type=int, help="training examples read; all if not given")
+    parser.add_argument("--format", default="svg", help=f"of figures, {' or '.join(FORMATS)}")
     parser.add_argument("--sample", type=int, default=2000, help="of these, for energy distances")
     return parser.parse_args(argv)
 
