@@ -25,219 +25,16 @@ from build import (
     build_preprocessing,
     data_moments,
 )
-from build_sampling import Known, build_sampler
 from configs.base import LAWS, base
 from data import Scaler
 from losses import denoising_loss
-from samplers import (
-    ancestral,
-    annealed_langevin,
-    ddim,
-    euler_maruyama,
-    heun,
-    langevin,
-    make_grid,
-    predictor_corrector,
-    reverse_diffusion,
-)
-from samplers.schedule import save
-from search import multistep
 
 PATH = sde_lib.SDES["vp"](**LAWS["vp"])
 PREDICT = Gaussian.scalar(0.5, 0.3, dims=3).predict(PATH)
 
 
-def section(**changes):
-    config = base("vp", "mlp", "npz").sampling
-    config.update(steps=5, **changes)
-    return config
-
-
-def alone(method):
-    """As `build` runs a predictor or a corrector without the other."""
-    return predictor_corrector(method, None, "paper")
-
-
-# The section, and the sampler that it must stand for, with arguments that are not the defaults.
-METHODS = {
-    "euler": (section(predictor="euler_maruyama"), lambda p: alone(euler_maruyama(p))),
-    "euler_ode": (
-        section(predictor="euler_maruyama", probability_flow=True),
-        lambda p: alone(euler_maruyama(p, probability_flow=True)),
-    ),
-    "reverse_diffusion_ode": (
-        section(predictor="reverse_diffusion", probability_flow=True),
-        lambda p: alone(reverse_diffusion(p, probability_flow=True)),
-    ),
-    "ancestral": (section(predictor="ancestral"), lambda p: alone(ancestral(p))),
-    "ancestral_alias": (
-        section(predictor="ancestral_sampling", variance="forward"),
-        lambda p: alone(ancestral(p, variance="forward")),
-    ),
-    "ddim": (section(predictor="ddim", eta=0.6), lambda p: alone(ddim(p, eta=0.6))),
-    "heun": (section(predictor="heun"), lambda p: alone(heun(p))),
-    "dpm_solver": (
-        section(predictor="dpm_solver", solver_order=3, form="noise"),
-        lambda p: alone(samplers.dpm_solver(p, 3, "noise")),
-    ),
-    "dpm_multistep": (
-        section(predictor="dpm_multistep", solver_order=3, eta=0.5),
-        lambda p: alone(samplers.dpm_multistep(p, 3, "data", 0.5)),
-    ),
-    "adams_bashforth": (
-        section(predictor="adams_bashforth", solver_order=4, form="noise"),
-        lambda p: alone(samplers.adams_bashforth(p, 4, "noise")),
-    ),
-    "unipc": (
-        section(predictor="unipc", solver_order=1, form="noise", variant="b1"),
-        lambda p: alone(samplers.unipc(p, 1, "noise", "b1")),
-    ),
-    "edm": (
-        section(predictor="edm", s_churn=2.0, s_tmin=0.01, s_tmax=2.0, s_noise=1.01),
-        lambda p: alone(samplers.edm(p, 5, 2.0, 0.01, 2.0, 1.01)),
-    ),
-    "bdia": (
-        section(predictor="bdia", gamma=0.7),
-        lambda p: alone(samplers.bdia(p, 0.7, frame="unit")),
-    ),
-    "restoration": (
-        section(predictor="restoration", look_back=0.4),
-        lambda p: alone(samplers.restoration(p, 0.4)),
-    ),
-    "velocity_ab": (
-        section(predictor="velocity_ab", solver_order=3, sigma_data=0.3),
-        lambda p: alone(samplers.velocity_ab(p, 3, 0.3)),
-    ),
-    "edm_by_strength": (
-        section(predictor="edm", eta=0.7, s_noise=1.01),
-        lambda p: alone(samplers.edm(p, 5, s_noise=1.01, eta=0.7)),
-    ),
-    "lml": (
-        section(predictor="ddim", lml=0.4, lml_placement="direction", lml_freeze=0.3),
-        lambda p: alone(samplers.lml(p, ddim(p), 0.4, "direction", 0.3)),
-    ),
-    "langevin_alone": (
-        section(predictor="none", corrector="langevin", snr=0.3, n_steps_each=2),
-        lambda p: alone(langevin(p, 0.3, n_steps=2)),
-    ),
-    "langevin_batch_norm": (
-        section(predictor="none", corrector="langevin", snr=0.3, norm="batch"),
-        lambda p: alone(langevin(p, 0.3, norm="batch")),
-    ),
-    "ald_in_the_order_of_the_paper": (
-        section(predictor="ddim", corrector="ald", snr=0.2, order="paper"),
-        lambda p: predictor_corrector(ddim(p), annealed_langevin(p, 0.2, at="end"), "paper"),
-    ),
-    "ald_in_the_original_order": (
-        section(predictor="ddim", corrector="ald", snr=0.2, order="original"),
-        lambda p: predictor_corrector(ddim(p), annealed_langevin(p, 0.2, at="start"), "original"),
-    ),
-    "another_grid_and_end": (
-        section(predictor="ddim", grid="karras", eps=0.02, denoise=False),
-        lambda p: alone(ddim(p)),
-    ),
-}
-
-
 def start(n=4):
     return jax.random.normal(jax.random.key(5), (n, 3)), jax.random.key(6)
-
-
-@pytest.fixture(scope="module")
-def drawn():
-    x, key = start()
-    return {
-        name: build_sampler(config, PATH)(key, PREDICT, x) for name, (config, _) in METHODS.items()
-    }
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_fixed_step_methods(drawn, name):
-    config, make = METHODS[name]
-    x, key = start()
-    ts = make_grid(config.grid, PATH, 5, config.eps)
-    expected = samplers.sample(key, PREDICT, make(PATH), x, ts, None, config.denoise)
-    assert drawn[name].nfe == expected.nfe == 5 * make(PATH).nfe + config.denoise
-    np.testing.assert_allclose(drawn[name].x, expected.x, rtol=1e-5, atol=1e-6)
-
-
-def test_teleport():
-    """The nodes above the level are jumped over by the Gaussian of the data that are trained on."""
-    x, key = start()
-    law = sde_lib.moments(np.random.default_rng(0).normal(0.5, 0.3, (20, 3)))
-    config = section(predictor="ddim", grid="uniform_lam", teleport_sigma=2.0)
-    result = build_sampler(config, PATH, Known(moments=lambda: law))(key, PREDICT, x)
-    ts = make_grid("uniform_lam", PATH, 5, config.eps)
-    first = int(np.sum(np.exp(-np.asarray(PATH.lam(ts))) > 2.0))
-    landed = sde_lib.gaussian_flow(PATH, law, x, ts[0], ts[first])
-    expected = samplers.sample(key, PREDICT, ddim(PATH), landed, ts[first:], denoise=True)
-    assert 0 < first < 5 and result.nfe == 5 - first + 1
-    np.testing.assert_allclose(result.x, expected.x, rtol=1e-5, atol=1e-6)
-
-
-def test_restarts():
-    x, key = start()
-    rows = ((0.2, 1.0, 2, 3), (1.5, 3.0, 1, 2))
-    config = section(predictor="heun", grid="karras", restarts=rows)
-    result = build_sampler(config, PATH)(key, PREDICT, x)
-    ts = make_grid("karras", PATH, 5, config.eps)
-    intervals = [samplers.Restarts(*row) for row in rows]
-    expected = samplers.restart(PATH, heun(PATH), ts, intervals, True)(key, PREDICT, x)
-    assert result.nfe == expected.nfe == 2 * (5 + 6 + 2) + 1
-    np.testing.assert_allclose(result.x, expected.x, rtol=1e-5, atol=1e-6)
-    # Its steps, with those of the returns: each from one node to the next.
-    assert len(result.ts) == 5 + 6 + 2 + 1 and result.ts[0] == PATH.t1
-    for wrong in ((0.2, 1.0, 2, 3), ((0.2, 1.0, 2),), ((0.2, 1.0, 2, 1.5),)):
-        with pytest.raises(ValueError, match=r"sampling\.restarts has the row"):
-            build_sampler(section(predictor="heun", restarts=wrong), PATH)
-    with pytest.raises(ValueError, match=r"up to 0\.1"):
-        build_sampler(section(predictor="heun", restarts=((0.2, 0.1, 1, 1),)), PATH)
-
-
-def test_restarts_after_teleportation():
-    x, key = start()
-    law = sde_lib.moments(np.random.default_rng(0).normal(0.5, 0.3, (20, 3)))
-    more = {"teleport_sigma": 2.0, "restarts": ((0.2, 1.0, 2, 3),)}
-    config = section(predictor="ddim", grid="uniform_lam", **more)
-    result = build_sampler(config, PATH, Known(moments=lambda: law))(key, PREDICT, x)
-    ts = make_grid("uniform_lam", PATH, 5, config.eps)
-    first = int(np.sum(np.exp(-np.asarray(PATH.lam(ts))) > 2.0))
-    landed = sde_lib.gaussian_flow(PATH, law, x, ts[0], ts[first])
-    run = samplers.restart(PATH, ddim(PATH), ts[first:], [samplers.Restarts(0.2, 1.0, 2, 3)], True)
-    expected = run(key, PREDICT, landed)
-    assert result.nfe == 5 - first + 6 + 1
-    np.testing.assert_allclose(result.x, expected.x, rtol=1e-5, atol=1e-6)
-
-
-def test_unified(tmp_path):
-    """A schedule by its name or its file, with its own steps and end, down to `sampling.eps`."""
-    x, key = start()
-    schedule = multistep(np.linspace(-5.0, 4.0, 7), 2, "data", "b2", denoise=True)
-    save(tmp_path / "mine.json", schedule)
-    config = section(method="unified", schedule=str(tmp_path / "mine.json"), denoise=False)
-    result = build_sampler(config, PATH)(key, PREDICT, x)
-    expected = samplers.unified(PATH, schedule, config.eps)(key, PREDICT, x)
-    assert result.nfe == expected.nfe == 6 + 1 and result.ts[-1] == np.float32(config.eps)
-    np.testing.assert_allclose(result.x, expected.x, rtol=1e-5, atol=1e-6)
-    named = build_sampler(section(method="unified", schedule="digits_5"), PATH)
-    assert named(key, PREDICT, x).nfe == 5
-    with pytest.raises(ValueError, match="no schedule 'mine'"):
-        build_sampler(section(method="unified", schedule="mine"), PATH)
-    with pytest.raises(ValueError, match=r"sampling\.schedule is empty"):
-        build_sampler(section(method="unified", schedule=""), PATH)
-
-
-def test_unified_with_an_analytic_first_step(tmp_path):
-    """The first output is the mean of the training data, flat as their moments give it."""
-    x, key = start()
-    schedule = multistep(np.linspace(-5.0, 4.0, 7), 2)._replace(analytic=True)
-    save(tmp_path / "mine.json", schedule)
-    law = sde_lib.moments(np.random.default_rng(0).normal(0.5, 0.3, (20, 3)))
-    config = section(method="unified", schedule=str(tmp_path / "mine.json"))
-    result = build_sampler(config, PATH, Known(moments=lambda: law))(key, PREDICT, x)
-    expected = samplers.unified(PATH, schedule, config.eps, mean=jnp.asarray(law.mean))
-    assert result.nfe == 5
-    np.testing.assert_allclose(result.x, expected(key, PREDICT, x).x, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -252,13 +49,6 @@ def test_moments_of_the_training_data(flip):
     np.testing.assert_allclose(cov, np.cov(seen.T, bias=True), atol=1e-6)
 
 
-def test_methods_differ(drawn):
-    """Otherwise the comparisons above would compare a thing with itself."""
-    for a in drawn:
-        for b in drawn:
-            assert a == b or abs(drawn[a].x - drawn[b].x).max() > 1e-3, (a, b)
-
-
 def recorded(monkeypatch, module, name):
     """Replaces a function by one that only notes what it is called with, by name."""
     signature, calls = inspect.signature(getattr(module, name)), []
@@ -268,30 +58,6 @@ def recorded(monkeypatch, module, name):
 
     monkeypatch.setattr(module, name, note)
     return calls
-
-
-@pytest.mark.parametrize("per_example", [True, False])
-@pytest.mark.parametrize("denoise", [True, False])
-def test_options_of_adaptive_methods(monkeypatch, per_example, denoise):
-    numbers = {"rtol": 0.02, "atol": 0.03, "max_steps": 77, "solver": "bosh3", "variable": "lam"}
-    solver = samplers.Solver("bosh3", 0.02, 0.03, 77, "lam")
-    more = {"eps": 0.04, "denoise": denoise, "batching": "example" if per_example else "batch"}
-    expected = {"path": PATH, "eps": 0.04, "solver": solver, "denoise": denoise}
-    calls = recorded(monkeypatch, samplers, "adaptive_ode")
-    build_sampler(section(method="ode", **numbers, **more), PATH)
-    assert calls == [{**expected, "per_example": per_example}]
-    calls = recorded(monkeypatch, samplers, "adaptive_sde")
-    own = {"sde_rtol": 0.05, "sde_atol": 0.06, "sde_eta": 0.7}
-    build_sampler(section(method="sde", **own, **numbers, **more), PATH)
-    assert calls == [{**expected, "solver": solver._replace(rtol=0.05, atol=0.06), "eta": 0.7}]
-
-
-def test_adaptive_ode():
-    """The exact flow to eps, and there the conditional mean."""
-    x, key = start()
-    found = build_sampler(section(method="ode"), PATH)(key, PREDICT, x)
-    end = Gaussian.scalar(0.5, 0.3, dims=3).flow_map(PATH, x, 1.0, 1e-3)
-    np.testing.assert_allclose(found.x, PREDICT(end, 1e-3).x0, atol=1e-4)
 
 
 def test_options_of_the_likelihood(monkeypatch):
