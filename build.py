@@ -7,6 +7,7 @@ anything is compiled or written.
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ from sde_lib.prediction import CONDITIONING, KINDS, PredictFn
 
 DTYPES = ("float32", "bfloat16")
 MOMENTS_BATCH = 1000
+HERE = Path(__file__).resolve().parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +174,8 @@ def data_moments(
 
 def build_path(section: ConfigDict) -> sde_lib.AffinePath:
     name = section.name.lower()
-    law = choose("sde.name", sde_lib.ALIASES.get(name, name), sde_lib.SDES)
+    laws = {**sde_lib.SDES, **sde_lib.TABLED}
+    law = choose("sde.name", sde_lib.ALIASES.get(name, name), laws)
     fields = {field.name for field in dataclasses.fields(law)}
     kwargs = arguments(section, "name")
     if fields != set(kwargs):
@@ -187,7 +190,19 @@ def build_path(section: ConfigDict) -> sde_lib.AffinePath:
             raise ValueError(
                 f"sde.{low} = {kwargs[low]} must lie between 0 and sde.{high} = {kwargs[high]}."
             )
+    if name in sde_lib.TABLED:
+        return law.from_file(table_file(section.table), section.t0, section.t1)
     return law(**kwargs)
+
+
+def table_file(name: str) -> Path:
+    """The file of a law's table: from the current folder, or else from that of the program."""
+    if not name:
+        raise ValueError(
+            "sde.table is empty; make a table with `python -m tools.kinetic_path --config FILE "
+            "--out TABLE.json` and name it with --config.sde.table=TABLE.json."
+        )
+    return next((p for p in (Path(name), HERE / name) if p.is_file()), Path(name))
 
 
 def build_model(config: ConfigDict, shape: tuple[int, ...]) -> Any:

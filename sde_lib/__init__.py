@@ -11,6 +11,7 @@ from sde_lib.edm import EDM
 from sde_lib.flow import Flow
 from sde_lib.fokker_planck import GridDensity, fokker_planck, spectral_gap
 from sde_lib.gaussian import Moments, gaussian_flow, gaussian_predict, moments
+from sde_lib.kinetic import Kinetic
 from sde_lib.noise import example_keys, fold_in, normal_like, split
 from sde_lib.prediction import KINDS, Prediction, parametrize
 from sde_lib.reverse import flow_drift, reverse_drift
@@ -21,6 +22,8 @@ from sde_lib.ve import VE
 from sde_lib.vp import VP
 
 SDES = {"vp": VP, "subvp": SubVP, "ve": VE, "edm": EDM, "flow": Flow}
+# Laws for given data: `sde.table` names the file of their numbers.
+TABLED = {"kinetic": Kinetic}
 ALIASES = {"vpsde": "vp", "subvpsde": "subvp", "vesde": "ve"}
 
 __all__ = [
@@ -29,6 +32,7 @@ __all__ = [
     "KINDS",
     "SDE",
     "SDES",
+    "TABLED",
     "VE",
     "VP",
     "AffinePath",
@@ -36,6 +40,7 @@ __all__ = [
     "DoubleWell",
     "Flow",
     "GridDensity",
+    "Kinetic",
     "Moments",
     "Prediction",
     "SubVP",

@@ -15,7 +15,7 @@ import models
 import sde_lib
 from build import build, build_model, build_path, loader_arguments
 from build_sampling import Known, build_sampler
-from configs.base import DATA, LAWS, NETWORKS, base
+from configs.base import DATA, LAWS, NETWORKS, TABLED, base
 from configs.cifar10 import cifar10
 from configs.digits import digits
 from training.state import parameter_count
@@ -61,6 +61,7 @@ def count(config, shape=(32, 32, 3)):
 
 def test_tables_name_what_there_is():
     assert LAWS.keys() == sde_lib.SDES.keys()
+    assert TABLED.keys() == sde_lib.TABLED.keys()
     assert NETWORKS.keys() == models.MODELS.keys()
     assert DATA.keys() == data.SOURCES.keys()
 
