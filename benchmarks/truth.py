@@ -39,6 +39,7 @@ SDE_METHODS = {
     "DDIM, eta 1": (lambda path: samplers.ddim(path, eta=1.0), recursion.step_ddim(1.0)),
 }
 STEPS = (10, 50, 1000, 2000)
+DATA = Gaussian(np.array([0.4, -0.7]), np.array([[0.5, 0.2], [0.2, 0.3]]))
 
 
 def row(name: str, values, form: str) -> None:
@@ -46,12 +47,12 @@ def row(name: str, values, form: str) -> None:
 
 
 def orders() -> None:
-    """RMS distance to the closed flow map of correlated Gaussian data, N = 256 to 512."""
-    data = Gaussian(np.array([0.4, -0.7]), np.array([[0.5, 0.2], [0.2, 0.3]]))
+    """RMS distance to the closed flow map of correlated Gaussian data, N = 256 to 512. All other
+    methods: `python -m benchmarks.orders`."""
     print("\norder of convergence, N = 256 to 512")
     row("", LAWS, "")
     for name, make in ODE_METHODS.items():
-        row(name, [order(law, data, make) for law in LAWS.values()], ".2f")
+        row(name, [order(law, DATA, make) for law in LAWS.values()], ".2f")
 
 
 def order(law, data, make) -> float:

@@ -5,6 +5,7 @@ N steps asked are N steps run; no time is met twice. Indices never are computed 
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -82,7 +83,9 @@ def make_grid(name: str, path: AffinePath, steps: int, eps: float) -> Array:
         raise ValueError(
             f"sampling.eps is {eps}; the end of sampling must lie between 0 and t1 = {path.t1}."
         )
-    ts = GRIDS[name](path, steps, eps)
+    # The times must be numbers, under `jit` too, as they are checked.
+    with jax.ensure_compile_time_eval():
+        ts = GRIDS[name](path, steps, eps)
     if not np.all(np.diff(np.asarray(ts)) < 0):
         raise ValueError(
             f"The grid {name!r} with {steps} steps down to eps = {eps} repeats a time in "
