@@ -185,6 +185,10 @@ def build_path(section: ConfigDict) -> sde_lib.AffinePath:
         )
     if not 0.0 < kwargs["t0"] < kwargs["t1"]:
         raise ValueError(f"sde.t0 = {section.t0} must lie between 0 and sde.t1 = {section.t1}.")
+    if name in ("flow", "kinetic") and not kwargs["t1"] < 1.0:
+        raise ValueError(
+            f"sde.t1 = {section.t1} must be below 1, where the drift of {name!r} is infinite."
+        )
     for low, high in (("beta_min", "beta_max"), ("sigma_min", "sigma_max")):
         if low in kwargs and not 0.0 < kwargs[low] < kwargs[high]:
             raise ValueError(

@@ -12,6 +12,8 @@ from sde_lib.flow import Flow
 from sde_lib.fokker_planck import GridDensity, fokker_planck, spectral_gap
 from sde_lib.gaussian import Moments, gaussian_flow, gaussian_predict, moments
 from sde_lib.kinetic import Kinetic
+from sde_lib.mean_reverting import MeanReverting, clip_lam, make_mean_reverting
+from sde_lib.mean_reverting_given import Restoration, parametrize_given
 from sde_lib.noise import example_keys, fold_in, normal_like, split
 from sde_lib.prediction import KINDS, Prediction, parametrize
 from sde_lib.reverse import flow_drift, reverse_drift
@@ -41,9 +43,12 @@ __all__ = [
     "Flow",
     "GridDensity",
     "Kinetic",
+    "MeanReverting",
     "Moments",
     "Prediction",
+    "Restoration",
     "SubVP",
+    "clip_lam",
     "example_keys",
     "expand",
     "flow_drift",
@@ -51,9 +56,11 @@ __all__ = [
     "fold_in",
     "gaussian_flow",
     "gaussian_predict",
+    "make_mean_reverting",
     "moments",
     "normal_like",
     "parametrize",
+    "parametrize_given",
     "reverse_drift",
     "score_only",
     "simulate",

@@ -99,18 +99,19 @@ class Kinetic(AffinePath):
         try:
             with open(path) as file:
                 found = json.load(file)
-            columns = [np.asarray(found[key], np.float64) for key in ("theta", "gamma", "scale")]
+            theta, gamma = (np.asarray(found[key], np.float64) for key in ("theta", "gamma"))
+            scale = float(found["scale"])
         except FileNotFoundError:
             raise ValueError(
                 f"There is no table {path}; make it with `python -m tools.kinetic_path`."
             ) from None
-        except (KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"The table {path} cannot be read ({error!r}); it must be a JSON object with "
                 "theta, gamma and scale: make it with `python -m tools.kinetic_path`."
             ) from None
         try:
-            return cls.from_gamma(*columns, t0, t1)
+            return cls.from_gamma(theta, gamma, scale, t0, t1)
         except ValueError as error:
             raise ValueError(f"The table {path} is wrong. {error}") from None
 

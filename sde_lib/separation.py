@@ -64,7 +64,7 @@ def estimate(data: np.ndarray, nodes: int = 64, draws: int = 10_000, seed: int =
     `|mean|^2 / D` with nothing else. Cost: `nodes n draws D` products, in blocks.
 
     Raises:
-        ValueError: for fewer than 2 examples, data that are all zero, or fewer than 2 draws.
+        ValueError: for fewer than 2 examples, draws or nodes, or data that are all zero.
     """
     points = np.asarray(data, np.float64).reshape(len(data), int(np.prod(np.shape(data)[1:])))
     scale = float(np.sqrt(np.mean(points**2))) if len(points) else 0.0
@@ -75,6 +75,8 @@ def estimate(data: np.ndarray, nodes: int = 64, draws: int = 10_000, seed: int =
         )
     if draws < 2:
         raise ValueError(f"draws is {draws}; an average with an error needs 2 or more.")
+    if nodes < 2:
+        raise ValueError(f"nodes is {nodes}; between no noise and all there must be 2 or more.")
     points = points / scale
     model = moments(points)
     theta = np.pi / 4 * (1.0 - np.cos(np.pi * np.arange(1, nodes) / nodes))

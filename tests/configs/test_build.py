@@ -97,7 +97,7 @@ def test_aliases_of_laws(alias, name):
 
 @pytest.mark.parametrize("name", LAWS)
 def test_numbers_of_laws(name):
-    numbers = {key: value * 1.5 for key, value in LAWS[name].items()}
+    numbers = {key: value * 0.5 for key, value in LAWS[name].items()}
     path = build_path(ConfigDict({"name": name, **numbers}))
     assert {key: getattr(path, key) for key in numbers} == numbers
 

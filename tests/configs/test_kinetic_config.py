@@ -2,9 +2,11 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from closed_form import Gaussian
 from program import ROOT
 
 import sde_lib
@@ -12,7 +14,7 @@ from build import build, build_path
 from check import check_combinations
 from configs.base import base
 from configs.digits_kinetic import get_config
-from sde_lib import Flow
+from sde_lib import Flow, example_keys, fold_in
 
 
 def section(**changes):
@@ -21,15 +23,18 @@ def section(**changes):
     return config
 
 
-def write(folder, gamma, scale=1.0):
-    file = folder / "table.json"
+def write(file, gamma, scale=1.0):
+    file.parent.mkdir(parents=True)
     theta = np.linspace(0.0, np.pi / 2, len(gamma))
     file.write_text(json.dumps({"theta": theta.tolist(), "gamma": gamma, "scale": scale}))
-    return str(file)
 
 
-def test_a_table_of_ones_is_the_straight_path(tmp_path):
-    path = build_path(section(table=write(tmp_path, [1.0] * 5), t0=1e-4))
+def test_a_table_of_ones_is_the_straight_path(tmp_path, monkeypatch):
+    """The current folder goes before that of the program, which has a file of the same name."""
+    monkeypatch.chdir(tmp_path)
+    name = get_config().sde.table
+    write(tmp_path / name, [1.0] * 5)
+    path = build_path(section(table=name, t0=1e-4))
     t = jnp.linspace(0.01, 0.99, 9)
     np.testing.assert_allclose(path.coeffs(t).a, Flow().coeffs(t).a, rtol=1e-5)
     np.testing.assert_allclose(path.coeffs(t).c, Flow().coeffs(t).c, rtol=1e-5)
@@ -50,17 +55,41 @@ def test_the_digits_config_from_any_folder(tmp_path, monkeypatch):
     assert config.likelihood.eps == path.t0
 
 
+def test_what_is_built_samples_and_weighs_gaussian_data():
+    """The sampler and the likelihood of the config, with the exact field of N(0.3, 0.5^2): moments
+    by their standard errors, log p to what a(t1) = 1.3e-3 leaves of the data in the prior."""
+    experiment, data = build(get_config()), Gaussian.scalar(0.3, 0.5)
+    path, n = experiment.path, 4000
+    predict, keys = data.predict(path), example_keys(0, jnp.arange(n))
+    start = path.prior_sample(fold_in(keys, 1), (n, 1))
+    x = jax.jit(lambda x: experiment.sample(keys, predict, x).x)(start)
+    assert abs(np.mean(x) - 0.3) < 4 * 0.5 / n**0.5
+    assert abs(np.var(x) / 0.25 - 1.0) < 4 * (2 / n) ** 0.5
+    at = jnp.asarray([[-0.6], [0.2], [0.9]])
+    found = jax.jit(lambda x: experiment.log_likelihood(jax.random.key(0), predict, x))(at)
+    np.testing.assert_allclose(found.logp, data.logp(path, at, path.t0), atol=5e-3)
+
+
 @pytest.mark.parametrize(
     "table, words",
     [
         ("", r"sde\.table is empty; make a table with `python -m tools\.kinetic_path"),
         ("no/such.json", r"no table no/such\.json; make it with"),
         ("README.md", r"README\.md cannot be read"),
+        ("configs", r"configs cannot be read \(IsADirectoryError"),
     ],
 )
 def test_refusals(table, words):
     with pytest.raises(ValueError, match=words):
         build_path(section(table=table))
+
+
+@pytest.mark.parametrize("law", ["flow", "kinetic"])
+def test_the_end_where_the_drift_is_infinite_is_refused(law):
+    config = base(law, "mlp", "digits").sde
+    config.t1 = 1.0
+    with pytest.raises(ValueError, match=r"sde\.t1 = 1\.0 must be below 1, where the drift of"):
+        build_path(config)
 
 
 def test_the_flag_belongs_to_this_law_alone():

@@ -1,4 +1,4 @@
-"""Restoration-degradation by the exact and by the Euler kernel, against exact flows."""
+"""Restoration-degradation of affine laws by the exact and the Euler kernel, against exact flows."""
 
 import functools
 import itertools
@@ -10,7 +10,6 @@ import pytest
 from closed_form import M1, Gaussian, w2
 from fast_solvers import KEY, LAWS, rms, slope, starts
 from rk4 import runge_kutta
-from scipy.stats import norm
 
 from samplers import ddim, sample
 from samplers.restoration import (
@@ -21,9 +20,6 @@ from samplers.restoration import (
     share_of_time,
 )
 from sde_lib import EDM, VP, flow_drift
-from sde_lib.double_well import DoubleWell
-from sde_lib.fokker_planck import fokker_planck
-from sde_lib.score_only import score_only
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 LAW, SIZES = VP(), (50, 200, 800)
@@ -201,76 +197,6 @@ def test_euler_kernel_on_vp():
     for count in (1, 2):
         found = errors(number_of_steps(count), False)
         assert 0.9 < slope(sizes[1:], found[1:]) < 1.1
-
-
-DENSITY = lambda x: 0.4 * norm.pdf(x, -1.2, 0.35) + 0.6 * norm.pdf(x, 0.9, 0.35)
-CUBIC = DoubleWell(linear=0.0, cubic=1.0, g=1.0, t1=1.0)
-
-
-@functools.cache
-def cubic_problem():
-    """`dx = -x^3 dt + dw` from M1: the density on a grid, and starts at t1 with their ends at 0.
-
-    In one dimension the flow keeps the order, so quantiles go to quantiles: no solve is needed.
-    """
-    grid = np.linspace(-4.0, 4.0, 1601)
-    law = fokker_planck(CUBIC, lambda x: np.log(DENSITY(x)), grid, np.linspace(0.0, 1.0, 161) ** 2)
-    u = (np.arange(1000) + 0.5) / 1000
-
-    def quantiles(logp):
-        p = np.exp(logp)
-        cdf = np.concatenate([[0.0], np.cumsum(p[1:] + p[:-1])])
-        return np.interp(u, cdf / cdf[-1], grid)[:, None]
-
-    return law, quantiles(law.table[-1]), quantiles(law.table[0])
-
-
-@pytest.mark.parametrize(
-    ("args", "low", "high", "end"),
-    [((), 0.35, 0.6, 0.03), ((number_of_steps(1), False), 0.8, 1.1, 0.002)],
-    ids=["root", "linear"],
-)
-def test_a_law_that_is_not_affine(args, low, high, end):
-    """From the exact density at t1 back to the data: W1 and the distance of each path both fall."""
-    density, x, truth = cubic_problem()
-    predict = score_only(CUBIC, density.score)
-    y = np.asarray(
-        ends(euler_restoration(CUBIC, *args), predict, jnp.asarray(x), even(1.0, 0.0, SIZES))
-    )
-    distance = np.mean(np.abs(np.sort(y, axis=1) - truth[None]), axis=(1, 2))
-    # Restored samples keep the order but where a step is too long.
-    assert np.all(rms(y, truth) >= distance) and np.all(np.diff(rms(y, truth)) < 0.0)
-    assert low < slope(SIZES, distance) < high and distance[-1] < end
-
-
-class Geometric:
-    """`dx = mu x dt + sigma x dw`: log-normal data stay so, and the flow is known."""
-
-    t0, t1, diffusion_type, mu, sigma = 0.0, 1.0, "diagonal", 0.3, 0.6
-
-    def drift(self, x, t):
-        return self.mu * x
-
-    def diffusion(self, x, t):
-        return self.sigma * x
-
-    def log_moments(self, t):
-        return 0.2 + (self.mu - 0.5 * self.sigma**2) * t, 0.16 + self.sigma**2 * t
-
-    def predict(self, x, t):
-        mean, variance = self.log_moments(t)
-        return score_only(self, lambda x, t: -(1.0 + (jnp.log(x) - mean) / variance) / x)(x, t)
-
-
-@pytest.mark.parametrize(
-    ("args", "low", "high"), [((), 0.4, 0.7), ((number_of_steps(1), False), 0.9, 1.1)]
-)
-def test_noise_that_depends_on_the_state(args, low, high):
-    law, x = Geometric(), jnp.asarray([[0.5], [1.0], [2.0], [4.0]])
-    (m0, S0), (m1, S1) = law.log_moments(0.0), law.log_moments(1.0)
-    truth = np.exp(m0 + np.sqrt(S0 / S1) * (np.log(x) - m1))
-    found = rms(ends(euler_restoration(law, *args), law.predict, x, even(1.0, 0.0, SIZES)), truth)
-    assert low < slope(SIZES[1:], found[1:]) < high and found[-1] < 0.1
 
 
 @pytest.mark.parametrize("share", [0.3, 1.0])

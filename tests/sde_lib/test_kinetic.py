@@ -207,6 +207,20 @@ def drawn_energies(n, dims):
     return law, law.table.length, *energies
 
 
+@pytest.mark.parametrize("n, dims", [(2, 1024), (4, 4096)])
+def test_bound_on_the_energy_that_few_points_lose(n, dims, x64):
+    """Theorem 4.2: the marginal field has the conditional energy less at most `6 M^2 n / sqrt(D)`,
+    M the largest rate of a and c, and never more; a tenth to a third of it here."""
+    x = np.random.default_rng(0).standard_normal((n, dims))
+    found = estimate(x, 40, 1000)
+    gamma = PchipInterpolator(found.theta, found.gamma)
+    for path, rate in ((Flow(*ENDS), 1.0), (Trigonometric(), np.pi / 2)):
+        kept, whole = energy(path, gamma), energy(path, np.ones_like)
+        # `int a'^2 + c'^2` in closed form.
+        np.testing.assert_allclose(whole, 2.0 if rate == 1.0 else rate**2, rtol=1e-4)
+        assert 0.0 < whole - kept < 6.0 * rate**2 * n / dims**0.5 < 0.4 * whole
+
+
 def test_scale_belongs_to_the_data(x64):
     """A law for data k times as large has k times the noise, and the same energy in their units."""
     theta = np.linspace(0.0, np.pi / 2, 101)

@@ -95,14 +95,15 @@ def test_bound_on_the_separation_of_few_points(n, dims):
 
 
 @pytest.mark.parametrize(
-    "data, draws, message",
+    "data, nodes, draws, message",
     [
-        (np.zeros((5, 2)), 10, "root mean square of 0.0"),
-        (np.ones((1, 2)), 10, "have 1 examples"),
-        (np.ones((0, 2)), 10, "have 0 examples"),
-        (FIVE, 1, "draws is 1"),
+        (np.zeros((5, 2)), 8, 10, "root mean square of 0.0"),
+        (np.ones((1, 2)), 8, 10, "have 1 examples"),
+        (np.ones((0, 2)), 8, 10, "have 0 examples"),
+        (FIVE, 8, 1, "draws is 1"),
+        (FIVE, 1, 10, "nodes is 1"),
     ],
 )
-def test_refusals(data, draws, message):
+def test_refusals(data, nodes, draws, message):
     with pytest.raises(ValueError, match=message):
-        estimate(data, 8, draws)
+        estimate(data, nodes, draws)

@@ -1,0 +1,148 @@
+"""Restoration-degradation of laws that are not affine, and where its Euler step is DDIM."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_form import M1
+from fast_solvers import KEY, LAWS, rms, slope, starts
+from rk4 import padded
+from scipy.stats import norm
+
+from samplers import ddim, heun, sample
+from samplers.restoration import euler_restoration, number_of_steps, share_of_time
+from sde_lib.double_well import DoubleWell
+from sde_lib.fokker_planck import fokker_planck
+from sde_lib.score_only import score_only
+
+pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
+SIZES = (50, 200, 800)
+CUBIC = DoubleWell(linear=0.0, cubic=1.0, g=1.0, t1=1.0)
+WELLS = DoubleWell()
+GRID = np.linspace(-4.0, 4.0, 1601)
+U = (np.arange(1000) + 0.5) / 1000
+
+
+def ends(method, predict, x, t1, sizes):
+    """Where steps even in t from t1 to 0 lead, `(S, B, ...)`."""
+    ts = padded([jnp.linspace(t1, 0.0, n + 1) for n in sizes])
+    return jax.jit(jax.vmap(lambda ts: sample(KEY, predict, method, x, ts).x, in_axes=1))(ts)
+
+
+def quantiles(logp):
+    p = np.exp(logp)
+    cdf = np.concatenate([[0.0], np.cumsum(p[1:] + p[:-1])])
+    return np.interp(U, cdf / cdf[-1], GRID)[:, None]
+
+
+def density_of(law):
+    """From M1: two peaks, at no place where the law has its own."""
+    peaks = lambda x: np.log(0.4 * norm.pdf(x, -1.2, 0.35) + 0.6 * norm.pdf(x, 0.9, 0.35))
+    return fokker_planck(law, peaks, GRID, law.t1 * np.linspace(0.0, 1.0, 161) ** 2)
+
+
+def distance(y, truth):
+    """W1, from ends `(S, B, 1)` and the quantiles of the law."""
+    return np.mean(np.abs(np.sort(np.asarray(y), axis=1) - truth[None]), axis=(1, 2))
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_it_is_ddim_for_every_linear_law(law):
+    """In `y = x / a` over the time `(c / a)^2` any affine law is `dy = dw`, whose kernel is that of
+    Euler: the step for general laws, with the data for its cleaner state, is that of DDIM."""
+    lam, brownian = jnp.linspace(-2.0, 2.0, 13), DoubleWell(linear=0.0, cubic=0.0, g=1.0)
+    y = np.exp(2.0) * starts(30)
+
+    def score(y, tau):
+        t = law.t_of_lam(-0.5 * jnp.log(tau))
+        a = law.coeffs(t).a
+        return a * M1.score(law)(a * y, t)
+
+    @jax.jit
+    def both():
+        ts = law.t_of_lam(lam)
+        a = law.coeffs(ts).a
+        method = euler_restoration(brownian, share_of_time(1.0))
+        found = sample(KEY, score_only(brownian, score), method, y, jnp.exp(-2.0 * lam)).x
+        return found, sample(KEY, M1.predict(law), ddim(law), a[0] * y, ts).x / a[-1]
+
+    found, expected = both()
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+
+
+@functools.cache
+def cubic_problem():
+    """`dx = -x^3 dt + dw` from M1: the density on a grid, and starts at t1 with their ends at 0.
+
+    In one dimension the flow keeps the order, so quantiles go to quantiles: no solve is needed.
+    """
+    density = density_of(CUBIC)
+    return density, quantiles(density.table[-1]), quantiles(density.table[0])
+
+
+@pytest.mark.parametrize(
+    ("args", "low", "high", "end"),
+    [((), 0.35, 0.6, 0.03), ((number_of_steps(1), False), 0.8, 1.1, 0.002)],
+    ids=["root", "linear"],
+)
+def test_a_law_that_is_not_affine(args, low, high, end):
+    """From the exact density at t1 back to the data: W1 and the distance of each path both fall."""
+    density, x, truth = cubic_problem()
+    predict = score_only(CUBIC, density.score)
+    y = ends(euler_restoration(CUBIC, *args), predict, jnp.asarray(x), 1.0, SIZES)
+    found = distance(y, truth)
+    # Restored samples keep the order but where a step is too long.
+    assert np.all(rms(y, truth) >= found) and np.all(np.diff(rms(y, truth)) < 0.0)
+    assert low < slope(SIZES, found) < high and found[-1] < end
+
+
+def test_from_the_wells_of_the_prior_to_the_data():
+    """A whole run, from quantiles of the law's own prior. Over ten times the wells' unit of time
+    the bias of ell adds up: steps help slowly, and Heun shows how near the score itself leads."""
+    density = density_of(WELLS)
+    x, truth = quantiles(np.asarray(WELLS.log_weight(GRID))), quantiles(density.table[0])
+    predict = score_only(WELLS, density.score)
+    run = lambda method, sizes: distance(
+        ends(method, predict, jnp.asarray(x), WELLS.t1, sizes), truth
+    )
+    before = distance(x[None], truth)[0]
+    root = run(euler_restoration(WELLS), (100, 400, 1600))
+    linear = run(euler_restoration(WELLS, number_of_steps(1), False), (100, 400, 1600))
+    stalled = run(euler_restoration(WELLS, number_of_steps(4)), (400, 1600))
+    assert np.all(np.diff(root) < 0.0) and np.all(np.diff(linear) < 0.0)
+    assert linear[-1] < 0.25 * before and linear[-1] < root[-1] < before < 2.0 * stalled[-1]
+    assert abs(stalled[1] / stalled[0] - 1.0) < 0.1
+    # What t1 = 10 leaves of the slowest part is 1.5 %.
+    assert run(heun(WELLS), (100,))[0] < 0.06 * before
+
+
+class Geometric:
+    """`dx = mu x dt + sigma x dw`: log-normal data stay so, and the flow is known."""
+
+    t0, t1, diffusion_type, mu, sigma = 0.0, 1.0, "diagonal", 0.3, 0.6
+
+    def drift(self, x, t):
+        return self.mu * x
+
+    def diffusion(self, x, t):
+        return self.sigma * x
+
+    def log_moments(self, t):
+        return 0.2 + (self.mu - 0.5 * self.sigma**2) * t, 0.16 + self.sigma**2 * t
+
+    def predict(self, x, t):
+        mean, variance = self.log_moments(t)
+        return score_only(self, lambda x, t: -(1.0 + (jnp.log(x) - mean) / variance) / x)(x, t)
+
+
+@pytest.mark.parametrize(
+    ("args", "low", "high"), [((), 0.4, 0.7), ((number_of_steps(1), False), 0.9, 1.1)]
+)
+def test_noise_that_depends_on_the_state(args, low, high):
+    law, x = Geometric(), jnp.asarray([[0.5], [1.0], [2.0], [4.0]])
+    (m0, S0), (m1, S1) = law.log_moments(0.0), law.log_moments(1.0)
+    truth = np.exp(m0 + np.sqrt(S0 / S1) * (np.log(x) - m1))
+    found = rms(ends(euler_restoration(law, *args), law.predict, x, 1.0, SIZES), truth)
+    assert low < slope(SIZES[1:], found[1:]) < high and found[-1] < 0.1
