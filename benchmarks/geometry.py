@@ -215,7 +215,7 @@ def main(argv: list[str] | None = None) -> None:
             for name, value in laws(measured).items():
                 print(f"largest difference of a curve under {name}: {value:.1g}")
         if "displaced" in asked:
-            for size in (0.9, 1.5):
+            for size in (0.9, 1.5, 2.5):
                 counts = displaced(measured, size)
                 print(f"off by {size} |D* - y|: steps and outputs that fall {counts} of 11700")
 

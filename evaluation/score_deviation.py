@@ -2,7 +2,8 @@
 
 Chen et al. 2023 (arXiv 2305.19947): the optimal denoiser D* of a finite set ends every run on a
 training example; what is new in a sample is due to a learned D that differs. The difference is
-small at large noise, grows where D* commits itself to an example, and shrinks towards the data.
+small at large noise and grows where D* commits itself to an example; where D ends elsewhere it
+stays.
 It is told in denoisers, not scores: `(D - D*) / sigma^2` at small sigma shows the factor alone.
 """
 
