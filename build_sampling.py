@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -14,13 +15,35 @@ from ml_collections import ConfigDict
 import samplers
 import sde_lib
 from check import choose
+from models.noise_level import FILE, Trained, load
+from samplers import schedule as schedules
 from samplers.base import SampleFn, SampleResult
+from samplers.denoising_mcmc import denoising_mcmc
+from samplers.exponential import FORMS
+from samplers.langevin_gibbs import Walk
 from samplers.learned import schedule_file
+from samplers.levels import UPDATES, make_levels
 from samplers.lml import PLACEMENTS
-from samplers.schedule import load
+from samplers.unipc import VARIANTS
 from sde_lib.prediction import PredictFn
 
 SAMPLER_ALIASES = {"ancestral_sampling": "ancestral"}
+NAMES = {
+    "predictor": ("none", *samplers.PREDICTORS),
+    "corrector": ("none", *samplers.CORRECTORS),
+    "order": ("paper", "original"),
+    "norm": ("example", "batch"),
+    "variance": ("posterior", "forward"),
+    "form": FORMS,
+    "variant": VARIANTS,
+    "lml_placement": PLACEMENTS,
+    "chain_update": UPDATES,
+    "grid": samplers.GRIDS,
+    "recipe": samplers.RECIPES,
+    "solver": samplers.SOLVERS,
+    "variable": samplers.VARIABLES,
+    "batching": ("example", "batch"),
+}
 
 
 class Known(NamedTuple):
@@ -40,9 +63,16 @@ def build_sampler(
     known: Known = Known(),  # noqa: B008 - an immutable tuple
 ) -> SampleFn:
     """`(key, predict, x) -> SampleResult` by the configured method."""
-    make = choose("sampling.method", section.method, METHODS)
-    choose("sampling.batching", section.batching, ("example", "batch"))
-    return make(section, path, known)
+    check_names(section)
+    return METHODS[section.method](section, path, known)
+
+
+def check_names(section: ConfigDict) -> None:
+    """Refuses a name that is not known, whether or not the method reads that key: a misspelling is
+    one, and nobody should find out after the training."""
+    for key, known in {"method": METHODS, **NAMES}.items():
+        name = SAMPLER_ALIASES.get(section[key], section[key])
+        choose(f"sampling.{key}", name, known)
 
 
 def build_fixed_steps(section: ConfigDict, path: sde_lib.AffinePath, known: Known) -> SampleFn:
@@ -85,7 +115,7 @@ def build_unified(section: ConfigDict, path: sde_lib.AffinePath, known: Known) -
             "sampling.schedule is empty; name one of configs/solvers/, such as digits_10, or give "
             "the path of a file."
         )
-    schedule = load(schedule_file(section.schedule))
+    schedule = schedules.load(schedule_file(section.schedule))
     mean = 0.0
     if schedule.analytic:
         mean = jnp.asarray(known.moments().mean)
@@ -93,7 +123,6 @@ def build_unified(section: ConfigDict, path: sde_lib.AffinePath, known: Known) -
 
 
 def build_grid(section: ConfigDict, path: sde_lib.AffinePath) -> Array:
-    choose("sampling.grid", section.grid, samplers.GRIDS)
     return samplers.make_grid(section.grid, path, section.steps, build_end(section, path))
 
 
@@ -101,8 +130,7 @@ def build_end(section: ConfigDict, path: sde_lib.AffinePath) -> float:
     """The last node: eps, or where the recipe of the two-stage grid stops."""
     if section.grid != "two_stage":
         return section.eps
-    recipe = choose("sampling.recipe", section.recipe, samplers.RECIPES)
-    return samplers.early_end(path, recipe, section.eps)
+    return samplers.early_end(path, samplers.RECIPES[section.recipe], section.eps)
 
 
 def build_ode(section: ConfigDict, path: sde_lib.AffinePath, known: Known) -> SampleFn:
@@ -120,7 +148,6 @@ def build_sde(section: ConfigDict, path: sde_lib.AffinePath, known: Known) -> Sa
 
 def build_dpm_fast(section: ConfigDict, path: sde_lib.AffinePath, known: Known) -> SampleFn:
     del known
-    choose("sampling.grid", section.grid, samplers.GRIDS)
     return samplers.dpm_fast(
         path,
         section.steps,
@@ -160,6 +187,69 @@ def build_score_sde(section: ConfigDict, path: sde_lib.AffinePath, known: Known)
     )
 
 
+def build_denoising_mcmc(section: ConfigDict, path: sde_lib.AffinePath, known: Known) -> SampleFn:
+    """Chains that begin with a run of Heun, and whose states the configured method denoises."""
+    del known
+    network = build_level_network(section)
+    levels = make_levels(path, network.options["levels"], network.sigma_min, network.sigma_max)
+    ts = samplers.make_grid(section.grid, path, section.chain_start_steps, section.eps)
+    walk = Walk(
+        section.chain_eta,
+        section.chain_moves,
+        section.chain_update,
+        build_burn_in(section),
+        section.chain_start_std,
+    )
+
+    def start(key: Array, predict: PredictFn, x: Array) -> SampleResult:
+        return samplers.sample(key, predict, samplers.heun(path), x, ts, denoise=True)
+
+    return denoising_mcmc(
+        path,
+        levels,
+        network.logits,
+        start,
+        build_method(section, path),
+        walk,
+        steps=section.steps,
+        eps=section.eps,
+        grid=section.grid,
+        outputs=section.chain_outputs,
+    )
+
+
+def build_level_network(section: ConfigDict) -> Trained:
+    """The network of p(level | y), which must be there before anything is built on it."""
+    if not section.denoise:
+        raise ValueError(
+            "sampling.denoise is False, and sampling.method 'denoising_mcmc' ends with the "
+            "conditional mean of the data always; set it to True."
+        )
+    if section.batch_size % section.chain_outputs:
+        raise ValueError(
+            f"sampling.batch_size is {section.batch_size} and sampling.chain_outputs "
+            f"{section.chain_outputs}; a batch is made of whole chains: make it a multiple."
+        )
+    if not section.chain_network:
+        raise ValueError(
+            "sampling.chain_network is empty; train a network of the noise level with `python -m "
+            "tools.train_noise_level --config FILE --workdir DIR` and name its folder with "
+            "--config.sampling.chain_network=DIR."
+        )
+    return load(Path(section.chain_network) / FILE)
+
+
+def build_burn_in(section: ConfigDict) -> tuple[tuple[int, float], ...]:
+    """The rows `(number, eta)` of `sampling.chain_burn_in`."""
+    for row in section.chain_burn_in:
+        if not isinstance(row, tuple) or len(row) != 2 or int(row[0]) != row[0]:
+            raise ValueError(
+                f"sampling.chain_burn_in has the row {row!r}; a row is (number of moves, step "
+                "size), and the rows stand in a tuple."
+            )
+    return tuple((int(number), eta) for number, eta in section.chain_burn_in)
+
+
 METHODS: dict[str, Callable[..., SampleFn]] = {
     "pc": build_fixed_steps,
     "ode": build_ode,
@@ -168,6 +258,7 @@ METHODS: dict[str, Callable[..., SampleFn]] = {
     "dpm_fast": build_dpm_fast,
     "dpm_adaptive": build_dpm_adaptive,
     "unified": build_unified,
+    "denoising_mcmc": build_denoising_mcmc,
 }
 
 
@@ -181,9 +272,6 @@ def build_solver(name: str, section: ConfigDict) -> samplers.Solver:
 
 def build_method(section: ConfigDict, path: sde_lib.AffinePath) -> samplers.Sampler:
     """The predictor and the corrector of one step."""
-    choose("sampling.order", section.order, ("paper", "original"))
-    choose("sampling.norm", section.norm, ("example", "batch"))
-    choose("sampling.variance", section.variance, ("posterior", "forward"))
     fast = {"order": section.solver_order, "form": section.form}
     churn = {key: section[key] for key in ("steps", "s_churn", "s_tmin", "s_tmax", "s_noise")}
     own = {
@@ -203,17 +291,16 @@ def build_method(section: ConfigDict, path: sde_lib.AffinePath) -> samplers.Samp
     predictor = corrector = None
     name = SAMPLER_ALIASES.get(section.predictor, section.predictor)
     if name != "none":
-        make = choose("sampling.predictor", name, samplers.PREDICTORS)
         if section.probability_flow and "probability_flow" not in own.get(name, {}):
             raise ValueError(
                 f"sampling.probability_flow is set, but the predictor {name!r} has no such form; "
                 "take euler_maruyama or reverse_diffusion."
             )
-        predictor = make(path, **own.get(name, {}))
+        predictor = samplers.PREDICTORS[name](path, **own.get(name, {}))
         if section.lml:
             predictor = build_lml(section, path, name, predictor)
     if section.corrector != "none":
-        make = choose("sampling.corrector", section.corrector, samplers.CORRECTORS)
+        make = samplers.CORRECTORS[section.corrector]
         at = "end" if section.order == "paper" else "start"
         corrector = make(path, section.snr, section.n_steps_each, section.norm, at)
     if predictor is None and corrector is None:
@@ -225,7 +312,6 @@ def build_lml(
     section: ConfigDict, path: sde_lib.AffinePath, name: str, predictor: samplers.Sampler
 ) -> samplers.Sampler:
     """The predictor with its direction turned; refused where noise would be turned with it."""
-    choose("sampling.lml_placement", section.lml_placement, PLACEMENTS)
     solves = name in ("heun", "dpm_solver", "adams_bashforth", "unipc", "velocity_ab")
     solves = solves or (name in ("ddim", "dpm_multistep", "edm") and section.eta == 0)
     solves = solves and not (name == "edm" and section.s_churn)

@@ -34,15 +34,17 @@ RANGES = (
         "likelihood.num_probes likelihood.eps likelihood.rtol likelihood.atol "
         "likelihood.max_steps eval.batch_size eval.num_samples eval.bpd_repeats "
         "sampling.solver_order sampling.sigma_data sampling.sde_eta sampling.s_tmax "
-        "sampling.s_noise model.num_scales model.width model.depth model.expansion model.nf "
-        "model.num_res_blocks",
+        "sampling.s_noise sampling.chain_eta sampling.chain_moves sampling.chain_outputs "
+        "sampling.chain_start_steps model.num_scales model.width model.depth model.expansion "
+        "model.nf model.num_res_blocks",
         lambda x: 0 < x < math.inf,
         "be positive and finite",
     ),
     (
         "optim.warmup optim.weight_decay optim.grad_clip training.eval_freq training.snapshot_freq "
         "training.keep_snapshots sampling.snr sampling.eta sampling.s_churn sampling.s_tmin "
-        "sampling.teleport_sigma sampling.teleport_rank sampling.lml",
+        "sampling.teleport_sigma sampling.teleport_rank sampling.lml "
+        "sampling.chain_start_std",
         lambda x: 0 <= x < math.inf,
         "be finite and not negative",
     ),

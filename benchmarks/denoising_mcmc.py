@@ -26,7 +26,8 @@ from scipy.spatial.distance import cdist
 
 from benchmarks.sampler_problem import LAW, Problem, load_problem, predict_fn
 from samplers import heun, make_grid, sample, unipc
-from samplers.denoising_mcmc import Walk, denoising_mcmc
+from samplers.denoising_mcmc import denoising_mcmc
+from samplers.langevin_gibbs import Walk
 from samplers.levels import make_levels, mixture_logits
 from sde_lib import example_keys, split
 

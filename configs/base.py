@@ -170,7 +170,8 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
 
     config.sampling = ConfigDict()
     # "pc" takes fixed steps, "score_sde" too, as the released code does; "dpm_fast" spends `steps`
-    # evaluations; "unified" does what its schedule says; "ode", "sde" and "dpm_adaptive" choose.
+    # evaluations; "unified" does what its schedule says; "ode", "sde" and "dpm_adaptive" choose;
+    # "denoising_mcmc" takes the steps of "pc" from the noise levels of a chain.
     config.sampling.method = "pc" if continuous else "score_sde"
     config.sampling.predictor = "reverse_diffusion" if law == "ve" else "euler_maruyama"
     config.sampling.corrector = "langevin" if law == "ve" else "none"
@@ -199,6 +200,18 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.sampling.lml = 0.0  # strength of Levenberg-Marquardt-Langevin around the predictor
     config.sampling.lml_placement = "noise"  # or "data", "direction" (ddim), "velocity"
     config.sampling.lml_freeze = 0.0  # part of the time, from t1, that it leaves alone
+    # Of "denoising_mcmc": the workdir that tools.train_noise_level was given, the step size of a
+    # move in units of data^2, moves for a sample, how a level is chosen (or "gibbs"), samples that
+    # a chain gives one after the other: above 1 they share its seed, that of the first.
+    config.sampling.chain_network = ""
+    config.sampling.chain_eta = 0.1
+    config.sampling.chain_moves = 10
+    config.sampling.chain_update = "argmax"
+    config.sampling.chain_outputs = 1
+    # And how it begins: with a run of Heun and noise on it, then moves in rows (number, step size).
+    config.sampling.chain_start_steps = 20
+    config.sampling.chain_start_std = 0.5
+    config.sampling.chain_burn_in = ((10, 0.1),)
     config.sampling.probability_flow = False
     # Noise level c / a above which the Gaussian model of the training data moves x, in one jump and
     # without the network; 0 switches it off. The rank is that of its covariance; 0 takes all.

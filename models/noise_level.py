@@ -21,6 +21,9 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 from models.options import ACTIVATIONS, activation, check_choice
 from models.resample import mean_downsample
 
+# Where a workdir keeps its own.
+FILE = "noise_level/classifier.msgpack"
+
 
 def to_unit_size(y: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`y / size` and the features `(log size, log^2 size)` `(B, 2)`, for y `(B, ...)`.
@@ -134,7 +137,12 @@ class Trained(NamedTuple):
     params: Any
 
     def logits(self, y: jax.Array) -> jax.Array:
-        """log p(level | y), `(B, levels)`, up to a constant for each example."""
+        """log p(level | y), `(B, levels)`, up to a constant for each example.
+
+        Raises:
+            ValueError: for examples of another shape.
+        """
+        check_shape("The classifier of noise levels", self.shape, y.shape[1:])
         network = CLASSIFIERS[self.name](**self.options)
         return network.apply({"params": self.params}, y)
 
@@ -154,8 +162,8 @@ def load(file: Path, shape: tuple[int, ...] | None = None) -> Trained:
     """
     if not Path(file).is_file():
         raise FileNotFoundError(
-            f"There is no classifier of noise levels {file}; train one with "
-            "python -m tools.train_noise_level."
+            f"There is no classifier of noise levels {file}; train one with python -m "
+            "tools.train_noise_level --config FILE --workdir DIR, which writes DIR/" + FILE + "."
         )
     try:
         kept = msgpack_restore(Path(file).read_bytes())
@@ -168,9 +176,14 @@ def load(file: Path, shape: tuple[int, ...] | None = None) -> Trained:
             f"{file} is not a classifier of noise levels ({type(error).__name__}); take a file "
             "that python -m tools.train_noise_level has written."
         ) from error
-    if shape is not None and tuple(shape) != trained.shape:
-        raise ValueError(
-            f"The classifier {file} is for examples of shape {trained.shape} and these have "
-            f"{tuple(shape)}; train one on these data."
-        )
+    if shape is not None:
+        check_shape(f"The classifier {file}", trained.shape, shape)
     return trained
+
+
+def check_shape(name: str, ours: tuple[int, ...], theirs: tuple[int, ...]) -> None:
+    if tuple(theirs) != ours:
+        raise ValueError(
+            f"{name} is for examples of shape {ours} and these have {tuple(theirs)}; train one on "
+            "these data."
+        )

@@ -1,24 +1,14 @@
-"""Denoising MCMC: a chain over data and noise level, whose states are denoised from where they are.
+"""Denoising MCMC: states of a chain over data and noise level, denoised from where they are.
 
 Kim & Ye 2023 (Denoising MCMC for accelerating diffusion-based generative models, ICML,
-arXiv 2209.14593), in the form they call Denoising Langevin Gibbs. The chain targets
-`p(y, sigma) = p(sigma) p_sigma(y)`, `y = x0 + sigma z`, by turns of
+arXiv 2209.14593), in the form they call Denoising Langevin Gibbs. The chain is that of
+`langevin_gibbs.py`. It stays near the data, so an output needs an integrator from a small sigma
+only: `n_skip` moves, the state of least sigma among them, the reverse process from there, one
+conditional mean at its end. The chain goes on from its own state, not from the output.
 
-    Langevin    y <- y + eta / 2 grad log p_sigma(y) + sqrt(eta) z      eta in units of y^2
-    level       sigma from p(sigma | y), drawn (Gibbs) or the likeliest ("argmax")
-
-It stays near the data, so an output needs an integrator from a small sigma only: `n_skip` moves,
-the state of least sigma among them, the reverse process from there, one conditional mean at its
-end. For any affine law `y = x / a`, `sigma = c / a`, and `grad log p_sigma(y) = -eps / sigma`.
-
-The move is not adjusted: for one data point it takes the variance `sigma^2` of the noise to
-`sigma^2 + eta^2 / (4 sigma^2)`, and is stable for `eta < 4 sigma^2` only. Where eta is larger, y is
-thrown out and the level update finds a larger sigma. Successive outputs of a chain resemble each
-other; quality wants a small eta and n_skip, diversity large ones or many chains.
+Successive outputs of a chain resemble each other; quality wants a small eta and n_skip, diversity
+large ones or many chains.
 """
-
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,97 +16,17 @@ from jax import Array
 
 from samplers.base import SampleFn, Sampler, SampleResult, sample
 from samplers.grids import GRIDS
-from samplers.levels import UPDATES, Levels, LogitsFn, draw_level
+from samplers.langevin_gibbs import Chain, Walk, check_walk, make_move, window
+from samplers.levels import Levels, LogitsFn, draw_level
 from sde_lib import AffinePath, expand, fold_in, normal_like, split
 from sde_lib.prediction import PredictFn
 
-
-class Chain(NamedTuple):
-    """States of B chains: `y = x / a` `(B, ...)` and `level` `(B,)`, int32."""
-
-    y: Array
-    level: Array
-
-
-MoveFn = Callable[[Array, Chain, Array], Chain]
-
-
-class Walk(NamedTuple):
-    """How the chain moves.
-
-    `eta` is the step size, in units of y^2; `n_skip` the moves for one output; `update` one of
-    `UPDATES`; `burn_in` the moves before the first output, `((number, eta), ...)` in order;
-    `start_std` the noise added to the sample that a chain begins with, in units of y.
-    """
-
-    eta: float
-    n_skip: int = 10
-    update: str = "argmax"
-    burn_in: tuple[tuple[int, float], ...] = ()
-    start_std: float = 0.5
-
-
-def check_walk(walk: Walk) -> None:
-    if walk.update not in UPDATES:
-        raise ValueError(f"update is {walk.update!r}; it must be one of {', '.join(UPDATES)}.")
-    if walk.n_skip < 1:
-        raise ValueError(f"n_skip is {walk.n_skip}; an output needs at least 1 move.")
-    for eta in (walk.eta, *(eta for _, eta in walk.burn_in)):
-        if not 0.0 < eta < float("inf"):
-            raise ValueError(f"eta is {eta}; a step size must be positive and finite.")
-    for number, _ in walk.burn_in:
-        if number < 0:
-            raise ValueError(f"burn_in has {number} moves; take 0 or more.")
-    if not 0.0 <= walk.start_std < float("inf"):
-        raise ValueError(f"start_std is {walk.start_std}; it must be finite and not negative.")
-
-
-def langevin_move(
-    key: Array, path: AffinePath, levels: Levels, predict: PredictFn, chain: Chain, eta: Array
-) -> Array:
-    """y after one Langevin move at the chain's level; one evaluation."""
-    t, sigma = levels.t[chain.level], levels.sigma[chain.level]
-    eps = predict(expand(path.coeffs(t).a, chain.y) * chain.y, t).eps
-    eta = jnp.asarray(eta, eps.dtype)
-    drift = expand(0.5 * eta / sigma, eps).astype(eps.dtype) * eps
-    return chain.y - drift + jnp.sqrt(eta) * path.noise(key, chain.y)
-
-
-def make_move(
-    path: AffinePath, levels: Levels, logits: LogitsFn, predict: PredictFn, update: str
-) -> MoveFn:
-    """`(key, chain, eta) -> chain`: y at the old level, then the level at the new y."""
-
-    def move(key: Array, chain: Chain, eta: Array) -> Chain:
-        noise_key, level_key = split(key, 2)
-        y = langevin_move(noise_key, path, levels, predict, chain, eta)
-        return Chain(y, draw_level(level_key, logits(y), update))
-
-    return move
-
-
-def window(key: Array, move: MoveFn, chain: Chain, etas: Array) -> tuple[Chain, Chain]:
-    """A move for each of `etas` `(n,)`: the chain after them, and of each example the state of
-    least sigma among those n.
-
-    Of equal ones the last, which resembles the output before least. Move i draws from
-    `fold_in(key, i)`.
-    """
-
-    def body(carry, inputs):
-        (chain, best), (i, eta) = carry, inputs
-        chain = move(fold_in(key, i), chain, eta)
-        newer = chain.level >= best.level
-        y = jnp.where(expand(newer, chain.y), chain.y, best.y)
-        return (chain, Chain(y, jnp.where(newer, chain.level, best.level))), None
-
-    # Below every level, so that the start itself is never picked.
-    nothing = Chain(chain.y, jnp.full_like(chain.level, -1))
-    return jax.lax.scan(body, (chain, nothing), (jnp.arange(len(etas)), etas))[0]
+# Grids that are formulas of t1, of which each example has its own here.
+FORMULAS = ("uniform", "uniform_lam", "quadratic", "karras", "tangent")
 
 
 def grids_from(path: AffinePath, tops: Array, grid: str, steps: int, eps: float) -> Array:
-    """The grid of that name for each example, from its own time `tops` `(B,)` to eps:
+    """The grid of that name in `FORMULAS` for each example, from its own time `tops` `(B,)` to eps:
     `(steps + 1, B)`. A top at or below eps gives steps of length zero."""
     make = lambda top: GRIDS[grid](path.replace(t1=top), steps, eps)
     ts = jax.vmap(make, out_axes=1)(tops)
@@ -164,7 +74,7 @@ def denoising_mcmc(
         start: a coarse full run that ends with data, such as 20 steps of Heun with its denoising;
             its result plus `start_std z` is where a chain begins.
         sampler, steps, eps, grid: the integrator from a chain's level to eps; grid is a name in
-            `GRIDS`.
+            `FORMULAS`.
         outputs: samples that one chain gives, one after the other.
 
     x is `(B, ...)` from the prior and B a multiple of `outputs`: chain j starts from example
@@ -174,11 +84,11 @@ def denoising_mcmc(
     that each sample was denoised from; `failed` that of `start`.
 
     Raises:
-        ValueError: for numbers out of range, a lowest level below eps, or a batch that is not a
-            multiple of `outputs`.
+        ValueError: for numbers out of range, a lowest level below eps, another grid, or a batch
+            that is not a multiple of `outputs`.
     """
     check_walk(walk)
-    check_run(path, levels, steps, eps, outputs)
+    check_run(path, levels, steps, eps, grid, outputs)
     burn_in = [eta for number, eta in walk.burn_in for _ in range(number)]
     each = walk.n_skip + steps * sampler.nfe + 1
 
@@ -220,7 +130,14 @@ def begin(
     return first, Chain(y, draw_level(level_key, logits(y), walk.update))
 
 
-def check_run(path: AffinePath, levels: Levels, steps: int, eps: float, outputs: int) -> None:
+def check_run(
+    path: AffinePath, levels: Levels, steps: int, eps: float, grid: str, outputs: int
+) -> None:
+    if grid not in FORMULAS:
+        raise ValueError(
+            f"The grid is {grid!r}; each chain starts from a level of its own, which needs a grid "
+            f"that is a formula: take one of {', '.join(FORMULAS)}."
+        )
     if steps < 1 or outputs < 1:
         raise ValueError(f"steps is {steps} and outputs {outputs}; take at least 1 of each.")
     with jax.ensure_compile_time_eval():

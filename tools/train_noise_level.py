@@ -24,7 +24,7 @@ from build import build_path, build_preprocessing, build_sources
 from check import check_combinations, check_numbers, choose
 from data import Loader, Scaler
 from losses.noise_level import noise_level_loss
-from models.noise_level import CLASSIFIERS, Trained, save
+from models.noise_level import CLASSIFIERS, FILE, Trained, save
 from samplers.levels import Levels, make_levels
 from training.checkpoint import CheckpointError, Checkpoints
 from training.loop import TrainingDiverged, train
@@ -45,7 +45,6 @@ BATCH = flags.DEFINE_integer("batch", 100, "Images an update.")
 
 EMA_RATE = 0.999
 LOG_FREQ, SNAPSHOT_FREQ = 100, 1000
-FILE = "noise_level/classifier.msgpack"
 
 
 class Plan(NamedTuple):
@@ -69,9 +68,7 @@ class Heldout(NamedTuple):
     log_sigma_error: float
 
 
-def train_classifier(
-    config: ConfigDict, workdir: Path, plan: Plan, progress: bool = True
-) -> tuple[Trained, Heldout]:
+def train_classifier(config: ConfigDict, workdir: Path, plan: Plan) -> tuple[Trained, Heldout]:
     """Trains, or goes on with, the classifier of a workdir, and writes it to `FILE`.
 
     Raises:
@@ -90,7 +87,8 @@ def train_classifier(
     claim(workdir, config, training=False)
     prepare = build_preprocessing(config.data, scaler)
     loss = prepared(path, levels, network, prepare)
-    params = run(config.seed, sources[0], network, loss, workdir / "noise_level", plan, progress)
+    folder, progress = (workdir / FILE).parent, config.training.progress
+    params = run(config.seed, sources[0], network, loss, folder, plan, progress)
     sigma_max, sigma_min = (float(levels.sigma[i]) for i in (0, -1))
     options = {"levels": plan.levels}
     trained = Trained(plan.network, options, sigma_min, sigma_max, sources[0].shape, params)

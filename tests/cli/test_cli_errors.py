@@ -34,6 +34,9 @@ UNKNOWN_NAMES = [
     ("sampling.variance=posterio", "sampling.variance 'posterio'", "'posterior'"),
     ("sampling.batching=exampel", "sampling.batching 'exampel'", "'example'"),
     ("sampling.solver=tsit", "sampling.solver 'tsit'", "'tsit5'"),
+    ("sampling.chain_update=gibs", "sampling.chain_update 'gibs'", "'gibbs'"),
+    ("sampling.variant=b3", "sampling.variant 'b3'", "'b2'"),
+    ("sampling.form=noisy", "sampling.form 'noisy'", "'noise'"),
     ("likelihood.solver=dopri", "likelihood.solver 'dopri'", "'dopri5'"),
     ("likelihood.divergence=hutchinson", "likelihood.divergence 'hutchinson'", "rademacher"),
     ("eval.bpd_dataset=tset", "eval.bpd_dataset 'tset'", "'test'"),
@@ -116,7 +119,9 @@ def overrides(texts):
 
 
 def check(program, tmp_path, texts, words, config=DIGITS, mode="train", more=()):
+    """The line of a call, which trains for two updates should it not be refused."""
     workdir = tmp_path / "run"
+    texts = ["training.n_iters=2", *texts]
     result = program(
         "--config", config, "--workdir", workdir, "--mode", mode, *overrides(texts), *more
     )

@@ -12,6 +12,8 @@ import samplers
 import sde_lib
 from build_sampling import Known, build_sampler
 from configs.base import LAWS, base
+from models.noise_level import FILE, NoiseLevelMLP, Trained
+from models.noise_level import save as save_network
 from samplers import (
     ancestral,
     annealed_langevin,
@@ -23,6 +25,9 @@ from samplers import (
     predictor_corrector,
     reverse_diffusion,
 )
+from samplers.denoising_mcmc import denoising_mcmc
+from samplers.langevin_gibbs import Walk
+from samplers.levels import make_levels
 from samplers.schedule import save
 from search import multistep
 
@@ -221,6 +226,61 @@ def test_unified_with_an_analytic_first_step(tmp_path):
     expected = samplers.unified(PATH, schedule, config.eps, mean=jnp.asarray(law.mean))
     assert result.nfe == 5
     np.testing.assert_allclose(result.x, expected(key, PREDICT, x).x, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def level_network(tmp_path):
+    """A workdir with a network of the noise level, untrained, for vectors of three."""
+    options = {"levels": 12, "width": 8, "depth": 1}
+    params = NoiseLevelMLP(**options).init(jax.random.key(3), jnp.zeros((1, 3)))["params"]
+    (tmp_path / FILE).parent.mkdir()
+    trained = Trained("mlp", options, 0.05, 50.0, (3,), params)
+    save_network(tmp_path / FILE, trained)
+    return tmp_path, trained
+
+
+def test_denoising_mcmc(level_network):
+    """Every key of the chain, none at its default, reaches it."""
+    x, key = start()
+    workdir, network = level_network
+    config = section(
+        method="denoising_mcmc", predictor="ddim", eta=0.6, grid="karras", batch_size=4,
+        chain_network=str(workdir), chain_eta=0.03, chain_moves=2, chain_update="gibbs",
+        chain_outputs=2, chain_start_steps=2, chain_start_std=0.2, chain_burn_in=((2, 0.4),),
+    )  # fmt: skip
+    result = build_sampler(config, PATH)(key, PREDICT, x[:4])
+    ts = make_grid("karras", PATH, 2, config.eps)
+    expected = denoising_mcmc(
+        PATH,
+        make_levels(PATH, 12, 0.05, 50.0),
+        network.logits,
+        lambda key, predict, x: samplers.sample(key, predict, heun(PATH), x, ts, denoise=True),
+        alone(ddim(PATH, eta=0.6)),
+        Walk(0.03, 2, "gibbs", ((2, 0.4),), 0.2),
+        steps=5,
+        eps=config.eps,
+        grid="karras",
+        outputs=2,
+    )(key, PREDICT, x[:4])
+    assert result.nfe == expected.nfe == 2 + 5 + 1 + (2 * 2 + 1 + 2) / 2
+    np.testing.assert_allclose(result.x, expected.x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"denoise": False}, "denoise is False, and sampling.method 'denoising_mcmc' ends"),
+        ({"chain_outputs": 3}, "batch_size is 64 and sampling.chain_outputs 3"),
+        ({"chain_network": ""}, "chain_network is empty; train a network"),
+        ({"chain_network": "nowhere"}, "no classifier of noise levels nowhere.* train one with"),
+        ({"chain_burn_in": ((1.5, 0.1),)}, r"chain_burn_in has the row \(1.5, 0.1\)"),
+        ({"grid": "learned"}, "The grid is 'learned'; each chain"),
+    ],
+)
+def test_denoising_mcmc_refuses(level_network, change, words):
+    given = {"grid": "karras", "chain_network": str(level_network[0]), **change}
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        build_sampler(section(method="denoising_mcmc", **given), PATH)
 
 
 def test_methods_differ(drawn):

@@ -272,24 +272,3 @@ def test_refusals():
         best(LAW, KEY, np.full((3, 2), np.nan), GIVEN)
     scores = np.array([[np.nan, 1.0], [0.5, 2.0], [1.0, 1.0]])
     assert best(LAW, KEY, scores, GIVEN).index == 2
-
-
-def test_edge_distance():
-    """By hand on two pixels a side; and what it is for: of a texture, blur costs more than a step
-    to the side, which a squared error has the other way round."""
-    distance = jax.jit(edge_distance)
-    x, y = jnp.asarray([[[0.0, 1.0], [0.0, 1.0]]])[..., None], jnp.zeros((1, 2, 2, 1))
-    # Contrast 1 against 0; then the means, 1/2 against 0.
-    np.testing.assert_allclose(distance(x, y), [(1.0 + 0.5) / 2], rtol=1e-6)
-    # A ramp of slope 1 has the contrast 1 everywhere, on the halved image 2, and so on.
-    ramp = jnp.broadcast_to(jnp.arange(8.0)[None, None, :, None], (1, 8, 8, 1))
-    np.testing.assert_allclose(distance(ramp, ramp * 0), [(1 + 2 + 4 + 3.5) / 4], rtol=1e-6)
-    z = jnp.asarray(np.random.default_rng(0).standard_normal((50, 8, 8, 1)), jnp.float32)
-    np.testing.assert_array_equal(distance(z, z), 0.0)
-    np.testing.assert_allclose(distance(z, z[::-1]), distance(z[::-1], z), rtol=1e-5)
-    moved = jnp.roll(z, 1, axis=2)
-    blurred = (z + moved + jnp.roll(z, -1, axis=2)) / 3
-    assert np.mean(mse(z, moved)) > 2.0 * np.mean(mse(z, blurred))
-    assert np.mean(distance(z, moved)) < 0.7 * np.mean(distance(z, blurred))
-    with pytest.raises(ValueError, match=r"shapes \(2, 8, 8, 1\) and \(2, 4, 4, 1\)"):
-        edge_distance(jnp.zeros((2, 8, 8, 1)), jnp.zeros((2, 4, 4, 1)))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tiny import tiny
 
-from models.noise_level import load
+from models.noise_level import FILE, load
 from samplers.levels import make_levels, mixture_logits
 from sde_lib import VP
-from tools.train_noise_level import FILE, Plan, heldout, levels_of, train_classifier
+from tools.train_noise_level import Plan, heldout, levels_of, train_classifier
 from training.checkpoint import CheckpointError
 
 PLAN = Plan(levels=16, steps=60, batch=64, sigma_min=0.1)
@@ -21,7 +21,7 @@ PLAN = Plan(levels=16, steps=60, batch=64, sigma_min=0.1)
 def trained(tmp_path_factory):
     """The workdir, and what the training returned."""
     workdir = tmp_path_factory.mktemp("run")
-    return workdir, *train_classifier(tiny("vp"), workdir, PLAN, progress=False)
+    return workdir, *train_classifier(tiny("vp"), workdir, PLAN)
 
 
 def test_it_learns_and_is_written(trained):
@@ -43,12 +43,12 @@ def test_it_learns_and_is_written(trained):
 
 def test_a_finished_run_is_not_trained_again_and_another_is_refused(trained):
     workdir, classifier, found = trained
-    again, measured = train_classifier(tiny("vp"), workdir, PLAN, progress=False)
+    again, measured = train_classifier(tiny("vp"), workdir, PLAN)
     for a, b in zip(jax.tree.leaves(classifier.params), jax.tree.leaves(again.params)):
         np.testing.assert_array_equal(a, b)
     assert measured == found
     with pytest.raises(CheckpointError, match="head"):
-        train_classifier(tiny("vp"), workdir, PLAN._replace(levels=9), progress=False)
+        train_classifier(tiny("vp"), workdir, PLAN._replace(levels=9))
 
 
 def test_the_measure_is_that_of_the_exact_posterior():
@@ -77,7 +77,7 @@ def test_refusals(tmp_path):
         ({"sigma_max": 1e6}, "1000000.0; take them rising and within"),
     ):
         with pytest.raises(ValueError, match=message):
-            train_classifier(tiny("vp"), tmp_path, PLAN._replace(**change), progress=False)
+            train_classifier(tiny("vp"), tmp_path, PLAN._replace(**change))
     # By default down to where sampling ends.
     levels = levels_of(VP(), 1e-3, Plan())
     np.testing.assert_allclose(levels.sigma[-1], np.exp(-VP().lam(1e-3)), rtol=1e-5)
