@@ -211,6 +211,9 @@ def plot(rows: list[dict], path: str) -> None:
         points = [(n, group[0]["rmse"]) for (n, s), group in frontier.items() if s == source]
         axes.loglog(*zip(*points), marker="o", linestyle="--", label=f"{source}, best row")
     axes.set(xlabel="network evaluations", ylabel="median RMS error per pixel")
+    budgets = sorted({row["nfe"] for row in rows if row["recipe"]})
+    axes.set_xticks(budgets, [str(budget) for budget in budgets])
+    axes.minorticks_off()
     axes.legend()
     figure.savefig(path, dpi=150, bbox_inches="tight")
 
