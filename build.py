@@ -26,6 +26,7 @@ from build_sampling import Known, build_sampler, build_solver
 from check import check_combinations, check_data, check_numbers, choose
 from configs.base import DATA
 from losses.denoising import LossFn
+from samplers import VARIABLES
 from samplers.base import SampleFn
 from sde_lib.prediction import CONDITIONING, KINDS, PredictFn
 
@@ -307,7 +308,14 @@ def build_likelihood(
     """`(key, predict, x) -> LogLik`."""
     make = choose("likelihood.divergence", section.divergence, likelihood.DIVERGENCES)
     divergence = make(section.num_probes)
-    solver = build_solver("likelihood", section)
+    if section.solver == "adams":
+        choose("likelihood.variable", section.variable, VARIABLES)
+        solver = likelihood.Adams(
+            section.steps, section.order, section.variable, section.sigma_data
+        )
+        likelihood.check_adams(solver)
+    else:
+        solver = build_solver("likelihood", section)
 
     def run(key: Array, predict: PredictFn, x: Array) -> likelihood.LogLik:
         return likelihood.log_likelihood(

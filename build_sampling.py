@@ -263,10 +263,16 @@ METHODS: dict[str, Callable[..., SampleFn]] = {
 
 
 def build_solver(name: str, section: ConfigDict) -> samplers.Solver:
-    choose(f"{name}.solver", section.solver, samplers.SOLVERS)
+    known = (*samplers.SOLVERS, "adams") if name == "likelihood" else samplers.SOLVERS
+    choose(f"{name}.solver", section.solver, known)
     choose(f"{name}.variable", section.variable, samplers.VARIABLES)
     return samplers.Solver(
-        section.solver, section.rtol, section.atol, section.max_steps, section.variable
+        section.solver,
+        section.rtol,
+        section.atol,
+        section.max_steps,
+        section.variable,
+        section.sigma_data,
     )
 
 

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from data import Source
 from data.source import unknown
 from evaluation.features import FEATURE_SPACES
+from samplers.interpolation import INTERPOLATIONS
 from sde_lib.prediction import BY_LEVEL
 from training.workdir import flatten
 
@@ -31,12 +32,14 @@ RANGES = (
         "training.batch_size training.n_iters training.n_jitted_steps training.log_freq optim.lr "
         "optim.eps prediction.sigma_data sampling.steps sampling.batch_size sampling.n_steps_each "
         "sampling.rtol sampling.atol sampling.sde_rtol sampling.sde_atol sampling.max_steps "
-        "likelihood.num_probes likelihood.eps likelihood.rtol likelihood.atol "
+        "likelihood.num_probes likelihood.eps likelihood.steps likelihood.order "
+        "likelihood.sigma_data likelihood.rtol likelihood.atol "
         "likelihood.max_steps eval.batch_size eval.num_samples eval.bpd_repeats "
+        "eval.bpd_samples "
         "sampling.solver_order sampling.sigma_data sampling.sde_eta sampling.s_tmax "
         "sampling.s_noise sampling.chain_eta sampling.chain_moves sampling.chain_outputs "
         "sampling.chain_start_steps model.num_scales model.width model.depth model.expansion "
-        "model.nf model.num_res_blocks",
+        "model.nf model.num_res_blocks latents.temperature",
         lambda x: 0 < x < math.inf,
         "be positive and finite",
     ),
@@ -53,6 +56,7 @@ RANGES = (
         lambda x: 0 <= x < 1,
         "lie in [0, 1)",
     ),
+    ("latents.nodes", lambda x: 2 <= x < math.inf, "be at least 2, the two ends"),
     # Of a longer seed jax would take the last 32 bits without a word.
     ("seed eval.seed", lambda x: 0 <= x < 2**32, "lie in [0, 2**32)"),
 )
@@ -82,6 +86,7 @@ def check_combinations(config: ConfigDict) -> None:
                 f"which nothing is trained, and sde.t1 = {config.sde.t1}."
             )
     check_discrete(config)
+    choose("latents.blend", config.latents.blend, INTERPOLATIONS)
     may_be_negative = config.prediction.conditioning in ("lam", "c_noise")
     if may_be_negative and config.model.get("embedding_type") == "fourier":
         raise ValueError(
@@ -131,6 +136,7 @@ def check_data(config: ConfigDict, train: Source, test: Source) -> None:
     """Refuses what the data at hand do not allow."""
     section = config.eval
     choose("eval.bpd_dataset", section.bpd_dataset, ("train", "test"))
+    choose("latents.dataset", config.latents.dataset, ("train", "test"))
     for name in section.features:
         choose("eval.features", name, FEATURE_SPACES)
     if train.shape != test.shape:

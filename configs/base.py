@@ -191,7 +191,8 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.sampling.s_tmax = 1e6
     config.sampling.s_noise = 1.0
     config.sampling.gamma = 1.0  # of bdia
-    config.sampling.sigma_data = 1.25  # of velocity_ab, about the largest size of the data
+    # Of velocity_ab and of the variables "lam" and "angle", about the largest size of the data.
+    config.sampling.sigma_data = 1.25
     # Of "unified": one of configs/solvers/ or a path; steps, grid and denoise are the schedule's.
     config.sampling.schedule = "digits_10"
     # Of "pc", rows (low, high, times, steps): from noise level low back to high, and down again.
@@ -223,7 +224,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.sampling.eps = {"vp": 1e-3, "subvp": 1e-3, "edm": 0.002}.get(law, 1e-5)
     config.sampling.denoise = True  # end with the conditional mean at eps, one more evaluation
     config.sampling.solver = "tsit5"
-    config.sampling.variable = "lam" if law == "edm" else "t"  # that adaptive steps are even in
+    config.sampling.variable = "lam" if law == "edm" else "t"  # or "angle": steps are even in
     config.sampling.rtol = 1e-5
     config.sampling.atol = 1e-5
     config.sampling.sde_rtol = 1e-2  # of method "sde", whose steps shrink with noise, not with it
@@ -236,8 +237,12 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.likelihood = ConfigDict()
     config.likelihood.divergence = "rademacher"
     config.likelihood.num_probes = 1
+    # "adams" takes `steps` steps of that order; the others choose their steps by the tolerances.
     config.likelihood.solver = "tsit5"
+    config.likelihood.steps = 64
+    config.likelihood.order = 4
     config.likelihood.variable = config.sampling.variable
+    config.likelihood.sigma_data = 0.5  # a standard deviation of the data; of "lam" and "angle"
     config.likelihood.rtol = 1e-5
     config.likelihood.atol = 1e-5
     config.likelihood.max_steps = 10_000
@@ -253,10 +258,20 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.eval.enable_sampling = True
     config.eval.bpd_dataset = "test"
     config.eval.bpd_repeats = 1  # passes with fresh dequantisation noise; the paper takes 5
+    config.eval.bpd_samples = 1  # dequantisations in the bound of a pass; above 1, weighted
     config.eval.num_samples = 50_000
     config.eval.seed = 0  # of sample i: example_keys(seed, i)
     config.eval.features = ("pixels",)  # spaces for the distances, the headline first
     config.eval.mixture = False  # fit the mixture baseline: for data of a few hundred dimensions
+
+    # Of --mode encode, decode and interpolate, by the solver of section `likelihood`.
+    config.latents = ConfigDict()
+    config.latents.dataset = "test"  # whose examples --seeds numbers; or "train"
+    config.latents.file = ""  # the codes to decode; the latest of --mode encode if empty
+    config.latents.temperature = 1.0  # they are multiplied by it
+    config.latents.denoise = False  # end with the conditional mean at likelihood.eps
+    config.latents.blend = "slerp"  # of a walk between two codes; or "linear", "spherical"
+    config.latents.nodes = 9  # of a walk, both ends included
 
     config.data = ConfigDict({"dataset": data, **DATA[data]})
     config.data.centered = law != "ve"  # the model sees [-1, 1]; otherwise [0, 1]

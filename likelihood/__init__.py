@@ -1,7 +1,33 @@
-"""Densities: exact log-likelihood by the probability-flow ODE, and bits per dimension."""
+"""Densities: exact log-likelihood by the probability-flow ODE, bounds, and bits per dimension."""
 
-from likelihood.bits import bits_per_dim
+from likelihood.adams import Adams, check_adams
+from likelihood.bits import Weighted, bits_per_dim, importance_weighted
+from likelihood.decoder import (
+    closed_log_likelihood,
+    expected_log_decoder,
+    log_decoder,
+    noised_log_density,
+)
 from likelihood.divergence import DIVERGENCES
+from likelihood.elbo import Elbo, diffusion_loss, elbo_continuous, elbo_discrete, prior_kl
 from likelihood.ode import LogLik, log_likelihood
 
-__all__ = ["DIVERGENCES", "LogLik", "bits_per_dim", "log_likelihood"]
+__all__ = [
+    "DIVERGENCES",
+    "Adams",
+    "Elbo",
+    "LogLik",
+    "Weighted",
+    "bits_per_dim",
+    "check_adams",
+    "closed_log_likelihood",
+    "diffusion_loss",
+    "elbo_continuous",
+    "elbo_discrete",
+    "expected_log_decoder",
+    "importance_weighted",
+    "log_decoder",
+    "log_likelihood",
+    "noised_log_density",
+    "prior_kl",
+]

@@ -25,21 +25,27 @@ class Divergence(NamedTuple):
     `probes(key, x) -> (K, B, ...)` draws what stays fixed during a solve (Grathwohl et al. 2019:
     one probe for the whole path keeps the integrand smooth). `evaluate(field, x, probes)` returns
     `(field(x), div)` with `div` of shape `(num_estimates, B)`: one estimate a probe, or one exact
-    value.
+    value. `distinct`: probes of an example are drawn without replacement from a basis.
     """
 
     probes: Callable[[Array, Array], Array]
     evaluate: Callable[[Field, Array, Array], tuple[Array, Array]]
     num_estimates: int
     exact: bool = False
+    distinct: bool = False
 
-    def stderr(self, estimates: Array) -> Array:
-        """Standard error of the mean of `(num_estimates,)` values; nan for a single probe."""
+    def stderr(self, estimates: Array, dims: int) -> Array:
+        """Standard error of the mean of `(num_estimates,)` values; nan for a single probe.
+
+        Of K distinct directions of D the mean has `1 - K / D` of the variance of independent ones,
+        as of a sample without replacement: with all D the trace is exact.
+        """
         if self.exact:
             return jnp.zeros((), estimates.dtype)
         if self.num_estimates == 1:
             return jnp.full((), jnp.nan, estimates.dtype)
-        return jnp.std(estimates, ddof=1) / self.num_estimates**0.5
+        left = 1.0 - self.num_estimates / dims if self.distinct else 1.0
+        return jnp.std(estimates, ddof=1) * (left / self.num_estimates) ** 0.5
 
 
 def hutchinson(draw: Callable[[Array, Array], Array], num_probes: int) -> Divergence:
@@ -68,21 +74,90 @@ def gaussian(num_probes: int = 1) -> Divergence:
     return hutchinson(normal_like, num_probes)
 
 
-def exact(num_probes: int = 1) -> Divergence:
-    """The trace itself, by one tangent per dimension: for small D, and for tests."""
+def orthogonal(num_probes: int = 1) -> Divergence:
+    """Hutchinson with directions at right angles to each other, each of length sqrt(D).
+
+    The first K rows of a rotation drawn evenly from all of them (Q of a Gaussian matrix;
+    Choromanski et al. 2017). Unbiased, and for K = D exact.
+    """
+
+    def probes(key: Array, x: Array) -> Array:
+        dims = x[0].size
+        if num_probes > dims:
+            raise ValueError(
+                f"likelihood.num_probes is {num_probes} and an example has {dims} dimensions; "
+                "there are no more orthogonal probes than dimensions."
+            )
+        z = jnp.stack([normal_like(fold_in(key, k), x) for k in range(num_probes)])
+        return dims**0.5 * orthonormal(z)
+
+    one = hutchinson(normal_like, num_probes)
+    return Divergence(probes, one.evaluate, num_probes, distinct=True)
+
+
+def hutch_pp(num_probes: int = 1) -> Divergence:
+    """Hutch++ (Meyer, Musco, Musco, Woodruff 2021): the trace on a subspace where the Jacobian J is
+    large, and Hutchinson on what is left.
+
+        Q = orth(J S),   tr(Q^T J Q) + e^T P J P e,   P = I - Q Q^T
+
+    with K random signs S and K of e, fixed during a solve: 3 K tangents of one linearisation, and
+    K estimates. J is far from even where the data lie near a surface.
+    """
+
+    def probes(key: Array, x: Array) -> Array:
+        dims = x[0].size
+        if num_probes > dims:
+            raise ValueError(
+                f"likelihood.num_probes is {num_probes} and an example has {dims} dimensions; "
+                "Hutch++ takes no more directions than dimensions."
+            )
+        return jnp.stack([signs_like(fold_in(key, k), x) for k in range(2 * num_probes)])
+
+    def evaluate(field: Field, x: Array, e: Array) -> tuple[Array, Array]:
+        value, tangent = jax.linearize(field, x)
+        tangents = jax.vmap(tangent)
+        q = orthonormal(tangents(e[:num_probes]))
+        main = jnp.sum(jax.vmap(contract)(q, tangents(q)), axis=0)
+        rest = e[num_probes:]
+        flat_q, flat = (v.reshape(*v.shape[:2], -1) for v in (q, rest))
+        inside = jnp.einsum("qbd,kbd,qbe->kbe", flat_q, flat, flat_q)
+        rest = (flat - inside).reshape(rest.shape)
+        return value, main + jax.vmap(contract)(rest, tangents(rest))
+
+    return Divergence(probes, evaluate, num_probes)
+
+
+def exact(num_probes: int = 1, block: int = 64) -> Divergence:
+    """The trace itself, by one tangent per dimension, `block` of them at a time: for small D, and
+    for tests. Its memory is that of `block` probes."""
     del num_probes
 
     def probes(key: Array, x: Array) -> Array:
         del key
-        basis = jnp.eye(x[0].size, dtype=x.dtype).reshape(-1, 1, *x.shape[1:])
-        return jnp.broadcast_to(basis, (x[0].size, *x.shape))
+        return jnp.zeros((0, *x.shape), x.dtype)
 
-    def evaluate(field: Field, x: Array, basis: Array) -> tuple[Array, Array]:
+    def evaluate(field: Field, x: Array, none: Array) -> tuple[Array, Array]:
+        del none
         value, tangent = jax.linearize(field, x)
-        terms = jax.vmap(lambda e: contract(e, tangent(e)))(basis)
+        shape, dims = x.shape[1:], x[0].size
+
+        def entry(i: Array) -> Array:
+            e = jax.nn.one_hot(i, dims, dtype=x.dtype).reshape(1, *shape)
+            slope = tangent(jnp.broadcast_to(e, x.shape)).reshape(x.shape[0], dims)
+            return slope[:, i]
+
+        terms = jax.lax.map(entry, jnp.arange(dims), batch_size=min(block, dims))
         return value, jnp.sum(terms, axis=0, keepdims=True)
 
     return Divergence(probes, evaluate, 1, exact=True)
+
+
+def orthonormal(z: Array) -> Array:
+    """An orthonormal basis of the span of `(K, B, ...)`, of each example: the same shape."""
+    flat = jnp.moveaxis(z.reshape(*z.shape[:2], -1), 0, 2)
+    q, _ = jnp.linalg.qr(flat)
+    return jnp.moveaxis(q, 2, 0).reshape(z.shape)
 
 
 def contract(e: Array, v: Array) -> Array:
@@ -90,4 +165,10 @@ def contract(e: Array, v: Array) -> Array:
     return jnp.sum((e * v).reshape(e.shape[0], -1), axis=-1)
 
 
-DIVERGENCES = {"rademacher": rademacher, "gaussian": gaussian, "exact": exact}
+DIVERGENCES = {
+    "rademacher": rademacher,
+    "gaussian": gaussian,
+    "orthogonal": orthogonal,
+    "hutch_pp": hutch_pp,
+    "exact": exact,
+}

@@ -3,9 +3,14 @@
     d x / dt = velocity(x, t),   d l / dt = div velocity(x, t),   from eps to t1
     log p_eps(x) = log prior(x(t1)) + l(t1)
 
-One Diffrax solve of the pair `(x, l)`, each example with steps of its own under `vmap`: its value
-does not depend on the examples beside it. The density is that of the law at `eps`, to which the
-data are taken to belong; what lies between 0 and eps is left out, as in the original.
+in the coordinates and the variable of a `Frame`, where x = r z and so
+
+    log p_eps(x) = log prior(x(t1)) + l(u1) + D log (r(t1) / r(eps)).
+
+The pair `(z, l)` is solved at once: adaptively by Diffrax, each example with steps of its own under
+`vmap`, or in a fixed number of steps (`adams.py`). Either way the value of an example does not
+depend on the examples beside it. The density is that of the law at `eps`, to which the data are
+taken to belong; what lies between 0 and eps is left out, as in the original.
 """
 
 from collections.abc import Callable
@@ -15,7 +20,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from likelihood.adams import POWERS, Adams, advance, check_adams, nodes
 from likelihood.divergence import Divergence
+from samplers.frame import Frame, make_frame
 from samplers.solve import Solver, solve_ode
 from sde_lib import AffinePath
 from sde_lib.prediction import PredictFn
@@ -44,7 +51,7 @@ def log_likelihood(
     x: Array,
     *,
     divergence: Divergence,
-    solver: Solver = Solver(),  # noqa: B008 - an immutable tuple of numbers
+    solver: Solver | Adams = Solver(),  # noqa: B008 - an immutable tuple of numbers
     eps: float | None = None,
     prior_logp: Callable[[Array], Array] | None = None,
 ) -> LogLik:
@@ -52,29 +59,79 @@ def log_likelihood(
 
     Args:
         key: one key, from which example i takes `fold_in(key, i)`, or one key per example.
-        predict: `(x, t) -> Prediction`; its `velocity` is the field.
+        predict: `(x, t) -> Prediction`; the field comes from it.
         divergence: an entry of `DIVERGENCES`, called with the number of probes.
+        solver: to a tolerance (`Solver`), or in a fixed number of steps (`Adams`), for which the
+            numbers of the law must be known when the program is built.
         eps: where the path starts; the law's `t0` if not given.
         prior_logp: the density at t1, `(B, ...) -> (B,)`; the law's prior if not given.
+
+    Raises:
+        ValueError: for numbers of the solver that are out of range.
     """
-    prior_logp = prior_logp or path.prior_logp
-    t0 = jnp.asarray(path.t0 if eps is None else eps, x.dtype)
-    t1 = jnp.asarray(path.t1, x.dtype)
+    # Where the law is known its numbers stay numbers, also under `jit`.
+    with jax.ensure_compile_time_eval():
+        t0 = jnp.asarray(path.t0 if eps is None else eps, x.dtype)
+        frame = make_frame(path, solver.variable, t0, solver.sigma_data)
     if key.ndim == 0:
         key = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(x.shape[0]))
+    solve = fixed if isinstance(solver, Adams) else adaptive
+    # Nats per dimension, so that a tolerance means the same in any number of them.
+    dims = x[0].size
+    r0, r1 = frame.scale(t0), frame.scale(jnp.asarray(path.t1, x.dtype))
+    z, trace, nfe, failed = solve(key, predict, divergence, frame, x / r0, solver, dims)
+    latent = r1 * z
+    moved = dims * (trace + jnp.log(r1 / r0))
+    estimates = (prior_logp or path.prior_logp)(latent)[:, None] + moved
+    logp = jnp.where(failed, jnp.nan, jnp.mean(estimates, axis=1))
+    stderr = jax.vmap(lambda e: divergence.stderr(e, dims))(estimates)
+    return LogLik(logp, stderr, latent, nfe, failed)
 
-    def one(key_i: Array, x_i: Array) -> LogLik:
-        probes = divergence.probes(key_i[None], x_i[None])
 
-        def augmented(t, state):
-            velocity, div = divergence.evaluate(
-                lambda y: predict(y, t).velocity, state[0][None], probes
-            )
-            return velocity[0], div[:, 0]
+def augmented(predict: PredictFn, divergence: Divergence, frame: Frame, probes: Array, dims: int):
+    """`(u, (z, l)) -> (dz/du, div / D)` for z `(B, ...)` and l `(B, estimates)`."""
 
-        l0 = jnp.zeros(divergence.num_estimates, x.dtype)
-        (latent, trace), nfe, failed = solve_ode(augmented, (x_i, l0), t0, t1, solver, path)
-        estimates = prior_logp(latent[None])[0] + trace
-        return LogLik(jnp.mean(estimates), divergence.stderr(estimates), latent, nfe, failed)
+    def field(u: Array, state):
+        value, div = divergence.evaluate(lambda z: frame.slope(predict, z, u), state[0], probes)
+        return value, div.T / dims
 
-    return jax.vmap(one)(key, x)
+    return field
+
+
+def adaptive(key, predict, divergence, frame, z, solver, dims):
+    """Each example by itself: its end, its integrals `(B, estimates)`, evaluations and failure."""
+
+    def one(key_i: Array, z_i: Array):
+        z_i = z_i[None]
+        probes = divergence.probes(key_i[None], z_i)
+        field = augmented(predict, divergence, frame, probes, dims)
+        state = z_i, jnp.zeros((1, divergence.num_estimates), z_i.dtype)
+        (z_i, trace), nfe, failed = solve_ode(
+            field, state, frame.start, frame.end, solver, norm=larger_part
+        )
+        return z_i[0], trace[0], nfe, failed
+
+    return jax.vmap(one)(key, z)
+
+
+def larger_part(error) -> Array:
+    """The larger root mean square of the two parts: one number must not drown among D."""
+    return jnp.maximum(*(jnp.sqrt(jnp.mean(part**2)) for part in error))
+
+
+def fixed(key, predict, divergence, frame, z, solver, dims):
+    """The same by `Adams`, the whole batch on one grid."""
+    check_adams(solver)
+    probes = divergence.probes(key, z)
+    field = augmented(predict, divergence, frame, probes, dims)
+    state = z, jnp.zeros((z.shape[0], divergence.num_estimates), z.dtype)
+    if isinstance(frame.start, jax.core.Tracer) or isinstance(frame.end, jax.core.Tracer):
+        raise ValueError(
+            "Fixed steps are laid out when the program is built, and the law or eps is not known "
+            "then: close over them instead of passing them through jit, or take an adaptive solver."
+        )
+    us = nodes(float(frame.start), float(frame.end), solver.steps, POWERS[solver.variable])
+    (z, trace), nfe, _ = advance(field, state, us, solver.order)
+    finite = jnp.isfinite(trace).all(1) & jnp.isfinite(z.reshape(z.shape[0], -1)).all(1)
+    hide = lambda v: jnp.where(finite.reshape(-1, *(1,) * (v.ndim - 1)), v, jnp.nan)
+    return hide(z), hide(trace), jnp.full(z.shape[:1], nfe), ~finite

@@ -18,6 +18,7 @@ from samplers.dpm_multistep import dpm_multistep
 from samplers.dpm_solver import dpm_solver
 from samplers.edm import edm
 from samplers.euler_maruyama import euler_maruyama
+from samplers.frame import VARIABLES
 from samplers.grids import GRIDS, make_grid
 from samplers.heun import heun
 from samplers.lml import lml
@@ -33,7 +34,7 @@ from samplers.restoration import (
 from samplers.reverse_diffusion import reverse_diffusion
 from samplers.schedule import Schedule, Step
 from samplers.score_sde import score_sde
-from samplers.solve import SOLVERS, VARIABLES, Solver
+from samplers.solve import SOLVERS, Solver
 from samplers.teleport import teleport
 from samplers.two_stage_grid import RECIPES, early_end
 from samplers.unified import unified

@@ -10,7 +10,8 @@ import lineax
 from jax import Array
 
 from samplers.base import SampleFn, SampleResult
-from samplers.solve import LONGEST_STEP, Solver, solve_ode
+from samplers.frame import make_frame
+from samplers.solve import LONGEST_STEP, Solved, Solver, solve_ode
 from sde_lib import AffinePath
 from sde_lib.prediction import PredictFn
 
@@ -26,20 +27,45 @@ def adaptive_ode(
 
     def run(key: Array, predict: PredictFn, x: Array) -> SampleResult:
         del key
-        t0, t1 = jnp.asarray(path.t1, x.dtype), jnp.asarray(eps, x.dtype)
-
-        def solve(x: Array):
-            return solve_ode(lambda t, y: predict(y, t).velocity, x, t0, t1, solver, path)
-
-        if per_example:
-            y, nfe, failed = jax.vmap(lambda x_i: solve(x_i[None]))(x)
-            y = y[:, 0]
-        else:
-            y, nfe, failed = solve(x)
-            nfe, failed = (jnp.broadcast_to(v, x.shape[:1]) for v in (nfe, failed))
-        return finish(predict, y, t1, nfe, failed, denoise)
+        y, nfe, failed = flow(path, predict, x, eps, solver, "data", per_example)
+        return finish(predict, y, jnp.asarray(eps, x.dtype), nfe, failed, denoise)
 
     return run
+
+
+def flow(
+    path: AffinePath,
+    predict: PredictFn,
+    x: Array,
+    eps: float,
+    solver: Solver,
+    to: str,
+    per_example: bool = True,
+) -> Solved:
+    """The flow ODE from t1 to eps, `to="data"`, or from eps to t1, `to="noise"`.
+
+    Shapes: x and the end `(B, ...)`, evaluations and failures `(B,)`.
+
+    Raises:
+        ValueError: for another end, or a frame that does not exist.
+    """
+    if to not in ("data", "noise"):
+        raise ValueError(f"to is {to!r}; the flow goes to 'data' or to 'noise'.")
+    low, high = jnp.asarray(eps, x.dtype), jnp.asarray(path.t1, x.dtype)
+    frame = make_frame(path, solver.variable, low, solver.sigma_data)
+    (t0, u0), (t1, u1) = ((high, frame.end), (low, frame.start))[:: 1 if to == "data" else -1]
+
+    def solve(x: Array) -> Solved:
+        slope = lambda u, z: frame.slope(predict, z, u)
+        end = solve_ode(slope, x / frame.scale(t0), u0, u1, solver)
+        return end._replace(y=frame.scale(t1) * end.y)
+
+    if per_example:
+        end = jax.vmap(lambda x_i: solve(x_i[None]))(x)
+        return end._replace(y=end.y[:, 0])
+    end = solve(x)
+    nfe, failed = (jnp.broadcast_to(v, x.shape[:1]) for v in (end.nfe, end.failed))
+    return Solved(end.y, nfe, failed)
 
 
 def adaptive_sde(
@@ -71,10 +97,15 @@ def adaptive_sde(
     its example at once, which would otherwise hold up the batch until `max_steps`.
 
     Raises:
-        ValueError: for an eta that is not positive.
+        ValueError: for an eta that is not positive, or the variable `"angle"`, whose coordinates
+            the noise would have to follow.
     """
     if not eta > 0.0:
         raise ValueError(f"eta is {eta}; without noise take `adaptive_ode`.")
+    if solver.variable not in ("t", "lam"):
+        raise ValueError(
+            f"sampling.variable is {solver.variable!r}; the adaptive SDE steps in 't' or in 'lam'."
+        )
 
     def one(key: Array, predict: PredictFn, x: Array):
         start, end = clock(path, solver.variable, jnp.asarray([path.t1, eps], x.dtype))

@@ -3,8 +3,8 @@
 Two things keep an error estimate from being fooled. A step is at most an eighth of the path: over
 longer ones the embedded estimate passes through zero while the error does not (on Gaussian data 61
 of 2048 samples came out wrong by more than 0.1 at a tolerance of 1e-3, unnoticed). And the path is
-measured in the variable in which the field is smooth: t for the laws of Song et al. 2021, the
-log-SNR for EDM, nearly all of whose time is noise.
+measured in the variable in which the field is smooth (`frame.py`): not in the time of EDM, nearly
+all of which is noise.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from sde_lib import AffinePath
-
 SOLVERS = {
     "tsit5": diffrax.Tsit5,
     "dopri5": diffrax.Dopri5,
@@ -26,8 +24,6 @@ SOLVERS = {
 }
 
 
-VARIABLES = ("t", "lam")
-
 # Parts of the path, in the variable of integration.
 FIRST_STEP = 1 / 100
 LONGEST_STEP = 1 / 8
@@ -35,13 +31,14 @@ LONGEST_STEP = 1 / 8
 
 class Solver(NamedTuple):
     """An adaptive Runge-Kutta solve: a name in `SOLVERS`, tolerances, the most steps, and the
-    variable in `VARIABLES` that steps are taken in."""
+    variable and size of the data of the `Frame` (`frame.py`) that steps are taken in."""
 
     method: str = "tsit5"
     rtol: float = 1e-5
     atol: float = 1e-5
     max_steps: int = 10_000
     variable: str = "t"
+    sigma_data: float = 0.5
 
 
 class Solved(NamedTuple):
@@ -58,21 +55,23 @@ def solve_ode(
     t0: Array,
     t1: Array,
     solver: Solver,
-    path: AffinePath | None = None,
+    norm: Callable[[Any], Array] | None = None,
 ) -> Solved:
     """Solves `dy/dt = field(t, y)` from t0 to t1, in either direction.
 
-    `path` is the law whose log-SNR the variable `"lam"` is; `"t"` needs none. A failure is reported
+    t may be any variable: that of a `Frame`. `norm` is the size of an error in units of the
+    tolerance, by default the root mean square over all of y. A failure is reported
     in the result, with the state made nan: it neither raises nor passes for an answer.
     """
     method = SOLVERS[solver.method]()
-    if solver.variable == "lam":
-        field, t0, t1 = in_lam(field, path), path.lam(t0), path.lam(t1)
     # Where the last stage of a step serves as the first of the next, the very first is evaluated
     # here: Diffrax would do so again after each rejection of the first step, and not report it.
     state = (jnp.asarray(False), field(t0, y0)) if method.tableau.fsal else None
     controller = diffrax.PIDController(
-        rtol=solver.rtol, atol=solver.atol, dtmax=LONGEST_STEP * jnp.abs(t1 - t0)
+        rtol=solver.rtol,
+        atol=solver.atol,
+        dtmax=LONGEST_STEP * jnp.abs(t1 - t0),
+        **({} if norm is None else {"norm": norm}),
     )
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, args: field(t, y)),
@@ -94,16 +93,6 @@ def solve_ode(
     failed = ~((solution.result == diffrax.RESULTS.successful) & jnp.all(finite))
     y = jax.tree.map(lambda leaf: jnp.where(failed, jnp.nan, leaf), y)
     return Solved(y, evaluations(method, solution.stats["num_steps"]), failed)
-
-
-def in_lam(field: Callable[[Array, Any], Any], path: AffinePath) -> Callable[[Array, Any], Any]:
-    """The field per unit of half log-SNR: `dy/dlam = field(t(lam), y) dt/dlam`."""
-
-    def moved(lam: Array, y: Any) -> Any:
-        t, rate = jax.jvp(path.t_of_lam, (lam,), (jnp.ones_like(lam),))
-        return jax.tree.map(lambda leaf: rate * leaf, field(t, y))
-
-    return moved
 
 
 def evaluations(method: diffrax.AbstractERK, num_steps: Array) -> Array:

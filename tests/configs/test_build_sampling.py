@@ -304,8 +304,15 @@ def recorded(monkeypatch, module, name):
 @pytest.mark.parametrize("per_example", [True, False])
 @pytest.mark.parametrize("denoise", [True, False])
 def test_options_of_adaptive_methods(monkeypatch, per_example, denoise):
-    numbers = {"rtol": 0.02, "atol": 0.03, "max_steps": 77, "solver": "bosh3", "variable": "lam"}
-    solver = samplers.Solver("bosh3", 0.02, 0.03, 77, "lam")
+    numbers = {
+        "rtol": 0.02,
+        "atol": 0.03,
+        "max_steps": 77,
+        "solver": "bosh3",
+        "variable": "lam",
+        "sigma_data": 0.9,
+    }
+    solver = samplers.Solver("bosh3", 0.02, 0.03, 77, "lam", 0.9)
     more = {"eps": 0.04, "denoise": denoise, "batching": "example" if per_example else "batch"}
     expected = {"path": PATH, "eps": 0.04, "solver": solver, "denoise": denoise}
     calls = recorded(monkeypatch, samplers, "adaptive_ode")

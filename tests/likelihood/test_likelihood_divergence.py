@@ -7,6 +7,7 @@ import pytest
 from closed_form import Gaussian, Mixture
 
 from likelihood import DIVERGENCES, bits_per_dim, log_likelihood
+from likelihood.divergence import exact
 from samplers import Solver
 from sde_lib import VP, example_keys, parametrize
 
@@ -42,14 +43,73 @@ def test_value_is_the_field_and_shapes_are_stated(name):
         value, div = jax.jit(lambda x, e, d=divergence: d.evaluate(coupled, x, e))(x, e)
         np.testing.assert_allclose(value, coupled(x), rtol=1e-6)
         assert div.shape == (divergence.num_estimates, 5)
-        assert e.shape == (x[0].size if divergence.exact else probes, *x.shape)
+        assert e.shape == ({"exact": 0, "hutch_pp": 2 * probes}.get(name, probes), *x.shape)
 
 
 def test_exact_is_the_trace_of_the_jacobian(x64):
     divergence, x = DIVERGENCES["exact"](), images()
     div = divergence.evaluate(coupled, x, divergence.probes(KEY, x))[1][0]
     np.testing.assert_allclose(div, true_traces(coupled, x), rtol=1e-12)
-    assert divergence.stderr(div[:1]) == 0.0
+    assert divergence.stderr(div[:1], 12) == 0.0
+
+
+def test_exact_in_blocks(x64):
+    """Twelve dimensions, five at a time."""
+    x = images()
+    whole, parts = DIVERGENCES["exact"](), exact(block=5)
+    run = lambda d: jax.jit(lambda x: d.evaluate(coupled, x, d.probes(KEY, x))[1])(x)
+    np.testing.assert_allclose(run(parts), run(whole), rtol=1e-13)
+
+
+def test_all_orthogonal_probes_are_exact(x64):
+    """With as many as dimensions the mean is the trace; fewer are at right angles, of length
+    sqrt(D)."""
+    x = images(3)
+    divergence = DIVERGENCES["orthogonal"](12)
+    e = divergence.probes(KEY, x)
+    gram = jnp.einsum("kbd,jbd->bkj", e.reshape(12, 3, 12), e.reshape(12, 3, 12))
+    np.testing.assert_allclose(gram, np.broadcast_to(12.0 * np.eye(12), (3, 12, 12)), atol=1e-11)
+    div = divergence.evaluate(coupled, x, e)[1]
+    np.testing.assert_allclose(jnp.mean(div, axis=0), true_traces(coupled, x), rtol=1e-12)
+    assert jnp.std(div) > 0.1 and divergence.stderr(div[:, 0], 12) == 0.0
+    with pytest.raises(ValueError, match="num_probes is 13 and an example has 12 dimensions"):
+        DIVERGENCES["orthogonal"](13).probes(KEY, x)
+
+
+def test_hutch_pp_on_a_jacobian_of_low_rank(x64):
+    """Rank 3 and 4 directions: exact, whatever the probes. Full rank with a few large parts: less
+    than a tenth of the variance of signs at the same number of tangents."""
+    rng = np.random.default_rng(3)
+    low, x = rng.standard_normal((12, 3)), images(1)
+    thin = low @ rng.standard_normal((3, 12))
+    steep = low @ low.T + 0.05 * rng.standard_normal((12, 12))
+
+    def draws(name, probes, matrix):
+        divergence = DIVERGENCES[name](probes)
+        field = lambda x: (x.reshape(-1, 12) @ matrix).reshape(x.shape)
+        draw = lambda k: jnp.mean(divergence.evaluate(field, x, divergence.probes(k, x))[1])
+        return jax.jit(jax.vmap(draw))(jax.random.split(KEY, 500))
+
+    np.testing.assert_allclose(draws("hutch_pp", 4, thin), np.trace(thin), rtol=1e-9)
+    ours, signs = draws("hutch_pp", 4, steep), draws("rademacher", 12, steep)
+    assert jnp.var(ours) < 0.1 * jnp.var(signs)
+    assert abs(jnp.mean(ours) - np.trace(steep)) < 4 * jnp.std(ours) / 500**0.5
+
+
+def test_hutch_pp_knows_its_error(x64):
+    """Given the subspace the estimates are independent and unbiased, so the mean squared stderr is
+    the variance of the means. Their law is not Student's: few dimensions are left."""
+    divergence, x, groups = DIVERGENCES["hutch_pp"](3), images(1), 4000
+
+    @jax.jit
+    @jax.vmap
+    def estimate(key):
+        div = divergence.evaluate(coupled, x, divergence.probes(key, x))[1][:, 0]
+        return jnp.mean(div), divergence.stderr(div, 12)
+
+    means, stderrs = estimate(jax.random.split(KEY, groups))
+    assert abs(jnp.mean(means) - true_traces(coupled, x)[0]) < 4 * jnp.std(means) / groups**0.5
+    np.testing.assert_allclose(jnp.mean(stderrs**2), jnp.var(means), rtol=0.15)
 
 
 def test_rademacher_is_exact_where_the_jacobian_is_diagonal(x64):
@@ -61,7 +121,7 @@ def test_rademacher_is_exact_where_the_jacobian_is_diagonal(x64):
         np.testing.assert_allclose(jax.jit(draw)(x), np.tile(truth, (probes, 1)), rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["rademacher", "gaussian"])
+@pytest.mark.parametrize("name", ["rademacher", "gaussian", "orthogonal"])
 def test_hutchinson_is_unbiased_and_knows_its_error(name, x64):
     """Over 4000 groups of 8 probes: the mean is the trace within its error, and the distances of
     the groups from it, in units of the stderr each group reports, have the law of Student's t with
@@ -72,7 +132,7 @@ def test_hutchinson_is_unbiased_and_knows_its_error(name, x64):
     @jax.vmap
     def estimate(key):
         div = divergence.evaluate(coupled, x, divergence.probes(key, x))[1][:, 0]
-        return jnp.mean(div), divergence.stderr(div)
+        return jnp.mean(div), divergence.stderr(div, x[0].size)
 
     means, stderrs = estimate(jax.random.split(KEY, groups))
     truth = true_traces(coupled, x)[0]
@@ -80,7 +140,7 @@ def test_hutchinson_is_unbiased_and_knows_its_error(name, x64):
     z = (means - truth) / stderrs
     # the variance of the variance of t_7 is 6 / (7 - 4) + 2 in units of it, over the groups
     assert abs(jnp.var(z) / (7 / 5) - 1.0) < 4 * (4 / groups) ** 0.5
-    assert np.isnan(DIVERGENCES[name](1).stderr(means[:1]))
+    assert np.isnan(DIVERGENCES[name](1).stderr(means[:1], 12))
 
 
 def test_rademacher_has_the_lower_variance(x64):
@@ -116,14 +176,14 @@ def test_one_network_evaluation_for_value_and_divergence(name, probes):
     """`erf` marks the network; its derivative is an exponential. One forward pass has one marker,
     whatever the number of probes; a value and a derivative computed apart would have two."""
     divergence = DIVERGENCES[name](probes)
-    network = lambda x, cond: jax.lax.erf(x @ MIX[:3, :3])
+    network = lambda x, cond: jax.lax.erf(x @ MIX[:6, :6])
     predict = parametrize("eps", LAW, network)
     field = lambda x: predict(x, jnp.asarray(0.5)).velocity
 
     def evaluate(x, e):
         return divergence.evaluate(field, x, e)
 
-    x = jnp.ones((2, 3))
+    x = jnp.ones((2, 6))
     jaxpr = jax.make_jaxpr(evaluate)(x, divergence.probes(KEY, x))
     assert count(jaxpr.jaxpr, "erf") == 1
     # and the counter does count: two calls, two markers

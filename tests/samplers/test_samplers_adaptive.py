@@ -7,6 +7,7 @@ import pytest
 from closed_form import Gaussian
 
 from samplers import SOLVERS, Solver, adaptive_ode, adaptive_sde
+from samplers.adaptive import flow
 from samplers.solve import solve_ode
 from sde_lib import EDM, VE, VP, Flow, SubVP, example_keys
 
@@ -103,21 +104,55 @@ def test_no_sample_is_wrong_unnoticed(name):
         assert not np.any(result.failed) and np.mean(result.nfe) < 125
 
 
-def test_variable_of_integration(x64):
-    """The log-SNR leads to the same end as t, backwards and forwards, by other evaluations."""
-    law, predict = VP(), PLANE.predict(VP())
-    x = jax.random.normal(KEY, (4, 2))
-    field = lambda t, y: predict(y[None], t).velocity[0]
+@pytest.mark.parametrize("name", LAWS)
+def test_variable_of_integration(name, x64):
+    """Whatever the variable and the size of the data, the same end, backwards and forwards, by
+    other evaluations."""
+    law, predict = LAWS[name], PLANE.predict(LAWS[name])
+    x, eps = law.prior_sample(KEY, (4, 2)), EPS[name]
 
-    def solve(x, t0, t1, variable):
-        solver = Solver("dopri8", 1e-9, 1e-9, variable=variable)
-        return jax.vmap(lambda y: solve_ode(field, y, t0, t1, solver, law))(x)
+    def solve(x, variable, sigma_data, to):
+        solver = Solver("dopri8", 1e-9, 1e-9, variable=variable, sigma_data=sigma_data)
+        return flow(law, predict, x, eps, solver, to)
 
-    in_t, in_lam = (jax.jit(solve, static_argnums=3)(x, 1.0, 1e-3, v) for v in ("t", "lam"))
-    assert not np.any(in_lam.failed) and np.all(in_lam.nfe != in_t.nfe)
-    np.testing.assert_allclose(in_lam.y, in_t.y, atol=1e-7)
-    back = jax.jit(solve, static_argnums=3)(in_lam.y, 1e-3, 1.0, "lam")
-    np.testing.assert_allclose(back.y, x, atol=1e-6)
+    run = jax.jit(solve, static_argnums=(1, 2, 3))
+    in_t, in_lam = run(x, "t", 0.5, "data"), run(x, "lam", 0.5, "data")
+    in_angle = run(x, "angle", 0.8, "data")
+    assert np.all(in_lam.nfe != in_t.nfe)
+    for end in (in_lam, in_angle):
+        assert not np.any(end.failed)
+        np.testing.assert_allclose(end.y, in_t.y, atol=1e-6)
+    back = run(in_angle.y, "angle", 0.8, "noise")
+    np.testing.assert_allclose(back.y, x, rtol=1e-5, atol=1e-5)
+
+
+def test_data_of_one_size_do_not_move_in_the_frame():
+    """Gaussian data of standard deviation sigma_d: the slope is zero in z, so the fewest steps
+    there can be are exact."""
+    law, data = VP(), Gaussian.scalar(0.0, 0.7)
+    x = law.prior_sample(KEY, (16, 1))
+    reference = data.flow_map(law, x, law.t1, 1e-3)
+    for variable in ("lam", "angle"):
+        solver = Solver("heun", 1e-4, 1e-4, variable=variable, sigma_data=0.7)
+        end = jax.jit(lambda x, s=solver: flow(law, data.predict(law), x, 1e-3, s, "data"))(x)
+        np.testing.assert_allclose(end.y, reference, rtol=1e-4, atol=1e-5)
+        assert np.max(end.nfe) <= 2 * 12
+    coarse = Solver("heun", 1e-4, 1e-4, sigma_data=0.7)
+    assert np.min(flow(law, data.predict(law), x, 1e-3, coarse, "data").nfe) > 60
+
+
+def test_frames_that_do_not_exist():
+    run = lambda **change: flow(
+        VP(), PLANE.predict(VP()), jnp.zeros((1, 2)), 1e-3, Solver()._replace(**change), "data"
+    )
+    with pytest.raises(ValueError, match="variable is 's'; it must be one of t, lam, angle"):
+        run(variable="s")
+    with pytest.raises(ValueError, match=r"sigma_data is 0\.0"):
+        run(variable="angle", sigma_data=0.0)
+    with pytest.raises(ValueError, match="to is 'prior'"):
+        flow(VP(), PLANE.predict(VP()), jnp.zeros((1, 2)), 1e-3, Solver(), "prior")
+    with pytest.raises(ValueError, match=r"sampling\.variable is 'angle'; the adaptive SDE"):
+        adaptive_sde(VP(), 1e-3, Solver(variable="angle"))
 
 
 def test_ode_in_float32_at_the_default_tolerance():

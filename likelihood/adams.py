@@ -1,0 +1,111 @@
+"""A fixed number of steps with one evaluation each: Adams predictor and corrector.
+
+Per step from u_i to u_{i+1}, with f the field and p_k the polynomial through its last k values,
+
+    predict    y*      = y_i + int p_k(u) du                     Adams-Bashforth
+    evaluate   f_{i+1} = f(y*, u_{i+1})
+    correct    y_{i+1} = y_i + int p_{k+1}(u) du                 Adams-Moulton, f_{i+1} included
+
+("PEC" mode; Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, section III.1). The
+nodes are known beforehand, so the weights are worked out once, in float64. The first steps use the
+values there are. Every example takes the same steps, so none depends on another.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+MAX_ORDER = 8
+# Nodes are `start + (end - start) w^power`, w even: closer together at the data, where the steps
+# are still of low order and a field that has learned single points is sharp.
+POWERS = {"t": 2.0, "lam": 1.0, "angle": 1.5}
+
+
+class Adams(NamedTuple):
+    """`steps + 1` evaluations; `order` is k; the variable and sigma_data are those of `Frame`."""
+
+    steps: int = 64
+    order: int = 4
+    variable: str = "angle"
+    sigma_data: float = 0.5
+
+
+class Advanced(NamedTuple):
+    """The end state, evaluations of the field, and what the corrections added up to, `like y`:
+    `sum |y_{i+1} - y*|`, of the size of the error of Adams-Bashforth alone."""
+
+    y: Any
+    nfe: int
+    corrections: Any
+
+
+def check_adams(solver: Adams) -> None:
+    """Raises ValueError for numbers out of range."""
+    if solver.steps < 1:
+        raise ValueError(f"steps is {solver.steps}; take at least 1.")
+    if not 1 <= solver.order <= MAX_ORDER:
+        raise ValueError(f"order is {solver.order}; it must lie between 1 and {MAX_ORDER}.")
+
+
+def nodes(start: float, end: float, steps: int, power: float) -> np.ndarray:
+    """`(steps + 1,)` from start to end, float64."""
+    return start + (end - start) * np.linspace(0.0, 1.0, steps + 1) ** power
+
+
+def weights(us: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of predictor `(N, k)` and corrector `(N, k + 1)`: the integrals of the Lagrange polynomials.
+
+    Column j belongs to f_{i-j}, and of the corrector column 0 to f_{i+1} and j to f_{i+1-j}. What
+    is not there yet has weight zero.
+    """
+    steps = len(us) - 1
+    first, second = np.zeros((steps, order)), np.zeros((steps, order + 1))
+    for i in range(steps):
+        there = min(order, i + 1)
+        known = us[i - there + 1 : i + 1][::-1]
+        first[i, :there] = lagrange_integrals(known, us[i], us[i + 1])
+        second[i, : there + 1] = lagrange_integrals(np.append(us[i + 1], known), us[i], us[i + 1])
+    return first, second
+
+
+def lagrange_integrals(points: np.ndarray, low: float, high: float) -> np.ndarray:
+    """`int l_j du` from low to high, l_j the Lagrange polynomials on `points`; exact by Gauss."""
+    x, w = np.polynomial.legendre.leggauss(MAX_ORDER // 2 + 1)
+    u = low + 0.5 * (high - low) * (x + 1.0)
+    values = []
+    for j, point in enumerate(points):
+        others = np.delete(points, j)
+        values.append(np.prod((u[:, None] - others) / (point - others), axis=1))
+    return 0.5 * (high - low) * np.asarray(values) @ w
+
+
+def advance(field: Callable[[Array, Any], Any], y: Any, us: np.ndarray, order: int) -> Advanced:
+    """Solves `dy/du = field(u, y)` over the nodes us `(N + 1,)`; y is a pytree.
+
+    The field may give its values in a wider dtype; y keeps its own.
+    """
+    add = lambda y, w, f: jax.tree.map(
+        lambda a, b: (a + jnp.tensordot(w, b, 1)).astype(a.dtype), y, f
+    )
+    value = field(jnp.asarray(us[0], jnp.result_type(float)), y)
+    past = jax.tree.map(lambda v: jnp.zeros((order, *v.shape), v.dtype).at[0].set(v), value)
+    zero = jax.tree.map(jnp.zeros_like, y)
+
+    def step(carry, inputs):
+        (y, past, total), (u, predictor, corrector) = carry, inputs
+        guess = add(y, predictor, past)
+        value = field(u, guess)
+        history = jax.tree.map(lambda v, p: jnp.concatenate([v[None], p]), value, past)
+        after = add(y, corrector, history)
+        total = jax.tree.map(lambda s, a, b: s + jnp.abs(a - b), total, after, guess)
+        return (after, jax.tree.map(lambda h: h[:-1], history), total), None
+
+    rows = jax.tree.map(
+        lambda v: jnp.asarray(v, jnp.result_type(float)), (us[1:], *weights(us, order))
+    )
+    (y, _, total), _ = jax.lax.scan(step, (y, past, zero), rows)
+    return Advanced(y, len(us), total)

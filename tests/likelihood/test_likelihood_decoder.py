@@ -1,0 +1,219 @@
+"""Decoders: levels and points of known probability, whose law at eps is a known mixture."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_form import Gaussian, Mixture
+from scipy.integrate import quad
+from scipy.special import log_softmax, logsumexp
+from scipy.stats import norm
+
+from likelihood import (
+    DIVERGENCES,
+    LogLik,
+    closed_log_likelihood,
+    expected_log_decoder,
+    importance_weighted,
+    log_decoder,
+    log_likelihood,
+    noised_log_density,
+)
+from samplers import Solver
+from sde_lib import VE, VP, SubVP, example_keys
+
+KEY = jax.random.key(0)
+LAW, EPS = VP(), 0.12  # c = 0.38: neighbouring levels overlap
+VALUES = np.array([-1.0, -0.3, 0.2, 1.0])
+UNEVEN = np.array([0.1, 0.5, 0.15, 0.25])
+X, DX = np.linspace(-5, 5, 20001, retstep=True)
+
+
+def numbers(law, t):
+    with jax.enable_x64(True):
+        a, _, c = law.coeffs(jnp.asarray(t, jnp.float64))
+        return float(a), float(c)
+
+
+def exactly(law, data, eps):
+    """`(key, x) -> LogLik` from a closed density."""
+
+    def log_p(key, x):
+        del key
+        nothing = jnp.zeros(x.shape[:1])
+        return LogLik(data.logp(law, x, eps), nothing, x, nothing, nothing > 0)
+
+    return log_p
+
+
+def levels(P):
+    return Mixture(P, VALUES[:, None], np.zeros(4))
+
+
+def kernels(law=LAW, eps=EPS):
+    """`N(x; a y_u, c^2)` on the grid X, `(4, 20001)`."""
+    a, c = numbers(law, eps)
+    return norm.pdf(X[None], a * VALUES[:, None], c)
+
+
+def draws(P, n, num_draws=1, law=LAW, eps=EPS):
+    """`(num_draws, 4, n)`, n examples of each level, in one program."""
+    u = jnp.asarray(np.repeat(np.arange(4), n)[:, None])
+    log_p = exactly(law, levels(P), eps)
+    values = jnp.asarray(VALUES)
+    run = jax.jit(
+        lambda u: (
+            closed_log_likelihood(KEY, law, log_p, values, u, eps=eps, num_draws=num_draws).logp
+        )
+    )
+    return np.asarray(run(u)).reshape(num_draws, 4, n)
+
+
+@pytest.mark.parametrize("law, eps", [(VP(), 1e-5), (VE(), 1e-5), (SubVP(), 1e-3)])
+def test_log_decoder_in_float32_at_a_tiny_c(law, eps):
+    """256 levels, c of 1e-3, 1e-2 and 1e-4: states at their level, half way to the next, far off.
+
+    What float32 leaves of `x - a y` is 1e-7, and in units of c it is multiplied by the distance.
+    """
+    rng, values = np.random.default_rng(0), np.linspace(-1, 1, 256).astype(np.float32)
+    a, c = numbers(law, eps)
+    u = rng.integers(0, 255, (3, 4, 2, 3)).astype(np.uint8)
+    shift = np.array([0.0, 0.5, 40.0]).reshape(3, 1, 1, 1) * 2 / 255
+    noise = c * np.minimum(rng.standard_normal(u.shape), 2.0)
+    x = (a * (values[u] + shift) + noise).astype(np.float32)
+    logits = -0.5 * ((x[..., None] - a * values.astype(np.float64)) / c) ** 2
+    truth = np.take_along_axis(log_softmax(logits, -1), u[..., None].astype(int), -1)
+    truth = truth.sum((1, 2, 3, 4))
+    found = jax.jit(log_decoder)(law, eps, jnp.asarray(values), jnp.asarray(u), jnp.asarray(x))
+    assert found.shape == (3,) and found.dtype == jnp.float32
+    np.testing.assert_allclose(found, truth, rtol=2e-3, atol=1e-2)
+    assert truth[2] < -1e4 and np.all(np.isfinite(found))
+    times = jnp.full((3,), eps)
+    each = log_decoder(law, times, jnp.asarray(values), jnp.asarray(u), jnp.asarray(x))
+    np.testing.assert_allclose(each, found, rtol=1e-4, atol=1e-6)
+
+
+def test_decoder_is_a_law_of_levels(x64):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 1)))
+    every = [log_decoder(LAW, EPS, jnp.asarray(VALUES), jnp.full((5, 1), u), x) for u in range(4)]
+    np.testing.assert_allclose(logsumexp(every, axis=0), 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("eps", [1e-3, 0.05, 0.12, 0.6])
+def test_expected_log_decoder_against_scipy(eps, x64):
+    a, c = numbers(LAW, eps)
+
+    def integrand(z, u):
+        logits = -0.5 * ((a * (VALUES[u] - VALUES) + c * z) / c) ** 2
+        return norm.pdf(z) * log_softmax(logits)[u]
+
+    truth = [quad(integrand, -9, 9, args=(u,), epsabs=1e-12, limit=200)[0] for u in range(4)]
+    found = jax.jit(expected_log_decoder)(LAW, eps, jnp.asarray(VALUES))
+    np.testing.assert_allclose(found, truth, rtol=1e-9, atol=1e-11)
+
+
+def test_bound_is_tight_where_the_decoder_is_the_posterior(x64):
+    """Equal levels: every single draw is `log P(u)`, whatever the noise."""
+    for law, eps in ((LAW, EPS), (VE(), 0.4), (SubVP(), 0.3)):
+        found = draws(np.full(4, 0.25), 16, 2, law, eps)
+        np.testing.assert_allclose(found, np.log(0.25), rtol=1e-10)
+
+
+def test_gap_is_the_divergence_of_decoder_and_posterior(x64):
+    """Unequal levels. Each level's mean by quadrature; the mean over the data falls short of the
+    mean of `log P` by `E_x KL(posterior | decoder)`; and no level exceeds the model's own P."""
+    n, q = 40_000, kernels()
+    found = draws(UNEVEN, n)[0]
+    error = found.std(axis=1) / n**0.5
+    posterior = UNEVEN[:, None] * q / (UNEVEN @ q)
+    decoder = q / q.sum(0)
+    kl = np.sum(UNEVEN @ q * np.sum(posterior * np.log(posterior / decoder), axis=0)) * DX
+    log_model = np.log(np.sum(UNEVEN @ q * decoder, axis=1) * DX)
+    # the definition, term by term: log p_eps + log p(u | x) - log q(x | u)
+    each = np.sum(q * (np.log(UNEVEN @ q) + np.log(decoder) - np.log(q)), axis=1) * DX
+    assert np.all(abs(found.mean(axis=1) - each) < 4 * error)
+    gap = UNEVEN @ (np.log(UNEVEN) - found.mean(axis=1))
+    error_of_gap = np.sqrt(np.sum((UNEVEN * error) ** 2))
+    assert abs(gap - kl) < 4 * error_of_gap
+    assert kl > 20 * error_of_gap, "a gap of this size must be seen"
+    assert np.all(each < log_model) and np.all(found.mean(axis=1) < log_model - 4 * error)
+
+
+def test_many_draws_find_the_probability_of_the_model(x64):
+    """`P(u) = int p_eps(x) p(u | x) dx`, by `importance_weighted` over 256 draws."""
+    q, n = kernels(), 300
+    truth = np.log(np.sum(UNEVEN @ q * (q / q.sum(0)), axis=1) * DX)
+    result = importance_weighted(jnp.asarray(draws(UNEVEN, n, 256).reshape(256, -1)))
+    z = ((result.logp.reshape(4, n) - truth[:, None]) / result.stderr.reshape(4, n)).ravel()
+    # the bias of 256 draws is half their variance: a fortieth of an error or less
+    assert np.max(result.stderr) < 0.06
+    assert abs(z.mean()) < 4 / z.size**0.5 and abs(z.var() - 1.0) < 4 * (2 / z.size) ** 0.5
+
+
+def test_density_of_continuous_data(x64):
+    """Gaussian data: the mean of the draws in closed form, and the model they bound, which is
+    `N(m, S + 2 (c / a)^2)`."""
+    data = Gaussian.scalar(0.4, 0.7, 2)
+    law, eps, n = VP(), 0.2, 400
+    a, c = numbers(law, eps)
+    points = np.array([[0.0, 0.5], [1.2, -0.4], [2.0, 2.0]])
+    x = jnp.asarray(np.repeat(points, n, axis=0))
+    run = jax.jit(
+        lambda x: (
+            noised_log_density(KEY, law, exactly(law, data, eps), x, eps=eps, num_draws=128).logp
+        )
+    )
+    found = run(x)
+    s2 = 0.7**2 + (c / a) ** 2
+    # in units of x: E log N(x + c z / a; m, s2)
+    mean = norm.logpdf(points, 0.4, s2**0.5).sum(1) - (c / a) ** 2 / s2
+    each = np.asarray(found).reshape(128, 3, n)
+    error = each.std(axis=(0, 2)) / (128 * n) ** 0.5
+    assert np.all(abs(each.mean(axis=(0, 2)) - mean) < 4 * error)
+    truth = norm.logpdf(points, 0.4, (s2 + (c / a) ** 2) ** 0.5).sum(1)
+    assert np.all(mean < truth) and np.all(40 * error < -2 * np.log(a)), "D log a must be seen"
+    result = importance_weighted(found)
+    z = (result.logp.reshape(3, n) - truth[:, None]) / result.stderr.reshape(3, n)
+    assert np.all(abs(np.mean(z, axis=1)) < 4 / n**0.5 + 0.5 * np.max(result.stderr))
+
+
+@pytest.mark.slow
+def test_with_the_flow_as_density_in_float32():
+    """The same draws as with the closed density, for images, to the tolerance of the solve."""
+    data, eps = Gaussian.scalar(0.0, 0.6, 12), 0.01
+    # one probe is exact where the Jacobian is a multiple of the identity
+    flow = lambda key, x: log_likelihood(
+        key, LAW, data.predict(LAW), x,
+        divergence=DIVERGENCES["rademacher"](), eps=eps, solver=Solver("heun", 1e-4, 1e-4),
+    )  # fmt: skip
+    values = jnp.linspace(-1, 1, 17, dtype=jnp.float32)
+    u = jnp.asarray(np.random.default_rng(0).integers(0, 17, (3, 2, 2, 3)).astype(np.uint8))
+    keys = example_keys(0, jnp.arange(3))
+    run = lambda log_p: jax.jit(
+        lambda keys, u: closed_log_likelihood(keys, LAW, log_p, values, u, eps=eps, num_draws=2)
+    )
+    solved, closed = run(flow), run(exactly(LAW, data, eps))
+    result = solved(keys, u)
+    assert result.logp.shape == (2, 3) and result.latent.shape == (2, 3, 2, 2, 3)
+    np.testing.assert_allclose(result.logp, closed(keys, u).logp, atol=3e-3)
+    assert len(np.unique(np.asarray(result.logp))) == 6 and not np.any(result.failed)
+    # an example draws from its own key
+    order = jnp.asarray([2, 0, 1])
+    moved = closed(keys[order], u[order]).logp
+    np.testing.assert_allclose(moved, closed(keys, u).logp[:, order], rtol=1e-5)
+
+
+def test_what_is_refused():
+    values, x = jnp.asarray(VALUES, jnp.float32), jnp.zeros((2, 3))
+    with pytest.raises(ValueError, match="integers"):
+        log_decoder(LAW, EPS, values, x, x)
+    with pytest.raises(ValueError, match="must be equal"):
+        log_decoder(LAW, EPS, values, jnp.zeros((2, 1), int), x)
+    with pytest.raises(ValueError, match="one number for each level"):
+        log_decoder(LAW, EPS, values[None], x.astype(int), x)
+    with pytest.raises(ValueError, match="integers"):
+        closed_log_likelihood(KEY, LAW, None, values, x)
+    beyond = closed_log_likelihood(
+        KEY, LAW, exactly(LAW, levels(UNEVEN), EPS), values, jnp.asarray([[0], [4]]), eps=EPS
+    )
+    np.testing.assert_array_equal(np.isnan(beyond.logp), [[False, True]])
