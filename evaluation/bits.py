@@ -1,19 +1,29 @@
-"""Bits per dimension over a whole data set, nothing dropped."""
+"""Bits per dimension over a whole data set: no example dropped, none counted twice."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.scipy.special import logsumexp
 
 from data import Source, padded_batches
+from evaluation.bits_store import COLUMNS, Rows, make_plan, open_store
 from likelihood import bits_per_dim
 from sde_lib import example_keys, fold_in, split
 
 
 class DataBits(NamedTuple):
-    """Bits/dim of a data set: `mean` and `stderr` over its examples; `per_example` (n,), each the
-    mean over its passes; `probe_stderr`, the part of `stderr` that more probes would take away (nan
-    for a single probe); `nfe`, mean evaluations of the network; `failed`, solves that failed."""
+    """Bits/dim of a data set.
+
+    `mean` and `stderr` over the `n` examples that have a value; `per_example` (size,), each the
+    mean over its passes, nan where none of them arrived; `probe_stderr`, the part of `stderr` that
+    more probes would take away (nan for a single probe); `nfe`, mean evaluations of the network for
+    an example in a pass; `failed`, likelihoods of an example in a pass that have no value.
+    """
 
     mean: float
     stderr: float
@@ -21,45 +31,142 @@ class DataBits(NamedTuple):
     probe_stderr: float
     nfe: float
     failed: int
+    n: int
 
 
-def data_bits(experiment, params: Any, source: Source) -> DataBits:
+def data_bits(
+    experiment, params: Any, source: Source, folder: Path | None = None, step: int | None = None
+) -> DataBits:
     """Mean bits/dim over all examples of `source`, uniformly dequantised.
 
     Each of `eval.bpd_repeats` passes has fresh dequantisation noise and fresh probes, which belong
-    to the example and the pass: the value of an example does not depend on its batch.
+    to the example and the pass: the value of an example does not depend on its batch. With
+    `eval.bpd_samples` = k > 1 a value is the importance-weighted bound of k dequantisations.
+
+    Args:
+        folder: where finished batches are kept and found again, see `bits_store`. At the end the
+            values of the examples are written beside it, in a table of the same name.
+        step: of the checkpoint, for the plan.
 
     Raises:
-        ValueError: where the data are continuous, so that bits/dim does not exist.
+        ValueError: where the data are continuous, so that bits/dim does not exist, or where no
+            likelihood arrived.
     """
-    config = experiment.config.eval
-    log_volume = experiment.bits_scaler.log_volume()
-    dims, size = int(np.prod(experiment.shape)), min(config.batch_size, source.size)
+    config, size = experiment.config, min(experiment.config.eval.batch_size, source.size)
+    batch_bits = make_batch_bits(experiment)
+    store = open_store(folder, make_plan(experiment, params, source, step)) if folder else None
+
+    def rows_of(repeat: int, batch: int, indices: np.ndarray, mask: np.ndarray) -> Rows:
+        if store and (rows := store.load(repeat, batch, indices[mask])):
+            return rows
+        values = batch_bits(params, source.fetch(indices), indices.astype(np.int32), repeat)
+        columns = zip(COLUMNS.items(), (indices, *values))
+        rows = {name: np.asarray(value)[mask].astype(dtype) for (name, dtype), value in columns}
+        if store:
+            store.save(repeat, batch, rows)
+        return rows
+
+    passes = []
+    for repeat in range(config.eval.bpd_repeats):
+        batches = enumerate(padded_batches(source.size, size))
+        rows = [rows_of(repeat, batch, *which) for batch, which in batches]
+        passes.append({name: np.concatenate([r[name] for r in rows]) for name in COLUMNS})
+    examples = over_passes({name: np.stack([p[name] for p in passes]) for name in COLUMNS})
+    if not np.isfinite(examples["bits_per_dim"]).any():
+        raise ValueError(
+            f"Every solve of {source.size} examples failed, so there is no bits/dim; raise "
+            f"likelihood.max_steps = {config.likelihood.max_steps}, loosen the tolerance, or take "
+            "another likelihood.solver."
+        )
+    if store:
+        store.write_table(table(examples, source))
+    return over_examples(examples)
+
+
+def make_batch_bits(experiment) -> Callable[..., tuple[Array, ...]]:
+    """`(params, raw, indices, repeat) -> bits, stderr over probes, nfe, failed`, each `(B,)`.
+
+    Of k dequantisations u + U_1, ..., u + U_k of an example (Burda et al. 2016; k = 1 is the
+    bound of Theis et al. 2016)
+
+        log P(u) >= E log (1/k) sum_j q(u + U_j).
+
+    All k have the same probes. The errors of their traces are then nearly the same too and pass
+    through the logarithm of the mean, which would otherwise pick out the luckiest of them.
+    """
+    config = experiment.config
+    log_volume, dims = experiment.bits_scaler.log_volume(), int(np.prod(experiment.shape))
+    k = config.eval.bpd_samples
 
     @jax.jit
     def batch_bits(params, raw, indices, repeat):
-        noise_keys, probe_keys = split(fold_in(example_keys(config.seed, indices), repeat), 2)
-        x = experiment.bits_scaler.to_model(noise_keys, raw)
-        result = experiment.log_likelihood(probe_keys, experiment.predict(params), x)
-        bits = bits_per_dim(result.logp, dims, log_volume)
-        return bits, result.stderr / (dims * np.log(2.0)), result.nfe, result.failed
+        noise_keys, probe_keys = split(fold_in(example_keys(config.eval.seed, indices), repeat), 2)
 
-    passes = []
-    for repeat in range(config.bpd_repeats):
-        rows = []
-        for indices, mask in padded_batches(source.size, size):
-            raw = source.fetch(indices)
-            values = batch_bits(params, raw, indices.astype(np.int32), repeat)
-            rows.append([np.asarray(v)[mask] for v in values])
-        passes.append([np.concatenate(column) for column in zip(*rows)])
-    bits, probe, nfe, failed = (np.stack(column) for column in zip(*passes))
-    per_example = bits.mean(axis=0)
-    stderr = per_example.std(ddof=1) / len(per_example) ** 0.5
+        def one(keys):
+            x = experiment.bits_scaler.to_model(keys, raw)
+            result = experiment.log_likelihood(probe_keys, experiment.predict(params), x)
+            return result.logp, result.stderr, result.nfe, result.failed
+
+        several = jax.vmap(lambda j: fold_in(noise_keys, j))
+        draws = several(jnp.arange(k)) if k > 1 else noise_keys[None]
+        # One after the other: the memory is that of one.
+        logps, errors, nfe, failed = jax.lax.map(one, draws)
+        logp = logsumexp(logps, axis=0) - jnp.log(k)
+        # Errors that the draws have in common add up; the weights are the terms' shares.
+        stderr = jnp.sum(jax.nn.softmax(logps, axis=0) * errors, axis=0)
+        bits = bits_per_dim(logp, dims, log_volume)
+        missing = jnp.any(failed, axis=0) | ~jnp.isfinite(bits)
+        bits = jnp.where(missing, jnp.nan, bits)
+        return bits, stderr / (dims * jnp.log(2.0)), jnp.sum(nfe, axis=0), missing
+
+    return batch_bits
+
+
+def over_passes(values: Rows) -> Rows:
+    """Columns `(passes, n)` to those of the table, `(n,)`; what failed has no part in them.
+
+    `stderr` is that over passes, which holds the spread over probes, or for an example with one
+    value that over its probes.
+    """
+    kept = ~values["failed"]
+    count = kept.sum(axis=0)
+    total = lambda v: np.where(kept, v, 0.0).sum(axis=0)
+    per = lambda v, n: np.divide(v, n, out=np.full(len(n), np.nan), where=n > 0)
+    bits = per(total(values["bits_per_dim"]), count)
+    spread = per(total((values["bits_per_dim"] - bits) ** 2), (count - 1) * count) ** 0.5
+    probes = per(total(values["stderr"] ** 2) ** 0.5, count)
+    return {
+        "index": values["index"][0],
+        "bits_per_dim": bits,
+        "stderr": np.where(count > 1, spread, probes),
+        "probe_stderr": probes,
+        "nfe": values["nfe"].mean(axis=0),
+        "failed": np.sum(~kept, axis=0),
+    }
+
+
+def over_examples(examples: Rows) -> DataBits:
+    """The summary of what `over_passes` returns; an example without a value has no part in it."""
+    kept = np.isfinite(examples["bits_per_dim"])
+    bits, n = examples["bits_per_dim"][kept], int(kept.sum())
     return DataBits(
-        mean=float(per_example.mean()),
-        stderr=float(stderr),
-        per_example=per_example,
-        probe_stderr=float(np.sqrt(np.sum(probe**2)) / probe.size),
-        nfe=float(nfe.mean()),
-        failed=int(failed.sum()),
+        mean=float(bits.mean()),
+        stderr=float(bits.std(ddof=1) / n**0.5) if n > 1 else np.nan,
+        per_example=examples["bits_per_dim"],
+        probe_stderr=float(np.sum(examples["probe_stderr"][kept] ** 2) ** 0.5 / n),
+        nfe=float(examples["nfe"].mean()),
+        failed=int(examples["failed"].sum()),
+        n=n,
     )
+
+
+def table(examples: Rows, source: Source) -> Rows:
+    """The columns of the CSV file."""
+    names = ("bits_per_dim", "stderr", "nfe", "failed")
+    label = {} if source.labels is None else {"label": source.labels}
+    return {"index": examples["index"], **label, **{name: examples[name] for name in names}}
+
+
+def bound_name(k: int) -> str:
+    """What bounds the code length, for the report."""
+    return "uniform dequantisation" if k == 1 else f"importance-weighted, k = {k}"

@@ -20,6 +20,8 @@ def figure_rows(report: dict[str, Any]) -> list[Row]:
                 "lower",
             )
         )
+        if bits.get("failed"):
+            rows.append(Row("Solves that failed, left out of bits per dimension", bits["failed"]))
     for space in report.get("spaces", []):
         for metric, label in (("frechet", "Fréchet distance"), ("kid", "KID"), ("mmd", "MMD²")):
             found = space[metric]

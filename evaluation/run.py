@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from evaluation.bits import data_bits
+from evaluation.bits import bound_name, data_bits
 from evaluation.compare import distances, spaces_for, unit_images
 from evaluation.loss import make_eval_loss
 from evaluation.mixture import fit_mixture
@@ -60,7 +60,9 @@ def evaluate(
     if config.eval.enable_loss:
         report["eval_loss"] = make_eval_loss(experiment)(params)
     if config.eval.enable_bpd:
-        report["bits_per_dim"] = bits_section(experiment, params, mixture, report["nfe"])
+        report["bits_per_dim"] = bits_section(
+            experiment, params, mixture, workdir, step, report["nfe"]
+        )
     sample_seconds = 0.0
     if config.eval.enable_sampling:
         sample_seconds = sampling_section(experiment, params, mixture, spaces, workdir, report)
@@ -73,20 +75,30 @@ def evaluate(
     return report
 
 
-def bits_section(experiment, params, mixture, nfe: dict) -> dict[str, Any]:
-    """Bits/dim of the test split (or of the one that `eval.bpd_dataset` names)."""
-    split = experiment.config.eval.bpd_dataset
+def bits_section(
+    experiment, params, mixture, workdir: Path, step: int, nfe: dict
+) -> dict[str, Any]:
+    """Bits/dim of the test split (or of the one that `eval.bpd_dataset` names).
+
+    Finished batches are kept in `bits_<step>_<split>/`, so a second call computes what is missing.
+    """
+    config = experiment.config.eval
+    split, folder = config.bpd_dataset, workdir / f"bits_{step}_{config.bpd_dataset}"
     source = {"test": experiment.test, "train": experiment.train}[split]
-    bits = data_bits(experiment, params, source)
+    bits = data_bits(experiment, params, source, folder, step)
     nfe["likelihood"] = bits.nfe
     section = {
         "mean": bits.mean,
         "stderr": bits.stderr,
         "probe_stderr": bits.probe_stderr,
         "split": split,
-        "n": source.size,
-        "passes": experiment.config.eval.bpd_repeats,
+        "n": bits.n,
+        "left_out": source.size - bits.n,
+        "passes": config.bpd_repeats,
+        "k": config.bpd_samples,
+        "bound": bound_name(config.bpd_samples),
         "failed": bits.failed,
+        "table": f"{folder.name}.csv",
         "offset": -experiment.bits_scaler.log_volume() / np.log(2.0),
     }
     if mixture is not None:

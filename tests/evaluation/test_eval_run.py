@@ -56,6 +56,7 @@ def test_report_has_its_keys(report):
     assert {p.name for p in folder.iterdir()} == {
         *("report.json", "report_8.json", "report.html", "samples.npz"),
         *("samples.png", "data.png", "trajectory.png"),
+        *("bits_8_test", "bits_8_test.csv"),
     }
 
 
