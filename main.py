@@ -2,6 +2,7 @@
 
 python main.py --config configs/digits_vp.py --workdir runs/digits --mode train
 python main.py --config ... --workdir ... --mode eval|sample|fid_stats [--config.section.key=v]
+python main.py --config ... --workdir ... --mode encode|decode|interpolate
 """
 
 import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
@@ -20,6 +21,7 @@ from ml_collections import config_flags
 from build import Experiment, build
 from data.source import unknown
 from evaluation.fid_stats import write_fid_stats
+from evaluation.latents import run_decode, run_encode, run_interpolate
 from evaluation.rows import figure_rows
 from evaluation.run import evaluate
 from evaluation.sampling import run_sampling
@@ -32,8 +34,15 @@ from training.workdir import claim, flatten
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where a run reads and writes.")
-MODE = flags.DEFINE_enum("mode", None, ["train", "eval", "sample", "fid_stats"], "What to do.")
-SEEDS = flags.DEFINE_string("seeds", "0-63", "Samples to draw with --mode sample, first-last.")
+# Modes that write what a checkpoint makes of some numbers: of samples, or of data examples.
+WRITERS = {
+    "sample": run_sampling,
+    "encode": run_encode,
+    "decode": run_decode,
+    "interpolate": run_interpolate,
+}
+MODE = flags.DEFINE_enum("mode", None, ["train", "eval", "fid_stats", *WRITERS], "What to do.")
+SEEDS = flags.DEFINE_string("seeds", "0-63", "Samples to draw, or examples, first-last.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; the latest if not given.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the whole traceback of an error.")
 FORCE = flags.DEFINE_bool("force_config", False, "Go on in a workdir of another config.")
@@ -46,7 +55,7 @@ def main(argv: list[str]) -> None:
     workdir = Path(WORKDIR.value).absolute()
     quiet()
     try:
-        experiment = build(CONFIG.value, reads_data=MODE.value != "sample")
+        experiment = build(CONFIG.value, reads_data=MODE.value not in ("sample", "decode"))
         enable_compilation_cache(workdir)
         run(experiment, workdir)
     except (ValueError, OSError, CheckpointError, TrainingDiverged) as error:
@@ -65,10 +74,10 @@ def run(experiment: Experiment, workdir: Path) -> None:
             print(f"wrote {path}")
         return
     claim(workdir, experiment.config, FORCE.value, training=False)
-    if MODE.value == "sample":
+    if MODE.value in WRITERS:
         seeds = parse_seeds(SEEDS.value)
         step, params = restore_ema(experiment, workdir, STEP.value)
-        print(run_sampling(experiment, params, workdir, step, seeds))
+        print(WRITERS[MODE.value](experiment, params, workdir, step, seeds))
         return
     for wanted in steps_to_evaluate(experiment.config.eval, workdir, STEP.value):
         step, params = restore_ema(experiment, workdir, wanted)

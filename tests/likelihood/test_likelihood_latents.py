@@ -1,0 +1,151 @@
+"""Codes against the closed flow of Gaussian data, and their moments against N(0, I)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_form import Gaussian, Mixture
+
+from likelihood import Adams, log_likelihood
+from likelihood.divergence import exact
+from likelihood.latents import decode, encode, round_trip_error, temperature
+from samplers import Solver
+from sde_lib import EDM, VE, VP, Flow, SubVP
+
+LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "edm": EDM(), "flow": Flow()}
+DATA = Gaussian(
+    np.array([0.4, -0.7, 0.1]),
+    np.array([[0.5, 0.2, 0.0], [0.2, 0.3, 0.1], [0.0, 0.1, 0.8]]),
+)
+TIGHT = Solver("dopri5", 1e-7, 1e-7)
+SOLVERS = [
+    ("vp", TIGHT),
+    ("ve", TIGHT),
+    ("edm", Solver("dopri5", 1e-7, 1e-7, variable="lam")),
+    ("vp", Adams(64)),
+    ("ve", Adams(64)),
+]
+
+
+def at_eps(law, data, n, eps):
+    """Draws of the law at eps, float64."""
+    rng = np.random.default_rng(1)
+    a, _, c = (float(v) for v in law.coeffs(jnp.asarray(eps)))
+    x0 = data.draw(rng, n)
+    return jnp.asarray(a * x0 + c * rng.standard_normal(x0.shape))
+
+
+@pytest.mark.parametrize(("name", "solver"), SOLVERS)
+def test_codes_are_the_closed_flow_and_decode_to_the_data(name, solver, x64):
+    """From eps of its own, 1e-3, not t0; in units of the prior."""
+    law, eps = LAWS[name], max(1e-3, LAWS[name].t0)
+    x = at_eps(law, DATA, 6, eps)
+
+    @jax.jit
+    def run(x):
+        codes = encode(law, DATA.predict(law), x, solver, eps)
+        return codes, decode(law, DATA.predict(law), codes.z, solver, eps)
+
+    codes, back = run(x)
+    truth = DATA.flow_map(law, x, eps, law.t1) / float(law.prior_std())
+    np.testing.assert_allclose(codes.z, truth, atol=1e-5)
+    assert np.std(truth) > 0.5
+    np.testing.assert_allclose(back.x, x, atol=5e-5)
+    assert np.max(round_trip_error(x, back.x)) < 5e-5
+    for result in (codes, back):
+        assert result.nfe.shape == (6,) and np.all(result.nfe > 30)
+        assert result.failed.shape == (6,) and not np.any(result.failed)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_codes_are_standard_normal(name):
+    """As used, float32; each moment within four of its standard errors, over 2000 draws.
+
+    The prior leaves out what is left of the data at t1, so they are data of zero mean whose spread
+    is small beside the prior of VE, 50, or is that of the prior.
+    """
+    law, n = LAWS[name], 2000
+    data = Mixture(np.array([0.5, 0.5]), np.array([[-0.6, 0.6], [0.6, -0.6]]), np.array([0.2, 0.4]))
+    x = jnp.asarray(at_eps(law, data, n, law.t0), jnp.float32)
+    solver = Solver("tsit5", 1e-4, 1e-4, variable="lam")
+    codes = jax.jit(lambda x: encode(law, data.predict(law), x, solver))(x)
+    z = np.asarray(codes.z, np.float64)
+    assert z.shape == (n, 2) and codes.z.dtype == jnp.float32
+    cov = np.cov(z.T)
+    assert np.all(np.abs(z.mean(0)) < 4 / n**0.5)
+    assert np.all(np.abs(np.diag(cov) - 1) < 4 * (2 / n) ** 0.5)
+    assert abs(cov[0, 1]) < 4 / n**0.5
+    assert np.all(np.abs((z**4).mean(0) - 3) < 4 * (96 / n) ** 0.5)
+    # The data are far from it: correlated, and of two parts.
+    assert abs(np.corrcoef(np.asarray(x).T)[0, 1]) > 0.5
+
+
+def test_the_code_is_the_latent_of_the_likelihood(x64):
+    law, x = LAWS["vp"], at_eps(LAWS["vp"], DATA, 3, 1e-3)
+    predict = DATA.predict(law)
+    given = {"solver": TIGHT, "eps": 1e-3}
+    found = jax.jit(lambda x: encode(law, predict, x, **given).z)(x)
+    key = jax.random.key(0)
+    both = jax.jit(lambda x: log_likelihood(key, law, predict, x, divergence=exact(), **given))(x)
+    np.testing.assert_allclose(found, both.latent / law.prior_std(), atol=1e-6)
+
+
+def test_a_batch_mate_changes_nothing():
+    """One so far off that it takes many more steps; to the last bit, as no matrix is multiplied."""
+    law = LAWS["vp"]
+    data = Mixture(np.array([0.5, 0.5]), np.array([[-1.0, 0.5], [1.0, 0.5]]), np.array([0.05, 0.1]))
+    x = jnp.asarray([[0.9, 0.4], [0.01, 30.0], [-1.0, 0.6]], jnp.float32)
+    run = jax.jit(lambda x: encode(law, data.predict(law), x, Solver("tsit5", 1e-4, 1e-4)))
+    many, other = run(x), run(x.at[1].set(jnp.asarray([1.0, 0.5])))
+    np.testing.assert_array_equal(many.z[::2], other.z[::2])
+    np.testing.assert_array_equal(many.nfe[::2], other.nfe[::2])
+    assert many.nfe[1] != other.nfe[1]
+
+
+def test_a_failure_is_reported_and_kept_from_the_others():
+    """Values that are not finite by either solver, and too few steps."""
+    law = LAWS["vp"]
+    predict = DATA.predict(law)
+    x = jnp.asarray([[0.1, 0.2, 0.3], [0.1, np.inf, 0.3]], jnp.float32)
+    for solver in (Solver("tsit5", 1e-3, 1e-3, max_steps=100), Adams(16)):
+        codes = jax.jit(lambda x, solver=solver: encode(law, predict, x, solver))(x)
+        assert codes.failed.tolist() == [False, True]
+        assert np.isfinite(codes.z[0]).all() and np.isnan(codes.z[1]).all()
+        back = jax.jit(lambda z, solver=solver: decode(law, predict, z, solver))(codes.z)
+        assert back.failed.tolist() == [False, True]
+        error = np.asarray(round_trip_error(x, back.x))
+        assert error[0] < 0.1 and np.isnan(error[1])
+    short = encode(law, predict, x[:1], Solver(max_steps=4))
+    assert short.failed.tolist() == [True] and np.isnan(short.z).all()
+
+
+def test_denoising_ends_with_the_mean_of_the_data(x64):
+    law, eps = LAWS["ve"], 0.3  # where the noise is not small
+    predict, x = DATA.predict(law), at_eps(LAWS["ve"], DATA, 4, 0.3)
+    z = DATA.flow_map(law, x, eps, law.t1) / law.prior_std()
+    run = jax.jit(lambda z, denoise: decode(law, predict, z, TIGHT, eps, denoise), static_argnums=1)
+    plain, denoised = run(z, False), run(z, True)
+    np.testing.assert_allclose(denoised.x, predict(x, jnp.asarray(eps)).x0, atol=1e-5)
+    np.testing.assert_array_equal(denoised.nfe, plain.nfe + 1)
+    assert np.abs(denoised.x - plain.x).max() > 1e-2
+
+
+def test_round_trip_error_is_a_root_mean_square():
+    x = np.zeros((2, 2, 2))
+    back = np.array([[[1.0, 1.0], [1.0, -1.0]], [[4.0, 0.0], [0.0, 0.0]]])
+    np.testing.assert_allclose(round_trip_error(x, back), [1.0, 2.0])
+
+
+def test_temperature():
+    np.testing.assert_array_equal(temperature(np.array([1.0, -2.0]), 0.5), [0.5, -1.0])
+    for tau in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"temperature is {tau}"):
+            temperature(np.ones(2), tau)
+
+
+def test_fixed_steps_need_a_law_that_is_known():
+    run = jax.jit(lambda law, x: encode(law, DATA.predict(law), x, Adams(8)).z)
+    with pytest.raises(ValueError, match="laid out when the program is built"):
+        run(LAWS["vp"], jnp.zeros((1, 3)))
+    with pytest.raises(ValueError, match="order is 9"):
+        encode(LAWS["vp"], DATA.predict(LAWS["vp"]), jnp.zeros((1, 3)), Adams(8, 9))

@@ -1,0 +1,187 @@
+"""Do two networks, trained apart, give an image the same code?
+
+python -m tools.identifiability --config A.py --workdir RUN_A \\
+    --other_config B.py --other_workdir RUN_B [--count 128] [--out FILE.json]
+
+The code of an example (`likelihood/latents.py`) depends on the law and on the scores of the data
+alone, so networks of other seeds, widths or architectures should agree on it ("uniquely
+identifiable encoding", Song et al. 2021, section 4.3 and appendix D.5). Both are given the same
+test images with the same dequantisation noise. Correlations are Pearson's over the dimensions of
+an image, their mean and its standard error over images:
+
+    same         codes of an image by the two networks
+    different    of an image by one and the next image by the other: what chance gives
+    gaussian     of an image by the first and by the closed flow of Gaussian data of the same
+                 moments: what needs no network at all
+    redrawn      of an image by the first, with its dequantisation noise drawn anew: how far the
+                 code is that of the picture, and how far that of the noise
+
+A run's numbers are read from its `config.json`, over the config file, so flags given in training
+need not be repeated. Writes `identifiability.json`, by default in the first workdir.
+"""
+
+import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from build import Experiment, build, data_moments
+from evaluation.codes import dequantised, encode_data
+from evaluation.run import strict
+from likelihood.latents import Latents
+from sde_lib.gaussian import gaussian_flow
+from tools.describe import load
+from training.checkpoint import CheckpointError
+from training.run import restore_ema
+from training.workdir import MEANING, claim, flatten
+
+MOST_DIMENSIONS = 4096  # of a covariance for `gaussian`; beyond it is left out
+
+
+def compare(
+    one: Experiment, one_params: Any, other: Experiment, other_params: Any, count: int
+) -> dict[str, Any]:
+    """The correlations of the module's head and the codes' distances, over `count` test images.
+
+    Raises:
+        ValueError: for laws, data or scalings that differ, or more images than there are.
+    """
+    check(one, other, count)
+    indices, seed = np.arange(count), one.config.eval.seed
+    raw = one.test.fetch(indices)
+    x, redrawn = (dequantised(one, raw, indices, seed + i) for i in (0, 1))
+    ours, again = halves(encode_data(one, one_params, np.concatenate([x, redrawn])))
+    theirs = encode_data(other, other_params, x)
+    kept = ~(ours.failed | theirs.failed)
+    a, b = (codes.z[kept].reshape(kept.sum(), -1).astype(np.float64) for codes in (ours, theirs))
+    if len(a) < 2:
+        raise ValueError(f"Only {len(a)} of {count} images have both codes; a comparison needs 2.")
+    # Root mean squares of differences: two independent codes are sqrt(2) apart.
+    rms = lambda v: float(np.sqrt(np.mean(v**2)))
+    found = {
+        "images": len(a),
+        "failed": int(np.sum(~kept)),
+        "same": mean_and_stderr(correlations(a, b)),
+        "different": mean_and_stderr(correlations(a, np.roll(b, 1, axis=0))),
+        # As the paper draws it: over images, in each dimension.
+        "by_dimension": mean_and_stderr(correlations(a.T, b.T)),
+        "rms_difference": rms(a - b),
+        "rms_difference_different": rms(a - np.roll(b, 1, axis=0)),
+        "nfe": [float(ours.nfe.mean()), float(theirs.nfe.mean())],
+    }
+    if a.shape[1] <= MOST_DIMENSIONS:
+        gaussian = gaussian_codes(one, x)[kept]
+        found["gaussian"] = mean_and_stderr(correlations(a, gaussian))
+    if one.bits_scaler.dequantize:
+        both = kept & ~again.failed
+        pair = (codes.z[both].reshape(both.sum(), -1) for codes in (ours, again))
+        found["redrawn"] = mean_and_stderr(correlations(*pair))
+    return found
+
+
+def halves(codes: Latents) -> tuple[Latents, Latents]:
+    """The codes of the first half of the examples, and of the second."""
+    n = len(codes.failed) // 2
+    return Latents(*(v[:n] for v in codes)), Latents(*(v[n:] for v in codes))
+
+
+def check(one: Experiment, other: Experiment, count: int) -> None:
+    """Refuses experiments whose codes are not of the same thing."""
+    leaves = [jax.tree.leaves(e.path) for e in (one, other)]
+    same_law = jax.tree.structure(one.path) == jax.tree.structure(other.path)
+    if not same_law or not all(np.array_equal(x, y) for x, y in zip(*leaves)):
+        raise ValueError(
+            f"The laws are {one.path} and {other.path}; codes are one only under one law."
+        )
+    if one.test.fingerprint != other.test.fingerprint or one.bits_scaler != other.bits_scaler:
+        raise ValueError(
+            f"The test data are {one.test.name} ({one.bits_scaler}) and {other.test.name} "
+            f"({other.bits_scaler}); compare runs on the same data, scaled alike."
+        )
+    if not 2 <= count <= one.test.size:
+        raise ValueError(f"--count is {count}; it must lie between 2 and {one.test.size}.")
+
+
+def gaussian_codes(experiment: Experiment, x: np.ndarray) -> np.ndarray:
+    """Codes `(n, D)` by the exact flow of a Gaussian with the moments of the training data."""
+    path, eps = experiment.path, jnp.float32(experiment.config.likelihood.eps)
+    model = data_moments(experiment.train, experiment.bits_scaler, False, None)
+    end = gaussian_flow(path, model, jnp.asarray(x), eps, jnp.float32(path.t1))
+    return np.asarray(end / path.prior_std()).reshape(len(x), -1)
+
+
+def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pearson's, of rows `(n, D)` with rows, `(n,)`."""
+    a, b = (v - v.mean(axis=1, keepdims=True) for v in (a, b))
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.sum(a * b, axis=1) / norms
+
+
+def mean_and_stderr(values: np.ndarray) -> dict[str, float]:
+    return {"mean": float(values.mean()), "stderr": float(values.std(ddof=1) / len(values) ** 0.5)}
+
+
+def config_of(file: Path, workdir: Path) -> ConfigDict:
+    """The config file with what `config.json` of the run says of the sections that give the
+    parameters their meaning, and of the seed.
+
+    Raises:
+        ValueError: where the run is of a config with other keys, such as another law.
+    """
+    config, stored = load(file), workdir / "config.json"
+    if stored.exists():
+        known = flatten(config.to_dict())
+        theirs = flatten(json.loads(stored.read_text()))
+        taken = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in theirs.items()
+            if key in known and key.split(".")[0] in (*MEANING, "seed")
+        }
+        config.update_from_flattened_dict(taken)
+        claim(workdir, config, training=False)
+    return config
+
+
+def main(argv: list[str] | None = None) -> None:
+    given = parse(argv)
+    runs = (given.config, given.workdir), (given.other_config or given.config, given.other_workdir)
+    try:
+        restored = []
+        for file, workdir in runs:
+            experiment = build(config_of(file, workdir.absolute()))
+            restored += [experiment, restore_ema(experiment, workdir.absolute())[1]]
+        found = compare(*restored, given.count)
+    except (ValueError, OSError, CheckpointError) as error:
+        raise SystemExit(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+    out = given.out or given.workdir / "identifiability.json"
+    found["runs"] = [[str(part) for part in run] for run in runs]
+    out.write_text(json.dumps(strict(found), indent=2, allow_nan=False) + "\n")
+    for name in ("same", "different", "gaussian", "redrawn"):
+        if name in found:
+            print(f"{name:<12}{found[name]['mean']:.4f} ± {found[name]['stderr']:.4f}")
+    print(
+        f"RMS difference of codes {found['rms_difference']:.3f}, of different images "
+        f"{found['rms_difference_different']:.3f}; {found['images']} images\nwrote {out}"
+    )
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config", type=Path, required=True, help="config file of the first run")
+    parser.add_argument("--workdir", type=Path, required=True, help="of the first run")
+    parser.add_argument("--other_config", type=Path, help="of the second; that of the first if not")
+    parser.add_argument("--other_workdir", type=Path, required=True, help="of the second run")
+    parser.add_argument("--count", type=int, default=128, help="test images, from the first on")
+    parser.add_argument("--out", type=Path, help="file of the numbers")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()
