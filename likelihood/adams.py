@@ -12,6 +12,7 @@ values there are. Every example takes the same steps, so none depends on another
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -95,6 +96,8 @@ def advance(field: Callable[[Array, Any], Any], y: Any, us: np.ndarray, order: i
     past = jax.tree.map(lambda v: jnp.zeros((order, *v.shape), v.dtype).at[0].set(v), value)
     zero = jax.tree.map(jnp.zeros_like, y)
 
+    # Kept for a way back are the states between steps, and not what the network made inside them.
+    @partial(jax.checkpoint, prevent_cse=False)
     def step(carry, inputs):
         (y, past, total), (u, predictor, corrector) = carry, inputs
         guess = add(y, predictor, past)

@@ -9,7 +9,10 @@ in the coordinates and the variable of a `Frame`, where x = r z and so
 
 The pair `(z, l)` is solved at once: adaptively by Diffrax, each example with steps of its own under
 `vmap`, or in a fixed number of steps (`adams.py`). Either way the value of an example does not
-depend on the examples beside it. The density is that of the law at `eps`, to which the data are
+depend on the examples beside it. The result can be differentiated in reverse, with respect to x and
+to whatever `predict` closes over, by `Solver(adjoint="checkpoint")` or by fixed steps, which keep
+the states between steps, or by "backsolve", which keeps none and solves backwards instead: its
+gradient has the error of that solve. The density is that of the law at `eps`, to which the data are
 taken to belong; what lies between 0 and eps is left out, as in the original.
 """
 

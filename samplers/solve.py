@@ -21,7 +21,12 @@ SOLVERS = {
     "dopri8": diffrax.Dopri8,
     "bosh3": diffrax.Bosh3,
     "heun": diffrax.Heun,
+    # Kidger et al. 2021: algebraically reversible, so "backsolve" retraces its very steps.
+    "reversible_heun": diffrax.ReversibleHeun,
 }
+
+# How a solve is differentiated in reverse; "forward" allows forward mode alone, and keeps nothing.
+ADJOINTS = ("forward", "checkpoint", "backsolve")
 
 
 # Parts of the path, in the variable of integration.
@@ -31,7 +36,8 @@ LONGEST_STEP = 1 / 8
 
 class Solver(NamedTuple):
     """An adaptive Runge-Kutta solve: a name in `SOLVERS`, tolerances, the most steps, and the
-    variable and size of the data of the `Frame` (`frame.py`) that steps are taken in."""
+    variable and size of the data of the `Frame` (`frame.py`) that steps are taken in, and a name in
+    `ADJOINTS`, the way back through it."""
 
     method: str = "tsit5"
     rtol: float = 1e-5
@@ -39,6 +45,7 @@ class Solver(NamedTuple):
     max_steps: int = 10_000
     variable: str = "t"
     sigma_data: float = 0.5
+    adjoint: str = "forward"
 
 
 class Solved(NamedTuple):
@@ -66,7 +73,13 @@ def solve_ode(
     method = SOLVERS[solver.method]()
     # Where the last stage of a step serves as the first of the next, the very first is evaluated
     # here: Diffrax would do so again after each rejection of the first step, and not report it.
-    state = (jnp.asarray(False), field(t0, y0)) if method.tableau.fsal else None
+    first_is_last = isinstance(method, diffrax.AbstractERK) and method.tableau.fsal
+    state, values = None, ()
+    if solver.adjoint != "forward":
+        # What the field closes over, such as parameters, is handed over to be differentiated.
+        field, values = jax.closure_convert(field, t0, y0)
+    elif first_is_last:
+        state = jnp.asarray(False), field(t0, y0)
     controller = diffrax.PIDController(
         rtol=solver.rtol,
         atol=solver.atol,
@@ -74,18 +87,18 @@ def solve_ode(
         **({} if norm is None else {"norm": norm}),
     )
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, args: field(t, y)),
+        diffrax.ODETerm(lambda t, y, args: field(t, y, *(args or ()))),
         method,
         t0=t0,
         t1=t1,
         # Diffrax's own choice of the first step depends on its release, and so would the count.
         dt0=FIRST_STEP * (t1 - t0),
         y0=y0,
+        args=tuple(values) or None,
         stepsize_controller=controller,
         max_steps=solver.max_steps,
         solver_state=state,
-        # Nothing is differentiated through the solve, so nothing need be remembered of it.
-        adjoint=diffrax.ForwardMode(),
+        adjoint=way_back(solver),
         throw=False,
     )
     y = jax.tree.map(lambda leaf: leaf[-1], solution.ys)
@@ -95,12 +108,36 @@ def solve_ode(
     return Solved(y, evaluations(method, solution.stats["num_steps"]), failed)
 
 
-def evaluations(method: diffrax.AbstractERK, num_steps: Array) -> Array:
+def way_back(solver: Solver) -> diffrax.AbstractAdjoint:
+    """Diffrax's adjoint of that name.
+
+    Raises:
+        ValueError: for a name that is not in `ADJOINTS`.
+    """
+    if solver.adjoint == "forward":
+        return diffrax.ForwardMode()
+    if solver.adjoint == "checkpoint":
+        return diffrax.RecursiveCheckpointAdjoint()
+    if solver.adjoint != "backsolve":
+        raise ValueError(
+            f"The adjoint is {solver.adjoint!r}; it must be one of {', '.join(ADJOINTS)}."
+        )
+    # Backwards, steps follow the state and its gradient; that of parameters is an integral beside.
+    norm = diffrax.adjoint_rms_seminorm
+    controller = diffrax.PIDController(rtol=solver.rtol, atol=solver.atol, norm=norm)
+    return diffrax.BacksolveAdjoint(stepsize_controller=controller)
+
+
+def evaluations(method: diffrax.AbstractSolver, num_steps: Array) -> Array:
     """Evaluations of the field in a solve of `num_steps` attempted steps.
+
+    Reversible Heun makes one at the start and one a step.
 
     A method whose first stage is the last one of the step before ("first same as last") makes one
     at the start and then one fewer than its stages each step.
     """
+    if isinstance(method, diffrax.ReversibleHeun):
+        return 1 + num_steps
     stages = method.tableau.num_stages
     if method.tableau.fsal:
         return 1 + (stages - 1) * num_steps
