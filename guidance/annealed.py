@@ -1,0 +1,105 @@
+"""The measurement noised along with the state: no pass back through the network.
+
+Noise enters the measurement as it enters the state, `y_t = a y + c A z` for `x_t = a x0 + c z`, so
+
+    y_t - A x_t = a noise_std n,
+
+and Song et al. 2021 (appendix I.4) draw y_t and follow `grad log N(y_t; A x_t, a^2 noise_std^2 I)`.
+That is exact where z is the noise of the state and stiff where noise_std is small. Without the
+draw z is part of what is unknown,
+
+    p(y | x_t) ~ N(a y; A x_t, a^2 noise_std^2 I + c^2 A A^T),
+
+which is exact for data of which nothing is known beforehand; Jalal et al. 2021 (arXiv 2108.01368)
+have `gamma^2 I` in place of `c^2 A A^T`, falling with the noise. All three are right at the end,
+where c is small, and none on the way: they are for Langevin correctors, which forget the way.
+"""
+
+from collections.abc import Callable
+
+from jax import Array
+
+from guidance.base import GuideFn, check_problem, observed, with_score
+from guidance.conjugate import check_iterations
+from guidance.operators import LinearOperator
+from guidance.pigdm import whitened
+from samplers import Sampler, State
+from sde_lib import AffinePath, expand, normal_like, split
+from sde_lib.prediction import PredictFn, Prediction
+
+FORMS = ("flat", "residual", "drawn")
+
+
+def annealed(
+    path: AffinePath,
+    operator: LinearOperator,
+    y: Array,
+    noise_std: float,
+    form: str = "flat",
+    gamma: float | None = None,
+    key: Array | None = None,
+    iterations: int = 50,
+) -> GuideFn:
+    """`g = A^T S^{-1} (y_t - A x_t)`, for any affine law.
+
+        flat       y_t = a y,              S = a^2 noise_std^2 I + gamma^2 c^2 A A^T
+        residual   y_t = a y,              S = (a^2 noise_std^2 + gamma^2 c^2) I
+        drawn      y_t = a y + c A z,      S = (a^2 noise_std^2 + gamma^2 c^2) I
+
+    Args:
+        y: `shape_out`, one measurement for all, or `(B, *shape_out)`.
+        form: a name in `FORMS`.
+        gamma: what the state's own noise counts for; by default 1, and 0 for `drawn` as published,
+            which many small steps alone can follow.
+        key: of `drawn`, one or one per example; z is the same at all times (`redrawn` for others).
+        iterations: of conjugate gradients, for `flat` where the operator has no SVD.
+
+    One evaluation.
+
+    Raises:
+        ValueError: for a law that is not affine, a y that is not the operator's, a negative
+            noise_std or gamma or both zero, an unknown form, `drawn` without a key, no iterations.
+    """
+    check_problem(path, operator, y, noise_std)
+    check_iterations(iterations)
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}; it must be one of {', '.join(FORMS)}.")
+    if form == "drawn" and key is None:
+        raise ValueError("The form 'drawn' draws the noise of y_t; give a key.")
+    gamma = (0.0 if form == "drawn" else 1.0) if gamma is None else gamma
+    if not gamma >= 0.0 or gamma == noise_std == 0.0:
+        raise ValueError(
+            f"gamma is {gamma} and noise_std {noise_std}; neither may be negative, nor both zero."
+        )
+
+    def gradient(x: Array, t: Array) -> Array:
+        a, _, c = path.coeffs(t)
+        # y_t - A x_t = a (y - A (x - c z) / a), without the division.
+        known = x - expand(c, x) * normal_like(key, x) if form == "drawn" else x
+        given = observed(operator, y, x)
+        r = expand(a, given) * given - operator.forward(known)
+        own, noise = (gamma * c) ** 2, (noise_std * a) ** 2
+        if form == "flat":
+            return whitened(operator, own, noise, r, iterations)
+        return operator.adjoint(r / expand(own + noise, r))
+
+    def guide(predict: PredictFn) -> PredictFn:
+        def guided(x: Array, t: Array) -> Prediction:
+            return with_score(path, predict(x, t), x, t, gradient(x, t))
+
+        return guided
+
+    return guide
+
+
+def redrawn(make: Callable[[Array], GuideFn], sampler: Sampler) -> Sampler:
+    """`sampler` under `make(key)`, a guide that is made anew for each step, as y_t is drawn anew.
+
+    All evaluations of one step have the same draw.
+    """
+
+    def step(key: Array, predict: PredictFn, state: State, t: Array, s: Array) -> State:
+        drawing, own = split(key, 2)
+        return sampler.step(own, make(drawing)(predict), state, t, s)
+
+    return Sampler(sampler.init, step, sampler.nfe)

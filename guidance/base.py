@@ -1,0 +1,131 @@
+"""What a guide is: a function from prediction function to prediction function.
+
+A guide adds to the score of `x_t` the gradient of `log p(y | x_t)`, for whatever y is known. The
+result is a `PredictFn` again, so guides stack, and every affine law, sampler, adaptive solve and
+likelihood takes one without knowing. By Tweedie's formula, `x0 = (x + c^2 score) / a`:
+
+    score + g,    x0 + (c^2 / a) g,    eps - c g,    velocity - (g2 / 2) g
+
+Most guides know the gradient in x0, the conditional mean of the data, and take it through the
+network: `g = J^T u` with `J = d x0 / d x` and `u = d log p(y | x0) / d x0`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from guidance.operators.base import LinearOperator, check_image, check_measurement
+from sde_lib import SDES, AffinePath, expand
+from sde_lib.prediction import PredictFn, Prediction, prediction_of
+
+GuideFn = Callable[[PredictFn], PredictFn]
+PullFn = Callable[[Array], Array]
+
+
+def with_score(
+    path: AffinePath, prediction: Prediction, x: Array, t: Array, gradient: Array
+) -> Prediction:
+    """The prediction whose score is `score + gradient`; all fields `(B, ...)`, t `()` or `(B,)`.
+
+    Where a is zero x says nothing of the data, nor the gradient anything of x0, which is left.
+    """
+    x0 = prediction.x0 + expand(shift(path, t), gradient) * gradient
+    eps = prediction.eps - expand(path.coeffs(t).c, gradient) * gradient
+    return prediction_of(path, x, t, x0, eps)
+
+
+def shift(path: AffinePath, t: Array) -> Array:
+    """`c^2 / a`: how far x0 moves for a change of the score, and `cov(x0 | x) = (c^2 / a) J`."""
+    a, _, c = path.coeffs(t)
+    return jnp.where(a > 0.0, c**2 / jnp.where(a > 0.0, a, 1.0), 0.0)
+
+
+def with_pullback(predict: PredictFn, x: Array, t: Array) -> tuple[Prediction, PullFn]:
+    """The prediction and `u -> J^T u`, `J = d x0 / d x`; the network is evaluated once.
+
+    Each call of the second goes back through the network once, with what the evaluation kept.
+    """
+
+    def run(x: Array):
+        prediction = predict(x, t)
+        return prediction.x0, prediction
+
+    _, pullback, prediction = jax.vjp(run, x, has_aux=True)
+    return prediction, lambda u: pullback(u)[0]
+
+
+def with_pushforward(predict: PredictFn, x: Array, t: Array) -> tuple[Prediction, PullFn]:
+    """The prediction and `u -> J u`, by forward derivatives, linearised once.
+
+    J is a covariance but for a factor, so for the exact denoiser `J u` is `J^T u`; a network is
+    symmetric as far as it has learnt to be.
+    """
+
+    def run(x: Array):
+        prediction = predict(x, t)
+        return prediction.x0, prediction
+
+    _, push, prediction = jax.linearize(run, x, has_aux=True)
+    return prediction, push
+
+
+def through_network(path: AffinePath, gradient: Callable[[Array, Array], Array]) -> GuideFn:
+    """A guide from `u = gradient(x0, t)`, that of `log p(y | x0)` in x0: one evaluation, one pass
+    back.
+
+    Raises:
+        ValueError: for a law that is not affine.
+    """
+    check_path(path)
+
+    def guide(predict: PredictFn) -> PredictFn:
+        def guided(x: Array, t: Array) -> Prediction:
+            prediction, pullback = with_pullback(predict, x, t)
+            return with_score(path, prediction, x, t, pullback(gradient(prediction.x0, t)))
+
+        return guided
+
+    return guide
+
+
+def residual(operator: LinearOperator, y: Array, x0: Array) -> Array:
+    """`y - A x0`, `(B, *shape_out)`; y is one measurement for all, or one per example."""
+    return observed(operator, y, x0) - operator.forward(x0)
+
+
+def observed(operator: LinearOperator, y: Array, x: Array) -> Array:
+    """The measurement beside a batch of states x: `(1 or B, *shape_out)`, in their dtype.
+
+    Raises:
+        ValueError: for states or measurements that are not the operator's.
+    """
+    check_image(operator, x.shape)
+    check_measurement(operator, y, x.shape[0])
+    y = jnp.asarray(y, x.dtype)
+    return y if y.ndim > len(operator.shape_out) else y[None]
+
+
+def check_path(path: AffinePath) -> None:
+    if not hasattr(path, "coeffs"):
+        raise ValueError(
+            f"{type(path).__name__} has no coeffs(t), so nothing is known of x0 given x_t; guides "
+            f"are for affine laws, such as {', '.join(SDES)}."
+        )
+
+
+def check_problem(
+    path: AffinePath, operator: LinearOperator, y: Array, noise_std: float, noiseless: bool = True
+) -> None:
+    """Raises:
+    ValueError: for a law that is not affine, a measurement that is not the operator's, or a
+        `noise_std` that is negative, or zero where a method divides by it.
+    """
+    check_path(path)
+    check_measurement(operator, y)
+    if not 0.0 <= noise_std < float("inf") or (noise_std == 0.0 and not noiseless):
+        least = "0 or more" if noiseless else "above 0 for this method"
+        raise ValueError(
+            f"noise_std is {noise_std}; the standard deviation of the measurement must be {least}."
+        )

@@ -1,0 +1,112 @@
+"""Guidance by an energy: what is to be small, in place of what has been measured.
+
+    score' = score - scale grad E,    E(x0, t) through the network, or E(x, t) of the state itself
+
+as if `exp(-scale E)` were a likelihood: of the data, `grad = (d x0 / d x)^T dE / d x0`, as in DPS,
+or of the noisy state. In an edit one energy acts in a region m and another one, such as the
+distance from the image that is edited, outside (Mou et al. 2024, DiffEditor, arXiv 2402.02583):
+
+    grad E = m grad E_edit + (1 - m) grad E_content
+
+There the guided noise enters x0 alone, and the direction of a DDIM step is that of the network,
+`x_s = a_s x0' + c_s eps`: `plain_eps`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from guidance.base import GuideFn, check_path, with_pullback, with_score
+from sde_lib import AffinePath, expand
+from sde_lib.prediction import PredictFn, Prediction
+
+EnergyFn = Callable[[Array, Array], Array]
+
+VARIABLES = ("time", "lam")
+
+
+def energy_guidance(
+    path: AffinePath,
+    energy: EnergyFn,
+    scale: float = 1.0,
+    *,
+    of: str = "x0",
+    content: EnergyFn | None = None,
+    mask: np.ndarray | Array | None = None,
+    window: tuple[float, float] | None = None,
+    variable: str = "time",
+    plain_eps: bool = False,
+) -> GuideFn:
+    """The guide of that gradient, for any affine law.
+
+    Args:
+        energy: `(x, t) -> (B,)`, to be minimised; x is `(B, ...)`, t `()` or `(B,)`.
+        scale: in units of 1 / energy. It is not scaled by the noise level.
+        of: "x0", the conditional mean, through the network; or "x", the state.
+        content: another such energy, for where the mask is 0; none by default.
+        mask: m, of one state or broadcast to it, from 0 to 1; 1 everywhere by default.
+        window: `(low, high)`; outside of it there is no guidance. Of `t / t1` for the variable
+            "time", of the half log signal-to-noise ratio for "lam"; both ends belong to it.
+        plain_eps: leave `eps` as the network has it; then `x = a x0 + c eps` holds no longer, and
+            of the samplers DDIM alone does what is meant.
+
+    One evaluation, and for "x0" one pass back for each energy.
+
+    Raises:
+        ValueError: for a law that is not affine, a scale that is not finite, an unknown `of` or
+            variable, a content without a mask, a mask outside [0, 1], or a window that is empty.
+    """
+    check_path(path)
+    check_energy(scale, of, content, mask, window, variable)
+    region = 1.0 if mask is None else jnp.asarray(mask)[None]
+
+    def gradient_of(value: EnergyFn, x: Array, t: Array) -> Array:
+        return jax.grad(lambda x: jnp.sum(value(x, t)))(x)
+
+    def active(t: Array) -> Array:
+        if window is None:
+            return jnp.ones_like(t)
+        place = t / path.t1 if variable == "time" else path.lam(t)
+        return ((window[0] <= place) & (place <= window[1])).astype(t.dtype)
+
+    def guide(predict: PredictFn) -> PredictFn:
+        def guided(x: Array, t: Array) -> Prediction:
+            t = jnp.asarray(t, jnp.promote_types(x.dtype, jnp.float32))
+            if of == "x0":
+                plain, pullback = with_pullback(predict, x, t)
+                value_at = plain.x0
+            else:
+                plain, pullback, value_at = predict(x, t), lambda u: u, x
+            total = region * pullback(gradient_of(energy, value_at, t))
+            if content is not None:
+                rest = pullback(gradient_of(content, value_at, t))
+                total = total + (1.0 - region) * rest
+            # Not 0 times a gradient, which may be anything where it is not asked for.
+            on = expand(active(t), x)
+            pull = jnp.where(on > 0.0, -scale * total, 0.0)
+            moved = with_score(path, plain, x, t, pull)
+            return moved._replace(eps=plain.eps) if plain_eps else moved
+
+        return guided
+
+    return guide
+
+
+def check_energy(scale, of, content, mask, window, variable) -> None:
+    if not np.isfinite(scale):
+        raise ValueError(f"The scale of an energy is {scale}; it must be finite.")
+    if of not in ("x0", "x"):
+        raise ValueError(f"An energy is of {of!r}; it must be 'x0' or 'x'.")
+    if variable not in VARIABLES:
+        raise ValueError(f"variable is {variable!r}; it must be one of {', '.join(VARIABLES)}.")
+    if content is not None and mask is None:
+        raise ValueError("There is an energy of the content and no mask; say where it acts by one.")
+    if mask is not None and not np.all((np.asarray(mask) >= 0.0) & (np.asarray(mask) <= 1.0)):
+        raise ValueError(
+            f"The mask goes from {np.min(mask):g} to {np.max(mask):g}; it must lie within 0 to 1."
+        )
+    if window is not None and not window[0] <= window[1]:
+        raise ValueError(f"The window is {window}; its low end must not lie above its high end.")

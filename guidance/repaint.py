@@ -1,0 +1,81 @@
+"""Time travel: steps are taken back by noise and taken again (Lugmayr et al. 2022, RePaint,
+arXiv 2201.09865, section 4.2 and algorithm 1).
+
+A block of `jump` nodes from t to s is run, `x_s` is noised back to t by the law's own kernel,
+
+    x_t = r x_s + q z,      r = a(t) / a(s),      q^2 = c(t)^2 - r^2 c(s)^2
+
+and the block is run again, `repeats` times in all. Given what is known at t that is one step of a
+Markov chain whose stationary law is the joint one, so the known and the unknown come to agree.
+Without guidance it changes nothing but the cost.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from samplers import Sampler
+from samplers.base import SampleResult
+from sde_lib import AffinePath, expand, fold_in, normal_like, split
+from sde_lib.prediction import PredictFn
+
+
+def repaint(
+    key: Array,
+    path: AffinePath,
+    predict: PredictFn,
+    sampler: Sampler,
+    x: Array,
+    ts: Array,
+    *,
+    jump: int = 1,
+    repeats: int = 10,
+    denoise: bool = False,
+) -> SampleResult:
+    """`samplers.sample` with blocks of `jump` steps of which each is run `repeats` times.
+
+    A method with memory begins each run of a block without any. Arguments as in `sample`;
+    `repeats * (len(ts) - 1)` steps in all.
+
+    Raises:
+        ValueError: for a jump that does not divide the number of steps, or no repeats.
+    """
+    steps = len(ts) - 1
+    if jump < 1 or steps % jump:
+        raise ValueError(f"jump is {jump}; it must divide the number of steps, {steps}.")
+    if repeats < 1:
+        raise ValueError(f"repeats is {repeats}; run each block at least once.")
+    nodes = jnp.stack([ts[first : first + jump + 1] for first in range(0, steps, jump)])
+
+    def block(x: Array, inputs):
+        number, times = inputs
+        block_key = fold_in(key, number)
+
+        def once(x: Array, k: Array) -> tuple[Array, None]:
+            back, own = split(fold_in(block_key, k), 2)
+            start = jnp.where(k == 0, x, noised(back, path, x, times[-1], times[0]))
+            # Only at the very start is x a draw of the prior, which `init` may have to complete.
+            state = sampler.init(start, times[0])
+            first = (k == 0) & (number == 0)
+            state = state._replace(x=jnp.where(first, state.x, start))
+
+            def step(state, inner):
+                i, t, s = inner
+                return sampler.step(fold_in(own, i), predict, state, t, s), None
+
+            inner = (jnp.arange(jump), times[:-1], times[1:])
+            return jax.lax.scan(step, state, inner)[0].x, None
+
+        return jax.lax.scan(once, x, jnp.arange(repeats))[0], None
+
+    x, _ = jax.lax.scan(block, x, (jnp.arange(len(nodes)), nodes))
+    nfe = repeats * steps * sampler.nfe
+    if denoise:
+        return SampleResult(predict(x, ts[-1]).x0, None, jnp.asarray(nfe + 1), ts=ts)
+    return SampleResult(x, None, jnp.asarray(nfe), ts=ts)
+
+
+def noised(key: Array, path: AffinePath, x: Array, s: Array, t: Array) -> Array:
+    """A draw of x_t given x_s, for t >= s."""
+    r, q = path.forward_step(s, t)
+    return expand(r, x) * x + expand(q, x) * normal_like(key, x)

@@ -1,0 +1,392 @@
+"""The ensemble against posteriors and evidences that are known, in units of its own spread.
+
+An average over independent ensembles is held to four of its standard errors, which the spread
+between them gives, and the spread to what so many draws of the posterior would have.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_form import Gaussian
+from linear_gaussian import LAWS, posterior
+from scipy.stats import multivariate_normal
+
+from guidance import (
+    dps,
+    draws,
+    ensemble,
+    gaussian_misfit,
+    measured_misfit,
+    mixture_posterior,
+    mixture_predict,
+    pigdm,
+    weighted_moments,
+)
+from guidance.misfit import laplacian_of
+from guidance.operators import blur, matrix
+from guidance.particles import systematic
+from guidance.posterior import Mixture
+from samplers import dpm_multistep, make_grid, sample
+from sde_lib import EDM, VP, DoubleWell
+
+KEY = jax.random.key(0)
+SCALAR = matrix((1,), np.eye(1))
+
+
+def problem(dims, rows, noise=0.5):
+    """Correlated data, more or fewer measurements than dimensions, and one measurement."""
+    rng = np.random.default_rng(dims)
+    root = rng.standard_normal((dims, dims)) / np.sqrt(dims)
+    data = Gaussian(0.5 * rng.standard_normal(dims), root @ root.T + 0.1 * np.eye(dims))
+    A = rng.standard_normal((rows, dims))
+    y = A @ data.draw(rng, 1)[0] + noise * rng.standard_normal(rows)
+    return data, A, y
+
+
+def truth(data, law, eps, A, y, noise):
+    """Posterior and log p(y) of the law at eps, where the ensemble ends."""
+    data = Gaussian(*data.moments(law, eps))
+    cov = A @ data.cov @ A.T + noise**2 * np.eye(len(A))
+    exact = posterior(data, A, y, noise)
+    return exact, multivariate_normal.logpdf(y, A @ data.mean, cov)
+
+
+def repeat(law, predict, misfit, n, steps, seeds, eps=1e-3, grid="uniform_lam", **options):
+    """Of `seeds` ensembles: means, covariances, log evidences, smallest ESS, resamplings."""
+    run = ensemble(law, misfit, make_grid(grid, law, steps, eps), n, **options)
+
+    def one(key):
+        result = run(key, predict)
+        return *weighted_moments(result), result.log_evidence, result.ess.min(), result.resamplings
+
+    found = jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(KEY, seeds))
+    return [np.asarray(v, np.float64) for v in found]
+
+
+def check(found, exact, seeds, n, spread=5.0):
+    """The average is right, and each is as good as `n / spread^2` draws at the least.
+
+    Ensembles weighed by their evidence are without bias for any n: the sum over particles of
+    `Z w f(x)` is, of a plain average of ratios it holds for large n alone.
+    """
+    means, covs, logs = found[:3]
+    ratio = np.exp(logs - logs.max())
+    off = means - exact.mean
+    squares = covs + np.einsum("ri,rj->rij", off, off) - exact.cov
+    for errors in (ratio[:, None] * off, ratio[:, None, None] * squares):
+        error = errors.std(0, ddof=1) / seeds**0.5
+        assert np.all(np.abs(errors.mean(0)) < 4.0 * error)
+    assert np.all(means.std(0) < spread * np.sqrt(np.diag(exact.cov) / n))
+
+
+@pytest.mark.parametrize(("name", "dims", "rows"), [("vp", 8, 5), ("flow", 3, 4)])
+def test_gaussian_posterior_and_evidence(name, dims, rows):
+    law, eps, noise, seeds, n = LAWS[name], 1e-3, 0.5, 16, 1000
+    data, A, y = problem(dims, rows)
+    misfit = gaussian_misfit(matrix((dims,), A), y, noise)
+    found = repeat(law, data.predict(law), misfit, n, 100, seeds, eps)
+    exact, logp = truth(data, law, eps, A, y, noise)
+    check(found, exact, seeds, n)
+    # `Z` and not its logarithm is estimated without bias, but for the start: the prior is not quite
+    # the law at t1.
+    ratio = np.exp(found[2] - logp)
+    off = misfit.quadratic.log_evidence(law.prior_std()) - truth(data, law, law.t1, A, y, noise)[1]
+    assert abs(off) < 0.03
+    assert abs(ratio.mean() - 1.0) < abs(off) + 4.0 * ratio.std(ddof=1) / seeds**0.5
+    assert ratio.std() < 0.25
+
+
+def test_the_error_falls_as_one_over_the_root_of_the_particles():
+    """Over N = 250 to 4000: the slope of the error of mean and covariance, with its own error."""
+    law, noise, eps, seeds = VP(), 0.5, 1e-3, 48
+    data, A, y = problem(2, 2)
+    exact, _ = truth(data, law, eps, A, y, noise)
+    misfit = gaussian_misfit(matrix((2,), A), y, noise)
+    sizes = np.array([250, 1000, 4000])
+    errors = []
+    for n in sizes:
+        means, covs = repeat(law, data.predict(law), misfit, n, 50, seeds)[:2]
+        square = [np.sum((means - exact.mean) ** 2, 1), np.sum((covs - exact.cov) ** 2, (1, 2))]
+        errors.append([(v.mean(), v.std(ddof=1) / seeds**0.5) for v in square])
+    value, error = np.moveaxis(np.array(errors), -1, 0)
+    logs, u = 0.5 * np.log(value), np.log(sizes) - np.log(sizes).mean()
+    slope = u @ logs / (u @ u)
+    slope_error = np.sqrt(u**2 @ (0.5 * error / value) ** 2) / (u @ u)
+    assert np.all(np.abs(slope + 0.5) < 2.0 * slope_error)
+    assert np.all(slope_error < 0.06)
+
+
+def test_scalar_of_the_derivation():
+    """Prior N(0, 1), noise 0.5, y = 1.2: mean 0.96 and variance 0.2, from noise of size 5."""
+    law, seeds, n = EDM(t1=5.0), 12, 4000
+    data, y = Gaussian.scalar(0.0, 1.0), np.array([1.2])
+    misfit = gaussian_misfit(SCALAR, y, 0.5)
+    found = repeat(law, data.predict(law), misfit, n, 100, seeds, 2e-3)
+    assert found[0].mean() == pytest.approx(0.960, abs=4 * found[0].std() / seeds**0.5)
+    assert found[1].mean() == pytest.approx(0.200, abs=4 * found[1].std() / seeds**0.5)
+    assert max(found[0].std(), found[1].std()) < 0.02 and found[4].mean() < 5
+    # All of the guidance followed: right only for many more particles, as its weights spread.
+    whole = repeat(law, data.predict(law), misfit, n, 1000, 4, 2e-3, fraction=1.0)
+    assert whole[4].min() > 40 and whole[2].std() > 10 * found[2].std()
+
+
+WEAK = 1.5
+
+
+@pytest.mark.parametrize(("fraction", "eta"), [(0.5, 2.0), (0.0, 0.5), (1.0, 0.5)])
+def test_any_split_and_any_noise_give_the_posterior(fraction, eta):
+    """Where the weights of all splits are well behaved; dropping them would be seen."""
+    law, seeds, n, y = VP(), 12, 2000, np.array([1.7])
+    data = Gaussian.scalar(0.3, 0.8)
+    misfit = gaussian_misfit(SCALAR, y, WEAK)
+    options = {"fraction": fraction, "eta": eta}
+    found = repeat(law, data.predict(law), misfit, n, 80, seeds, **options)
+    exact, logp = truth(data, law, 1e-3, np.eye(1), y, WEAK)
+    check(found, exact, seeds, n)
+    assert found[2].mean() == pytest.approx(logp, abs=0.004 + 4 * found[2].std() / seeds**0.5)
+    bare = posterior(data, np.eye(1), y, WEAK / np.sqrt(2.0 * fraction)) if fraction else data
+    if fraction != 0.5:
+        assert abs(bare.mean - exact.mean)[0] > 8 * found[0].std() / seeds**0.5
+
+
+def test_without_noise_only_weights_are_left():
+    """V = 0: `log w = mu(x_T) - mu(x_0)`, exact and worthless; the flow is that of the prior."""
+    law, n, noise, y = VP(), 1000, 0.1, np.array([1.0, -0.5])
+    data = Gaussian(np.array([0.5, -0.2]), np.array([[1.0, 0.8], [0.8, 1.0]]))
+    misfit = gaussian_misfit(matrix((2,), np.eye(2)), y, noise)
+    ts = make_grid("uniform_lam", law, 60, 1e-3)
+    options = {"eta": 0.0, "threshold": 0.0, "start": "prior"}
+    run = jax.jit(lambda k: ensemble(law, misfit, ts, n, **options)(k, data.predict(law)))
+    result = run(KEY)
+    x = np.asarray(result.x)
+    ends = np.asarray(data.flow_map(law, result.x, ts[-1], ts[0]))
+    back = np.sum((x - y) ** 2, 1) / (2 * noise**2)
+    logs = -back - np.logaddexp.reduce(-back)
+    np.testing.assert_allclose(result.log_weights, logs, atol=2e-3 * np.ptp(logs))
+    # The weights at the start are part of those: from the prior they are `exp(-mu(x_T))`.
+    assert np.std(np.sum((ends - y) ** 2, 1)) > 1.0
+    assert result.ess[-1] < 30 and result.resamplings == 0 and result.nfe == 120
+
+
+def nothing(x):
+    return jnp.zeros(x.shape[0], x.dtype)
+
+
+def test_without_a_misfit_it_samples_the_prior():
+    law, n = VP(), 4000
+    data, _, _ = problem(2, 1)
+    misfit, ts = measured_misfit(nothing, (2,)), make_grid("uniform_lam", law, 80, 1e-3)
+    run = jax.jit(lambda k: ensemble(law, misfit, ts, n, fraction=1.0)(k, data.predict(law)))
+    result = run(KEY)
+    np.testing.assert_allclose(result.log_weights, -np.log(n), rtol=1e-6)
+    assert abs(result.log_evidence) < 1e-5 and result.resamplings == 0
+    np.testing.assert_allclose(result.ess, n, rtol=1e-3)
+    mean, cov = data.moments(law, 1e-3)
+    variance = np.diag(cov)
+    found = weighted_moments(result)
+    assert np.all(np.abs(found[0] - mean) < 4.0 * np.sqrt(variance / n))
+    error = np.sqrt((np.outer(variance, variance) + cov**2) / n)
+    assert np.all(np.abs(found[1] - cov) < 4.0 * error)
+
+
+def test_a_constant_moves_the_evidence_alone():
+    law, n, shift = VP(), 500, 8.0
+    data, A, y = problem(2, 2)
+    value = gaussian_misfit(matrix((2,), A), y, 0.5).value
+    ts = make_grid("uniform_lam", law, 40, 1e-3)
+    shifted = lambda c: measured_misfit(lambda x: value(x) + c, (2,))
+    run = jax.jit(lambda c: ensemble(law, shifted(c), ts, n, eta=0.5)(KEY, data.predict(law)))
+    results = run(0.0), run(shift)
+    np.testing.assert_allclose(results[0].x, results[1].x, atol=1e-4)
+    np.testing.assert_allclose(results[0].log_weights, results[1].log_weights, atol=1e-3)
+    assert float(results[0].log_evidence - results[1].log_evidence) == pytest.approx(shift, 1e-3)
+
+
+MODES = Mixture(
+    np.array([0.5, 0.5]),
+    np.array([[-1.5, -0.5], [1.5, 0.5]]),
+    np.stack([np.diag([0.05, 0.4]), np.diag([0.05, 0.1])]),
+)
+
+
+def test_weights_of_modes_where_guides_do_not_find_them():
+    """The measured coordinate is spread in one mode and not in the other."""
+    law, noise, y, seeds, n = VP(), 0.3, np.array([-0.4]), 8, 2000
+    operator = matrix((2,), np.array([[0.0, 1.0]]))
+    exact = mixture_posterior(MODES, operator, y, noise)
+    truth = exact.weights[1]
+    assert 0.1 < truth < 0.4
+    predict, ts = mixture_predict(law, MODES), make_grid("uniform_lam", law, 100, 1e-3)
+    share = lambda r: jnp.exp(r.log_weights) @ (r.x[:, 0] > 0.0)
+    run = ensemble(law, gaussian_misfit(operator, y, noise), ts, n)
+    found = jax.jit(lambda ks: jax.lax.map(lambda k: share(run(k, predict)), ks))(
+        jax.random.split(KEY, seeds)
+    )
+    error = found.std(ddof=1) / seeds**0.5
+    assert error < 0.01
+    assert abs(found.mean() - truth) < 4.0 * error
+    x = law.prior_sample(KEY, (n, 2))
+    for guide in (dps(law, operator, y, noise), pigdm(law, operator, y, noise)):
+        go = jax.jit(lambda x, g=guide: sample(KEY, g(predict), dpm_multistep(law), x, ts).x)
+        assert abs(jnp.mean(go(x)[:, 0] > 0.0) - truth) > 0.05
+
+
+def test_a_measurement_that_is_not_linear():
+    """`y = x^2 + noise`, a posterior of two modes in one dimension, against quadrature."""
+    law, y, noise, seeds, n = VP(), 1.0, 0.8, 8, 2000
+    data = Gaussian.scalar(0.3, 0.8)
+    value = lambda x: 0.5 * jnp.sum((x**2 - y) ** 2, axis=1) / noise**2
+    misfit, options = measured_misfit(value, (1,)), {"eta": 0.3, "threshold": 1.0, "fraction": 0.25}
+    found = repeat(law, data.predict(law), misfit, n, 200, seeds, **options)
+    x = np.linspace(-4.0, 4.0, 4001)
+    mean, cov = data.moments(law, 1e-3)
+    p = np.exp(-((x - mean) ** 2) / (2 * cov[0]) - (x**2 - y) ** 2 / (2 * noise**2))
+    dx, w = x[1] - x[0], p / p.sum()
+    exact = Gaussian(np.array([w @ x]), np.array([[w @ x**2 - (w @ x) ** 2]]))
+    check(found, exact, seeds, n, spread=6.0)
+    logz = np.log(p.sum() * dx / np.sqrt(2 * np.pi * cov[0, 0]))
+    assert found[2].mean() == pytest.approx(logz, abs=0.01 + 4 * found[2].std() / seeds**0.5)
+
+
+def test_laplacians(x64):
+    """The estimate is without bias: over all signs its mean is the trace. Of a quadratic it is the
+    same for all states."""
+    rng = np.random.default_rng(0)
+    H = rng.standard_normal((3, 3))
+    H = H @ H.T
+    value = lambda x: 0.5 * jnp.einsum("bi,ij,bj->b", x, H, x) + jnp.sum(x, 1) ** 4
+    misfit, x = measured_misfit(value, (3,)), jnp.asarray(rng.standard_normal((5, 3)))
+    exact = np.trace(H) + 3 * 12.0 * np.sum(x, 1) ** 2
+    keys = jax.random.split(KEY, 4000)
+    found = jax.vmap(lambda k: laplacian_of(misfit, k)(x))(keys)
+    assert np.all(np.abs(found.mean(0) - exact) < 4.0 * found.std(0) / len(keys) ** 0.5)
+    many = laplacian_of(misfit, KEY, 20_000)(x)
+    np.testing.assert_allclose(many, exact, rtol=4 * np.max(found.std(0) / exact) / 20_000**0.5)
+    linear = gaussian_misfit(matrix((3,), H), np.ones(3), 0.5)
+    np.testing.assert_allclose(laplacian_of(linear, KEY)(x), np.trace(H @ H) / 0.25)
+    known = measured_misfit(value, (3,), laplacian=lambda x: 7.0 * jnp.ones(len(x)))
+    np.testing.assert_array_equal(laplacian_of(known, KEY)(x), 7.0)
+
+
+def test_the_misfit_of_a_linear_measurement(x64):
+    """Value, gradient and evidence in closed form, by either way to the singular basis."""
+    rng = np.random.default_rng(0)
+    image = (3, 4, 1)
+    wide = np.outer(rng.standard_normal(4), rng.standard_normal(3))
+    cases = [
+        matrix((3,), wide),
+        matrix((3,), rng.standard_normal((5, 3)), svd=False),
+        blur(image, 0.8, "zero"),
+    ]
+    for operator in cases:
+        size, noise, std = int(np.prod(operator.shape_in)), 0.3, 2.0
+        y = rng.standard_normal(operator.shape_out)
+        misfit = gaussian_misfit(operator, y, noise)
+        A = np.asarray(operator.forward(jnp.eye(size).reshape(-1, *operator.shape_in)))
+        A = A.reshape(size, -1).T
+        eye, flat = np.eye(len(A)), y.reshape(-1)
+        x = rng.standard_normal((4, size))
+        logp = [multivariate_normal.logpdf(flat, A @ each, noise**2 * eye) for each in x]
+        states = jnp.asarray(x).reshape(4, *operator.shape_in)
+        np.testing.assert_allclose(misfit.value(states), np.negative(logp), rtol=1e-10)
+        gradient = np.asarray(misfit.gradient(states)).reshape(4, -1)
+        np.testing.assert_allclose(gradient, (x @ A.T - flat) @ A / noise**2, atol=1e-9)
+        total = multivariate_normal.logpdf(flat, None, std**2 * A @ A.T + noise**2 * eye)
+        np.testing.assert_allclose(misfit.quadratic.log_evidence(std), total, rtol=1e-10)
+        np.testing.assert_allclose(misfit.laplacian(states), np.sum(A**2) / noise**2)
+        np.testing.assert_allclose(misfit.stiffest, np.linalg.norm(A, 2) ** 2 / noise**2)
+
+
+def test_stiff_measurements():
+    """Solved in the singular basis they take any step; explicitly they need those that are named,
+    and with a fifth of them the particles leave."""
+    law, noise, n, y = VP(), 0.02, 500, np.array([0.4])
+    data = Gaussian.scalar(0.3, 0.8)
+    linear = gaussian_misfit(SCALAR, y, noise)
+    exact, _ = truth(data, law, 1e-3, np.eye(1), y, noise)
+    found = repeat(law, data.predict(law), linear, n, 60, 8)
+    check(found, exact, 8, n)
+    plain = measured_misfit(linear.value, (1,), stiffest=linear.stiffest)
+    grid = lambda steps: make_grid("uniform_lam", law, steps, 1e-3)
+    with pytest.raises(ValueError, match=r"take about .* steps") as error:
+        ensemble(law, plain, grid(100), n, eta=0.05)
+    steps = int(str(error.value).split("about ")[1].split(" ")[0])
+    run = ensemble(law, plain, grid(steps), 2, eta=0.05)
+    assert steps > 500 and callable(run)
+    blind = measured_misfit(linear.value, (1,))
+    short = ensemble(law, blind, grid(steps // 5), 100, eta=0.05)
+    assert not np.all(np.abs(jax.jit(lambda k: short(k, data.predict(law)))(KEY).x) < 10.0)
+
+
+def test_resampling_and_draws():
+    """Each index as often as its weight says, give or take one; draws in no order."""
+    logs = jnp.log(jnp.asarray([0.05, 0.5, 0.15, 0.3])) + 7.0
+    for seed in range(20):
+        counts = np.bincount(systematic(jax.random.key(seed), logs, 50), minlength=4)
+        assert counts.sum() == 50 and np.all(np.abs(counts - 50 * np.exp(logs - 7.0)) < 1.0)
+    law, ts = VP(), make_grid("uniform_lam", VP(), 30, 1e-3)
+    data, A, y = problem(2, 2)
+    run = ensemble(law, gaussian_misfit(matrix((2,), A), y, 0.5), ts, 1000)
+    result = jax.jit(lambda k: run(k, data.predict(law)))(KEY)
+    x = np.asarray(draws(KEY, result, 5000))
+    mean, cov = weighted_moments(result)
+    # Five for each particle, so what is off is a fifth of a particle here and there.
+    np.testing.assert_allclose(x.mean(0), mean, atol=0.01)
+    np.testing.assert_allclose(np.cov(x.T), cov, atol=0.01)
+    halves = x[:2500].mean(0) - x[2500:].mean(0)
+    assert np.all(np.abs(halves) < 4.0 * np.sqrt(np.diag(cov) / 1250))
+
+
+def test_several_measurements_and_images():
+    """A map over misfits, states of any shape, and calls of the network that are counted."""
+    law, n, shape, noise = VP(), 200, (2, 2, 1), 0.3
+    rng, calls = np.random.default_rng(0), []
+    root = rng.standard_normal((4, 4))
+    data = Gaussian(np.zeros(4), 0.2 * root @ root.T + 0.1 * np.eye(4))
+
+    def predict(x, t):
+        jax.debug.callback(lambda: calls.append(x.shape))
+        return data.predict(law)(x, t)
+
+    operator, ys = blur(shape, 0.7), jnp.asarray(rng.standard_normal((2, *shape)), jnp.float32)
+    ts = make_grid("uniform_lam", law, 20, 1e-3)
+    one = lambda y: ensemble(law, gaussian_misfit(operator, y, noise), ts, n)(KEY, predict)
+    run = jax.jit(lambda ys: jax.lax.map(one, ys))
+    both = jax.block_until_ready(run(ys))
+    jax.effects_barrier()
+    assert len(calls) == both.nfe.sum() and set(calls) == {(n, *shape)}
+    assert both.x.shape == (2, n, *shape) and both.ess.shape == (2, 20)
+    turned = run(ys[::-1])
+    np.testing.assert_allclose(both.x[1], turned.x[0], atol=1e-5)
+    np.testing.assert_allclose(both.log_evidence[1], turned.log_evidence[0], rtol=1e-5)
+    assert np.abs(both.log_evidence[0] - both.log_evidence[1]) > 0.1
+
+
+LAW, TS = VP(), make_grid("uniform_lam", VP(), 10, 1e-3)
+LINEAR, PLAIN = gaussian_misfit(SCALAR, np.ones(1), 0.5), measured_misfit(nothing, (1,))
+CASES = [
+    (lambda: ensemble(DoubleWell(), LINEAR, TS, 4), r"DoubleWell has no coeffs\(t\)"),
+    (lambda: ensemble(LAW, LINEAR, TS, 0), "particles is 0; it must be at least 1"),
+    (lambda: ensemble(LAW, LINEAR, TS, 4, fraction=1.5), "fraction is 1.5; it must be from 0 to 1"),
+    (lambda: ensemble(LAW, LINEAR, TS, 4, eta=-1.0), "eta is -1.0; it must be 0 or more"),
+    (lambda: ensemble(LAW, LINEAR, TS, 4, eta=np.inf), "eta is inf"),
+    (lambda: ensemble(LAW, LINEAR, TS, 4, threshold=2.0), "threshold is 2.0"),
+    (lambda: ensemble(LAW, LINEAR, TS, 4, corrections=-1), "corrections is -1"),
+    (lambda: ensemble(LAW, LINEAR, TS, 4, probes=0), "probes is 0"),
+    (lambda: ensemble(LAW, LINEAR, TS, 4, start="zero"), "start is 'zero'"),
+    (lambda: ensemble(LAW, PLAIN, TS, 4, start="exact"), "not of a linear measurement"),
+    (lambda: ensemble(LAW, LINEAR, TS, 4, fraction=1.0), r"V\^2 dt / noise_std\^2 reaches"),
+    (lambda: ensemble(LAW, LINEAR, TS, 4)(jax.random.split(KEY, 4), None), "There are 4 keys"),
+    (lambda: gaussian_misfit(SCALAR, np.ones((2, 1)), 0.5), "2 measurements and a misfit is of"),
+    (lambda: gaussian_misfit(SCALAR, np.ones(3), 0.5), "measurement has shape"),
+    (lambda: gaussian_misfit(SCALAR, np.ones(1), 0.0), "noise_std is 0.0"),
+    (lambda: gaussian_misfit(blur((65, 64, 1), 1.0, "zero"), np.ones((65, 64, 1)), 0.5), "no SVD"),
+]
+
+
+@pytest.mark.parametrize(("build", "message"), CASES)
+def test_each_refusal_has_its_sentence(build, message):
+    with pytest.raises(ValueError, match=message) as error:
+        build()
+    assert str(error.value).endswith(".") and "\n" not in str(error.value)

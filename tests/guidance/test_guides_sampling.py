@@ -1,0 +1,229 @@
+"""Guides in samplers: the posterior is reached, by the number of evaluations that is stated.
+
+On Gaussian data a deterministic sampler is an affine map of its start. It is read off at the unit
+vectors, so that mean and covariance of what it returns are known without drawing anything.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_form import Gaussian
+from linear_gaussian import EPS, LAWS, NOISE, OPERATOR, PRIOR, A, D, Y, posterior
+from scipy.integrate import quad
+from scipy.special import dawsn
+
+from guidance import annealed, ddrm, dps, dps_steps, mmps, pigdm, redrawn
+from guidance.operators import mask
+from samplers import (
+    Solver,
+    adaptive_ode,
+    annealed_langevin,
+    ddim,
+    dpm_multistep,
+    heun,
+    make_grid,
+    predictor_corrector,
+    reverse_diffusion,
+    sample,
+    velocity_ab,
+)
+from sde_lib import EDM, VP, example_keys
+
+KEY = jax.random.key(0)
+EXACT = posterior(PRIOR, A, Y, NOISE)
+
+
+def ends(run, law, eps):
+    """Mean and covariance of what `run(x)` returns from exact starts, and those at eps, exactly."""
+    out = np.asarray(jax.jit(run)(jnp.concatenate([jnp.zeros((1, D)), jnp.eye(D)])))
+    gain = out[1:] - out[:1]
+    mean, cov = EXACT.moments(law, law.t1)
+    return (out[0] + mean @ gain, gain.T @ cov @ gain), EXACT.moments(law, eps)
+
+
+def check_moments(found, truth, tolerance):
+    """In posterior standard deviations, and relative to the posterior covariance."""
+    std = np.sqrt(np.diag(EXACT.cov))
+    np.testing.assert_allclose(found[0] / std, truth[0] / std, rtol=0, atol=tolerance)
+    scale = np.outer(std, std)
+    np.testing.assert_allclose(found[1] / scale, truth[1] / scale, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("law", ["vp", "ve", "flow"])
+def test_mmps_reaches_the_posterior(law, x64):
+    """In 60 steps of DPM-Solver++ 2M, for every law."""
+    law, eps = LAWS[law], EPS[law]
+    predict = mmps(law, OPERATOR, Y, NOISE)(PRIOR.predict(law))
+    ts = make_grid("uniform_lam", law, 60, eps)
+    run = lambda x: sample(KEY, predict, dpm_multistep(law), x, ts).x
+    check_moments(*ends(run, law, eps), 0.01)
+
+
+def test_mmps_in_few_steps(x64):
+    """The fast recipe takes a guide as it takes a network: 20 evaluations."""
+    law = EDM()
+    predict = mmps(law, OPERATOR, Y, NOISE)(PRIOR.predict(law))
+    ts = make_grid("tangent", law, 20, 2e-3)
+    run = lambda x: sample(KEY, predict, velocity_ab(law, 4), x, ts).x
+    check_moments(*ends(run, law, 2e-3), 0.02)
+
+
+def test_mmps_in_an_adaptive_solve(x64):
+    law = VP()
+    predict = mmps(law, OPERATOR, Y, NOISE)(PRIOR.predict(law))
+    solve = adaptive_ode(law, 1e-3, Solver(rtol=1e-6, atol=1e-6, variable="lam"))
+    check_moments(*ends(lambda x: solve(KEY, predict, x).x, law, 1e-3), 1e-4)
+
+
+STOCHASTIC = {
+    "dpm_multistep": lambda law: dpm_multistep(law, eta=1.0),
+    "predictor-corrector": lambda law: predictor_corrector(
+        reverse_diffusion(law), annealed_langevin(law, 0.16)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_mmps_reaches_the_posterior_with_noise(name):
+    """Mean and covariance within four standard errors of 4000 samples, in float32."""
+    law, n = VP(), 4000
+    predict = mmps(law, OPERATOR, Y, NOISE)(PRIOR.predict(law))
+    ts = make_grid("uniform_lam", law, 200, 1e-3)
+    keys = example_keys(0, jnp.arange(n))
+    x = law.prior_sample(example_keys(1, jnp.arange(n)), (n, D))
+    sampler = STOCHASTIC[name](law)
+    x = np.asarray(jax.jit(lambda x: sample(keys, predict, sampler, x, ts).x)(x), np.float64)
+    mean, cov = EXACT.moments(law, 1e-3)
+    variance = np.diag(cov)
+    assert np.all(np.abs(x.mean(0) - mean) < 4.0 * np.sqrt(variance / n))
+    error = np.sqrt((np.outer(variance, variance) + cov**2) / n)
+    assert np.all(np.abs(np.cov(x.T) - cov) < 4.0 * error)
+
+
+@pytest.mark.parametrize("law", ["subvp", "edm", "flow"])
+def test_dps_is_too_sure_by_the_formula(law, x64):
+    """The flow of a scalar Gaussian under DPS in closed form, between the ends of this law.
+
+    In `w = s^2 + sigma^2`, with `k = s^2 / (2 noise_std^2)` and `u = s^2 / w`, the flow is
+
+        dx / dw = x (1 + 2 k u) / (2 w) - k y / w,
+
+    so a start is shrunk by `sqrt(w0 / w1) exp(k u1 - k u0)`.
+    """
+    law, eps = LAWS[law], EPS[law]
+    size, noise, y = 0.8, 0.5, 1.3
+    k = size / (2.0 * noise**2)
+    levels = [float(jnp.exp(-law.lam(jnp.asarray(t)))) for t in (eps, law.t1)]
+    u0, u1 = (size / (size + level**2) for level in levels)
+    pull = quad(lambda u: np.exp(k * (u - u0)) * np.sqrt(u / u0) / u, u1, u0)[0]
+    mean, gain = k * y * pull, np.sqrt(u1 / u0) * np.exp(k * (u1 - u0))
+    data, one = Gaussian.scalar(0.0, np.sqrt(size)), mask((1,), [1])
+    predict = dps(law, one, np.array([y]), noise)(data.predict(law))
+    ts = make_grid("uniform_lam", law, 300, eps)
+    x = jnp.asarray([[0.0], [1.0]]) * law.coeffs(jnp.asarray(law.t1)).a
+    out = np.asarray(jax.jit(lambda x: sample(KEY, predict, heun(law), x, ts).x)(x)).ravel()
+    out = out / float(law.coeffs(jnp.asarray(eps)).a)
+    np.testing.assert_allclose([out[0], out[1] - out[0]], [mean, gain], rtol=1e-3)
+    # Between noise without end and none it is what the docstring of `dps` says: too sure.
+    limit = quad(lambda u: np.exp(k * (u - 1.0)) / np.sqrt(u), 0.0, 1.0)[0]
+    assert np.isclose(k * limit, 2.0 * np.sqrt(k) * dawsn(np.sqrt(k)))
+    assert np.exp(-2 * k) < 0.5 / (1 + 2 * k) and k * limit > 2 * k / (1 + 2 * k)
+
+
+def stationary(predict, t):
+    """Mean and covariance of the Gaussian of this score, read off at the unit vectors."""
+    score = predict(jnp.concatenate([jnp.zeros((1, D)), jnp.eye(D)]), t).score
+    cov = np.linalg.inv(-np.asarray(score[1:] - score[:1]))
+    return cov @ np.asarray(score[0]), cov
+
+
+@pytest.mark.parametrize(
+    ("form", "gamma"), [("flat", 1.0), ("residual", 1.0), ("drawn", 0.0), ("drawn", 1.0)]
+)
+def test_annealed_is_right_at_the_end_and_not_on_the_way(form, gamma, x64):
+    """What Langevin steps would settle at: the posterior at little noise, another law at much."""
+    law = EDM()
+    # One z for all, so that the score is one affine map.
+    guide = annealed(law, OPERATOR, Y, NOISE, form, gamma, jnp.stack([KEY] * (D + 1)))
+    predict = jax.jit(guide(PRIOR.predict(law)))
+    for t, low, high in ((1e-3, 0.0, 0.02), (2.0, 0.1, np.inf)):
+        mean, cov = stationary(predict, jnp.asarray(t))
+        true_mean, true_cov = EXACT.moments(law, t)
+        std = np.sqrt(np.diag(true_cov))
+        error = max(np.max(abs(mean - true_mean) / std), np.max(abs(cov - true_cov) / std**2))
+        assert low <= error < high
+
+
+def test_redrawn_draws_for_each_step(x64):
+    """Each step has its own z, all evaluations of one step the same; the base keeps its noise."""
+    law, seen = EDM(), []
+
+    def make(key):
+        def guide(predict):
+            def guided(x, t):
+                jax.debug.callback(lambda k: seen.append(int(k)), jax.random.bits(key))
+                return predict(x, t)
+
+            return guided
+
+        return guide
+
+    ts = make_grid("karras", law, 3, 2e-3)
+    x = jnp.ones((2, D))
+    sampler = redrawn(make, heun(law))
+    run = jax.jit(
+        lambda x: [sample(KEY, PRIOR.predict(law), s, x, ts) for s in (sampler, heun(law))]
+    )
+    found, plain = jax.block_until_ready(run(x))
+    jax.effects_barrier()
+    assert len(seen) == found.nfe == 6 and len(set(seen)) == 3
+    assert seen[0] == seen[1] and seen[2] == seen[3]
+    np.testing.assert_allclose(found.x, plain.x, rtol=1e-12)
+
+
+def test_dps_steps_is_the_published_update(x64):
+    """`x_s - (zeta / |r|) grad |r|^2` after a step of DDIM with noise, against autodiff."""
+    law, t, s, zeta = VP(), jnp.asarray(0.5), jnp.asarray(0.4), 0.3
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, D)))
+    predict, base = PRIOR.predict(law), ddim(law, eta=1.0)
+    sampler = dps_steps(law, base, OPERATOR, Y, zeta)
+    square = lambda x: jnp.sum((Y - A @ predict(x[None], t).x0[0]) ** 2)
+
+    @jax.jit
+    def run(x):
+        value, gradient = jax.vmap(jax.value_and_grad(square))(x)
+        truth = base.step(KEY, predict, base.init(x, t), t, s).x
+        found = sampler.step(KEY, predict, sampler.init(x, t), t, s).x
+        return found, truth - zeta / jnp.sqrt(value)[:, None] * gradient
+
+    np.testing.assert_allclose(*run(x), rtol=1e-9)
+
+
+def ways(law):
+    """Every method as `(sampler, guide)`."""
+    plain = lambda predict: predict
+    yield from ((ddim(law), make(law, OPERATOR, Y, NOISE)) for make in (mmps, pigdm, dps, annealed))
+    yield ddim(law), mmps(law, OPERATOR, Y, NOISE, products="jvp")
+    yield heun(law), mmps(law, OPERATOR, Y, NOISE)
+    yield ddrm(law, OPERATOR, Y, NOISE), plain
+    yield dps_steps(law, ddim(law), OPERATOR, Y), plain
+
+
+def test_the_network_is_evaluated_once():
+    """In every step as often as the sampler says, products with the derivative notwithstanding."""
+    law, calls = VP(), []
+
+    def predict(x, t):
+        jax.debug.callback(lambda: calls.append(1))
+        return PRIOR.predict(law)(x, t)
+
+    ts, x = make_grid("uniform_lam", law, 3, 1e-2), jnp.ones((2, D))
+    for sampler, guide in ways(law):
+        calls.clear()
+        run = jax.jit(
+            lambda x, sampler=sampler, guide=guide: sample(KEY, guide(predict), sampler, x, ts)
+        )
+        found = jax.block_until_ready(run(x))
+        jax.effects_barrier()
+        assert len(calls) == found.nfe == 3 * sampler.nfe
