@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.likelihood import KEYS, Problem, gaussian, memory
+from benchmarks.likelihood import memory
+from benchmarks.likelihood_problem import KEYS, Problem, gaussian
 from benchmarks.timing import interleaved
 from likelihood import DIVERGENCES, Adams, log_likelihood
 from samplers import Solver

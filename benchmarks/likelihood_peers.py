@@ -4,8 +4,8 @@ beside.
 `scipy_rk45` is the scheme of score_sde: SciPy's RK45 on the host over the whole batch as one
 vector, the drift and its divergence in two passes of the network, the second in reverse mode.
 `diffrax_plain` is the recipe of Diffrax's own pages for continuous normalising flows: Tsit5 over t
-to a tolerance, one step size a batch, value and derivative by one `vjp`. `k_diffusion` is its
-`log_likelihood`, for EDM, by torchdiffeq.
+to a tolerance, one step size a batch, value and derivative by one `vjp`. Those in torch are in
+`likelihood_torch.py`.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,8 @@ from scipy.integrate import solve_ivp
 
 
 class Run(NamedTuple):
-    """log p `(B,)` in nats, evaluations of the field, passes of the network."""
+    """log p `(B,)` in nats, evaluations of the field, passes of the network, alone or with its
+    derivative."""
 
     logp: np.ndarray
     nfe: float
@@ -27,7 +28,7 @@ class Run(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A likelihood that is ready to run, and the compiled programs that it calls."""
+    """A likelihood that is ready to run, and the programs of XLA that it calls."""
 
     run: Callable[[], Run]
     programs: list
@@ -35,7 +36,7 @@ class Method(NamedTuple):
 
 def scipy_rk45(problem, probe: jax.Array, exact: bool, tol: float = 1e-5) -> Method:
     """The scheme of score_sde; `exact` sums over all unit vectors in place of the one probe."""
-    (_, path, predict, x, _, end_logp) = problem
+    (_, path, predict, x, _, end_logp, _) = problem
     shape, dims = x.shape, x[0].size
 
     def along(y, t, e):
@@ -47,12 +48,13 @@ def scipy_rk45(problem, probe: jax.Array, exact: bool, tol: float = 1e-5) -> Met
     def divergence(y, t):
         if not exact:
             return along(y, t, probe)
-        terms = jax.lax.map(lambda e: along(y, t, jnp.broadcast_to(e, shape)), basis)
+        terms = jax.lax.map(lambda e: along(y, t, jnp.broadcast_to(e, shape)), basis, batch_size=16)
         return jnp.sum(terms, axis=0)
 
     example = x, jnp.asarray(path.t1, x.dtype)
     drift = jax.jit(lambda y, t: predict(y, t).velocity).lower(*example).compile()
     trace = jax.jit(divergence).lower(*example).compile()
+    close = jax.jit(end_logp).lower(x).compile()
 
     def run() -> Run:
         def field(t, state):
@@ -65,15 +67,15 @@ def scipy_rk45(problem, probe: jax.Array, exact: bool, tol: float = 1e-5) -> Met
         found = solve_ivp(field, (path.t0, path.t1), start, rtol=tol, atol=tol, method="RK45")
         end = found.y[:, -1]
         latent = jnp.asarray(end[: x.size].reshape(shape), x.dtype)
-        logp = np.asarray(end_logp(latent)) + end[x.size :]
+        logp = np.asarray(close(latent)) + end[x.size :]
         return Run(logp, found.nfev, 2 * found.nfev)
 
-    return Method(run, [drift, trace])
+    return Method(run, [drift, trace, close])
 
 
 def diffrax_plain(problem, probe: jax.Array, exact: bool, tol: float = 1e-5) -> Method:
     """The same, in one compiled solve."""
-    (_, path, predict, x, _, end_logp) = problem
+    (_, path, predict, x, _, end_logp, _) = problem
     shape, dims = x.shape, x[0].size
     basis = jnp.eye(dims, dtype=x.dtype).reshape(dims, 1, *shape[1:])
 
@@ -82,7 +84,7 @@ def diffrax_plain(problem, probe: jax.Array, exact: bool, tol: float = 1e-5) -> 
         along = lambda e: jnp.sum((pull(e)[0] * e).reshape(shape[0], -1), axis=1)
         if not exact:
             return velocity, along(probe)
-        terms = jax.lax.map(lambda e: along(jnp.broadcast_to(e, shape)), basis)
+        terms = jax.lax.map(lambda e: along(jnp.broadcast_to(e, shape)), basis, batch_size=16)
         return velocity, jnp.sum(terms, axis=0)
 
     def solve(x):

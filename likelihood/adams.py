@@ -20,10 +20,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from samplers.frame import Frame
+
 MAX_ORDER = 8
-# Nodes are `start + (end - start) w^power`, w even: closer together at the data, where the steps
-# are still of low order and a field that has learned single points is sharp.
-POWERS = {"t": 2.0, "lam": 1.0, "angle": 1.5}
+# Where the nodes lie between data and noise, for w even in [0, 1]. Over the angle they are closer
+# together at both ends: most at the data, where the steps are still of low order and a field that
+# has learned single points is sharp; and at the noise, where a network that is told the log-SNR
+# meets much of it in one step.
+GRADINGS = {
+    "t": lambda w: w**2,
+    "lam": lambda w: w,
+    "angle": lambda w: w**2.25 / (w**2.25 + (1.0 - w) ** 1.25),
+}
 
 
 class Adams(NamedTuple):
@@ -52,9 +60,20 @@ def check_adams(solver: Adams) -> None:
         raise ValueError(f"order is {solver.order}; it must lie between 1 and {MAX_ORDER}.")
 
 
-def nodes(start: float, end: float, steps: int, power: float) -> np.ndarray:
-    """`(steps + 1,)` from start to end, float64."""
-    return start + (end - start) * np.linspace(0.0, 1.0, steps + 1) ** power
+def lay_out(solver: Adams, frame: Frame) -> np.ndarray:
+    """The nodes of a solver in a frame, `(steps + 1,)`, from data to noise.
+
+    Raises:
+        ValueError: for numbers out of range, or a frame not known when the program is built.
+    """
+    check_adams(solver)
+    if isinstance(frame.start, jax.core.Tracer) or isinstance(frame.end, jax.core.Tracer):
+        raise ValueError(
+            "Fixed steps are laid out when the program is built, and the law or eps is not known "
+            "then: close over them instead of passing them through jit, or take an adaptive solver."
+        )
+    w = GRADINGS[solver.variable](np.linspace(0.0, 1.0, solver.steps + 1))
+    return float(frame.start) + (float(frame.end) - float(frame.start)) * w
 
 
 def weights(us: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from likelihood.adams import POWERS, Adams, advance, check_adams, nodes
+from likelihood.adams import Adams, advance, lay_out
 from samplers.adaptive import flow
 from samplers.base import SampleResult
 from samplers.frame import make_frame
@@ -120,17 +120,11 @@ def fixed(
     path: AffinePath, predict: PredictFn, x: Array, solver: Adams, eps: float, to: str
 ) -> Solved:
     """By `Adams`, the whole batch on one grid: that of the likelihood, or the same backwards."""
-    check_adams(solver)
     # Where the law is known its numbers stay numbers, also under `jit`.
     with jax.ensure_compile_time_eval():
         low, high = (jnp.asarray(t, x.dtype) for t in (eps, path.t1))
         frame = make_frame(path, solver.variable, low, solver.sigma_data)
-    if isinstance(frame.start, jax.core.Tracer) or isinstance(frame.end, jax.core.Tracer):
-        raise ValueError(
-            "Fixed steps are laid out when the program is built, and the law or eps is not known "
-            "then: close over them instead of passing them through jit, or take an adaptive solver."
-        )
-    us = nodes(float(frame.start), float(frame.end), solver.steps, POWERS[solver.variable])
+    us = lay_out(solver, frame)
     begin, end = low, high
     if to == "data":
         us, begin, end = us[::-1], high, low

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from likelihood.adams import POWERS, Adams, advance, check_adams, nodes
+from likelihood.adams import Adams, advance, lay_out
 from likelihood.divergence import Divergence
 from samplers.frame import Frame, make_frame
 from samplers.solve import Solver, solve_ode
@@ -124,16 +124,10 @@ def larger_part(error) -> Array:
 
 def fixed(key, predict, divergence, frame, z, solver, dims):
     """The same by `Adams`, the whole batch on one grid."""
-    check_adams(solver)
+    us = lay_out(solver, frame)
     probes = divergence.probes(key, z)
     field = augmented(predict, divergence, frame, probes, dims)
     state = z, jnp.zeros((z.shape[0], divergence.num_estimates), z.dtype)
-    if isinstance(frame.start, jax.core.Tracer) or isinstance(frame.end, jax.core.Tracer):
-        raise ValueError(
-            "Fixed steps are laid out when the program is built, and the law or eps is not known "
-            "then: close over them instead of passing them through jit, or take an adaptive solver."
-        )
-    us = nodes(float(frame.start), float(frame.end), solver.steps, POWERS[solver.variable])
     (z, trace), nfe, _ = advance(field, state, us, solver.order)
     finite = jnp.isfinite(trace).all(1) & jnp.isfinite(z.reshape(z.shape[0], -1)).all(1)
     hide = lambda v: jnp.where(finite.reshape(-1, *(1,) * (v.ndim - 1)), v, jnp.nan)
