@@ -19,16 +19,24 @@ from ml_collections import ConfigDict
 
 import data
 import likelihood
-import losses
 import models
+import samplers
 import sde_lib
 from build_sampling import Known, build_sampler, build_solver
-from check import check_combinations, check_data, check_numbers, choose
+from build_training import build_loss, build_optimizer, build_prediction
+from check import (
+    check_classes,
+    check_combinations,
+    check_data,
+    check_numbers,
+    choose,
+    classes_told,
+)
 from configs.base import DATA
 from losses.denoising import LossFn
-from samplers import VARIABLES
 from samplers.base import SampleFn
-from sde_lib.prediction import CONDITIONING, KINDS, PredictFn
+from sde_lib.classifier import LogitsFn, make_logits
+from sde_lib.prediction import PredictFn
 
 DTYPES = ("float32", "bfloat16")
 MOMENTS_BATCH = 1000
@@ -40,9 +48,13 @@ class Experiment:
     """What a run is made of. All functions are pure; none knows of the config.
 
     - `loss(params, state, key, batch)`: batch as the loader gives it, raw levels included.
-    - `predict(params) -> PredictFn`: the network without dropout.
+    - `predict(params, label=None) -> PredictFn`: the network without dropout, told classes (B,) if
+      it knows any.
+    - `logits(params) -> LogitsFn` where the network is a classifier of noisy states, and None where
+      it is not. A classifier predicts nothing else: the functions below then raise ValueError.
     - `sample(key, predict, x)`: x from the prior at `t1`.
-    - `log_likelihood(key, predict, x)`: nats of scaled data.
+    - `log_likelihood(key, predict, x)`: nats of scaled data, by `flow_solver`, as codes are.
+    - `classes`, the guidance of samples to classes, which `build_guidance.py` adds; None for none.
     - `scaler` is that of training; `bits_scaler` always dequantises, as bits/dim needs.
     """
 
@@ -56,9 +68,17 @@ class Experiment:
     test: data.Source
     loss: LossFn
     tx: optax.GradientTransformation
-    predict: Callable[[Any], PredictFn]
+    predict: Callable[..., PredictFn]
+    logits: Callable[[Any], LogitsFn] | None
     sample: SampleFn
+    flow_solver: samplers.Solver | likelihood.Adams
     log_likelihood: Callable[..., likelihood.LogLik]
+    classes: Any = None
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that the network is told, or tells apart; 0 for none."""
+        return classes_told(self.config)
 
     def init_params(self, key: Array) -> Any:
         x, cond = jnp.zeros((1, *self.shape)), jnp.ones((1,))
@@ -80,8 +100,6 @@ def build(config: ConfigDict, reads_data: bool = True) -> Experiment:
     train, test = build_sources(config, reads_data)
     scaler = data.Scaler(train.levels, config.data.centered, config.data.uniform_dequantization)
     model = build_model(config, train.shape)
-    apply_of = lambda params: lambda x, c: model.apply({"params": params}, x, c)
-    kind = build_prediction(config)
     rank = config.sampling.teleport_rank or None
     moments = lambda: data_moments(train, scaler, config.data.random_flip, rank)
     known = Known(config.training.continuous, moments)
@@ -96,8 +114,10 @@ def build(config: ConfigDict, reads_data: bool = True) -> Experiment:
         test=test,
         loss=build_loss(config, path, model, scaler),
         tx=build_optimizer(config.optim, config.training.n_iters),
-        predict=lambda params: sde_lib.parametrize(path=path, apply=apply_of(params), **kind),
+        predict=build_predict(config, path, model),
+        logits=build_logits(config, path, model),
         sample=build_sampler(config.sampling, path, known),
+        flow_solver=build_flow_solver(config.likelihood),
         log_likelihood=build_likelihood(config.likelihood, path),
     )
 
@@ -117,6 +137,7 @@ def build_sources(config: ConfigDict, reads_data: bool) -> tuple[data.Source, da
         name = config.data.get("name", config.data.dataset)
         return tuple(data.unread(name, split, shape) for split in ("train", "test"))
     check_data(config, train, test)
+    check_classes(config, train, test)
     return train, test
 
 
@@ -211,7 +232,7 @@ def table_file(name: str) -> Path:
 
 
 def build_model(config: ConfigDict, shape: tuple[int, ...]) -> Any:
-    network = choose("model.name", config.model.name, models.MODELS)
+    network = choose("model.name", config.model.name, {**models.MODELS, **models.CLASSIFIERS})
     kwargs = arguments(config.model, "name")
     known = {field.name for field in dataclasses.fields(network)} - {"parent", "name"}
     if not set(kwargs) <= known:
@@ -230,76 +251,31 @@ def build_model(config: ConfigDict, shape: tuple[int, ...]) -> Any:
     return model
 
 
-def build_prediction(config: ConfigDict) -> dict[str, Any]:
-    section = config.prediction
-    choose("prediction.kind", section.kind, KINDS)
-    choose("prediction.conditioning", section.conditioning, CONDITIONING)
-    return {**arguments(section), "num_scales": config.model.get("num_scales")}
-
-
-def build_loss(
-    config: ConfigDict, path: sde_lib.AffinePath, model: Any, scaler: data.Scaler
-) -> LossFn:
-    """The loss on raw batches: flip, dequantise and scale on the device, then the named loss, or
-    that of discrete levels where `training.continuous` is off."""
-    section = config.loss
-    make = choose("loss.name", section.name, losses.LOSSES)
-    choose("loss.weighting", section.weighting, losses.WEIGHTINGS)
-    choose("loss.time_sampling", section.time_sampling, losses.TIME_SAMPLING)
-
-    def network(params, x, cond, dropout_key):
-        return model.apply({"params": params}, x, cond, train=True, rngs={"dropout": dropout_key})
-
+def build_predict(config: ConfigDict, path: sde_lib.AffinePath, model: Any):
+    """`(params, label=None) -> PredictFn`."""
     kind = build_prediction(config)
-    if config.training.continuous:
-        del kind["num_scales"]
-        on_scaled = make(path, network, **kind, **arguments(section, "name"))
-    else:
-        on_scaled = losses.discrete_loss(path, network, reduce_mean=section.reduce_mean, **kind)
-    prepare = build_preprocessing(config.data, scaler)
 
-    def loss(params, state, key, batch):
-        data_key, loss_key = jax.random.split(key)
-        return on_scaled(params, state, loss_key, prepare(data_key, batch))
+    def predict(params, label: Array | None = None) -> PredictFn:
+        if config.model.name in models.CLASSIFIERS:
+            raise ValueError(
+                f"model.name is {config.model.name!r}, a classifier, which has no score; name its "
+                "workdir in guidance.classifier of a run that samples."
+            )
+        known = {} if label is None else {"label": label}
+        apply = lambda x, cond: model.apply({"params": params}, x, cond, **known)
+        return sde_lib.parametrize(path=path, apply=apply, **kind)
 
-    return loss
-
-
-def build_preprocessing(section: ConfigDict, scaler: data.Scaler) -> Callable[[Array, dict], dict]:
-    """`(key, batch) -> batch` with the image as the model sees it."""
-
-    def prepare(key: Array, batch: dict[str, Array]) -> dict[str, Array]:
-        noise_key, flip_key = jax.random.split(key)
-        image = scaler.to_model(noise_key, batch["image"])
-        if section.random_flip and image.ndim == 4:
-            image = data.random_flip(flip_key, image)
-        return {**batch, "image": image}
-
-    return prepare
+    return predict
 
 
-def build_optimizer(section: ConfigDict, n_iters: int) -> optax.GradientTransformation:
-    """Adam with linear warm-up, then constant or cosine; clipping by the global norm first.
-
-    Weight decay is decoupled and multiplied by the learning rate, as in the original.
-    """
-    choose("optim.optimizer", section.optimizer, ("adam",))
-    choose("optim.schedule", section.schedule, ("constant", "cosine"))
-    warmup = optax.linear_schedule(0.0, section.lr, max(section.warmup, 1))
-    if section.schedule == "cosine":
-        after = optax.cosine_decay_schedule(section.lr, max(n_iters - section.warmup, 1))
-    else:
-        after = optax.constant_schedule(section.lr)
-    rate = optax.join_schedules([warmup, after], [section.warmup]) if section.warmup else after
-    adam = optax.adamw(
-        rate,
-        b1=section.beta1,
-        b2=section.beta2,
-        eps=section.eps,
-        weight_decay=section.weight_decay,
-    )
-    clip = optax.clip_by_global_norm(section.grad_clip) if section.grad_clip else optax.identity()
-    return optax.chain(clip, adam)
+def build_logits(
+    config: ConfigDict, path: sde_lib.AffinePath, model: Any
+) -> Callable[[Any], LogitsFn] | None:
+    """`params -> (x, t) -> logits`, where the network is a classifier."""
+    if config.model.name not in models.CLASSIFIERS:
+        return None
+    apply_of = lambda params: lambda x, sigma: model.apply({"params": params}, x, sigma)
+    return lambda params: make_logits(path, apply_of(params), config.prediction.sigma_data)
 
 
 def build_likelihood(
@@ -307,15 +283,7 @@ def build_likelihood(
 ) -> Callable[..., likelihood.LogLik]:
     """`(key, predict, x) -> LogLik`."""
     make = choose("likelihood.divergence", section.divergence, likelihood.DIVERGENCES)
-    divergence = make(section.num_probes)
-    if section.solver == "adams":
-        choose("likelihood.variable", section.variable, VARIABLES)
-        solver = likelihood.Adams(
-            section.steps, section.order, section.variable, section.sigma_data
-        )
-        likelihood.check_adams(solver)
-    else:
-        solver = build_solver("likelihood", section)
+    divergence, solver = make(section.num_probes), build_flow_solver(section)
 
     def run(key: Array, predict: PredictFn, x: Array) -> likelihood.LogLik:
         return likelihood.log_likelihood(
@@ -323,3 +291,13 @@ def build_likelihood(
         )
 
     return run
+
+
+def build_flow_solver(section: ConfigDict) -> samplers.Solver | likelihood.Adams:
+    """Of the flow between data and noise: to a tolerance, or in fixed steps."""
+    if section.solver != "adams":
+        return build_solver("likelihood", section)
+    choose("likelihood.variable", section.variable, samplers.VARIABLES)
+    solver = likelihood.Adams(section.steps, section.order, section.variable, section.sigma_data)
+    likelihood.check_adams(solver)
+    return solver

@@ -278,6 +278,22 @@ def build_solver(name: str, section: ConfigDict) -> samplers.Solver:
 
 def build_method(section: ConfigDict, path: sde_lib.AffinePath) -> samplers.Sampler:
     """The predictor and the corrector of one step."""
+    predictor = build_predictor(section, path)
+    corrector = build_corrector(section, path, section.n_steps_each)
+    return samplers.predictor_corrector(predictor, corrector, section.order)
+
+
+def build_parts(section: ConfigDict, path: sde_lib.AffinePath) -> list[samplers.Sampler]:
+    """The same one by one and in order, each step of the corrector by itself: for what has to act
+    after each of them."""
+    predictor, corrector = build_predictor(section, path), build_corrector(section, path, 1)
+    correctors = [corrector] * section.n_steps_each
+    parts = [predictor, *correctors] if section.order == "paper" else [*correctors, predictor]
+    return [part for part in parts if part is not None]
+
+
+def build_predictor(section: ConfigDict, path: sde_lib.AffinePath) -> samplers.Sampler | None:
+    """The predictor of one step, None if there is none."""
     fast = {"order": section.solver_order, "form": section.form}
     churn = {key: section[key] for key in ("steps", "s_churn", "s_tmin", "s_tmax", "s_noise")}
     own = {
@@ -294,24 +310,29 @@ def build_method(section: ConfigDict, path: sde_lib.AffinePath) -> samplers.Samp
         "euler_maruyama": {"probability_flow": section.probability_flow},
         "reverse_diffusion": {"probability_flow": section.probability_flow},
     }
-    predictor = corrector = None
     name = SAMPLER_ALIASES.get(section.predictor, section.predictor)
-    if name != "none":
-        if section.probability_flow and "probability_flow" not in own.get(name, {}):
-            raise ValueError(
-                f"sampling.probability_flow is set, but the predictor {name!r} has no such form; "
-                "take euler_maruyama or reverse_diffusion."
-            )
-        predictor = samplers.PREDICTORS[name](path, **own.get(name, {}))
-        if section.lml:
-            predictor = build_lml(section, path, name, predictor)
-    if section.corrector != "none":
-        make = samplers.CORRECTORS[section.corrector]
-        at = "end" if section.order == "paper" else "start"
-        corrector = make(path, section.snr, section.n_steps_each, section.norm, at)
-    if predictor is None and corrector is None:
-        raise ValueError("sampling.predictor and sampling.corrector are both 'none'; name one.")
-    return samplers.predictor_corrector(predictor, corrector, section.order)
+    if name == "none":
+        if section.corrector == "none":
+            raise ValueError("sampling.predictor and sampling.corrector are both 'none'; name one.")
+        return None
+    if section.probability_flow and "probability_flow" not in own.get(name, {}):
+        raise ValueError(
+            f"sampling.probability_flow is set, but the predictor {name!r} has no such form; "
+            "take euler_maruyama or reverse_diffusion."
+        )
+    predictor = samplers.PREDICTORS[name](path, **own.get(name, {}))
+    return build_lml(section, path, name, predictor) if section.lml else predictor
+
+
+def build_corrector(
+    section: ConfigDict, path: sde_lib.AffinePath, n_steps: int
+) -> samplers.Sampler | None:
+    """The corrector of one step, None if there is none."""
+    if section.corrector == "none":
+        return None
+    make = samplers.CORRECTORS[section.corrector]
+    at = "end" if section.order == "paper" else "start"
+    return make(path, section.snr, n_steps, section.norm, at)
 
 
 def build_lml(

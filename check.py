@@ -10,7 +10,9 @@ from ml_collections import ConfigDict
 
 from data import Source
 from data.source import unknown
+from evaluation.bounds import MORE_BOUNDS
 from evaluation.features import FEATURE_SPACES
+from models import CLASSIFIERS
 from samplers.interpolation import INTERPOLATIONS
 from sde_lib.prediction import BY_LEVEL
 from training.workdir import flatten
@@ -26,6 +28,10 @@ def choose(section: str, name: str, table) -> Any:
     return table[name] if hasattr(table, "keys") else name
 
 
+CLASS_GUIDANCE = ("classifier_free", "classifier")
+RESTORATION = ("dps", "pigdm", "mmps", "annealed", "impute", "repaint", "ddrm", "ensemble")
+GUIDANCE = ("none", *CLASS_GUIDANCE, *RESTORATION)
+
 # Keys, what must hold of their numbers, and in words. A network has some of those of `model` only.
 RANGES = (
     (
@@ -39,7 +45,9 @@ RANGES = (
         "sampling.solver_order sampling.sigma_data sampling.sde_eta sampling.s_tmax "
         "sampling.s_noise sampling.chain_eta sampling.chain_moves sampling.chain_outputs "
         "sampling.chain_start_steps model.num_scales model.width model.depth model.expansion "
-        "model.nf model.num_res_blocks latents.temperature",
+        "model.nf model.num_res_blocks latents.temperature guidance.samples guidance.factor "
+        "guidance.lines guidance.angles guidance.blur_std guidance.data_std guidance.iterations "
+        "guidance.repeats guidance.jump guidance.particles",
         lambda x: 0 < x < math.inf,
         "be positive and finite",
     ),
@@ -47,15 +55,18 @@ RANGES = (
         "optim.warmup optim.weight_decay optim.grad_clip training.eval_freq training.snapshot_freq "
         "training.keep_snapshots sampling.snr sampling.eta sampling.s_churn sampling.s_tmin "
         "sampling.teleport_sigma sampling.teleport_rank sampling.lml "
-        "sampling.chain_start_std",
+        "sampling.chain_start_std guidance.noise_std guidance.zeta",
         lambda x: 0 <= x < math.inf,
         "be finite and not negative",
     ),
+    ("training.label_dropout", lambda x: 0 <= x <= 1, "lie in [0, 1]"),
     (
         "optim.beta1 optim.beta2 training.ema_rate model.dropout sampling.lml_freeze",
         lambda x: 0 <= x < 1,
         "lie in [0, 1)",
     ),
+    ("guidance.label", lambda x: x >= -1, "be a class, or -1 for all in turn"),
+    ("eval.elbo_times", lambda x: x >= 2 and x % 2 == 0, "be even, and at least 2"),
     ("latents.nodes", lambda x: 2 <= x < math.inf, "be at least 2, the two ends"),
     # Of a longer seed jax would take the last 32 bits without a word.
     ("seed eval.seed", lambda x: 0 <= x < 2**32, "lie in [0, 2**32)"),
@@ -132,11 +143,52 @@ def check_discrete(config: ConfigDict) -> None:
         )
 
 
+def check_classes(config: ConfigDict, train: Source, test: Source) -> None:
+    """Refuses classes that the data do not have, and a loss that is not the network's."""
+    classifies = config.model.name in CLASSIFIERS
+    if classifies != (config.loss.name == "classification"):
+        raise ValueError(
+            f"model.name is {config.model.name!r} and loss.name {config.loss.name!r}; "
+            f"'classification' goes with {' and '.join(CLASSIFIERS)} and with no other network."
+        )
+    if classifies and config.training.snapshot_sampling:
+        raise ValueError(
+            f"training.snapshot_sampling is set, and model.name = {config.model.name!r} is a "
+            "classifier, which draws no samples; set it to False."
+        )
+    classes = classes_told(config)
+    if not classes:
+        return
+    for source in (train, test):
+        if source.labels is None:
+            raise ValueError(
+                f"model.num_classes is {classes}, and {source.name} has no labels in "
+                f"{source.split}; give data with labels, or set model.num_classes=0."
+            )
+        low, high = source.labels.min(), source.labels.max()
+        if not 0 <= low <= high < classes:
+            raise ValueError(
+                f"model.num_classes is {classes}, and {source.name} has labels {low} to {high} "
+                f"in {source.split}; they must lie in 0 to {classes - 1}: set "
+                f"model.num_classes={high + 1}."
+            )
+
+
+def classes_told(config: ConfigDict) -> int:
+    """How many classes there are for the network, to be told or to tell apart; 0 for none."""
+    # Those of NCSN are noise levels.
+    return 0 if config.model.name == "ncsn" else config.model.get("num_classes", 0)
+
+
 def check_data(config: ConfigDict, train: Source, test: Source) -> None:
     """Refuses what the data at hand do not allow."""
     section = config.eval
     choose("eval.bpd_dataset", section.bpd_dataset, ("train", "test"))
+    choose("guidance.method", config.guidance.method, GUIDANCE)
+    choose("guidance.dataset", config.guidance.dataset, ("train", "test"))
     choose("latents.dataset", config.latents.dataset, ("train", "test"))
+    for name in section.bounds:
+        choose("eval.bounds", name, MORE_BOUNDS)
     for name in section.features:
         choose("eval.features", name, FEATURE_SPACES)
     if train.shape != test.shape:

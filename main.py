@@ -7,10 +7,12 @@ python main.py --config ... --workdir ... --mode encode|decode|interpolate
 
 import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
 
+import dataclasses
 import logging
 import re
 import runpy
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,9 +21,12 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from build import Experiment, build
+from build_guidance import build_classes, check_condition
+from build_restoration import build_restoration
 from data.source import unknown
 from evaluation.fid_stats import write_fid_stats
 from evaluation.latents import run_decode, run_encode, run_interpolate
+from evaluation.restoration import run_restoration
 from evaluation.rows import figure_rows
 from evaluation.run import evaluate
 from evaluation.sampling import run_sampling
@@ -74,13 +79,24 @@ def run(experiment: Experiment, workdir: Path) -> None:
             print(f"wrote {path}")
         return
     claim(workdir, experiment.config, FORCE.value, training=False)
+    if experiment.logits is not None and MODE.value != "eval":
+        raise ValueError(
+            f"--mode {MODE.value} needs a score, and model.name = {experiment.config.model.name!r} "
+            "is a classifier; name this workdir in guidance.classifier of a run that samples."
+        )
+    experiment = dataclasses.replace(experiment, classes=build_classes(experiment))
+    restoration, writers = build_restoration(experiment), dict(WRITERS)
+    if restoration is not None:
+        writers["sample"] = partial(run_restoration, restoration)
     if MODE.value in WRITERS:
         seeds = parse_seeds(SEEDS.value)
         step, params = restore_ema(experiment, workdir, STEP.value)
-        print(WRITERS[MODE.value](experiment, params, workdir, step, seeds))
+        check_condition(experiment, params)
+        print(writers[MODE.value](experiment, params, workdir, step, seeds))
         return
     for wanted in steps_to_evaluate(experiment.config.eval, workdir, STEP.value):
         step, params = restore_ema(experiment, workdir, wanted)
+        check_condition(experiment, params)
         metrics = [row for row in read_metrics(workdir) if row["step"] <= step]
         report = evaluate(experiment, params, workdir, step, metrics, training_seconds(metrics))
         print(f"checkpoint {step}")

@@ -50,6 +50,7 @@ NETWORKS = {
         "dropout": 0.1,
         "scale_by_sigma": False,
         "num_scales": 1000,
+        "num_classes": 0,
         "dtype": "float32",
         "remat": False,
     },
@@ -65,6 +66,7 @@ NETWORKS = {
         "dropout": 0.1,
         "scale_by_sigma": False,
         "num_scales": 1000,
+        "num_classes": 0,
         "dtype": "float32",
         "remat": False,
     },
@@ -82,7 +84,26 @@ NETWORKS = {
         "embedding_type": "positional",
         "embedding_scale": 1.0,
         "fourier_features": (),
+        "num_classes": 0,
         "dtype": "float32",
+    },
+}
+# Networks that classify noisy states, to guide one of the others (`guidance.method=classifier`).
+CLASSIFIERS = {
+    "wideresnet": {
+        "num_classes": 10,
+        "depth": 28,
+        "widen": 10,
+        "embedding_size": 128,
+        "fourier_scale": 16.0,
+        "nonlinearity": "swish",
+        "dropout": 0.0,
+        "dtype": "float32",
+    },
+    "mlp_classifier": {
+        **NETWORKS["mlp"],
+        "embedding_type": "linear",
+        "num_classes": 10,
     },
 }
 
@@ -123,8 +144,8 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
 
     numbers = {**LAWS, **TABLED}[law]
     config.sde = ConfigDict({"name": law, **numbers})
-    config.model = ConfigDict({"name": network, **NETWORKS[network]})
-    if law == "ve" and continuous and "embedding_type" in config.model:
+    config.model = ConfigDict({"name": network, **{**NETWORKS, **CLASSIFIERS}[network]})
+    if law == "ve" and continuous and network in ("ncsnpp", "mlp"):
         # Goes with the conditioning below: this embedding takes the logarithm of sigma.
         config.model.embedding_type = "fourier"
 
@@ -137,10 +158,11 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.prediction.sigma_data = 0.5  # the data's standard deviation; kind "edm" alone uses it
 
     config.loss = ConfigDict()
-    config.loss.name = "denoising"
+    config.loss.name = "classification" if network in CLASSIFIERS else "denoising"
     config.loss.weighting = "variance"  # or "likelihood"
     # Or "importance". The times of EDM are noise levels, of which uniform ones would all be large.
-    config.loss.time_sampling = "uniform_lam" if law == "edm" else "uniform"
+    by_level = law == "edm" or network in CLASSIFIERS
+    config.loss.time_sampling = "uniform_lam" if by_level else "uniform"
     config.loss.stratify = False
     config.loss.reduce_mean = law != "ve"
 
@@ -161,6 +183,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.training.n_iters = 1_300_000
     config.training.n_jitted_steps = 1  # above 1, a scan: for accelerators, see benchmarks/
     config.training.ema_rate = 0.999 if law == "ve" else 0.9999
+    config.training.label_dropout = 0.1  # of classes, where model.num_classes tells the network any
     config.training.log_freq = 50
     config.training.eval_freq = 1000
     config.training.snapshot_freq = 50_000
@@ -259,6 +282,9 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.eval.bpd_dataset = "test"
     config.eval.bpd_repeats = 1  # passes with fresh dequantisation noise; the paper takes 5
     config.eval.bpd_samples = 1  # dequantisations in the bound of a pass; above 1, weighted
+    # More bounds beside it: "elbo", "closed", "elbo_levels", "closed_levels".
+    config.eval.bounds = ()
+    config.eval.elbo_times = 64  # evaluations in an ELBO
     config.eval.num_samples = 50_000
     config.eval.seed = 0  # of sample i: example_keys(seed, i)
     config.eval.features = ("pixels",)  # spaces for the distances, the headline first
@@ -272,6 +298,43 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.latents.denoise = False  # end with the conditional mean at likelihood.eps
     config.latents.blend = "slerp"  # of a walk between two codes; or "linear", "spherical"
     config.latents.nodes = 9  # of a walk, both ends included
+
+    # What samples are to agree with: of --mode sample, and for classes of --mode eval too.
+    config.guidance = ConfigDict()
+    # "none"; to classes: "classifier_free", "classifier"; to measurements y = A x0 + noise, by
+    # guides: "dps", "pigdm", "mmps", "annealed"; by samplers: "impute", "repaint", "ddrm"; or by
+    # weighted particles: "ensemble".
+    config.guidance.method = "none"
+    config.guidance.label = (
+        -1
+    )  # the class of all samples; -1 for i mod model.num_classes of sample i
+    config.guidance.scale = 1.0  # w; 0 is without guidance, 1 the class itself
+    config.guidance.interval = (
+        0.0,
+        1e6,
+    )  # noise levels c / a in which w applies, of classifier_free
+    config.guidance.rescale = 0.0
+    config.guidance.classifier = ""  # the workdir of a run that trained a classifier
+    # Measurements are made of examples of this split, those that --seeds numbers.
+    config.guidance.dataset = "test"
+    config.guidance.samples = 8  # of each
+    config.guidance.operator = "mask"  # or "blur", "downsample", "fourier", "radon", "greyscale"
+    config.guidance.noise_std = 0.0  # of the measurement, in units of the model
+    config.guidance.mask = (
+        "box"  # or "left", "top", "half"; or a file, npy or a picture: what is kept
+    )
+    config.guidance.blur_std = 1.0  # pixels
+    config.guidance.factor = 2  # of downsample
+    config.guidance.lines = 4  # of fourier, half of them at its centre
+    config.guidance.angles = 8  # of radon, evenly spread
+    config.guidance.zeta = 1.0  # strength of dps
+    config.guidance.data_std = 1.0  # of a value of the data, for pigdm and mmps
+    config.guidance.iterations = 5  # of conjugate gradients, for mmps
+    config.guidance.repeats = 10  # of repaint, for each block of `jump` steps
+    config.guidance.jump = 1
+    config.guidance.particles = 1000  # of ensemble, for each measurement
+    config.guidance.eta = 0.85  # of ddrm, with the next
+    config.guidance.eta_b = 1.0
 
     config.data = ConfigDict({"dataset": data, **DATA[data]})
     config.data.centered = law != "ve"  # the model sees [-1, 1]; otherwise [0, 1]

@@ -44,6 +44,9 @@ def digits(law: str) -> ConfigDict:
     config.sampling.steps = 250
     config.sampling.batch_size = 500
 
+    # 64 steps: mean bits/dim within 1e-4 of 512 steps, at half the evaluations of tsit5 in t.
+    config.likelihood.solver = "adams"
+    config.likelihood.variable = "angle"
     config.likelihood.rtol = 1e-4
     config.likelihood.atol = 1e-4
 
@@ -51,4 +54,36 @@ def digits(law: str) -> ConfigDict:
     config.eval.batch_size = 297
     config.eval.features = ("pixels", "classifier")
     config.eval.mixture = True
+    return config
+
+
+def digits_classifier(law: str) -> ConfigDict:
+    """p(digit | x_t) at all noise levels, for guidance.
+
+    On 1500 images a network learns them by heart; dropout and noise on the data keep it from that.
+    """
+    config = base(law, "mlp_classifier", "digits")
+    config.model.width = 256
+    config.model.depth = 2
+    config.model.dropout = 0.5
+    config.model.embedding_scale = 2.0
+
+    config.prediction.sigma_data = 0.7
+    config.loss.stratify = True
+
+    config.optim.lr = 1e-3
+    config.optim.warmup = 100
+    config.optim.schedule = "cosine"
+    config.optim.weight_decay = 0.1
+
+    config.training.batch_size = 256
+    config.training.n_iters = 3000
+    config.training.ema_rate = 0.999
+    config.training.log_freq = 100
+    config.training.eval_freq = 500
+    config.training.snapshot_freq = 3000
+
+    config.data.centered = True
+    config.data.uniform_dequantization = True
+    config.eval.batch_size = 297
     return config

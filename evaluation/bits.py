@@ -1,19 +1,14 @@
 """Bits per dimension over a whole data set: no example dropped, none counted twice."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.scipy.special import logsumexp
 
 from data import Source, padded_batches
 from evaluation.bits_store import COLUMNS, Rows, make_plan, open_store
-from likelihood import bits_per_dim
-from sde_lib import example_keys, fold_in, split
+from evaluation.bounds import make_batch_bits
+from evaluation.codes import mend
 
 
 class DataBits(NamedTuple):
@@ -35,26 +30,32 @@ class DataBits(NamedTuple):
 
 
 def data_bits(
-    experiment, params: Any, source: Source, folder: Path | None = None, step: int | None = None
+    experiment,
+    params: Any,
+    source: Source,
+    folder: Path | None = None,
+    step: int | None = None,
+    bound: str = "flow",
 ) -> DataBits:
-    """Mean bits/dim over all examples of `source`, uniformly dequantised.
+    """Mean bits/dim over all examples of `source`, by a bound of `evaluation/bounds.py`.
 
-    Each of `eval.bpd_repeats` passes has fresh dequantisation noise and fresh probes, which belong
-    to the example and the pass: the value of an example does not depend on its batch. With
-    `eval.bpd_samples` = k > 1 a value is the importance-weighted bound of k dequantisations.
+    Each of `eval.bpd_repeats` passes has fresh noise and fresh probes, which belong to the example
+    and the pass: the value of an example does not depend on its batch.
 
     Args:
         folder: where finished batches are kept and found again, see `bits_store`. At the end the
             values of the examples are written beside it, in a table of the same name.
         step: of the checkpoint, for the plan.
+        bound: a name in `BOUNDS`.
 
     Raises:
         ValueError: where the data are continuous, so that bits/dim does not exist, or where no
             likelihood arrived.
     """
     config, size = experiment.config, min(experiment.config.eval.batch_size, source.size)
-    batch_bits = make_batch_bits(experiment)
-    store = open_store(folder, make_plan(experiment, params, source, step)) if folder else None
+    batch_bits = make_batch_bits(experiment, bound)
+    plan = lambda: make_plan(experiment, params, source, step, bound)
+    store = open_store(folder, plan()) if folder else None
 
     def rows_of(repeat: int, batch: int, indices: np.ndarray, mask: np.ndarray) -> Rows:
         if store and (rows := store.load(repeat, batch, indices[mask])):
@@ -74,52 +75,12 @@ def data_bits(
     examples = over_passes({name: np.stack([p[name] for p in passes]) for name in COLUMNS})
     if not np.isfinite(examples["bits_per_dim"]).any():
         raise ValueError(
-            f"Every solve of {source.size} examples failed, so there is no bits/dim; raise "
-            f"likelihood.max_steps = {config.likelihood.max_steps}, loosen the tolerance, or take "
-            "another likelihood.solver."
+            f"Every likelihood of {source.size} examples failed, so there is no bits/dim; "
+            f"{mend(config.likelihood)}."
         )
     if store:
         store.write_table(table(examples, source))
     return over_examples(examples)
-
-
-def make_batch_bits(experiment) -> Callable[..., tuple[Array, ...]]:
-    """`(params, raw, indices, repeat) -> bits, stderr over probes, nfe, failed`, each `(B,)`.
-
-    Of k dequantisations u + U_1, ..., u + U_k of an example (Burda et al. 2016; k = 1 is the
-    bound of Theis et al. 2016)
-
-        log P(u) >= E log (1/k) sum_j q(u + U_j).
-
-    All k have the same probes. The errors of their traces are then nearly the same too and pass
-    through the logarithm of the mean, which would otherwise pick out the luckiest of them.
-    """
-    config = experiment.config
-    log_volume, dims = experiment.bits_scaler.log_volume(), int(np.prod(experiment.shape))
-    k = config.eval.bpd_samples
-
-    @jax.jit
-    def batch_bits(params, raw, indices, repeat):
-        noise_keys, probe_keys = split(fold_in(example_keys(config.eval.seed, indices), repeat), 2)
-
-        def one(keys):
-            x = experiment.bits_scaler.to_model(keys, raw)
-            result = experiment.log_likelihood(probe_keys, experiment.predict(params), x)
-            return result.logp, result.stderr, result.nfe, result.failed
-
-        several = jax.vmap(lambda j: fold_in(noise_keys, j))
-        draws = several(jnp.arange(k)) if k > 1 else noise_keys[None]
-        # One after the other: the memory is that of one.
-        logps, errors, nfe, failed = jax.lax.map(one, draws)
-        logp = logsumexp(logps, axis=0) - jnp.log(k)
-        # Errors that the draws have in common add up; the weights are the terms' shares.
-        stderr = jnp.sum(jax.nn.softmax(logps, axis=0) * errors, axis=0)
-        bits = bits_per_dim(logp, dims, log_volume)
-        missing = jnp.any(failed, axis=0) | ~jnp.isfinite(bits)
-        bits = jnp.where(missing, jnp.nan, bits)
-        return bits, stderr / (dims * jnp.log(2.0)), jnp.sum(nfe, axis=0), missing
-
-    return batch_bits
 
 
 def over_passes(values: Rows) -> Rows:
@@ -165,8 +126,3 @@ def table(examples: Rows, source: Source) -> Rows:
     names = ("bits_per_dim", "stderr", "nfe", "failed")
     label = {} if source.labels is None else {"label": source.labels}
     return {"index": examples["index"], **label, **{name: examples[name] for name in names}}
-
-
-def bound_name(k: int) -> str:
-    """What bounds the code length, for the report."""
-    return "uniform dequantisation" if k == 1 else f"importance-weighted, k = {k}"

@@ -31,7 +31,9 @@ Rows = dict[str, np.ndarray]
 BATCHES = "pass_*_batch_*.json"
 
 
-def make_plan(experiment, params: Any, source: Source, step: int | None) -> dict[str, Any]:
+def make_plan(
+    experiment, params: Any, source: Source, step: int | None, bound: str = "flow"
+) -> dict[str, Any]:
     """All that the bits/dim of `source` depend on, as JSON has it."""
     config = experiment.config
     plan = {
@@ -44,6 +46,8 @@ def make_plan(experiment, params: Any, source: Source, step: int | None) -> dict
         "batch_size": min(config.eval.batch_size, source.size),
         "passes": config.eval.bpd_repeats,
         "samples": config.eval.bpd_samples,
+        "bound": bound,
+        **({"elbo_times": config.eval.elbo_times} if bound.startswith("elbo") else {}),
         "step": step,
         "parameters": hash_arrays(params),
         # A law may have read its numbers from a file.

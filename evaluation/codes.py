@@ -14,10 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from likelihood import Adams
 from likelihood.latents import Latents, decode, encode
 from samplers.base import SampleResult
-from samplers.solve import Solver
 from sde_lib import example_keys, fold_in, split
 
 
@@ -35,13 +33,13 @@ def encode_data(experiment, params: Any, x: np.ndarray) -> Latents:
     Raises:
         ValueError: where every solve failed.
     """
-    solver, eps = solver_of(experiment.config.likelihood), experiment.config.likelihood.eps
+    solver, eps = experiment.flow_solver, experiment.config.likelihood.eps
 
     def batch(params, x):
         return encode(experiment.path, experiment.predict(params), x, solver, eps)
 
     codes = Latents(*in_batches(experiment, batch, params, x))
-    arrived(codes.failed, len(x))
+    arrived(codes.failed, experiment.config.likelihood)
     return codes
 
 
@@ -50,7 +48,7 @@ def decode_codes(experiment, params: Any, z: np.ndarray, denoise: bool = False) 
 
     A code that is not finite, as of a solve that failed, is not solved for: it fails, and x is nan.
     """
-    solver, eps = solver_of(experiment.config.likelihood), experiment.config.likelihood.eps
+    solver, eps = experiment.flow_solver, experiment.config.likelihood.eps
     there = np.isfinite(z).all(axis=tuple(range(1, z.ndim)))
 
     def batch(params, z):
@@ -75,14 +73,6 @@ def in_batches(experiment, batch: Callable, params: Any, array: np.ndarray) -> A
         result = jax.device_get(run(params, full))
         parts.append([leaf[: len(part)] for leaf in result])
     return [np.concatenate(leaves) for leaves in zip(*parts)]
-
-
-def solver_of(section) -> Solver | Adams:
-    """The solver that section `likelihood` names; `build` has checked its numbers."""
-    if section.solver == "adams":
-        return Adams(section.steps, section.order, section.variable, section.sigma_data)
-    limits = (section.rtol, section.atol, section.max_steps)
-    return Solver(section.solver, *limits, section.variable, section.sigma_data)
 
 
 def to_levels(experiment, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -134,15 +124,27 @@ def read_codes(file: Path, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     return {**codes, "z": z.astype(np.float32)}
 
 
-def arrived(failed: np.ndarray, n: int) -> np.ndarray:
-    """Which solves reached their end.
+def arrived(failed: np.ndarray, section) -> np.ndarray:
+    """Which solves reached their end; `section` is `likelihood` of the config.
 
     Raises:
         ValueError: if none did; nothing is written then.
     """
     if failed.all():
         raise ValueError(
-            f"None of {n} solves reached its end with a finite value; raise likelihood.max_steps, "
-            "loosen likelihood.rtol and atol, or take another solver."
+            f"None of {failed.size} solves reached its end with a finite value; {mend(section)}."
         )
     return ~failed
+
+
+def mend(section) -> str:
+    """What to try where every solve failed."""
+    if section.solver == "adams":
+        return (
+            f"raise likelihood.steps = {section.steps}, or take a likelihood.solver that chooses "
+            "its steps, such as tsit5"
+        )
+    return (
+        f"raise likelihood.max_steps = {section.max_steps}, loosen likelihood.rtol and atol, or "
+        "take another likelihood.solver"
+    )

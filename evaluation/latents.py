@@ -114,7 +114,7 @@ def run_decode(experiment, params: Any, workdir: Path, step: int, seeds: range) 
     codes = read_codes(file, experiment.shape)
     z = np.asarray(temperature(codes["z"], section.temperature))
     result = decode_codes(experiment, params, z, section.denoise)
-    kept = arrived(result.failed, len(z))
+    kept = arrived(result.failed, experiment.config.likelihood)
     levels, unit = to_levels(experiment, result.x[kept])
     arrays = {"arr_0": levels, "temperature": section.temperature}
     if "indices" in codes:
@@ -149,7 +149,7 @@ def run_interpolate(
     z = np.swapaxes(np.asarray(nodes), 0, 1)  # (pairs, nodes, ...)
     # A pair with an end that failed has no codes, and fails whole.
     result = decode_codes(experiment, params, z.reshape(-1, *experiment.shape), section.denoise)
-    arrived(result.failed, result.failed.size)
+    arrived(result.failed, experiment.config.likelihood)
     levels, unit = (v.reshape(z.shape) for v in to_levels(experiment, result.x))
     arrays = {
         "arr_0": levels,

@@ -15,6 +15,7 @@ from data import padded_batches
 from losses.denoising import Draws, denoising_terms, reduce_terms
 from losses.time_sampling import TIME_SAMPLING
 from sde_lib import example_keys, fold_in, split
+from sde_lib.classifier import log_prob
 
 DRAWS = 8
 
@@ -25,18 +26,24 @@ def make_eval_loss(experiment) -> Callable[[Any], float]:
     batch_size = min(config.eval.batch_size, source.size)
 
     @jax.jit
-    def batch_sum(params, raw, indices, mask):
+    def batch_sum(params, raw, indices, mask, label):
         keys = example_keys(0, indices)
         # One draw after the other, so that the network is compiled once and not eight times.
         losses = jax.lax.map(
-            lambda k: example_losses(experiment, params, raw, fold_in(keys, k), k),
+            lambda k: example_losses(experiment, params, raw, fold_in(keys, k), k, label),
             jnp.arange(DRAWS),
         )
         return jnp.sum(jnp.where(mask, jnp.mean(losses, axis=0), 0.0))
 
     def eval_loss(params) -> float:
         total = sum(
-            batch_sum(params, source.fetch(indices), indices.astype(np.int32), mask)
+            batch_sum(
+                params,
+                source.fetch(indices),
+                indices.astype(np.int32),
+                mask,
+                source.labels[indices] if experiment.num_classes else None,
+            )
             for indices, mask in padded_batches(source.size, batch_size)
         )
         return float(total) / source.size
@@ -44,15 +51,21 @@ def make_eval_loss(experiment) -> Callable[[Any], float]:
     return eval_loss
 
 
-def example_losses(experiment, params, raw, keys, k: jax.Array):
-    """`(B,)` losses with draw k of each example: its time lies in the k-th of DRAWS equal cells."""
+def example_losses(experiment, params, raw, keys, k: jax.Array, label: jax.Array | None = None):
+    """`(B,)` losses with draw k of each example: its time lies in the k-th of DRAWS equal cells.
+
+    A network of classes is told them all; of a classifier it is minus the log of the true one.
+    """
     config, path = experiment.config, experiment.path
     data_keys, time_keys, noise_keys = split(keys, 3)
     x0 = experiment.scaler.to_model(data_keys, raw)
     u = (k + jax.vmap(jax.random.uniform)(time_keys)) / DRAWS
     t, weight = TIME_SAMPLING[config.loss.time_sampling](path, u)
     draws = Draws(t, weight, path.noise(noise_keys, x0))
-    apply = lambda x, cond: experiment.model.apply({"params": params}, x, cond)
+    if experiment.logits is not None:
+        return -log_prob(experiment.logits(params), path.marginal(x0, draws.z, t), t, label)
+    known = {} if label is None else {"label": label}
+    apply = lambda x, cond: experiment.model.apply({"params": params}, x, cond, **known)
     terms = denoising_terms(
         path, apply, weighting=config.loss.weighting, x0=x0, draws=draws,
         **config.prediction.to_dict(),

@@ -20,8 +20,15 @@ def figure_rows(report: dict[str, Any]) -> list[Row]:
                 "lower",
             )
         )
+        for more in bits.get("bounds", {}).values():
+            label = f"Bits per dimension, {bits['split']}, {more['bound']}"
+            value = bits["mean"]
+            rows.append(Row(label, more["mean"], more["stderr"], value, "by the flow", "lower"))
         if bits.get("failed"):
             rows.append(Row("Solves that failed, left out of bits per dimension", bits["failed"]))
+    for level in report.get("classifier", []):
+        label = f"Accuracy on test at noise level {level['sigma']:g}"
+        rows.append(Row(label, level["accuracy"], level["stderr"]))
     for space in report.get("spaces", []):
         for metric, label in (("frechet", "Fréchet distance"), ("kid", "KID"), ("mmd", "MMD²")):
             found = space[metric]

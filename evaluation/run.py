@@ -8,7 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from evaluation.bits import bound_name, data_bits
+from evaluation.bits import data_bits
+from evaluation.bounds import bound_name, noise_in_levels
+from evaluation.classifier import by_level
 from evaluation.compare import distances, spaces_for, unit_images
 from evaluation.loss import make_eval_loss
 from evaluation.mixture import fit_mixture
@@ -30,6 +32,8 @@ def evaluate(
         ValueError: where bits/dim is asked of continuous data, or a feature space does not fit.
     """
     config, begin = experiment.config, time.perf_counter()
+    if experiment.logits is not None:
+        return evaluate_classifier(experiment, params, workdir, step, metrics, train_seconds)
     # What can be refused is refused before hours are spent on the rest.
     if config.eval.enable_bpd and not experiment.train.levels:
         raise ValueError(
@@ -42,15 +46,10 @@ def evaluate(
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "seed": config.seed,
         "ema_rate": config.training.ema_rate,
-        "data": {
-            "name": experiment.train.name,
-            "train": experiment.train.size,
-            "test": experiment.test.size,
-            "levels": experiment.train.levels,
-            "fingerprint": experiment.train.fingerprint,
-        },
+        "data": data_section(experiment),
         "likelihood": config.likelihood.to_dict(),
         "sampling": config.sampling.to_dict(),
+        "guidance": config.guidance.to_dict(),
         "nfe": {},
     }
     mixture = None
@@ -75,12 +74,45 @@ def evaluate(
     return report
 
 
+def evaluate_classifier(
+    experiment, params: Any, workdir: Path, step: int, metrics: list[dict], train_seconds: float
+) -> dict[str, Any]:
+    """The same for a classifier: loss, and accuracy by noise level on the test split."""
+    begin = time.perf_counter()
+    levels = by_level(experiment, params, experiment.test, experiment.config.eval.seed)
+    report = {
+        "step": step,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "seed": experiment.config.seed,
+        "ema_rate": experiment.config.training.ema_rate,
+        "data": data_section(experiment),
+        "eval_loss": make_eval_loss(experiment)(params),
+        "classifier": [level._asdict() for level in levels],
+        "nfe": {},
+    }
+    report["seconds"] = {"train": train_seconds, "eval": time.perf_counter() - begin}
+    write(experiment, workdir, step, metrics, report)
+    return report
+
+
+def data_section(experiment) -> dict[str, Any]:
+    """What a report says of the data."""
+    return {
+        "name": experiment.train.name,
+        "train": experiment.train.size,
+        "test": experiment.test.size,
+        "levels": experiment.train.levels,
+        "fingerprint": experiment.train.fingerprint,
+    }
+
+
 def bits_section(
     experiment, params, mixture, workdir: Path, step: int, nfe: dict
 ) -> dict[str, Any]:
     """Bits/dim of the test split (or of the one that `eval.bpd_dataset` names).
 
-    Finished batches are kept in `bits_<step>_<split>/`, so a second call computes what is missing.
+    Finished batches are kept in `bits_<step>_<split>/`, so a second call computes what is missing;
+    those of a further bound in `bits_<step>_<split>_<bound>/`.
     """
     config = experiment.config.eval
     split, folder = config.bpd_dataset, workdir / f"bits_{step}_{config.bpd_dataset}"
@@ -96,11 +128,26 @@ def bits_section(
         "left_out": source.size - bits.n,
         "passes": config.bpd_repeats,
         "k": config.bpd_samples,
-        "bound": bound_name(config.bpd_samples),
+        "bound": bound_name("flow", config.bpd_samples),
         "failed": bits.failed,
         "table": f"{folder.name}.csv",
         "offset": -experiment.bits_scaler.log_volume() / np.log(2.0),
+        "eps": experiment.config.likelihood.eps,
+        "noise_at_eps": noise_in_levels(experiment),
+        "bounds": {},
     }
+    for name in config.bounds:
+        place = folder.with_name(f"{folder.name}_{name}")
+        more = data_bits(experiment, params, source, place, step, name)
+        section["bounds"][name] = {
+            "mean": more.mean,
+            "stderr": more.stderr,
+            "n": more.n,
+            "failed": more.failed,
+            "nfe": more.nfe,
+            "bound": bound_name(name),
+            "table": f"{place.name}.csv",
+        }
     if mixture is not None:
         raw = source.fetch(np.arange(source.size))
         baseline = mixture.bits_per_dim(raw, seed=experiment.config.seed)

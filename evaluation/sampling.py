@@ -16,6 +16,9 @@ from evaluation.pictures import grid, save_png, trajectory_figure
 from samplers.base import SampleResult
 from sde_lib import example_keys, split
 
+# Methods that solve each example by itself.
+ADAPTIVE = ("ode", "sde", "dpm_adaptive")
+
 
 def draw(experiment, params: Any, indices: Sequence[int], seed: int) -> SampleResult:
     """Samples with the given numbers, in batches of `sampling.batch_size`.
@@ -25,12 +28,13 @@ def draw(experiment, params: Any, indices: Sequence[int], seed: int) -> SampleRe
     """
     indices = np.asarray(indices)
     size = experiment.config.sampling.batch_size
-    batch = jax.jit(lambda params, i: sample_batch(experiment, params, seed, i))
+    batch = jax.jit(lambda params, own, i: sample_batch(experiment, params, seed, i, own))
+    own = None if experiment.classes is None else experiment.classes.own
     parts = []
     for first in range(0, len(indices), size):
         part = indices[first : first + size]
         padded = np.concatenate([part, np.zeros(size - len(part), part.dtype)])
-        result = jax.device_get(batch(params, padded.astype(np.int32)))
+        result = jax.device_get(batch(params, own, padded.astype(np.int32)))
         nfe = np.broadcast_to(result.nfe, (size,))
         failed = np.broadcast_to(result.failed, (size,))
         parts.append([array[: len(part)] for array in (result.x, nfe, failed)])
@@ -38,11 +42,35 @@ def draw(experiment, params: Any, indices: Sequence[int], seed: int) -> SampleRe
     return SampleResult(x, None, np.mean(nfe), failed)
 
 
-def sample_batch(experiment, params: Any, seed: int, indices: jax.Array, **kwargs) -> SampleResult:
-    """One batch, a pure function of its arguments."""
+def sample_batch(
+    experiment, params: Any, seed: int, indices: jax.Array, own: Any = None, **kwargs
+) -> SampleResult:
+    """One batch, a pure function of its arguments; `own` are the parameters of a guide."""
     start_keys, noise_keys = split(example_keys(seed, indices), 2)
     x = experiment.path.prior_sample(start_keys, (indices.shape[0], *experiment.shape))
-    return experiment.sample(noise_keys, experiment.predict(params), x, **kwargs)
+    if experiment.classes is None:
+        return experiment.sample(noise_keys, experiment.predict(params), x, **kwargs)
+    label = experiment.classes.label(indices)
+    run = lambda key, x, label: experiment.sample(
+        key, experiment.classes.predict(params, own, label), x, **kwargs
+    )
+    return by_example(experiment, run)(noise_keys, x, label)
+
+
+def by_example(experiment, run):
+    """`run(keys, x, given)` on a batch, for a method that would itself map over examples: then the
+    mapping is done here, so that each meets its own `given`."""
+    section = experiment.config.sampling
+    if section.method not in ADAPTIVE or section.batching != "example":
+        return run
+    one = lambda key, x, given: run(key[None], x[None], given[None])
+
+    def mapped(keys, x, given) -> SampleResult:
+        result = jax.vmap(one)(keys, x, given)
+        first = lambda v: v if v is None else jnp.reshape(v, (len(x), -1))[:, 0]
+        return result._replace(x=result.x[:, 0], nfe=first(result.nfe), failed=first(result.failed))
+
+    return mapped
 
 
 def to_levels(experiment, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,7 +91,8 @@ def pictured(experiment) -> bool:
 
 
 def run_sampling(experiment, params: Any, workdir: Path, step: int, seeds: range) -> dict[str, Any]:
-    """Writes `samples_<first>-<last>.npz` (`arr_0` NHWC, `seeds`) and `sample.png`.
+    """Writes `samples_<first>-<last>.npz` (`arr_0` NHWC, `seeds`, under guidance to classes
+    `labels`) and `sample.png`.
 
     `arr_0` is uint8 as the usual evaluators take it; digits of 17 levels keep their own levels.
 
@@ -79,9 +108,13 @@ def run_sampling(experiment, params: Any, workdir: Path, step: int, seeds: range
         )
     levels, unit = to_levels(experiment, result.x[kept])
     numbers = np.asarray(seeds)[kept]
+    told = {}
+    if experiment.classes is not None:
+        told["labels"] = np.asarray(experiment.classes.label(jnp.asarray(numbers)))
     folder = workdir / "samples" / f"step_{step}"
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / f"samples_{seeds.start}-{seeds.stop - 1}.npz", arr_0=levels, seeds=numbers)
+    file = folder / f"samples_{seeds.start}-{seeds.stop - 1}.npz"
+    np.savez(file, arr_0=levels, seeds=numbers, **told)
     written = {"samples": len(seeds), "nfe": float(result.nfe), "failed": int(result.failed.sum())}
     if pictured(experiment):
         save_png(folder / "sample.png", grid(unit[:256]))

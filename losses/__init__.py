@@ -1,22 +1,27 @@
 """What a network is regressed on. `LOSSES` is the table of names for a config (`loss.name`).
 
-`discrete_loss` takes the place of `denoising` where `training.continuous` is off.
+"classification" is for the networks of `models.CLASSIFIERS`. `discrete_loss` takes the place of
+"denoising" where `training.continuous` is off.
 """
 
+from losses.classification import classification_loss
 from losses.denoising import denoising_loss, denoising_terms
 from losses.discrete import discrete_loss
+from losses.labels import drop_labels
 from losses.sliced import sliced_loss
 from losses.time_sampling import TIME_SAMPLING
 from losses.weighting import WEIGHTINGS
 
-LOSSES = {"denoising": denoising_loss}
+LOSSES = {"denoising": denoising_loss, "classification": classification_loss}
 
 __all__ = [
     "LOSSES",
     "TIME_SAMPLING",
     "WEIGHTINGS",
+    "classification_loss",
     "denoising_loss",
     "denoising_terms",
     "discrete_loss",
+    "drop_labels",
     "sliced_loss",
 ]

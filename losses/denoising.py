@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from losses.labels import told
 from losses.time_sampling import TIME_SAMPLING, stratified
 from losses.weighting import WEIGHTINGS
 from sde_lib import AffinePath, expand
@@ -46,14 +47,16 @@ def denoising_loss(
     """Builds the loss `(params, state, key, batch) -> (scalar, metrics)`.
 
     Args:
-        network: `(params, x, cond, dropout_key) -> F`, in training mode.
+        network: `(params, x, cond, dropout_key) -> F`, in training mode; with `label=` too where
+            the batch has classes.
         kind, conditioning, sigma_data: as in `parametrize`.
         weighting: a name in `WEIGHTINGS`.
         time_sampling: a name in `TIME_SAMPLING`; the loss stays the mean over uniform t.
         stratify: spread the times of a batch evenly.
         reduce_mean: mean over the dimensions; otherwise half their sum, as in the original.
 
-    `batch["image"]` holds scaled data `(B, ...)`. The metrics are the loss and the times `t` (B,),
+    `batch["image"]` holds scaled data `(B, ...)`, and `batch["label"]`, where it is there, the
+    classes `(B,)` that the network is told. The metrics are the loss and the times `t` (B,),
     for whoever has to explain a loss that is not finite.
     """
 
@@ -62,7 +65,7 @@ def denoising_loss(
         draw_key, dropout_key = jax.random.split(key)
         x0 = batch["image"]
         draws = draw(path, draw_key, x0, time_sampling, stratify)
-        apply = lambda x, cond: network(params, x, cond, dropout_key)
+        apply = lambda x, cond: network(params, x, cond, dropout_key, **told(batch))
         terms = denoising_terms(path, apply, kind, conditioning, weighting, sigma_data, x0, draws)
         per_example = reduce_terms(terms, reduce_mean) * draws.weight
         value = jnp.mean(per_example)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from losses.denoising import Draws, LossFn, NetworkFn, denoising_terms, reduce_terms
+from losses.labels import told
 from sde_lib import AffinePath
 from sde_lib.tables import Tables, make_tables
 
@@ -67,7 +68,7 @@ def discrete_loss(
         draw_key, dropout_key = jax.random.split(key)
         x0 = batch["image"]
         draws = draw_levels(tables, draw_key, x0)
-        apply = lambda x, label: network(params, x, label, dropout_key)
+        apply = lambda x, level: network(params, x, level, dropout_key, **told(batch))
         terms = level_terms(tables, apply, kind, conditioning, sigma_data, x0, draws)
         value = jnp.mean(reduce_terms(terms, reduce_mean))
         return value, {"loss": value, "t": draws.t / (num_scales - 1)}

@@ -1,10 +1,15 @@
-"""Networks: Flax Linen modules called as `module.apply(variables, x, cond, train=False)`."""
+"""Networks: Flax Linen modules called as `module.apply(variables, x, cond, train=False)`.
+
+Those of `MODELS` give something of the shape of x, and with `num_classes` may be told a class by
+`label=`. Those of `CLASSIFIERS` give logits of classes.
+"""
 
 from models.ddpm import DDPM
-from models.mlp import MLP
+from models.mlp import MLP, MLPClassifier
 from models.ncsn import NCSN
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSNv2_64, NCSNv2_128, NCSNv2_256
+from models.wideresnet import WideResNet
 
 MODELS = {
     "ncsnpp": NCSNpp,
@@ -15,3 +20,4 @@ MODELS = {
     "ncsn": NCSN,
     "mlp": MLP,
 }
+CLASSIFIERS = {"wideresnet": WideResNet, "mlp_classifier": MLPClassifier}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from models.attention import AttnBlock
 from models.blocks import ResnetBlockDDPM
-from models.embeddings import noise_level, timestep_embedding
+from models.embeddings import add_class, check_classes, noise_level, timestep_embedding
 from models.layers import Downsample, Upsample, conv3x3, dense
 from models.normalization import NORMALIZATIONS, normalization
 from models.options import ACTIVATIONS, activation, check_choice
@@ -41,6 +41,7 @@ class DDPM(nn.Module):
       scale_by_sigma: divide the output by entry `int(cond)` of the descending list of `num_scales`
         geometric levels from `sigma_max` to `sigma_min`.
       centered: whether x is in [-1, 1]; if not, it is in [0, 1] and the network maps it there.
+      num_classes: classes that it may be told, with `conditional`; 0 for none. See `add_class`.
       dtype: of the computation. Parameters, statistics of norms, softmax and output are float32.
       remat: recompute the activations inside each block for the gradient, to save memory.
     """
@@ -59,6 +60,7 @@ class DDPM(nn.Module):
     num_scales: int = 1000
     sigma_min: float = 0.01
     sigma_max: float = 50.0
+    num_classes: int = 0
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -66,13 +68,21 @@ class DDPM(nn.Module):
         """Raise ValueError if an option is unknown or images of `shape` (..., H, W, C) misfit."""
         check_choice("normalization", self.normalization, NORMALIZATIONS)
         check_choice("nonlinearity", self.nonlinearity, ACTIVATIONS)
+        check_classes(self.num_classes, self.conditional)
         check_halving(shape, len(self.ch_mult))
 
     @nn.compact
-    def __call__(self, x: jax.Array, cond: jax.Array, train: bool = False) -> jax.Array:
-        """x: (B, H, W, C); cond: (B,) labels in [0, 999]. Returns float32 of the shape of x."""
+    def __call__(
+        self,
+        x: jax.Array,
+        cond: jax.Array,
+        train: bool = False,
+        label: jax.Array | None = None,
+    ) -> jax.Array:
+        """x: (B, H, W, C); cond: (B,) in [0, 999]; label: (B,) integers, `num_classes` or
+        None for no class. Returns float32 of the shape of x."""
         self.check(x.shape)
-        temb = self.embed(cond)
+        temb = self.embed(cond, label)
         h = (x if self.centered else 2 * x - 1).astype(self.dtype)
         skips = self.contract(h, temb, train)
         h = self.block(skips[-1], temb, train, skips[-1].shape[-1])
@@ -85,12 +95,13 @@ class DDPM(nn.Module):
             h = h / sigma[:, None, None, None]
         return h
 
-    def embed(self, cond: jax.Array) -> jax.Array | None:
+    def embed(self, cond: jax.Array, label: jax.Array | None = None) -> jax.Array | None:
         """(B,) labels to (B, 4 nf); None if the network is unconditional."""
         if not self.conditional:
             return None
         temb = dense(4 * self.nf, dtype=self.dtype)(timestep_embedding(cond, self.nf))
-        return dense(4 * self.nf, dtype=self.dtype)(self.act(temb))
+        temb = dense(4 * self.nf, dtype=self.dtype)(self.act(temb))
+        return add_class(temb, label, self.num_classes, self.dtype)
 
     def contract(self, h: jax.Array, temb: jax.Array | None, train: bool) -> list[jax.Array]:
         """The way down: features after the first convolution, every block and every halving."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -53,6 +54,33 @@ class GaussianFourierProjection(nn.Module):
         w = jax.lax.stop_gradient(w)[None, :]
         angles = 2 * math.pi * u.astype(jnp.float32)[:, None] * w
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def add_class(
+    embedding: jax.Array, label: jax.Array | None, num_classes: int, dtype: Any
+) -> jax.Array:
+    """The embedding `(B, E)` of a noise level with that of a class added, for use in a module.
+
+    Row `num_classes` of the table stands for no class, which a network knows if it has been trained
+    on it (Ho and Salimans, Classifier-free diffusion guidance, 2022); it is taken where label is
+    None. A network of no classes has no table.
+    """
+    if not num_classes:
+        return embedding
+    if label is None:
+        label = jnp.full(embedding.shape[:1], num_classes)
+    init = nn.initializers.normal(1.0)
+    table = nn.Embed(num_classes + 1, embedding.shape[-1], dtype, embedding_init=init, name="class")
+    return embedding + table(label)
+
+
+def check_classes(num_classes: int, conditional: bool) -> None:
+    """Raise ValueError for classes that a network without a time embedding cannot be told."""
+    if num_classes and not conditional:
+        raise ValueError(
+            f"num_classes is {num_classes} and conditional is False; classes enter by the "
+            "embedding of the noise level: set conditional=True, or num_classes=0."
+        )
 
 
 def noise_level(

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.embeddings import GaussianFourierProjection, timestep_embedding
+from models.embeddings import GaussianFourierProjection, add_class, timestep_embedding
 from models.options import ACTIVATIONS, activation, check_choice
 
 EMBEDDING_TYPES = ("positional", "fourier", "linear")
@@ -90,6 +90,7 @@ class MLP(nn.Module):
         per unit of log sigma). None: 1, 10 and 1. Smaller is smoother in the noise level.
       fourier_features: multiples m for which sin and cos of `2 pi m x` join the input; an integer
         n stands for 1, 2, ..., 2^(n-1). Off by default. See `fourier_features` above.
+      num_classes: classes that it may be told; 0 for none. See `add_class`.
       dtype: of the computation; parameters stay float32.
     """
 
@@ -102,6 +103,7 @@ class MLP(nn.Module):
     embedding_type: str = "positional"
     embedding_scale: float | None = None
     fourier_features: int | tuple[float, ...] = ()
+    num_classes: int = 0
     dtype: Any = jnp.float32
 
     def check(self, shape: tuple[int, ...] = ()) -> None:
@@ -112,11 +114,25 @@ class MLP(nn.Module):
             raise ValueError(f"time_dim must be at least 4, got {self.time_dim}.")
 
     @nn.compact
-    def __call__(self, x: jax.Array, cond: jax.Array, train: bool = False) -> jax.Array:
-        """x: (B, ...); cond: (B,), see `embedding_type`. Returns float32 of the shape of x."""
+    def __call__(
+        self,
+        x: jax.Array,
+        cond: jax.Array,
+        train: bool = False,
+        label: jax.Array | None = None,
+    ) -> jax.Array:
+        """x: (B, ...); cond: (B,), see `embedding_type`; label: (B,) integers, `num_classes` or
+        None for no class. Returns float32 of the shape of x."""
         self.check(x.shape)
+        h = self.features(x, self.embed(cond, label), train)
+        init = nn.initializers.zeros
+        size = math.prod(x.shape[1:])
+        h = nn.Dense(size, kernel_init=init, dtype=jnp.float32, name="output")(h)
+        return h.reshape(x.shape)
+
+    def features(self, x: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
+        """All but the last layer: (B, width)."""
         flat = x.reshape(x.shape[0], -1)
-        embedding = self.embed(cond)
         # Features of x are taken in float32: at m = 128 bfloat16 has no correct digit left.
         h = fourier_features(flat, self.fourier_features)
         h = nn.Dense(self.width, dtype=self.dtype, name="input")(h)
@@ -130,13 +146,10 @@ class MLP(nn.Module):
                 dtype=self.dtype,
                 name=f"block_{i}",
             )(h, embedding, train)
-        h = nn.LayerNorm(dtype=self.dtype, name="norm")(h)
-        init = nn.initializers.zeros
-        h = nn.Dense(flat.shape[-1], kernel_init=init, dtype=jnp.float32, name="output")(h)
-        return h.reshape(x.shape)
+        return nn.LayerNorm(dtype=self.dtype, name="norm")(h)
 
-    def embed(self, cond: jax.Array) -> jax.Array:
-        """(B,) noise levels to (B, time_dim) features, the last step a nonlinearity."""
+    def embed(self, cond: jax.Array, label: jax.Array | None = None) -> jax.Array:
+        """(B,) noise levels and classes to (B, time_dim) features, the last step a nonlinearity."""
         f = activation(self.nonlinearity)
         scale = self.embedding_scale
         scale = EMBEDDING_SCALES[self.embedding_type] if scale is None else scale
@@ -149,4 +162,21 @@ class MLP(nn.Module):
         if self.embedding_type == "linear":
             e = jnp.concatenate([e, cond[:, None] / 10.0], axis=-1)
         e = f(nn.Dense(self.time_dim, dtype=self.dtype, name="time_0")(e))
+        e = add_class(e, label, self.num_classes, self.dtype)
         return f(nn.Dense(self.time_dim, dtype=self.dtype, name="time_1")(e))
+
+
+class MLPClassifier(MLP):
+    """The same perceptron with logits of `num_classes` classes at its end, float32 (B, K).
+
+    `cond` is a noise level sigma > 0, of which the network takes the logarithm.
+    """
+
+    num_classes: int = 10
+
+    @nn.compact
+    def __call__(self, x: jax.Array, cond: jax.Array, train: bool = False) -> jax.Array:
+        self.check(x.shape)
+        level = cond if self.embedding_type == "fourier" else jnp.log(cond.astype(jnp.float32))
+        h = self.features(x, self.embed(level), train)
+        return nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(h)

@@ -18,7 +18,13 @@ import jax.numpy as jnp
 
 from models.attention import AttnBlockpp
 from models.blocks import ResnetBlockBigGANpp, ResnetBlockDDPMpp
-from models.embeddings import GaussianFourierProjection, noise_level, timestep_embedding
+from models.embeddings import (
+    GaussianFourierProjection,
+    add_class,
+    check_classes,
+    noise_level,
+    timestep_embedding,
+)
 from models.layers import Combine, Downsample, Upsample, conv3x3, dense, group_norm
 from models.options import ACTIVATIONS, activation, check_choice
 from models.pixels import fence
@@ -65,6 +71,7 @@ class NCSNpp(nn.Module):
         `int(cond)` of the descending list of `num_scales` geometric levels from `sigma_max` to
         `sigma_min` under 'positional'.
       centered: whether x is in [-1, 1]; if not, it is in [0, 1] and the network maps it there.
+      num_classes: classes that it may be told, with `conditional`; 0 for none. See `add_class`.
       dtype: of the computation. Parameters, statistics of norms, softmax and output are float32.
       remat: recompute the activations inside each block for the gradient, to save memory.
     """
@@ -92,6 +99,7 @@ class NCSNpp(nn.Module):
     num_scales: int = 1000
     sigma_min: float = 0.01
     sigma_max: float = 50.0
+    num_classes: int = 0
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -99,13 +107,21 @@ class NCSNpp(nn.Module):
         """Raise ValueError if an option is unknown or images of `shape` (..., H, W, C) misfit."""
         for option, known in CHOICES.items():
             check_choice(option, getattr(self, option), known)
+        check_classes(self.num_classes, self.conditional)
         check_halving(shape, len(self.ch_mult))
 
     @nn.compact
-    def __call__(self, x: jax.Array, cond: jax.Array, train: bool = False) -> jax.Array:
-        """x: (B, H, W, C); cond: (B,), see `embedding_type`. Returns float32 of the shape of x."""
+    def __call__(
+        self,
+        x: jax.Array,
+        cond: jax.Array,
+        train: bool = False,
+        label: jax.Array | None = None,
+    ) -> jax.Array:
+        """x: (B, H, W, C); cond: (B,), see `embedding_type`; label: (B,) integers, `num_classes`
+        or None for no class. Returns float32 of the shape of x."""
         self.check(x.shape)
-        temb = self.embed(cond)
+        temb = self.embed(cond, label)
         h = (x if self.centered else 2 * x - 1).astype(self.dtype)
         skips = self.contract(h, temb, train)
         h = self.middle(skips[-1], temb, train)
@@ -115,7 +131,7 @@ class NCSNpp(nn.Module):
             h = h / self.sigma(cond)[:, None, None, None]
         return h
 
-    def embed(self, cond: jax.Array) -> jax.Array | None:
+    def embed(self, cond: jax.Array, label: jax.Array | None = None) -> jax.Array | None:
         """(B,) noise levels to (B, 4 nf); None if the network is unconditional."""
         if self.embedding_type == "fourier":
             # Created even when nothing uses it: the authors' checkpoints then hold it too.
@@ -126,7 +142,8 @@ class NCSNpp(nn.Module):
         if not self.conditional:
             return None
         temb = dense(4 * self.nf, dtype=self.dtype)(temb)
-        return dense(4 * self.nf, dtype=self.dtype)(activation(self.nonlinearity)(temb))
+        temb = dense(4 * self.nf, dtype=self.dtype)(activation(self.nonlinearity)(temb))
+        return add_class(temb, label, self.num_classes, self.dtype)
 
     def contract(self, x: jax.Array, temb: jax.Array | None, train: bool) -> list[jax.Array]:
         """The way down: features after the first convolution, every block and every halving."""

@@ -27,7 +27,10 @@ ALLOWED = {
 OURS = {
     *ALLOWED,
     "build",
+    "build_guidance",
+    "build_restoration",
     "build_sampling",
+    "build_training",
     "check",
     "main",
     "xla_flags",
@@ -35,7 +38,17 @@ OURS = {
     "benchmarks",
     "tests",
 }
-READS_CONFIGS = {"build", "build_sampling", "check", "main", "tools", "configs"}
+READS_CONFIGS = {
+    "build",
+    "build_guidance",
+    "build_restoration",
+    "build_sampling",
+    "build_training",
+    "check",
+    "main",
+    "tools",
+    "configs",
+}
 SKIPPED = {".venv", ".git", "runs", "build", "dist", "node_modules"}
 
 

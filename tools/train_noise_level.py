@@ -20,7 +20,8 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 import main as program
-from build import build_path, build_preprocessing, build_sources
+from build import build_path, build_sources
+from build_training import build_preprocessing
 from check import check_combinations, check_numbers, choose
 from data import Loader, Scaler
 from losses.noise_level import noise_level_loss

@@ -19,12 +19,13 @@ import samplers
 import sde_lib
 from build import (
     build,
+    build_flow_solver,
     build_likelihood,
     build_loss,
     build_path,
-    build_preprocessing,
     data_moments,
 )
+from build_training import build_preprocessing
 from configs.base import LAWS, base
 from data import Scaler
 from losses import denoising_loss
@@ -72,6 +73,16 @@ def test_options_of_the_likelihood(monkeypatch):
     given = {"key": "key", "path": PATH, "predict": "predict", "x": "x", "eps": 0.04}
     assert calls == [{**given, "divergence": None, "solver": solver}]
     assert probes == [3]
+
+
+def test_the_solver_of_the_flow():
+    """A number each, so that none can stand in the place of another."""
+    config = base("vp", "mlp", "npz").likelihood
+    config.update(solver="bosh3", rtol=0.1, atol=0.2, max_steps=7, variable="lam", sigma_data=0.3)
+    config.update(steps=9, order=3)
+    assert build_flow_solver(config) == samplers.Solver("bosh3", 0.1, 0.2, 7, "lam", 0.3)
+    config.solver = "adams"
+    assert build_flow_solver(config) == likelihood.Adams(9, 3, "lam", 0.3)
 
 
 def test_likelihood():

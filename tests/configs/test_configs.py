@@ -15,7 +15,7 @@ import models
 import sde_lib
 from build import build, build_model, build_path, loader_arguments
 from build_sampling import Known, build_sampler
-from configs.base import DATA, LAWS, NETWORKS, TABLED, base
+from configs.base import CLASSIFIERS, DATA, LAWS, NETWORKS, TABLED, base
 from configs.cifar10 import cifar10
 from configs.digits import digits
 from training.state import parameter_count
@@ -63,6 +63,7 @@ def test_tables_name_what_there_is():
     assert LAWS.keys() == sde_lib.SDES.keys()
     assert TABLED.keys() == sde_lib.TABLED.keys()
     assert NETWORKS.keys() == models.MODELS.keys()
+    assert CLASSIFIERS.keys() == models.CLASSIFIERS.keys()
     assert DATA.keys() == data.SOURCES.keys()
 
 
@@ -91,6 +92,15 @@ def test_networks(name):
     assert own.keys() - FROM_ELSEWHERE == NETWORKS[name].keys()
     differing = {key for key, value in NETWORKS[name].items() if value != own[key]}
     assert differing == OTHER_DEFAULTS.get(name, {"dtype"})
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifiers(name):
+    own = fields(models.CLASSIFIERS[name])
+    assert own.keys() == CLASSIFIERS[name].keys()
+    differing = {key for key, value in CLASSIFIERS[name].items() if value != own[key]}
+    # A log-SNR of any sign, as sinusoids of it; None there is 1 here.
+    assert differing - {"embedding_type", "embedding_scale"} == {"dtype"}
 
 
 @pytest.mark.parametrize("name", DATA)
@@ -128,7 +138,10 @@ def test_every_file_loads_and_every_part_can_be_built(path):
         assert build(config).shape == (8, 8, 1)
     # A law is trained and its likelihood taken from the same smallest time.
     assert config.likelihood.eps == config.sde.t0
-    # A network told sigma takes its logarithm; one told a label or log-SNR must not.
+    # A network told sigma takes its logarithm; one told a label or log-SNR must not. A classifier
+    # is told sigma whatever the section says.
+    if config.loss.name == "classification":
+        return
     told_sigma = config.prediction.conditioning == "sigma"
     assert (config.model.get("embedding_type") == "fourier") == told_sigma
 

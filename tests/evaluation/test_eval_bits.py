@@ -324,7 +324,8 @@ def test_a_value_that_is_not_finite_has_failed(file):
 
 def test_all_failed(file, tmp_path):
     experiment = closed_form(file, fails=lambda x: jnp.ones(len(x), bool), **RUN)
-    with pytest.raises(ValueError, match=r"^Every solve of 50 examples failed.*max_steps = .*\.$"):
+    sentence = r"^Every likelihood of 50 examples failed.*; raise likelihood\..* = .*\.$"
+    with pytest.raises(ValueError, match=sentence):
         run(experiment, tmp_path / "bits_8_test")
     assert not list(tmp_path.glob("*.csv"))
 

@@ -1,7 +1,6 @@
 """Codes of data whose flow is known, and what is refused of files of codes."""
 
 import json
-import types
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +15,9 @@ from evaluation.codes import (
     encode_data,
     in_batches,
     read_codes,
-    solver_of,
     to_levels,
 )
 from evaluation.latents import run_decode, run_encode, run_interpolate
-from likelihood import Adams
-from samplers import Solver
 from sde_lib import example_keys, fold_in, split
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -149,7 +145,7 @@ def test_what_fails_is_left_out(encoding, file, monkeypatch):
         levels[[0, 2, 3, 4]], experiment.test.fetch(np.array([0, 2, 3, 4]))
     )
     assert np.isnan(unit[1]).all()
-    hopeless = exact(file, likelihood__max_steps=2)
+    hopeless = exact(file, likelihood__solver="tsit5", likelihood__max_steps=2)
     with pytest.raises(ValueError, match="None of 3 solves"):
         encode_data(hopeless, PARAMS, 0.1 * z[2:5])
 
@@ -164,16 +160,6 @@ def test_another_seed_is_another_dequantisation(encoding):
     for x in (first, again):
         np.testing.assert_array_equal(to_levels(experiment, x)[0], raw)
     np.testing.assert_array_equal(dequantised(experiment, raw[5:6], numbers[5:6]), first[5:6])
-
-
-def test_the_solver_of_the_section():
-    section = types.SimpleNamespace(
-        solver="bosh3", rtol=0.1, atol=0.2, max_steps=7, variable="lam", sigma_data=0.3,
-        steps=9, order=3,
-    )  # fmt: skip
-    assert solver_of(section) == Solver("bosh3", 0.1, 0.2, 7, "lam", 0.3)
-    section.solver = "adams"
-    assert solver_of(section) == Adams(9, 3, "lam", 0.3)
 
 
 Z = np.zeros((2, *SHAPE), np.float32)

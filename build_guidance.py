@@ -1,0 +1,176 @@
+"""The section `guidance` of a config: what samples are to agree with, a class or a measurement.
+
+It is built for the modes that sample, on top of an experiment; a classifier is a run of its own,
+read from its workdir with the config that lies there.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+
+import guidance
+from build import Experiment, build
+from check import CLASS_GUIDANCE
+from sde_lib.classifier import log_prob
+from sde_lib.prediction import PredictFn
+from training.run import restore_ema
+
+# A network that answers a class within this, of its largest value, has not learnt any.
+IGNORED = 1e-5
+# Sections that say nothing of a classifier itself.
+BESIDE = ("sampling", "likelihood", "eval", "latents", "guidance")
+
+
+class Classes(NamedTuple):
+    """Guidance to classes.
+
+    `label(indices) -> (B,)`, the class of each sample; `predict(params, own, label) -> PredictFn`,
+    where `own` are the parameters of the guide itself, those of a classifier, or None; and
+    `answer(params, own, label, x, t)`, what a class changes, whatever the strength.
+    """
+
+    label: Callable[[Array], Array]
+    own: Any
+    predict: Callable[[Any, Any, Array], PredictFn]
+    answer: Callable[..., Array]
+
+
+def build_classes(experiment: Experiment) -> Classes | None:
+    """The guidance of a config to classes; None where it has none.
+
+    Raises:
+        ValueError: for a network or a classifier that does not know the class, or that belongs to
+            another law or other data.
+        CheckpointError: where the classifier has no checkpoint.
+    """
+    section = experiment.config.guidance
+    if section.method not in CLASS_GUIDANCE:
+        return None
+    make = by_classifier if section.method == "classifier" else by_network
+    classes, parts = make(experiment, section)
+    if not section.label < classes:
+        raise ValueError(
+            f"guidance.label is {section.label} and there are {classes} classes; give 0 to "
+            f"{classes - 1}, or -1 for all in turn."
+        )
+    label = lambda indices: (
+        indices % classes if section.label < 0 else jnp.full_like(indices, section.label)
+    )
+    return Classes(label, **parts)
+
+
+def by_network(experiment: Experiment, section: ConfigDict) -> tuple[int, dict[str, Any]]:
+    """By one network that knows classes, and knows none: their number, and parts of `Classes`."""
+    classes = experiment.num_classes
+    if not classes:
+        raise ValueError(
+            "guidance.method is 'classifier_free', and the network knows no classes "
+            "(model.num_classes is 0); take a config such as configs/digits_vp_conditional.py, or "
+            "guidance.method='classifier'."
+        )
+
+    def predict(params, own, label: Array) -> PredictFn:
+        del own
+        return guidance.classifier_free(
+            experiment.path,
+            lambda label: experiment.predict(params, label),
+            label,
+            classes,
+            section.scale,
+            interval=tuple(section.interval),
+            rescale=section.rescale,
+        )
+
+    def answer(params, own, label: Array, x: Array, t: Array) -> Array:
+        return experiment.predict(params, label)(x, t).x0
+
+    predict(None, None, jnp.zeros(1, int))  # what is wrong with its options is said here
+    return classes, {"own": None, "predict": predict, "answer": answer}
+
+
+def by_classifier(experiment: Experiment, section: ConfigDict) -> tuple[int, dict[str, Any]]:
+    """By the classifier of another run: the number of its classes, and parts of `Classes`."""
+    other = load_classifier(experiment, section.classifier)
+    _, own = restore_ema(other, Path(section.classifier).absolute())
+
+    def predict(params, own, label: Array) -> PredictFn:
+        guide = guidance.classifier_guidance(
+            experiment.path, other.logits(own), label, section.scale
+        )
+        return guide(experiment.predict(params))
+
+    def answer(params, own, label: Array, x: Array, t: Array) -> Array:
+        return log_prob(other.logits(own), x, t, label)
+
+    return other.num_classes, {"own": own, "predict": predict, "answer": answer}
+
+
+def load_classifier(experiment: Experiment, workdir: str) -> Experiment:
+    """The experiment of a classifier, from the config in its workdir."""
+    if not workdir:
+        raise ValueError(
+            "guidance.classifier is empty; train a classifier, with a config such as "
+            "configs/digits_vp_classifier.py, and name its workdir."
+        )
+    file = Path(workdir) / "config.json"
+    if not file.is_file():
+        raise ValueError(
+            f"guidance.classifier is {workdir}, where there is no config.json; name the workdir of "
+            "a run that trained a classifier."
+        )
+    stored = tuples(json.loads(file.read_text()))
+    # A config of an older version may lack options; those that do not make a classifier are ours.
+    ours = experiment.config.to_dict()
+    config = ConfigDict({**stored, **{key: {**ours[key], **stored.get(key, {})} for key in BESIDE}})
+    other = build(config, reads_data=False)
+    if other.logits is None:
+        raise ValueError(
+            f"guidance.classifier is {workdir}, whose model.name is {config.model.name!r}, no "
+            "classifier; name a run of a config such as configs/digits_vp_classifier.py."
+        )
+    for name, ours, theirs in (
+        ("sde", experiment.config.sde.to_dict(), config.sde.to_dict()),
+        ("data.centered", experiment.config.data.centered, config.data.centered),
+        ("the shape of an example", experiment.shape, other.shape),
+    ):
+        if ours != theirs:
+            raise ValueError(
+                f"The classifier in {workdir} has {name} = {theirs} and this run {ours}; they must "
+                "see the same states: train one with this run's."
+            )
+    return other
+
+
+def tuples(tree: Any) -> Any:
+    """What JSON made lists as the tuples that they were."""
+    if isinstance(tree, dict):
+        return {key: tuples(value) for key, value in tree.items()}
+    return tuple(map(tuples, tree)) if isinstance(tree, list) else tree
+
+
+def check_condition(experiment: Experiment, params: Any) -> None:
+    """Refuses a network or classifier whose answer at a noisy state is the same for two classes.
+
+    Raises:
+        ValueError: so; nothing has been sampled then.
+    """
+    classes = experiment.classes
+    if classes is None:
+        return
+    t = experiment.path.t_of_lam(jnp.asarray(0.0))
+    x = experiment.path.coeffs(t).c * jax.random.normal(jax.random.key(0), (2, *experiment.shape))
+    answer = jax.jit(lambda params, own, k: classes.answer(params, own, jnp.full(2, k), x, t))
+    one, other = (np.asarray(answer(params, classes.own, k)) for k in (0, 1))
+    if np.max(np.abs(one - other)) <= IGNORED * np.max(np.abs(one)):
+        raise ValueError(
+            f"guidance.method is {experiment.config.guidance.method!r}, and class 0 and class 1 "
+            "give the same answer: the condition is ignored. Train longer, or name another "
+            "checkpoint."
+        )

@@ -1,0 +1,222 @@
+"""The section `guidance` of a config where samples are to agree with `y = A x0 + noise`:
+the operator, and the method as one function `(keys, predict, x, y) -> SampleResult`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
+from PIL import Image
+
+import guidance
+import samplers
+from build import Experiment
+from build_sampling import build_grid, build_parts
+from check import RESTORATION
+from guidance import LinearOperator
+from guidance.operators import random_lines
+from samplers.base import SampleResult
+from sde_lib import split
+
+MASKS = ("box", "left", "top", "half")
+# Those that take steps of their own down a grid, and no adaptive solver.
+STEPPING = ("impute", "repaint", "ddrm", "ensemble")
+
+
+class Restoration(NamedTuple):
+    """`run(keys, predict, x, y) -> SampleResult`, x a draw of the prior, y `(B, *shape_out)`; or,
+    where all restorations of a measurement come from one run, `together(key, predict, y)`, whose
+    samples are `(guidance.samples, ...)`. The other one is None."""
+
+    operator: LinearOperator
+    run: Callable[..., SampleResult] | None = None
+    together: Callable[..., SampleResult] | None = None
+
+
+def build_restoration(experiment: Experiment) -> Restoration | None:
+    """The restoration that a config asks for; None where it asks for none.
+
+    Raises:
+        ValueError: for an operator that does not fit the data, or a method that does not fit the
+            operator or the sampler.
+    """
+    config, path = experiment.config, experiment.path
+    section = config.guidance
+    if section.method not in RESTORATION:
+        return None
+    operator = build_operator(section, experiment.shape)
+    if section.method == "ensemble":
+        return Restoration(operator, together=build_ensemble(config, path, operator))
+    if section.method in STEPPING:
+        return Restoration(operator, build_stepping(config, path, operator))
+    guide = build_guide(section, path, operator)
+    # What does not fit is refused here, before anything is compiled.
+    guide(np.zeros(operator.shape_out))
+
+    def run(keys: Array, predict, x: Array, y: Array) -> SampleResult:
+        return experiment.sample(keys, guide(y)(predict), x)
+
+    return Restoration(operator, run)
+
+
+def build_guide(section: ConfigDict, path, operator: LinearOperator):
+    """`y -> GuideFn`."""
+    options = {
+        "dps": {"zeta": section.zeta},
+        "pigdm": {"data_std": section.data_std},
+        "mmps": {"iterations": section.iterations, "data_std": section.data_std},
+        "annealed": {},
+    }[section.method]
+    make = guidance.GUIDES[section.method]
+    return lambda y: make(path, operator, y, section.noise_std, **options)
+
+
+def build_stepping(config: ConfigDict, path, operator: LinearOperator):
+    """`(keys, predict, x, y) -> SampleResult` by a method that steps down the configured grid."""
+    section, sampling = config.guidance, config.sampling
+    check_stepping(config)
+    if section.method != "ddrm" and section.noise_std:
+        raise ValueError(
+            f"guidance.noise_std is {section.noise_std}, and {section.method!r} takes what is "
+            "measured as exact; set it to 0, or take 'pigdm' or 'mmps'."
+        )
+    ts, parts = build_grid(sampling, path), build_parts(sampling, path)
+
+    def method(y) -> samplers.Sampler:
+        if section.method == "ddrm":
+            noise, etas = section.noise_std, (section.eta, section.eta_b)
+            return guidance.ddrm(path, operator, y, noise, *etas)
+        return samplers.chain(*(guidance.impute(path, operator, y, part) for part in parts))
+
+    method(np.zeros(operator.shape_out))
+    if section.method == "repaint" and (len(ts) - 1) % section.jump:
+        raise ValueError(
+            f"guidance.jump is {section.jump}; it must divide sampling.steps = {len(ts) - 1}."
+        )
+
+    def run(keys: Array, predict, x: Array, y: Array) -> SampleResult:
+        given = (keys, path, predict, method(y), x, ts)
+        denoise = sampling.denoise
+        if section.method == "repaint":
+            how = {"jump": section.jump, "repeats": section.repeats}
+            result = guidance.repaint(*given, **how, denoise=denoise)
+        else:
+            result = samplers.sample(keys, predict, method(y), x, ts, denoise=denoise)
+        if section.method == "ddrm":
+            return result
+        return result._replace(x=guidance.fill(operator, y, result.x))
+
+    return run
+
+
+def build_ensemble(config: ConfigDict, path, operator: LinearOperator):
+    """`(key, predict, y) -> SampleResult`: draws of an ensemble for one measurement."""
+    section, denoise = config.guidance, config.sampling.denoise
+    check_stepping(config)
+    ts, count = build_grid(config.sampling, path), section.particles
+
+    def start(y):
+        misfit = guidance.gaussian_misfit(operator, y, section.noise_std)
+        return guidance.ensemble(path, misfit, ts, count)
+
+    start(np.zeros(operator.shape_out))
+    if section.samples > count:
+        raise ValueError(
+            f"guidance.samples is {section.samples} and guidance.particles {count}; draws of an "
+            "ensemble repeat each other then: take more particles."
+        )
+
+    def run(key: Array, predict, y: Array) -> SampleResult:
+        moving, drawing = split(key, 2)
+        found = start(y)(moving, predict)
+        x = guidance.draws(drawing, found, section.samples)
+        if denoise:
+            x = predict(x, ts[-1]).x0
+        return SampleResult(x, None, found.nfe + denoise)
+
+    return run
+
+
+def check_stepping(config: ConfigDict) -> None:
+    if config.sampling.method != "pc":
+        raise ValueError(
+            f"guidance.method is {config.guidance.method!r}, which takes steps down a grid, and "
+            f"sampling.method is {config.sampling.method!r}; take 'pc', or a guide such as 'mmps'."
+        )
+
+
+def build_operator(section: ConfigDict, shape: tuple[int, ...]) -> LinearOperator:
+    """The operator that the section names, for examples of that shape.
+
+    Raises:
+        ValueError: for a name that is not known, or an operator that does not take such examples.
+    """
+    make = {
+        "mask": lambda: guidance.OPERATORS["mask"](shape, build_mask(section.mask, shape)),
+        "blur": lambda: guidance.OPERATORS["blur"](shape, section.blur_std),
+        "downsample": lambda: guidance.OPERATORS["downsample"](shape, section.factor),
+        "fourier": lambda: guidance.OPERATORS["fourier"](shape, build_lines(section.lines, shape)),
+        "radon": lambda: guidance.OPERATORS["radon"](shape, section.angles),
+        "greyscale": lambda: guidance.OPERATORS["greyscale"](shape),
+    }
+    if section.operator not in make:
+        raise ValueError(
+            f"guidance.operator is {section.operator!r}; it must be one of {', '.join(make)}."
+        )
+    return make[section.operator]()
+
+
+def build_lines(lines: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Lines of the Fourier transform, half of them the lowest; always the same ones."""
+    width = shape[1] if len(shape) == 3 else lines
+    return random_lines(width, lines, (lines + 1) // 2, np.random.default_rng(0))
+
+
+def build_mask(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """What is kept, ones and zeros `(H, W)`: all but a box in the middle, the left or the upper
+    half, a random half of the pixels; or a file, `.npy` or a picture of black and white.
+
+    Raises:
+        ValueError: for a file that is not there or does not hold that, or data that are no images.
+    """
+    if len(shape) != 3:
+        raise ValueError(
+            f"guidance.operator is 'mask' and examples have shape {tuple(shape)}; masks of a "
+            "config are for images (H, W, C): take guidance.mask in Python for others."
+        )
+    height, width, _ = shape
+    keep = np.zeros((height, width), int)
+    if name == "box":
+        keep[:] = 1
+        keep[height // 4 : -(height // 4), width // 4 : -(width // 4)] = 0
+    elif name == "left":
+        keep[:, : width // 2] = 1
+    elif name == "top":
+        keep[: height // 2] = 1
+    elif name == "half":
+        keep = np.random.default_rng(0).permutation(np.arange(height * width) % 2)
+        keep = keep.reshape(height, width)
+    else:
+        keep = read_mask(Path(name))
+    return keep
+
+
+def read_mask(file: Path) -> np.ndarray:
+    """Ones and zeros of a file; white, in a picture, is what is kept."""
+    if not file.is_file():
+        raise ValueError(
+            f"guidance.mask is {str(file)!r}, which is neither a file nor one of "
+            f"{', '.join(MASKS)}."
+        )
+    if file.suffix == ".npy":
+        return np.load(file, allow_pickle=False)
+    grey = np.asarray(Image.open(file).convert("L"))
+    if not np.all((grey == 0) | (grey == 255)):
+        wrong = grey[(grey != 0) & (grey != 255)][0]
+        raise ValueError(
+            f"{file} has the grey value {wrong}; a mask is black and white, 0 and 255, without "
+            "levels between: save it as PNG and without smoothing."
+        )
+    return (grey == 255).astype(int)

@@ -1,0 +1,110 @@
+"""What trains: the sections `loss` and `optim` of a config as one loss and one optimizer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+from jax import Array
+from ml_collections import ConfigDict
+
+import data
+import losses
+import sde_lib
+from check import choose, classes_told
+from losses.denoising import LossFn
+from sde_lib.prediction import CONDITIONING, KINDS
+
+
+def build_prediction(config: ConfigDict) -> dict[str, Any]:
+    section = config.prediction
+    choose("prediction.kind", section.kind, KINDS)
+    choose("prediction.conditioning", section.conditioning, CONDITIONING)
+    return {**section.to_dict(), "num_scales": config.model.get("num_scales")}
+
+
+def build_loss(
+    config: ConfigDict, path: sde_lib.AffinePath, model: Any, scaler: data.Scaler
+) -> LossFn:
+    """The loss on raw batches: flip, dequantise and scale on the device, then the named loss, or
+    that of discrete levels where `training.continuous` is off."""
+    section = config.loss
+    make = choose("loss.name", section.name, losses.LOSSES)
+    choose("loss.weighting", section.weighting, losses.WEIGHTINGS)
+    choose("loss.time_sampling", section.time_sampling, losses.TIME_SAMPLING)
+
+    def network(params, x, cond, dropout_key, **known):
+        rngs = {"dropout": dropout_key}
+        return model.apply({"params": params}, x, cond, train=True, rngs=rngs, **known)
+
+    kind = build_prediction(config)
+    if section.name == "classification":
+        options = {key: section[key] for key in ("time_sampling", "stratify")}
+        on_scaled = make(path, network, sigma_data=config.prediction.sigma_data, **options)
+    elif config.training.continuous:
+        del kind["num_scales"]
+        options = {key: value for key, value in section.items() if key != "name"}
+        on_scaled = make(path, network, **kind, **options)
+    else:
+        on_scaled = losses.discrete_loss(path, network, reduce_mean=section.reduce_mean, **kind)
+    prepare, tell = build_preprocessing(config.data, scaler), build_labels(config)
+
+    def loss(params, state, key, batch):
+        data_key, loss_key = jax.random.split(key)
+        batch = tell(jax.random.fold_in(key, 2), batch)
+        return on_scaled(params, state, loss_key, prepare(data_key, batch))
+
+    return loss
+
+
+def build_preprocessing(section: ConfigDict, scaler: data.Scaler) -> Callable[[Array, dict], dict]:
+    """`(key, batch) -> batch` with the image as the model sees it."""
+
+    def prepare(key: Array, batch: dict[str, Array]) -> dict[str, Array]:
+        noise_key, flip_key = jax.random.split(key)
+        image = scaler.to_model(noise_key, batch["image"])
+        if section.random_flip and image.ndim == 4:
+            image = data.random_flip(flip_key, image)
+        return {**batch, "image": image}
+
+    return prepare
+
+
+def build_labels(config: ConfigDict) -> Callable[[Array, dict], dict]:
+    """`(key, batch) -> batch` with the classes that the network is told, some of them left out, or
+    those that it learns to tell; without any for other networks."""
+    classes, rate = classes_told(config), config.training.label_dropout
+
+    def tell(key: Array, batch: dict[str, Array]) -> dict[str, Array]:
+        rest = {name: value for name, value in batch.items() if name != "label"}
+        if config.loss.name == "classification":
+            return batch
+        if not classes:
+            return rest
+        return {**rest, "label": losses.drop_labels(key, batch["label"], classes, rate)}
+
+    return tell
+
+
+def build_optimizer(section: ConfigDict, n_iters: int) -> optax.GradientTransformation:
+    """Adam with linear warm-up, then constant or cosine; clipping by the global norm first.
+
+    Weight decay is decoupled and multiplied by the learning rate, as in the original.
+    """
+    choose("optim.optimizer", section.optimizer, ("adam",))
+    choose("optim.schedule", section.schedule, ("constant", "cosine"))
+    warmup = optax.linear_schedule(0.0, section.lr, max(section.warmup, 1))
+    if section.schedule == "cosine":
+        after = optax.cosine_decay_schedule(section.lr, max(n_iters - section.warmup, 1))
+    else:
+        after = optax.constant_schedule(section.lr)
+    rate = optax.join_schedules([warmup, after], [section.warmup]) if section.warmup else after
+    adam = optax.adamw(
+        rate,
+        b1=section.beta1,
+        b2=section.beta2,
+        eps=section.eps,
+        weight_decay=section.weight_decay,
+    )
+    clip = optax.clip_by_global_norm(section.grad_clip) if section.grad_clip else optax.identity()
+    return optax.chain(clip, adam)

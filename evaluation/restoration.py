@@ -1,0 +1,215 @@
+"""`--mode sample` under measurements: examples of a split are measured, and restored several times.
+
+The noise of the measurement of example i, and the draws of its restorations, come from
+`example_keys(eval.seed, i)`: they do not depend on the batch.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from evaluation.pictures import grid, save_png
+from evaluation.sampling import by_example, pictured, to_levels
+from guidance import LinearOperator, measure
+from sde_lib import example_keys, fold_in, split
+
+SHOWN = 5  # restorations of an example in the picture
+ROWS = 16
+
+
+class Restored(NamedTuple):
+    """In units of the model: `truth` (n, ...), measurements `y` (n, *shape_out), restorations `x`
+    (n, K, ...), nan where a solve failed; the mean `nfe`, and `failed` (n, K)."""
+
+    truth: np.ndarray
+    y: np.ndarray
+    x: np.ndarray
+    nfe: float
+    failed: np.ndarray
+
+
+def restore(experiment, restoration, params: Any, seeds: range) -> Restored:
+    """Measures and restores the examples of those numbers, `guidance.samples` times each."""
+    section, seed = experiment.config.guidance, experiment.config.eval.seed
+    source = {"test": experiment.test, "train": experiment.train}[section.dataset]
+    if seeds.stop > source.size:
+        raise ValueError(
+            f"--seeds ends at {seeds.stop - 1} and {section.dataset} has examples 0 to "
+            f"{source.size - 1}; give numbers of those."
+        )
+    numbers = np.asarray(seeds)
+    keys = fold_in(example_keys(seed, numbers), 2)
+    data_keys, noise_keys, own_keys = split(keys, 3)
+    truth = experiment.scaler.to_model(data_keys, jnp.asarray(source.fetch(numbers)))
+    y = measure(noise_keys, restoration.operator, truth, section.noise_std)
+
+    n, k = len(numbers), section.samples
+    make = one_by_one if restoration.together is None else together
+    x, nfe, failed = make(experiment, restoration, params, own_keys, y)
+    x = x.reshape(n, k, *experiment.shape)
+    # A guide that is too stiff for the steps ends in what is not finite.
+    failed = failed.reshape(n, k) | ~np.isfinite(x.reshape(n, k, -1)).all(axis=-1)
+    x = np.where(failed.reshape(n, k, *(1,) * len(experiment.shape)), np.nan, x)
+    return Restored(np.asarray(truth), np.asarray(y), x, float(nfe.mean()), failed)
+
+
+def one_by_one(experiment, restoration, params: Any, keys: jax.Array, y: jax.Array):
+    """Every restoration by itself: x (n K, ...), evaluations and failure (n K,)."""
+    n, k = len(y), experiment.config.guidance.samples
+    which = np.repeat(np.arange(n), k)
+    draws = jax.vmap(jax.random.fold_in)(keys[which], jnp.tile(jnp.arange(k), n))
+
+    @jax.jit
+    def batch(params, keys, y):
+        start, steps = split(keys, 2)
+        x = experiment.path.prior_sample(start, (len(keys), *experiment.shape))
+        run = lambda key, x, y: restoration.run(key, experiment.predict(params), x, y)
+        return by_example(experiment, run)(steps, x, y)
+
+    size, parts = min(experiment.config.sampling.batch_size, n * k), []
+    for first in range(0, n * k, size):
+        part = np.arange(first, min(first + size, n * k))
+        full = np.concatenate([part, np.zeros(size - len(part), int)])
+        found = jax.device_get(batch(params, draws[full], y[which[full]]))
+        spread = [np.broadcast_to(v, (size,)) for v in (found.nfe, found.failed)]
+        parts.append([v[: len(part)] for v in (found.x, *spread)])
+    return [np.concatenate(v) for v in zip(*parts)]
+
+
+def together(experiment, restoration, params: Any, keys: jax.Array, y: jax.Array):
+    """All restorations of an example by one run, example after example."""
+    k = experiment.config.guidance.samples
+    run = jax.jit(lambda params, key, y: restoration.together(key, experiment.predict(params), y))
+    found = [jax.device_get(run(params, key, one)) for key, one in zip(keys, y)]
+    each = lambda values: np.repeat(np.asarray(values), k)
+    x = np.concatenate([result.x for result in found])
+    return x, each([result.nfe for result in found]), np.zeros(len(x), bool)
+
+
+def run_restoration(
+    restoration, experiment, params: Any, workdir: Path, step: int, seeds: range
+) -> dict[str, Any]:
+    """Writes `restored/step_<step>/<method>_<operator>_<first>-<last>` as npz, png and json.
+
+    Raises:
+        ValueError: for numbers of examples that are not there, or where every restoration failed.
+    """
+    section = experiment.config.guidance
+    found = restore(experiment, restoration, params, seeds)
+    if found.failed.all():
+        raise ValueError(
+            f"None of {found.failed.size} restorations is finite: the steps are too few for so "
+            f"stiff a guide; raise sampling.steps, or guidance.noise_std = {section.noise_std}, or "
+            "take another guidance.method."
+        )
+    folder = workdir / "restored" / f"step_{step}"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{section.method}_{section.operator}_{seeds.start}-{seeds.stop - 1}"
+    report = {
+        "step": step,
+        "examples": [seeds.start, seeds.stop - 1],
+        "dataset": section.dataset,
+        "guidance": section.to_dict(),
+        "sampling": experiment.config.sampling.to_dict(),
+        "nfe": found.nfe,
+        "failed": int(found.failed.sum()),
+        **scores(experiment, restoration.operator, found, section.noise_std),
+    }
+    mean, std = mean_and_std(found)
+    levels = to_levels(experiment, np.nan_to_num(found.x))[0]
+    arrays = {"arr_0": levels, "truth": found.truth, "y": found.y, "mean": mean, "std": std}
+    np.savez(folder / f"{name}.npz", **arrays, indices=np.asarray(seeds), failed=found.failed)
+    (folder / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
+    if pictured(experiment):
+        picture(experiment, restoration.operator, found, folder / f"{name}.png")
+    shown = ("nfe", "failed", "psnr", "ssim", "misfit", "coverage", "spread")
+    return {**{key: report[key] for key in shown if key in report}, "folder": str(folder)}
+
+
+def mean_and_std(found: Restored) -> tuple[np.ndarray, np.ndarray]:
+    """Over the restorations of an example that there are, (n, ...) each; nan where none is."""
+    kept = ~found.failed.reshape(*found.failed.shape, *(1,) * (found.x.ndim - 2))
+    count = kept.sum(axis=1)
+    mean = np.nansum(found.x, axis=1) / np.where(count, count, np.nan)
+    square = np.nansum((found.x - mean[:, None]) ** 2, axis=1)
+    return mean, np.sqrt(square / np.where(count > 1, count - 1, np.nan))
+
+
+def scores(experiment, operator: LinearOperator, found: Restored, noise_std: float) -> dict:
+    """What the restorations are worth, over the examples that have any.
+
+    `misfit`: RMS of `y - A x`, over `noise_std` where there is noise: 1 is as it should be.
+    `coverage`: share of values of the truth between the least and the largest of K restorations,
+    beside `expected_coverage`, `(K - 1) / (K + 1)`, that of draws of the posterior, over the values
+    that the measurement leaves open. `spread`: RMS error of the mean over that expected of it,
+    `std sqrt(1 + 1 / K)`; 1 where the restorations vary as much as they err. `psnr` of the mean and
+    of single ones, `ssim` of the mean: of levels in [0, 1], for images.
+    """
+    n, k = found.failed.shape
+    mean, std = mean_and_std(found)
+    some = ~found.failed.all(axis=1)
+    states = found.x[~found.failed]
+    which = np.repeat(np.arange(n), k)[~found.failed.ravel()]
+    error = found.y[which] - np.asarray(operator.forward(jnp.asarray(states)))
+    misfit = float(np.sqrt(np.mean(error**2)))
+    result = {"misfit": misfit / noise_std if noise_std else misfit}
+    if k > 1 and not found.failed.any():
+        low, high = found.x.min(axis=1), found.x.max(axis=1)
+        free = high - low > 1e-3 * np.std(found.truth)
+        inside = (low <= found.truth) & (found.truth <= high)
+        result["coverage"] = float(inside[free].mean()) if free.any() else None
+        result["expected_coverage"] = (k - 1) / (k + 1)
+        excess = (found.truth - mean)[free] ** 2, std[free] ** 2 * (1 + 1 / k)
+        ratio = np.mean(excess[0]) / np.mean(excess[1]) if free.any() else np.nan
+        result["spread"] = float(np.sqrt(ratio)) if free.any() else None
+    if pictured(experiment):
+        unit = lambda v: to_levels(experiment, v)[1]
+        truth = unit(found.truth)
+        psnr = lambda a, b: peak_signal_noise_ratio(a, b, data_range=1.0)
+        each = unit(np.nan_to_num(found.x.reshape(-1, *experiment.shape)))
+        each = each.reshape(n, k, *experiment.shape)
+        ok = np.argwhere(~found.failed)
+        # Of the mean as it is, not rounded to levels.
+        smooth = np.asarray(experiment.scaler.to_unit(jnp.asarray(mean)))
+        side = min(7, min(experiment.shape[:2]) // 2 * 2 - 1)
+        result["psnr"] = float(np.mean([psnr(truth[i], smooth[i]) for i in np.flatnonzero(some)]))
+        exact = np.mean([np.mean((truth[i] - each[i, j]) ** 2) for i, j in ok])
+        result["psnr_of_samples"] = float(-10.0 * np.log10(exact)) if exact > 0 else None
+        result["ssim"] = float(
+            np.mean(
+                [
+                    structural_similarity(
+                        truth[i], smooth[i], data_range=1.0, channel_axis=-1, win_size=side
+                    )
+                    for i in np.flatnonzero(some)
+                ]
+            )
+        )
+    return result
+
+
+def picture(experiment, operator: LinearOperator, found: Restored, file: Path) -> None:
+    """A row for each example: truth, what the measurement says, mean, standard deviation, draws."""
+    rows = min(ROWS, len(found.truth))
+    mean, std = mean_and_std(found)
+    unit = lambda v: np.asarray(experiment.scaler.to_unit(jnp.asarray(v[:rows])))
+    spread = np.nan_to_num(std[:rows]) / max(float(np.nanmax(std[:rows])), 1e-12)
+    draws = [unit(found.x[:, j]) for j in range(min(SHOWN, found.x.shape[1]))]
+    columns = [unit(found.truth), unit(seen(operator, found)), unit(mean), spread, *draws]
+    images = np.stack(columns, axis=1).reshape(-1, *experiment.shape)
+    save_png(file, grid(images, columns=len(columns)))
+
+
+def seen(operator: LinearOperator, found: Restored) -> np.ndarray:
+    """The measurement as an image: its pseudo-inverse where there is an SVD, else its adjoint."""
+    y = jnp.asarray(found.y)
+    if operator.svd is None:
+        return np.asarray(operator.adjoint(y))
+    s = np.asarray(operator.svd.s)
+    inverse = np.where(s > 1e-3 * s.max(), 1.0 / np.where(s > 0.0, s, 1.0), 0.0)
+    return np.asarray(operator.svd.v(jnp.asarray(inverse[None], y.dtype) * operator.svd.ut(y)))

@@ -1,0 +1,53 @@
+"""How a classifier of noisy states is trained: cross-entropy of the class over all noise levels.
+
+    loss = E_t E_(x0, y) E_z  -log q(y | x_t, t),      x_t = a x0 + c z
+
+whose minimiser is p(y | x_t) of the data (Song et al. 2021, appendix I.1; Dhariwal and Nichol 2021,
+section 4.1). Its gradient in x_t is what guides a score.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from losses.denoising import LossFn, NetworkFn, draw
+from sde_lib import AffinePath
+from sde_lib.classifier import log_prob, make_logits
+
+
+def classification_loss(
+    path: AffinePath,
+    network: NetworkFn,
+    *,
+    time_sampling: str = "uniform_lam",
+    stratify: bool = False,
+    sigma_data: float = 0.5,
+) -> LossFn:
+    """Builds the loss `(params, state, key, batch) -> (scalar, metrics)`, in nats.
+
+    Args:
+        network: `(params, x, sigma, dropout_key) -> logits (B, K)`, in training mode.
+        time_sampling: a name in `TIME_SAMPLING`. Its weights are left out: where the times lie is
+            where the classifier is to be good.
+        stratify: spread the times of a batch evenly.
+        sigma_data: as in `make_logits`.
+
+    `batch["image"]` holds scaled data `(B, ...)` and `batch["label"]` classes `(B,)`. The metrics
+    are the loss, the share of classes that are told right, and the times.
+    """
+
+    def loss(params, state: Any, key: Array, batch: dict[str, Array]):
+        del state
+        draw_key, dropout_key = jax.random.split(key)
+        x0, label = batch["image"], batch["label"]
+        t, _, z = draw(path, draw_key, x0, time_sampling, stratify)
+        logits = make_logits(path, lambda x, s: network(params, x, s, dropout_key), sigma_data)
+        x = path.marginal(x0, z, t)
+        found = logits(x, t)
+        value = -jnp.mean(log_prob(lambda x, t: found, x, t, label))
+        right = jnp.mean(jnp.argmax(found, axis=-1) == label)
+        return value, {"loss": value, "t": t, "accuracy": right}
+
+    return loss

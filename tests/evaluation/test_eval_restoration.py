@@ -1,0 +1,257 @@
+"""Restorations of Gaussian images by the exact score: draws of a posterior that is known."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from closed_form import Gaussian
+from known_data import LEVELS, PARAMS, config
+from PIL import Image
+
+from build import build
+from build_restoration import build_mask, build_restoration
+from evaluation.restoration import Restored, mean_and_std, restore, run_restoration, scores
+from guidance.operators import dense
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+SHAPE, D, N = (4, 4, 1), 16, 24
+# Neighbours are alike: measured averages tell of single pixels.
+PLACE = np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(D, 2)
+COV = 0.25**2 * np.exp(-np.linalg.norm(PLACE[:, None] - PLACE[None], axis=2) / 2.0)
+DATA = Gaussian(np.full(D, -0.1), COV + 1e-4 * np.eye(D))
+HEUN = {"sampling__predictor": "heun", "sampling__steps": 40, "sampling__eps": 0.001}
+LANGEVIN = {
+    "sampling__predictor": "reverse_diffusion", "sampling__corrector": "langevin",
+    "sampling__steps": 300, "sampling__snr": 0.16, "sampling__n_steps_each": 4,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    x = DATA.draw(rng, 100 + N)
+    raw = np.floor((x + 1.0) / 2.0 * LEVELS).clip(0, LEVELS - 1).astype(np.uint8)
+    raw = raw.reshape(-1, *SHAPE)
+    path = tmp_path_factory.mktemp("data") / "smooth.npz"
+    np.savez(path, x=raw[:100], x_test=raw[100:], levels=LEVELS)
+    return path
+
+
+def experiment(file, law="vp", **changes):
+    options = {"data__uniform_dequantization": True, "sampling__batch_size": 500}
+    options |= {"guidance__samples": 40, "guidance__operator": "downsample", **changes}
+    built = build(config(file, law, **options))
+    return dataclasses.replace(built, predict=lambda params: DATA.predict(built.path))
+
+
+def posterior(operator, noise):
+    """The map from y to the mean, and the covariance."""
+    A = dense(operator)
+    gain = DATA.cov @ A.T @ np.linalg.inv(A @ DATA.cov @ A.T + noise**2 * np.eye(len(A)))
+    mean = lambda y: DATA.mean + (y.reshape(len(y), -1) - A @ DATA.mean) @ gain.T
+    return mean, DATA.cov - gain @ A @ DATA.cov
+
+
+CASES = {
+    "mmps": {"guidance__noise_std": 0.1, "guidance__iterations": 4, **HEUN},
+    "mmps, adaptive": {
+        "guidance__noise_std": 0.1, "guidance__iterations": 4, "sampling__method": "ode",
+        "sampling__rtol": 1e-3, "sampling__atol": 1e-3, "sampling__eps": 0.001,
+        "guidance__samples": 12,
+    },
+    "ensemble": {
+        "guidance__noise_std": 0.1, "guidance__particles": 2000, "sampling__steps": 60,
+        "sampling__eps": 0.001,
+    },
+    "impute": {"guidance__operator": "mask", "guidance__mask": "left", **LANGEVIN},
+    "repaint": {
+        "guidance__operator": "mask", "guidance__mask": "left", "guidance__jump": 2,
+        "sampling__predictor": "ancestral", "sampling__steps": 150,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_draws_of_the_posterior(images, case):
+    known = experiment(images, guidance__method=case.split(",")[0], **CASES[case])
+    restoration = build_restoration(known)
+    found = restore(known, restoration, PARAMS, range(N))
+    assert not found.failed.any()
+    mean, cov = posterior(restoration.operator, known.config.guidance.noise_std)
+    expected, std = mean(found.y), np.sqrt(np.clip(np.diag(cov), 0, None))
+    open_ = std > 1e-3
+    k = known.config.guidance.samples
+    x = found.x.reshape(N, k, D)
+    gap = (x.mean(axis=1) - expected)[:, open_] / (std[open_] / k**0.5)
+    # In standard errors: of size one, and together none; a few steps leave a little.
+    assert np.sqrt(np.mean(gap**2)) < 1.25
+    assert abs(gap.mean()) < 4.5 / N**0.5
+    spread = x.std(axis=1, ddof=1)[:, open_].mean(axis=0) / std[open_]
+    np.testing.assert_allclose(spread.mean(), 1.0, atol=0.06)
+
+
+def test_an_example_is_restored_the_same_alone(images):
+    known = experiment(images, guidance__method="mmps", **CASES["mmps"])
+    few = build_restoration(known)
+    together = restore(known, few, PARAMS, range(6))
+    alone = restore(known, few, PARAMS, range(4, 5))
+    np.testing.assert_array_equal(alone.y[0], together.y[4])
+    np.testing.assert_allclose(alone.x[0], together.x[4], atol=5e-5)
+
+
+# The figures of a report.
+
+
+def drawn(known, operator, k, noise, spread=1.0, seed=0):
+    """Exact draws of the posterior, or of one that is `spread` times as wide."""
+    rng = np.random.default_rng(seed)
+    truth = DATA.draw(rng, 400)
+    A = dense(operator)
+    y = truth @ A.T + noise * rng.standard_normal((400, len(A)))
+    mean, cov = posterior(operator, noise)
+    z = spread * rng.multivariate_normal(np.zeros(D), cov, (400, k))
+    x = (mean(y)[:, None] + z).reshape(400, k, *SHAPE)
+    f32 = lambda v, shape: np.float32(v.reshape(400, *shape))
+    return Restored(
+        f32(truth, SHAPE), f32(y, operator.shape_out), np.float32(x), 1.0, np.zeros((400, k), bool)
+    )
+
+
+def test_calibration_of_exact_draws(images):
+    known = experiment(images, guidance__method="mmps", guidance__noise_std=0.1)
+    operator = build_restoration(known).operator
+    exact, narrow = (
+        scores(known, operator, drawn(known, operator, 9, 0.1, s), 0.1) for s in (1, 0.5)
+    )
+    assert exact["expected_coverage"] == 0.8
+    assert exact["coverage"] == pytest.approx(0.8, abs=0.02)
+    assert exact["spread"] == pytest.approx(1.0, abs=0.03)
+    assert narrow["coverage"] < 0.6 and narrow["spread"] > 1.5
+    # The misfit of a draw is noise and its own spread.
+    A = dense(operator)
+    own = np.trace(A @ posterior(operator, 0.1)[1] @ A.T) / len(A)
+    rest = A @ DATA.cov @ A.T
+    kept = 0.1**2 * np.linalg.inv(rest + 0.1**2 * np.eye(len(A)))
+    expected = np.sqrt(own + np.trace(kept @ (rest + 0.1**2 * np.eye(len(A))) @ kept.T) / len(A))
+    assert exact["misfit"] == pytest.approx(expected / 0.1, rel=0.02)
+
+
+def test_psnr(images):
+    """Of an error of known size in [0, 1]."""
+    known = experiment(images, guidance__method="mmps", guidance__noise_std=0.1)
+    operator = build_restoration(known).operator
+    found = drawn(known, operator, 2, 0.1)
+    level = 2.0 / LEVELS
+    truth = np.float32(level * (np.round((found.truth + 1) / level).clip(4, 59) + 0.5) - 1)
+    shifted = found._replace(truth=truth, x=np.repeat(truth[:, None], 2, axis=1) + 2 * level)
+    result = scores(known, operator, shifted, 0.1)
+    samples = -20 * np.log10(2.0 / (LEVELS - 1))
+    assert result["psnr_of_samples"] == pytest.approx(samples, abs=0.01)
+    assert 0.0 < result["ssim"] < 1.0
+    perfect = scores(known, operator, shifted._replace(x=shifted.x - 2 * level), 0.1)
+    assert perfect["psnr"] > result["psnr"] + 10 and perfect["psnr_of_samples"] is None
+
+
+def test_failures_are_left_out(images):
+    known = experiment(images, guidance__method="mmps", guidance__noise_std=0.1)
+    operator = build_restoration(known).operator
+    found = drawn(known, operator, 5, 0.1)
+    failed = found.failed.copy()
+    failed[3, 1:3] = failed[7] = True
+    x = np.where(failed[..., None, None, None], np.nan, found.x)
+    mean, std = mean_and_std(found._replace(x=x, failed=failed))
+    np.testing.assert_allclose(mean[3], found.x[3, [0, 3, 4]].mean(axis=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(std[3], found.x[3, [0, 3, 4]].std(axis=0, ddof=1), rtol=1e-4)
+    assert np.isnan(mean[7]).all()
+    result = scores(known, operator, found._replace(x=x, failed=failed), 0.1)
+    assert np.isfinite(result["misfit"]) and "coverage" not in result
+
+
+def test_files(images, tmp_path):
+    changes = {"guidance__noise_std": 0.1, "guidance__samples": 3, **HEUN}
+    known = experiment(images, guidance__method="pigdm", guidance__data_std=0.25, **changes)
+    restoration = build_restoration(known)
+    told = run_restoration(restoration, known, PARAMS, tmp_path, 8, range(2, 7))
+    folder = tmp_path / "restored" / "step_8"
+    report = json.loads((folder / "pigdm_downsample_2-6.json").read_text())
+    assert told["psnr"] == report["psnr"] and report["guidance"]["noise_std"] == 0.1
+    arrays = np.load(folder / "pigdm_downsample_2-6.npz")
+    assert arrays["arr_0"].shape == (5, 3, *SHAPE) and arrays["arr_0"].dtype == np.uint8
+    np.testing.assert_array_equal(arrays["indices"], range(2, 7))
+    assert (folder / "pigdm_downsample_2-6.png").stat().st_size > 100
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"guidance__operator": "mark"}, "operator is 'mark'; it must be one of mask, blur"),
+        ({"guidance__factor": 3}, "downsample has the factor 3 for 4 x 4 pixels"),
+        ({"guidance__operator": "greyscale"}, "3"),
+        ({"guidance__method": "dps"}, "noise_std is 0.0; .* above 0"),
+        ({"guidance__method": "impute"}, "rows that are not orthonormal"),
+        (
+            {
+                "guidance__method": "impute", "guidance__operator": "mask",
+                "guidance__noise_std": 0.1,
+            },
+            "takes what is measured as exact; set it to 0",
+        ),
+        (
+            {"guidance__method": "ddrm", "sampling__method": "ode"},
+            "takes steps down a grid, and sampling.method is 'ode'",
+        ),
+        (
+            {
+                "guidance__method": "repaint", "guidance__operator": "mask", "guidance__jump": 7,
+                "sampling__steps": 10,
+            },
+            "guidance.jump is 7; it must divide sampling.steps = 10",
+        ),
+        (
+            {"guidance__method": "ensemble", "guidance__particles": 10},
+            "noise_std is 0.0; a misfit divides by it",
+        ),
+        (
+            {
+                "guidance__method": "ensemble", "guidance__particles": 10,
+                "guidance__noise_std": 0.1,
+            },
+            "samples is 40 and guidance.particles 10",
+        ),
+        (
+            {"guidance__method": "impute", "guidance__operator": "mask", "guidance__mask": "lft"},
+            "guidance.mask is 'lft', which is neither a file nor one of box, left",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_options(images, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build_restoration(experiment(images, **{"guidance__method": "pigdm", **changes}))
+
+
+def test_examples_that_are_not_there(images):
+    known = experiment(images, guidance__method="pigdm", guidance__noise_std=0.1)
+    with pytest.raises(ValueError, match=f"--seeds ends at {N} and test has examples 0 to {N - 1}"):
+        restore(known, build_restoration(known), PARAMS, range(N + 1))
+
+
+def test_masks(tmp_path):
+    shape = (8, 6, 3)
+    assert build_mask("left", shape)[:, :3].all() and not build_mask("left", shape)[:, 3:].any()
+    assert build_mask("top", shape)[:4].all() and not build_mask("top", shape)[4:].any()
+    assert build_mask("half", shape).sum() == 24
+    box = build_mask("box", shape)
+    assert not box[2:6, 1:5].any() and box.sum() == 48 - 16
+    np.save(tmp_path / "m.npy", box)
+    np.testing.assert_array_equal(build_mask(str(tmp_path / "m.npy"), shape), box)
+    Image.fromarray(np.uint8(255 * box)).save(tmp_path / "m.png")
+    np.testing.assert_array_equal(build_mask(str(tmp_path / "m.png"), shape), box)
+    Image.fromarray(np.uint8(255 * box - 55 * box)).save(tmp_path / "grey.png")
+    with pytest.raises(ValueError, match="has the grey value 200; a mask is black and white"):
+        build_mask(str(tmp_path / "grey.png"), shape)
+    with pytest.raises(ValueError, match=r"masks of a config are for images"):
+        build_mask("left", (5,))
