@@ -317,6 +317,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.guidance.classifier = ""  # the workdir of a run that trained a classifier
     # Measurements are made of examples of this split, those that --seeds numbers.
     config.guidance.dataset = "test"
+    config.guidance.measurement = ""  # or an npz file with `y` (n, ...), whose rows they number
     config.guidance.samples = 8  # of each
     config.guidance.operator = "mask"  # or "blur", "downsample", "fourier", "radon", "greyscale"
     config.guidance.noise_std = 0.0  # of the measurement, in units of the model

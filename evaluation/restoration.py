@@ -1,10 +1,11 @@
-"""`--mode sample` under measurements: examples of a split are measured, and restored several times.
+"""`--mode sample` under measurements: of examples of a split, or of a file, restored several times.
 
 The noise of the measurement of example i, and the draws of its restorations, come from
 `example_keys(eval.seed, i)`: they do not depend on the batch.
 """
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +24,11 @@ ROWS = 16
 
 
 class Restored(NamedTuple):
-    """In units of the model: `truth` (n, ...), measurements `y` (n, *shape_out), restorations `x`
-    (n, K, ...), nan where a solve failed; the mean `nfe`, and `failed` (n, K)."""
+    """In units of the model: `truth` (n, ...), None where nobody knows it, measurements `y`
+    (n, *shape_out), restorations `x` (n, K, ...), nan where a solve failed; the mean `nfe`, and
+    `failed` (n, K)."""
 
-    truth: np.ndarray
+    truth: np.ndarray | None
     y: np.ndarray
     x: np.ndarray
     nfe: float
@@ -34,28 +36,70 @@ class Restored(NamedTuple):
 
 
 def restore(experiment, restoration, params: Any, seeds: range) -> Restored:
-    """Measures and restores the examples of those numbers, `guidance.samples` times each."""
+    """Measures and restores the examples of those numbers, `guidance.samples` times each; or
+    restores the rows of those numbers in a file of measurements."""
     section, seed = experiment.config.guidance, experiment.config.eval.seed
-    source = {"test": experiment.test, "train": experiment.train}[section.dataset]
-    if seeds.stop > source.size:
-        raise ValueError(
-            f"--seeds ends at {seeds.stop - 1} and {section.dataset} has examples 0 to "
-            f"{source.size - 1}; give numbers of those."
-        )
-    numbers = np.asarray(seeds)
-    keys = fold_in(example_keys(seed, numbers), 2)
-    data_keys, noise_keys, own_keys = split(keys, 3)
-    truth = experiment.scaler.to_model(data_keys, jnp.asarray(source.fetch(numbers)))
-    y = measure(noise_keys, restoration.operator, truth, section.noise_std)
+    keys = fold_in(example_keys(seed, np.asarray(seeds)), 2)
+    *measuring, own_keys = split(keys, 3)
+    if section.measurement:
+        truth, y = None, read_measurement(Path(section.measurement), restoration.operator, seeds)
+    else:
+        truth, y = measured(experiment, restoration.operator, seeds, *measuring)
 
-    n, k = len(numbers), section.samples
+    n, k = len(y), section.samples
     make = one_by_one if restoration.together is None else together
     x, nfe, failed = make(experiment, restoration, params, own_keys, y)
     x = x.reshape(n, k, *experiment.shape)
     # A guide that is too stiff for the steps ends in what is not finite.
     failed = failed.reshape(n, k) | ~np.isfinite(x.reshape(n, k, -1)).all(axis=-1)
     x = np.where(failed.reshape(n, k, *(1,) * len(experiment.shape)), np.nan, x)
-    return Restored(np.asarray(truth), np.asarray(y), x, float(nfe.mean()), failed)
+    return Restored(truth, np.asarray(y), x, float(nfe.mean()), failed)
+
+
+def measured(experiment, operator: LinearOperator, seeds: range, data_keys, noise_keys):
+    """Examples of a split as the model sees them, and their measurements."""
+    section = experiment.config.guidance
+    source = {"test": experiment.test, "train": experiment.train}[section.dataset]
+    check_rows(seeds, section.dataset, source.size)
+    raw = jnp.asarray(source.fetch(np.asarray(seeds)))
+    truth = experiment.scaler.to_model(data_keys, raw)
+    return np.asarray(truth), measure(noise_keys, operator, truth, section.noise_std)
+
+
+def read_measurement(file: Path, operator: LinearOperator, seeds: range) -> jax.Array:
+    """`y` of an npz file, the rows of those numbers, in units of the model.
+
+    Raises:
+        ValueError: for a file that is not there or not such a one, or a y that is not finite or not
+            the operator's.
+    """
+    if not file.is_file():
+        raise ValueError(f"guidance.measurement is {file}, which is no file; name an npz with `y`.")
+    try:
+        with np.load(file) as stored:
+            y = stored["y"]
+    except (ValueError, TypeError, AttributeError, EOFError, KeyError, zipfile.BadZipFile):
+        raise ValueError(
+            f"{file} is not an npz file with an array `y`; write it with numpy.savez(FILE, y=y)."
+        ) from None
+    if y.ndim == 0 or y.shape[1:] != operator.shape_out:
+        raise ValueError(
+            f"`y` of {file} has shape {y.shape} and {operator.name!r} measures "
+            f"{operator.shape_out}; it must be {('n', *operator.shape_out)}."
+        )
+    check_rows(seeds, str(file), len(y))
+    y = y[seeds.start : seeds.stop]
+    if not np.issubdtype(y.dtype, np.floating) or not np.isfinite(y).all():
+        raise ValueError(f"`y` of {file} is {y.dtype} or not finite; give finite floats.")
+    return jnp.asarray(y, jnp.float32)
+
+
+def check_rows(seeds: range, where: str, size: int) -> None:
+    if seeds.stop > size:
+        raise ValueError(
+            f"--seeds ends at {seeds.stop - 1} and {where} has examples 0 to {size - 1}; give "
+            "numbers of those."
+        )
 
 
 def one_by_one(experiment, restoration, params: Any, keys: jax.Array, y: jax.Array):
@@ -113,7 +157,7 @@ def run_restoration(
     report = {
         "step": step,
         "examples": [seeds.start, seeds.stop - 1],
-        "dataset": section.dataset,
+        "dataset": section.measurement or section.dataset,
         "guidance": section.to_dict(),
         "sampling": experiment.config.sampling.to_dict(),
         "nfe": found.nfe,
@@ -122,7 +166,9 @@ def run_restoration(
     }
     mean, std = mean_and_std(found)
     levels = to_levels(experiment, np.nan_to_num(found.x))[0]
-    arrays = {"arr_0": levels, "truth": found.truth, "y": found.y, "mean": mean, "std": std}
+    arrays = {"arr_0": levels, "y": found.y, "mean": mean, "std": std}
+    if found.truth is not None:
+        arrays["truth"] = found.truth
     np.savez(folder / f"{name}.npz", **arrays, indices=np.asarray(seeds), failed=found.failed)
     (folder / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
     if pictured(experiment):
@@ -148,7 +194,8 @@ def scores(experiment, operator: LinearOperator, found: Restored, noise_std: flo
     beside `expected_coverage`, `(K - 1) / (K + 1)`, that of draws of the posterior, over the values
     that the measurement leaves open. `spread`: RMS error of the mean over that expected of it,
     `std sqrt(1 + 1 / K)`; 1 where the restorations vary as much as they err. `psnr` of the mean and
-    of single ones, `ssim` of the mean: of levels in [0, 1], for images.
+    of single ones, `ssim` of the mean: of levels in [0, 1], for images. Without a truth `misfit`
+    alone.
     """
     n, k = found.failed.shape
     mean, std = mean_and_std(found)
@@ -158,6 +205,8 @@ def scores(experiment, operator: LinearOperator, found: Restored, noise_std: flo
     error = found.y[which] - np.asarray(operator.forward(jnp.asarray(states)))
     misfit = float(np.sqrt(np.mean(error**2)))
     result = {"misfit": misfit / noise_std if noise_std else misfit}
+    if found.truth is None:
+        return result
     if k > 1 and not found.failed.any():
         low, high = found.x.min(axis=1), found.x.max(axis=1)
         free = high - low > 1e-3 * np.std(found.truth)
@@ -195,12 +244,13 @@ def scores(experiment, operator: LinearOperator, found: Restored, noise_std: flo
 
 def picture(experiment, operator: LinearOperator, found: Restored, file: Path) -> None:
     """A row for each example: truth, what the measurement says, mean, standard deviation, draws."""
-    rows = min(ROWS, len(found.truth))
+    rows = min(ROWS, len(found.y))
     mean, std = mean_and_std(found)
     unit = lambda v: np.asarray(experiment.scaler.to_unit(jnp.asarray(v[:rows])))
     spread = np.nan_to_num(std[:rows]) / max(float(np.nanmax(std[:rows])), 1e-12)
     draws = [unit(found.x[:, j]) for j in range(min(SHOWN, found.x.shape[1]))]
-    columns = [unit(found.truth), unit(seen(operator, found)), unit(mean), spread, *draws]
+    known = [] if found.truth is None else [unit(found.truth)]
+    columns = [*known, unit(seen(operator, found)), unit(mean), spread, *draws]
     images = np.stack(columns, axis=1).reshape(-1, *experiment.shape)
     save_png(file, grid(images, columns=len(columns)))
 

@@ -182,6 +182,35 @@ def test_files(images, tmp_path):
     assert (folder / "pigdm_downsample_2-6.png").stat().st_size > 100
 
 
+def test_measurements_of_a_file(images, tmp_path):
+    """The same draws as of the example that was measured, with nothing known of the truth."""
+    changes = {"guidance__noise_std": 0.1, "guidance__samples": 3, **HEUN}
+    known = experiment(images, guidance__method="mmps", **changes)
+    restoration = build_restoration(known)
+    found = restore(known, restoration, PARAMS, range(5))
+    np.savez(tmp_path / "y.npz", y=found.y)
+    given = {"guidance__measurement": str(tmp_path / "y.npz"), **changes}
+    blind = experiment(images, guidance__method="mmps", **given)
+    again = restore(blind, restoration, PARAMS, range(5))
+    assert again.truth is None
+    np.testing.assert_array_equal(again.x, found.x)
+    told = run_restoration(restoration, blind, PARAMS, tmp_path, 8, range(1, 3))
+    assert 0.5 < told["misfit"] < 2.0 and "psnr" not in told and "coverage" not in told
+    assert "truth" not in np.load(tmp_path / "restored" / "step_8" / "mmps_downsample_1-2.npz")
+    with pytest.raises(ValueError, match=r"--seeds ends at 5 and .* has examples 0 to 4"):
+        restore(blind, restoration, PARAMS, range(3, 6))
+    for y, sentence in (
+        (found.y[:, :1], r"`y` of .* has shape .* it must be \('n', 2, 2, 1\)"),
+        (np.full_like(found.y, np.nan), "not finite; give finite floats"),
+    ):
+        np.savez(tmp_path / "y.npz", y=y)
+        with pytest.raises(ValueError, match=sentence):
+            restore(blind, restoration, PARAMS, range(2))
+    (tmp_path / "y.npz").write_text("no array")
+    with pytest.raises(ValueError, match="not an npz file with an array `y`"):
+        restore(blind, restoration, PARAMS, range(2))
+
+
 # What is refused.
 
 

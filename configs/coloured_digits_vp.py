@@ -1,0 +1,23 @@
+"""Handwritten digits in colour, 8x8x3, variance-preserving law: for colouring.
+
+python -m tools.coloured_digits runs/coloured_digits.npz
+python main.py --config configs/coloured_digits_vp.py --workdir runs/coloured --mode train
+python main.py --config configs/coloured_digits_vp.py --workdir runs/coloured --mode sample \\
+    --config.guidance.method=impute --config.guidance.operator=greyscale \\
+    --config.sampling.corrector=langevin
+"""
+
+from ml_collections import ConfigDict
+
+from configs.base import DATA
+from configs.digits import digits
+
+
+def get_config():
+    config = digits("vp")
+    config.model.width = 512
+    rest = {key: config.data[key] for key in config.data if key != "dataset"}
+    config.data = ConfigDict({"dataset": "npz", **DATA["npz"], **rest})
+    config.data.path = "runs/coloured_digits.npz"
+    config.eval.mixture = False
+    return config
