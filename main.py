@@ -23,6 +23,7 @@ from ml_collections import config_flags
 from build import Experiment, build
 from build_guidance import build_classes, check_condition
 from build_restoration import build_restoration
+from check import RESTORATION
 from data.source import unknown
 from evaluation.fid_stats import write_fid_stats
 from evaluation.latents import run_decode, run_encode, run_interpolate
@@ -85,9 +86,14 @@ def run(experiment: Experiment, workdir: Path) -> None:
             "is a classifier; name this workdir in guidance.classifier of a run that samples."
         )
     experiment = dataclasses.replace(experiment, classes=build_classes(experiment))
-    restoration, writers = build_restoration(experiment), dict(WRITERS)
-    if restoration is not None:
-        writers["sample"] = partial(run_restoration, restoration)
+    writers = dict(WRITERS)
+    if experiment.config.guidance.method in RESTORATION:
+        if MODE.value != "sample":
+            raise ValueError(
+                f"guidance.method is {experiment.config.guidance.method!r}, which restores "
+                f"measurements in --mode sample, and --mode is {MODE.value}; set it to 'none'."
+            )
+        writers["sample"] = partial(run_restoration, build_restoration(experiment))
     if MODE.value in WRITERS:
         seeds = parse_seeds(SEEDS.value)
         step, params = restore_ema(experiment, workdir, STEP.value)

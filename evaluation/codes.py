@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from evaluation.sampling import in_parts
 from likelihood.latents import Latents, decode, encode
 from samplers.base import SampleResult
 from sde_lib import example_keys, fold_in, split
@@ -61,18 +62,10 @@ def decode_codes(experiment, params: Any, z: np.ndarray, denoise: bool = False) 
 
 
 def in_batches(experiment, batch: Callable, params: Any, array: np.ndarray) -> Any:
-    """`batch(params, part)` over parts of `sampling.batch_size` along the first axis: a tuple of
-    arrays, each joined again.
-
-    The last part is filled up with its own first entry, so one program serves all.
-    """
-    size, run, parts = min(experiment.config.sampling.batch_size, len(array)), jax.jit(batch), []
-    for first in range(0, len(array), size):
-        part = array[first : first + size]
-        full = np.concatenate([part, np.repeat(part[:1], size - len(part), axis=0)])
-        result = jax.device_get(run(params, full))
-        parts.append([leaf[: len(part)] for leaf in result])
-    return [np.concatenate(leaves) for leaves in zip(*parts)]
+    """`batch(params, part)` over parts of `sampling.batch_size` along the first axis, see
+    `in_parts`."""
+    size, run = min(experiment.config.sampling.batch_size, len(array)), jax.jit(batch)
+    return in_parts(lambda part: run(params, part), size, array)
 
 
 def to_levels(experiment, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

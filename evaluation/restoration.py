@@ -15,7 +15,7 @@ import numpy as np
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from evaluation.pictures import grid, save_png
-from evaluation.sampling import by_example, pictured, to_levels
+from evaluation.sampling import arrays_of, by_example, in_parts, pictured, to_levels
 from guidance import LinearOperator, measure
 from sde_lib import example_keys, fold_in, split
 
@@ -115,14 +115,9 @@ def one_by_one(experiment, restoration, params: Any, keys: jax.Array, y: jax.Arr
         run = lambda key, x, y: restoration.run(key, experiment.predict(params), x, y)
         return by_example(experiment, run)(steps, x, y)
 
-    size, parts = min(experiment.config.sampling.batch_size, n * k), []
-    for first in range(0, n * k, size):
-        part = np.arange(first, min(first + size, n * k))
-        full = np.concatenate([part, np.zeros(size - len(part), int)])
-        found = jax.device_get(batch(params, draws[full], y[which[full]]))
-        spread = [np.broadcast_to(v, (size,)) for v in (found.nfe, found.failed)]
-        parts.append([v[: len(part)] for v in (found.x, *spread)])
-    return [np.concatenate(v) for v in zip(*parts)]
+    size = min(experiment.config.sampling.batch_size, n * k)
+    run = lambda keys, y: arrays_of(batch(params, keys, y))
+    return in_parts(run, size, draws, y[which])
 
 
 def together(experiment, restoration, params: Any, keys: jax.Array, y: jax.Array):
@@ -199,7 +194,6 @@ def scores(experiment, operator: LinearOperator, found: Restored, noise_std: flo
     """
     n, k = found.failed.shape
     mean, std = mean_and_std(found)
-    some = ~found.failed.all(axis=1)
     states = found.x[~found.failed]
     which = np.repeat(np.arange(n), k)[~found.failed.ravel()]
     error = found.y[which] - np.asarray(operator.forward(jnp.asarray(states)))
@@ -208,38 +202,42 @@ def scores(experiment, operator: LinearOperator, found: Restored, noise_std: flo
     if found.truth is None:
         return result
     if k > 1 and not found.failed.any():
-        low, high = found.x.min(axis=1), found.x.max(axis=1)
-        free = high - low > 1e-3 * np.std(found.truth)
-        inside = (low <= found.truth) & (found.truth <= high)
-        result["coverage"] = float(inside[free].mean()) if free.any() else None
-        result["expected_coverage"] = (k - 1) / (k + 1)
-        excess = (found.truth - mean)[free] ** 2, std[free] ** 2 * (1 + 1 / k)
-        ratio = np.mean(excess[0]) / np.mean(excess[1]) if free.any() else np.nan
-        result["spread"] = float(np.sqrt(ratio)) if free.any() else None
+        result.update(calibration(found, mean, std))
     if pictured(experiment):
-        unit = lambda v: to_levels(experiment, v)[1]
-        truth = unit(found.truth)
-        psnr = lambda a, b: peak_signal_noise_ratio(a, b, data_range=1.0)
-        each = unit(np.nan_to_num(found.x.reshape(-1, *experiment.shape)))
-        each = each.reshape(n, k, *experiment.shape)
-        ok = np.argwhere(~found.failed)
-        # Of the mean as it is, not rounded to levels.
-        smooth = np.asarray(experiment.scaler.to_unit(jnp.asarray(mean)))
-        side = min(7, min(experiment.shape[:2]) // 2 * 2 - 1)
-        result["psnr"] = float(np.mean([psnr(truth[i], smooth[i]) for i in np.flatnonzero(some)]))
-        exact = np.mean([np.mean((truth[i] - each[i, j]) ** 2) for i, j in ok])
-        result["psnr_of_samples"] = float(-10.0 * np.log10(exact)) if exact > 0 else None
-        result["ssim"] = float(
-            np.mean(
-                [
-                    structural_similarity(
-                        truth[i], smooth[i], data_range=1.0, channel_axis=-1, win_size=side
-                    )
-                    for i in np.flatnonzero(some)
-                ]
-            )
-        )
+        result.update(likeness(experiment, found, mean))
     return result
+
+
+def calibration(found: Restored, mean: np.ndarray, std: np.ndarray) -> dict:
+    """`coverage` and `spread`, None where the measurement leaves nothing open."""
+    k = found.x.shape[1]
+    low, high = found.x.min(axis=1), found.x.max(axis=1)
+    free = high - low > 1e-3 * np.std(found.truth)
+    result = {"coverage": None, "expected_coverage": (k - 1) / (k + 1), "spread": None}
+    if free.any():
+        inside = (low <= found.truth) & (found.truth <= high)
+        ratio = np.mean((found.truth - mean)[free] ** 2) / np.mean(std[free] ** 2 * (1 + 1 / k))
+        result.update(coverage=float(inside[free].mean()), spread=float(np.sqrt(ratio)))
+    return result
+
+
+def likeness(experiment, found: Restored, mean: np.ndarray) -> dict:
+    """`psnr` and `ssim` of the mean, as it is and not rounded to levels; `psnr_of_samples`, None
+    where all are equal to the truth."""
+    unit = lambda v: to_levels(experiment, v)[1]
+    truth, kept = unit(found.truth), ~found.failed
+    smooth = np.asarray(experiment.scaler.to_unit(jnp.asarray(mean)))
+    some = np.flatnonzero(kept.any(axis=1))
+    error = np.mean((unit(found.x[kept]) - truth[np.nonzero(kept)[0]]) ** 2)
+    psnr = lambda i: peak_signal_noise_ratio(truth[i], smooth[i], data_range=1.0)
+    window = {"data_range": 1.0, "channel_axis": -1}
+    window["win_size"] = min(7, min(experiment.shape[:2]) // 2 * 2 - 1)
+    ssim = lambda i: structural_similarity(truth[i], smooth[i], **window)
+    return {
+        "psnr": float(np.mean([psnr(i) for i in some])),
+        "psnr_of_samples": float(-10.0 * np.log10(error)) if error > 0 else None,
+        "ssim": float(np.mean([ssim(i) for i in some])),
+    }
 
 
 def picture(experiment, operator: LinearOperator, found: Restored, file: Path) -> None:

@@ -4,7 +4,7 @@ Sample i is a function of `(eval.seed, i)` and the parameters: its start, and th
 its steps, come from `example_keys(seed, i)`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,39 @@ def draw(experiment, params: Any, indices: Sequence[int], seed: int) -> SampleRe
     Returns model-scaled `x` (n, ...), the mean `nfe`, and `failed` (n,). The last batch is padded,
     so one program serves all.
     """
-    indices = np.asarray(indices)
-    size = experiment.config.sampling.batch_size
+    indices = np.asarray(indices, np.int32)
     batch = jax.jit(lambda params, own, i: sample_batch(experiment, params, seed, i, own))
-    own = None if experiment.classes is None else experiment.classes.own
-    parts = []
-    for first in range(0, len(indices), size):
-        part = indices[first : first + size]
-        padded = np.concatenate([part, np.zeros(size - len(part), part.dtype)])
-        result = jax.device_get(batch(params, own, padded.astype(np.int32)))
-        nfe = np.broadcast_to(result.nfe, (size,))
-        failed = np.broadcast_to(result.failed, (size,))
-        parts.append([array[: len(part)] for array in (result.x, nfe, failed)])
-    x, nfe, failed = (np.concatenate(arrays) for arrays in zip(*parts))
+
+    def run(i):
+        return arrays_of(batch(params, own_parameters(experiment), i))
+
+    x, nfe, failed = in_parts(run, experiment.config.sampling.batch_size, indices)
     return SampleResult(x, None, np.mean(nfe), failed)
+
+
+def in_parts(run: Callable, size: int, *arrays) -> list[np.ndarray]:
+    """`run(*parts)`, a tuple of arrays, over parts of that size along the first axis; each joined.
+
+    The last part is filled up with its own first entry, so one program serves all.
+    """
+    found, count = [], len(arrays[0])
+    for first in range(0, count, size):
+        part = np.arange(first, min(first + size, count))
+        full = np.concatenate([part, np.full(size - len(part), first)])
+        result = jax.device_get(run(*(array[full] for array in arrays)))
+        found.append([leaf[: len(part)] for leaf in result])
+    return [np.concatenate(leaves) for leaves in zip(*found)]
+
+
+def arrays_of(result: SampleResult) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`x`, `nfe` and `failed` of a batch, each with an entry for every sample."""
+    each = lambda v: jnp.broadcast_to(v, result.x.shape[:1])
+    return result.x, each(result.nfe), each(result.failed)
+
+
+def own_parameters(experiment) -> Any:
+    """The parameters of the guide to classes; None where there is none, or it has none."""
+    return None if experiment.classes is None else experiment.classes.own
 
 
 def sample_batch(
@@ -128,8 +147,8 @@ def trajectory(experiment, params: Any, path: Path, rows: int = 8, columns: int 
     """
     collect = lambda state: state.x
     seed, numbers = experiment.config.eval.seed, jnp.arange(rows)
-    run = jax.jit(lambda p: sample_batch(experiment, p, seed, numbers, collect=collect))
-    result = jax.device_get(run(params))
+    run = jax.jit(lambda p, own: sample_batch(experiment, p, seed, numbers, own, collect=collect))
+    result = jax.device_get(run(params, own_parameters(experiment)))
     shown = np.linspace(0, len(result.trace) - 1, columns - 1).round().astype(int)
     frames = [result.trace[i] for i in shown] + [result.x]
     times = [float(result.ts[i + 1]) for i in shown] + [0.0]

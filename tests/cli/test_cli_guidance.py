@@ -68,6 +68,14 @@ def test_sampling_a_class(program, trained, workdirs):
     assert not np.array_equal(moved, file["arr_0"])
 
 
+def test_a_restoration_is_sampled(program, trained, workdirs):
+    """By no other mode, whose report would name a guide that nothing follows."""
+    given = flags(guidance__method="pigdm", guidance__noise_std=0.1)
+    result = program("--config", VP, "--workdir", workdirs[1], "--mode", "eval", *given)
+    assert result.status != 0 and len(result.err.splitlines()) == 1, result
+    assert "restores measurements in --mode sample, and --mode is eval" in result.err
+
+
 @pytest.mark.parametrize(
     "config, changes, sentence",
     [

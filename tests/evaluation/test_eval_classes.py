@@ -12,7 +12,7 @@ from known_data import LEVELS, PARAMS, SHAPE, config, exact
 from build import build
 from build_guidance import build_classes, check_condition
 from configs.digits import digits_classifier
-from evaluation.sampling import draw, run_sampling
+from evaluation.sampling import draw, run_sampling, trajectory
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 MEANS, STD = (-0.5, 0.3, 0.0), 0.2  # of class 0, of class 1, and of none
@@ -62,6 +62,23 @@ def test_each_sample_is_of_its_class(labelled, method):
     # The same alone and among others, whatever its neighbours' class.
     alone = draw(experiment, PARAMS, [7], seed=0)
     np.testing.assert_allclose(alone.x[0], result.x[7], atol=2e-5)
+
+
+def test_parameters_of_a_guide_reach_every_picture(labelled, tmp_path):
+    """In samples and in trajectories."""
+    experiment = with_classes(conditional(labelled, **METHODS["pc"]))
+    plain, drawn = experiment.classes, []
+
+    def predict(params, own, label):
+        drawn.append(own["shift"])
+        return plain.predict(params, None, label)
+
+    guided = plain._replace(own={"shift": jnp.ones(())}, predict=predict)
+    experiment = dataclasses.replace(experiment, classes=guided)
+    draw(experiment, PARAMS, range(3), seed=0)
+    trajectory(experiment, PARAMS, tmp_path / "t.png", rows=2)
+    # Traced, not a constant of the program: once in each.
+    assert len(drawn) == 2 and all(isinstance(v, jax.core.Tracer) for v in drawn)
 
 
 def test_one_class_for_all(labelled, tmp_path):
