@@ -15,6 +15,7 @@ import samplers
 from build import Experiment
 from build_sampling import build_grid, build_parts
 from check import RESTORATION
+from evaluation.given import given_source
 from guidance import LinearOperator
 from guidance.operators import random_lines
 from samplers.base import SampleResult
@@ -39,14 +40,16 @@ def build_restoration(experiment: Experiment) -> Restoration | None:
     """The restoration that a config asks for; None where it asks for none.
 
     Raises:
-        ValueError: for an operator that does not fit the data, or a method that does not fit the
-            operator or the sampler.
+        ValueError: for an operator that does not fit the data, pictures that are not there, or a
+            method that does not fit the operator or the sampler.
     """
     config, path = experiment.config, experiment.path
     section = config.guidance
     if section.method not in RESTORATION:
         return None
     operator = build_operator(section, experiment.shape)
+    if not section.measurement:
+        given_source(experiment, section.dataset)  # refused here, if at all
     if section.method == "ensemble":
         return Restoration(operator, together=build_ensemble(config, path, operator))
     if section.method in STEPPING:
@@ -174,17 +177,18 @@ def build_lines(lines: int, shape: tuple[int, ...]) -> np.ndarray:
     return random_lines(width, lines, (lines + 1) // 2, np.random.default_rng(0))
 
 
-def build_mask(name: str, shape: tuple[int, ...]) -> np.ndarray:
+def build_mask(name: str, shape: tuple[int, ...], key: str = "guidance.mask") -> np.ndarray:
     """What is kept, ones and zeros `(H, W)`: all but a box in the middle, the left or the upper
-    half, a random half of the pixels; or a file, `.npy` or a picture of black and white.
+    half, a random half of the pixels; or a file, `.npy` or a picture of black and white. `key` is
+    where the config says so.
 
     Raises:
         ValueError: for a file that is not there or does not hold that, or data that are no images.
     """
     if len(shape) != 3:
         raise ValueError(
-            f"guidance.operator is 'mask' and examples have shape {tuple(shape)}; masks of a "
-            "config are for images (H, W, C): take guidance.mask in Python for others."
+            f"{key} is {name!r} and examples have shape {tuple(shape)}; masks of a config are for "
+            "images (H, W, C): take guidance.operators.mask in Python for others."
         )
     height, width, _ = shape
     keep = np.zeros((height, width), int)
@@ -199,16 +203,15 @@ def build_mask(name: str, shape: tuple[int, ...]) -> np.ndarray:
         keep = np.random.default_rng(0).permutation(np.arange(height * width) % 2)
         keep = keep.reshape(height, width)
     else:
-        keep = read_mask(Path(name))
+        keep = read_mask(key, Path(name))
     return keep
 
 
-def read_mask(file: Path) -> np.ndarray:
+def read_mask(key: str, file: Path) -> np.ndarray:
     """Ones and zeros of a file; white, in a picture, is what is kept."""
     if not file.is_file():
         raise ValueError(
-            f"guidance.mask is {str(file)!r}, which is neither a file nor one of "
-            f"{', '.join(MASKS)}."
+            f"{key} is {str(file)!r}, which is neither a file nor one of {', '.join(MASKS)}."
         )
     if file.suffix == ".npy":
         return np.load(file, allow_pickle=False)

@@ -47,7 +47,7 @@ RANGES = (
         "sampling.chain_start_steps model.num_scales model.width model.depth model.expansion "
         "model.nf model.num_res_blocks latents.temperature guidance.samples guidance.factor "
         "guidance.lines guidance.angles guidance.blur_std guidance.data_std guidance.iterations "
-        "guidance.repeats guidance.jump guidance.particles",
+        "guidance.repeats guidance.jump guidance.particles edit.samples edit.strength edit.repeats",
         lambda x: 0 < x < math.inf,
         "be positive and finite",
     ),
@@ -55,17 +55,18 @@ RANGES = (
         "optim.warmup optim.weight_decay optim.grad_clip training.eval_freq training.snapshot_freq "
         "training.keep_snapshots sampling.snr sampling.eta sampling.s_churn sampling.s_tmin "
         "sampling.teleport_sigma sampling.teleport_rank sampling.lml "
-        "sampling.chain_start_std guidance.noise_std guidance.zeta",
+        "sampling.chain_start_std guidance.noise_std guidance.zeta edit.content",
         lambda x: 0 <= x < math.inf,
         "be finite and not negative",
     ),
-    ("training.label_dropout", lambda x: 0 <= x <= 1, "lie in [0, 1]"),
+    ("training.label_dropout edit.eta edit.eta_kept", lambda x: 0 <= x <= 1, "lie in [0, 1]"),
     (
         "optim.beta1 optim.beta2 training.ema_rate model.dropout sampling.lml_freeze",
         lambda x: 0 <= x < 1,
         "lie in [0, 1)",
     ),
     ("guidance.label", lambda x: x >= -1, "be a class, or -1 for all in turn"),
+    ("edit.source_label", lambda x: x >= -1, "be a class, or -1 for none"),
     ("eval.elbo_times", lambda x: x >= 2 and x % 2 == 0, "be even, and at least 2"),
     ("latents.nodes", lambda x: 2 <= x < math.inf, "be at least 2, the two ends"),
     # Of a longer seed jax would take the last 32 bits without a word.
@@ -185,7 +186,6 @@ def check_data(config: ConfigDict, train: Source, test: Source) -> None:
     section = config.eval
     choose("eval.bpd_dataset", section.bpd_dataset, ("train", "test"))
     choose("guidance.method", config.guidance.method, GUIDANCE)
-    choose("guidance.dataset", config.guidance.dataset, ("train", "test"))
     choose("latents.dataset", config.latents.dataset, ("train", "test"))
     for name in section.bounds:
         choose("eval.bounds", name, MORE_BOUNDS)

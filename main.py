@@ -12,6 +12,7 @@ import logging
 import re
 import runpy
 import sys
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,10 +22,12 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from build import Experiment, build
+from build_editing import build_editing
 from build_guidance import build_classes, check_condition
 from build_restoration import build_restoration
 from check import RESTORATION
 from data.source import unknown
+from evaluation.editing import run_editing
 from evaluation.fid_stats import write_fid_stats
 from evaluation.latents import run_decode, run_encode, run_interpolate
 from evaluation.restoration import run_restoration
@@ -86,14 +89,7 @@ def run(experiment: Experiment, workdir: Path) -> None:
             "is a classifier; name this workdir in guidance.classifier of a run that samples."
         )
     experiment = dataclasses.replace(experiment, classes=build_classes(experiment))
-    writers = dict(WRITERS)
-    if experiment.config.guidance.method in RESTORATION:
-        if MODE.value != "sample":
-            raise ValueError(
-                f"guidance.method is {experiment.config.guidance.method!r}, which restores "
-                f"measurements in --mode sample, and --mode is {MODE.value}; set it to 'none'."
-            )
-        writers["sample"] = partial(run_restoration, build_restoration(experiment))
+    writers = {**WRITERS, "sample": build_writer(experiment)}
     if MODE.value in WRITERS:
         seeds = parse_seeds(SEEDS.value)
         step, params = restore_ema(experiment, workdir, STEP.value)
@@ -108,6 +104,26 @@ def run(experiment: Experiment, workdir: Path) -> None:
         print(f"checkpoint {step}")
         for row in figure_rows(report):
             print(format_row(row))
+
+
+def build_writer(experiment: Experiment) -> Callable:
+    """What `--mode sample` writes: samples, restorations or edits."""
+    config = experiment.config
+    given = {
+        "guidance.method": config.guidance.method if config.guidance.method in RESTORATION else "",
+        "edit.method": config.edit.method if config.edit.method != "none" else "",
+    }
+    for key, method in given.items():
+        if method and MODE.value != "sample":
+            raise ValueError(
+                f"{key} is {method!r}, which takes images in --mode sample, and --mode is "
+                f"{MODE.value}; set it to 'none'."
+            )
+    if given["edit.method"]:
+        return partial(run_editing, build_editing(experiment))
+    if given["guidance.method"]:
+        return partial(run_restoration, build_restoration(experiment))
+    return run_sampling
 
 
 def parse_seeds(text: str) -> range:

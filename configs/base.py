@@ -315,7 +315,8 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     )  # noise levels c / a in which w applies, of classifier_free
     config.guidance.rescale = 0.0
     config.guidance.classifier = ""  # the workdir of a run that trained a classifier
-    # Measurements are made of examples of this split, those that --seeds numbers.
+    # Measurements are made of examples of this split, those that --seeds numbers; or of the
+    # pictures of a folder.
     config.guidance.dataset = "test"
     config.guidance.measurement = ""  # or an npz file with `y` (n, ...), whose rows they number
     config.guidance.samples = 8  # of each
@@ -336,6 +337,21 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.guidance.particles = 1000  # of ensemble, for each measurement
     config.guidance.eta = 0.85  # of ddrm, with the next
     config.guidance.eta_b = 1.0
+
+    config.edit = ConfigDict()
+    # "none"; "sdedit", noised part of the way and sampled down; "flow", up the flow ODE and down.
+    config.edit.method = "none"
+    config.edit.images = "test"  # a split, or a picture, or a folder of pictures: --seeds numbers
+    config.edit.samples = 4  # of each
+    config.edit.strength = 0.5  # how far up, in units of
+    config.edit.unit = "part"  # of the law's t1, or "sigma", the noise level c / a
+    config.edit.keep = ""  # what stays: as guidance.mask; by overwriting (sdedit) or by content
+    config.edit.content = 0.0  # weight of the energy |x0 - image|^2 / 2 where the image stays
+    config.edit.source_label = -1  # class of the images, told on the way up by "flow"; -1 for none
+    config.edit.eta = 0.0  # noise of the way down by "flow", in [0, 1], in what is edited
+    config.edit.eta_kept = 0.0  # and in what stays
+    config.edit.repeats = 1  # of the steps in the window, by "flow"
+    config.edit.window = (0.4, 0.6)  # parts of the grid
 
     config.data = ConfigDict({"dataset": data, **DATA[data]})
     config.data.centered = law != "ve"  # the model sees [-1, 1]; otherwise [0, 1]

@@ -94,15 +94,15 @@ def _files(path, split, holdout, class_folders):
     if not 0 <= holdout < 1:
         raise ValueError(f"holdout={holdout}: a fraction of at least 0 and below 1 is needed.")
     if (root / "train").is_dir() and (root / "test").is_dir():
-        listed = {name: _listed(root / name) for name in ("train", "test")}
-        folders = [(root / name, files) for name, files in listed.items()]
-        root, files = root / split, listed[split]
+        found = {name: listed(root / name) for name in ("train", "test")}
+        folders = [(root / name, files) for name, files in found.items()]
+        root, files = root / split, found[split]
         rule = f"put some into {root}"
     else:
-        listed = _listed(root)
-        folders = [(root, listed)]
-        files = [file for file in listed if (_hash(file) < holdout) == (split == "test")]
-        rule = f"{len(listed)} lie there, holdout={holdout}; add some or change `holdout`"
+        found = listed(root)
+        folders = [(root, found)]
+        files = [file for file in found if (_hash(file) < holdout) == (split == "test")]
+        rule = f"{len(found)} lie there, holdout={holdout}; add some or change `holdout`"
     if not files:
         kinds = ", ".join(sorted(SUFFIXES))
         raise FileNotFoundError(f"No images ({kinds}) for split '{split}' in {root}: {rule}.")
@@ -110,7 +110,8 @@ def _files(path, split, holdout, class_folders):
     return root, files, sorted(classes)
 
 
-def _listed(root: pathlib.Path) -> list[str]:
+def listed(root: pathlib.Path) -> list[str]:
+    """Paths below `root` of the images in it, at any depth, sorted; hidden ones are passed over."""
     found = []
     for folder, below, names in os.walk(root, followlinks=True):
         below[:] = [name for name in below if not name.startswith(".")]

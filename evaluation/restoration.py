@@ -1,4 +1,5 @@
-"""`--mode sample` under measurements: of examples of a split, or of a file, restored several times.
+"""`--mode sample` under measurements: of examples of a split, of pictures, or of a file; restored
+several times each.
 
 The noise of the measurement of example i, and the draws of its restorations, come from
 `example_keys(eval.seed, i)`: they do not depend on the batch.
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from evaluation.given import check_rows, given_images
 from evaluation.pictures import grid, save_png
 from evaluation.sampling import arrays_of, by_example, in_parts, pictured, to_levels
 from guidance import LinearOperator, measure
@@ -57,12 +59,9 @@ def restore(experiment, restoration, params: Any, seeds: range) -> Restored:
 
 
 def measured(experiment, operator: LinearOperator, seeds: range, data_keys, noise_keys):
-    """Examples of a split as the model sees them, and their measurements."""
+    """Examples of a split, or pictures, as the model sees them, and their measurements."""
     section = experiment.config.guidance
-    source = {"test": experiment.test, "train": experiment.train}[section.dataset]
-    check_rows(seeds, section.dataset, source.size)
-    raw = jnp.asarray(source.fetch(np.asarray(seeds)))
-    truth = experiment.scaler.to_model(data_keys, raw)
+    truth = given_images(experiment, section.dataset, seeds, data_keys)
     return np.asarray(truth), measure(noise_keys, operator, truth, section.noise_std)
 
 
@@ -92,14 +91,6 @@ def read_measurement(file: Path, operator: LinearOperator, seeds: range) -> jax.
     if not np.issubdtype(y.dtype, np.floating) or not np.isfinite(y).all():
         raise ValueError(f"`y` of {file} is {y.dtype} or not finite; give finite floats.")
     return jnp.asarray(y, jnp.float32)
-
-
-def check_rows(seeds: range, where: str, size: int) -> None:
-    if seeds.stop > size:
-        raise ValueError(
-            f"--seeds ends at {seeds.stop - 1} and {where} has examples 0 to {size - 1}; give "
-            "numbers of those."
-        )
 
 
 def one_by_one(experiment, restoration, params: Any, keys: jax.Array, y: jax.Array):

@@ -26,9 +26,9 @@ from guidance.posterior import (
     mixture_posterior,
     mixture_predict,
 )
-from guidance.regional import regional, time_travel
+from guidance.regional import check_travel, regional, time_travel
 from guidance.repaint import repaint
-from guidance.sdedit import edit_time, flow_edit, sdedit
+from guidance.sdedit import edit_grid, edit_time, flow_edit, sdedit
 
 GUIDES = {"dps": dps, "pigdm": pigdm, "mmps": mmps, "annealed": annealed}
 RESTORERS = {"ddrm": ddrm}
@@ -43,12 +43,14 @@ __all__ = [
     "Misfit",
     "Mixture",
     "annealed",
+    "check_travel",
     "classifier_free",
     "classifier_guidance",
     "ddrm",
     "dps",
     "dps_steps",
     "draws",
+    "edit_grid",
     "edit_time",
     "energy_guidance",
     "ensemble",

@@ -92,10 +92,7 @@ def time_travel(
     check_path(path)
     if ts.ndim != 1:
         raise ValueError(f"ts has the shape {ts.shape}; time travel takes one grid for all.")
-    if not 0.0 <= window[0] <= window[1] <= 1.0:
-        raise ValueError(f"The window is {window}; give two rising parts of the grid, in [0, 1].")
-    if repeats < 1 or every < 1:
-        raise ValueError(f"repeats is {repeats} and every {every}; both must be at least 1.")
+    check_travel(window, repeats, every)
     steps = len(ts) - 1
     first, last = (int(np.ceil(part * steps - 1e-9)) for part in window)
     times = [repeats if i in range(first, last, every) else 1 for i in range(steps)]
@@ -120,3 +117,13 @@ def time_travel(
     nfe = len(index) * sampler.nfe + int(again.sum()) + denoise
     x = predict(state.x, ts[-1]).x0 if denoise else state.x
     return SampleResult(x, None, jnp.asarray(nfe), ts=ts)
+
+
+def check_travel(window: tuple[float, float], repeats: int, every: int = 1) -> None:
+    """Raises:
+    ValueError: for a window, repeats or every that `time_travel` cannot have.
+    """
+    if not 0.0 <= window[0] <= window[1] <= 1.0:
+        raise ValueError(f"The window is {window}; give two rising parts of the grid, in [0, 1].")
+    if repeats < 1 or every < 1:
+        raise ValueError(f"repeats is {repeats} and every {every}; both must be at least 1.")

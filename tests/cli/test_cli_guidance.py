@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny import flags
 
 VP = "configs/digits_vp.py"
@@ -68,12 +69,27 @@ def test_sampling_a_class(program, trained, workdirs):
     assert not np.array_equal(moved, file["arr_0"])
 
 
-def test_a_restoration_is_sampled(program, trained, workdirs):
+def test_a_picture_is_edited(program, trained, workdirs, tmp_path):
+    run = workdirs[1]
+    strokes = np.zeros((16, 16), np.uint8)
+    strokes[:, 6:9] = 255
+    Image.fromarray(strokes).save(tmp_path / "one.png")
+    given = flags(edit__method="sdedit", edit__images=str(tmp_path), edit__samples=3)
+    call = ("--config", VP, "--workdir", run, "--seeds", "0")
+    result = program(*call, "--mode", "sample", *given)
+    assert (result.status, result.err) == (0, "")
+    stored = np.load(run / "edited" / "step_6" / "sdedit_0-0.npz")
+    assert stored["arr_0"].shape == (1, 3, 8, 8, 1)
+    assert stored["image"][0, :, 3, 0].min() > stored["image"][0, :, 0, 0].max()
+
+
+@pytest.mark.parametrize("method", [{"guidance__method": "pigdm"}, {"edit__method": "sdedit"}])
+def test_what_takes_images_is_sampled(program, trained, workdirs, method):
     """By no other mode, whose report would name a guide that nothing follows."""
-    given = flags(guidance__method="pigdm", guidance__noise_std=0.1)
+    given = flags(**method, guidance__noise_std=0.1)
     result = program("--config", VP, "--workdir", workdirs[1], "--mode", "eval", *given)
     assert result.status != 0 and len(result.err.splitlines()) == 1, result
-    assert "restores measurements in --mode sample, and --mode is eval" in result.err
+    assert "which takes images in --mode sample, and --mode is eval" in result.err
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,19 @@ def test_measurements_of_a_file(images, tmp_path):
         restore(blind, restoration, PARAMS, range(2))
 
 
+def test_pictures_are_measured(images, tmp_path):
+    """At the levels that they have."""
+    raw = np.load(images)["x_test"][:3]
+    for name, picture in zip("cab", raw[[2, 0, 1]]):
+        Image.fromarray(np.uint8(np.round(picture[..., 0] * (255 / (LEVELS - 1))))).save(
+            tmp_path / f"{name}.png"
+        )
+    changes = {"guidance__noise_std": 0.1, "guidance__samples": 2, **HEUN}
+    known = experiment(images, guidance__method="mmps", guidance__dataset=str(tmp_path), **changes)
+    found = restore(known, build_restoration(known), PARAMS, range(3))
+    np.testing.assert_allclose(found.truth, (raw + 0.5) / LEVELS * 2 - 1, atol=1.5 / 255)
+
+
 # What is refused.
 
 
@@ -251,6 +264,7 @@ def test_measurements_of_a_file(images, tmp_path):
             },
             "samples is 40 and guidance.particles 10",
         ),
+        ({"guidance__dataset": "tset"}, "tset is neither a split, 'train' or 'test', nor a pic"),
         (
             {"guidance__method": "impute", "guidance__operator": "mask", "guidance__mask": "lft"},
             "guidance.mask is 'lft', which is neither a file nor one of box, left",
