@@ -1,13 +1,14 @@
 """How near do guided samples come to a known posterior, by evaluations and passes back?
 
-    python -m benchmarks.guidance [--steps 10 20 50] [--json OUT]
+    python -m benchmarks.guidance [guides] [ensemble] [impute] [classes] [--steps 10 20 50]
+                                  [--json OUT]
 
 Problems of `guidance_problem.py`, each method handed the exact network. `error_mean` is the
 distance of the means in posterior standard deviations, `error_cov` that of the covariances relative
 to the posterior's. On Gaussian data a deterministic method is an affine map of its start, which is
 read off: those rows have no sampling error. The others are of 512 samples, and `*_se` says what
 perfect samples would be off by. `nfe` counts evaluations of the network and `passes` products with
-its derivative.
+its derivative. Besides the guides, `guidance_limits.py`: what is exact in a limit.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import guidance_limits
 from benchmarks.guidance_peers import Row, peers
 from benchmarks.guidance_problem import (
     LAW,
@@ -35,6 +37,7 @@ from guidance import annealed, ddrm, dps, dps_steps, mmps, pigdm
 from samplers import Sampler, ancestral, dpm_multistep, make_grid, velocity_ab
 
 GRID = "karras"
+PARTS = ("guides", *guidance_limits.PARTS)
 
 
 def ours(problem: Problem) -> list[Row]:
@@ -156,15 +159,29 @@ def table(rows: list[dict], steps: int) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all by default")
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 50])
     parser.add_argument("--json", help="where the rows are written")
     args = parser.parse_args(arguments)
+    if unknown := set(args.parts) - set(PARTS):
+        parser.error(f"there is no part {unknown.pop()!r}; there are {', '.join(PARTS)}.")
+    everything = []
     with jax.enable_x64(True):
-        rows = [row for problem in problems() for row in compare(problem, args.steps)]
-    for steps in args.steps:
-        table(rows, steps)
+        for part in args.parts or PARTS:
+            if part == "guides":
+                rows = [row for problem in problems() for row in compare(problem, args.steps)]
+                for steps in args.steps:
+                    table(rows, steps)
+            else:
+                rows = []
+                for row in guidance_limits.PARTS[part]():
+                    rows.append(row)
+                    print(f"{row['problem']}, {row['operator']}: {row['method']}", flush=True)
+                print(f"\n{part}; error of the mean / of the covariance")
+                guidance_limits.show(rows)
+            everything += [{"part": part, **row} for row in rows]
     if args.json:
-        Path(args.json).write_text(json.dumps(rows, indent=1))
+        Path(args.json).write_text(json.dumps(everything, indent=1))
 
 
 if __name__ == "__main__":
