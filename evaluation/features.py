@@ -15,6 +15,8 @@ import numpy as np
 from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
+from evaluation.inception import load_inception
+
 
 class Features(NamedTuple):
     """Vectors and the id of the space they live in. `values`: (N, d) float64."""
@@ -28,13 +30,15 @@ class FeatureSpace:
     """A named map from images (N, ...), floats in [0, 1], to features (N, d) in float64.
 
     `id` tells two spaces of one name apart (a learnt one hashes its weights). `classify`, where the
-    space comes from a classifier, maps the same images to labels (N,).
+    space comes from a classifier of the data at hand, maps the same images to labels (N,), and
+    `probabilities`, where it comes from any classifier, to rows that sum to one, (N, classes).
     """
 
     name: str
     id: str
     extract: Callable[[np.ndarray], np.ndarray]
     classify: Callable[[np.ndarray], np.ndarray] | None = None
+    probabilities: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __call__(self, images) -> Features:
         return Features(self.id, self.extract(images))
@@ -90,21 +94,57 @@ def fit_classifier(train_images, train_labels, *, hidden=(128, 64), seed=0) -> F
     def classify(images):
         return network.predict(flatten_unit(images))
 
+    def probabilities(images):
+        return network.predict_proba(flatten_unit(images))
+
     digest = hash_weights(network.coefs_ + network.intercepts_)
-    return FeatureSpace("classifier", f"classifier-{digest}", extract, classify)
+    return FeatureSpace("classifier", f"classifier-{digest}", extract, classify, probabilities)
+
+
+def inception(name="inception", *, weights="", resize="clean") -> FeatureSpace:
+    """The 2048 features of an Inception-v3 that was trained on ImageNet, for images (N, H, W, C).
+
+    `name` 'inception' is the graph of 2015, whose distance is the one in papers; 'inception_v3' is
+    torchvision's network. C is 1 or 3, grey is repeated. `id` names the network, the hash of its
+    weights and the resize: `inception-2015-6726825d-clean`. Its probabilities are of ImageNet's
+    classes, not of the data's; those of the Inception score (Salimans et al. 2016).
+
+    Args:
+        weights: the file with the weights, or the folder that holds it; empty for the folder
+            `SCOREFIELD_WEIGHTS`, or `~/.cache/scorefield` where that is not set.
+        resize: how images become 299x299: 'clean', 'legacy_tensorflow' or 'legacy_pytorch'.
+
+    Raises:
+        ValueError: the name or the resize is unknown, or the file is not what it should be.
+        FileNotFoundError: there is no file with the weights.
+    """
+    network = load_inception(name, weights=weights, resize=resize)
+    return FeatureSpace(
+        name,
+        network.id,
+        extract=lambda images: network.features(unit_batch(images)),
+        probabilities=lambda images: network.probabilities(unit_batch(images)),
+    )
 
 
 FEATURE_SPACES = {
-    "pixels": lambda images, labels: pixels(),
-    "classifier": fit_classifier,
+    "pixels": lambda images, labels, **options: pixels(),
+    "classifier": lambda images, labels, **options: fit_classifier(images, labels),
+    "inception": lambda images, labels, **options: inception("inception", **options),
+    "inception_v3": lambda images, labels, **options: inception("inception_v3", **options),
 }
 
 
-def feature_space(name: str, train_images, train_labels) -> FeatureSpace:
-    """The space of that name, fitted to the training split where it has something to fit."""
+def feature_space(
+    name: str, train_images, train_labels, *, weights: str = "", resize: str = "clean"
+) -> FeatureSpace:
+    """The space of that name, fitted to the training split where it has something to fit.
+
+    `weights` and `resize` are those of `inception`; the other spaces have no use for them.
+    """
     if name not in FEATURE_SPACES:
         raise ValueError(f"feature space {name!r} is unknown; choose one of {list(FEATURE_SPACES)}")
-    return FEATURE_SPACES[name](train_images, train_labels)
+    return FEATURE_SPACES[name](train_images, train_labels, weights=weights, resize=resize)
 
 
 def accuracy(space: FeatureSpace, images, labels) -> float:
@@ -122,7 +162,13 @@ def accuracy(space: FeatureSpace, images, labels) -> float:
 
 
 def flatten_unit(images) -> np.ndarray:
-    """Images (N, ...), floats in [0, 1], as rows (N, d) of float64.
+    """Images (N, ...), floats in [0, 1], as rows (N, d) of float64; refuses as `unit_batch`."""
+    x = unit_batch(images)
+    return x.reshape(len(x), -1).astype(np.float64)
+
+
+def unit_batch(images) -> np.ndarray:
+    """The images (N, ...) themselves, once it is known that they are floats in [0, 1].
 
     Raises:
         ValueError: not a batch, not floats, or outside [0, 1] (integers or data still scaled to
@@ -134,7 +180,6 @@ def flatten_unit(images) -> np.ndarray:
             f"images have shape {x.shape} and dtype {x.dtype}; features need a batch (N, ...) of "
             "floats in [0, 1]: divide integer levels by the highest level"
         )
-    x = x.reshape(len(x), -1).astype(np.float64)
     # The comparison is written so that a NaN fails it too; float32 scalers may round past the edge.
     if x.size and not (x.min() >= -1e-6 and x.max() <= 1 + 1e-6):
         raise ValueError(

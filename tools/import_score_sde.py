@@ -22,9 +22,9 @@ import main as program
 from build import build_data, build_model, build_optimizer, build_path
 from check import check_combinations, check_numbers
 from data import stated_shape
+from data.torch_file import LEGACY_MAGIC, ZIP_MAGIC
 from tools.flax_checkpoint import OriginalState, read_flax
 from tools.pytorch_checkpoint import read_pytorch
-from tools.torch_file import LEGACY_MAGIC, ZIP_MAGIC
 from tools.train_state import Target, train_state
 from training.checkpoint import CheckpointError, Checkpoints
 from training.state import TrainState, create_state, parameter_count
@@ -94,13 +94,8 @@ def reader_of(path: Path) -> Callable[[Path, tuple[str, ...]], OriginalState]:
         raise FileNotFoundError(f"There is no file {path}.")
     with open(path, "rb") as file:
         start = file.read(len(LEGACY_MAGIC))
-    if start.startswith(ZIP_MAGIC):
+    if start.startswith((ZIP_MAGIC, LEGACY_MAGIC)):
         return read_pytorch
-    if start == LEGACY_MAGIC:
-        raise ValueError(
-            f"{path} was saved by torch before 1.6; load it with torch.load and save it again with "
-            "torch.save."
-        )
     return lambda path, layers: read_flax(path)
 
 

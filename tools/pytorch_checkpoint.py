@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from data.torch_file import load
 from tools.flax_checkpoint import OriginalState
-from tools.torch_file import load
 
 # Where an axis of a weight comes from, by their number: (out, in) and (out, in, height, width).
 AXES = {2: (1, 0), 4: (2, 3, 1, 0)}

@@ -1,10 +1,7 @@
 """Checkpoints of the PyTorch code of score_sde, read without torch."""
 
 import functools
-import io
-import os
 import pickle
-import zipfile
 from pathlib import Path
 
 import jax
@@ -12,12 +9,12 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict
+from torch_bytes import saved, saved_before, tensor
 
 from build import build_model
 from configs.base import base
 from tools.import_score_sde import import_checkpoint, remarks
 from tools.pytorch_checkpoint import flax_names, to_flax
-from tools.torch_file import LEGACY_MAGIC, load
 
 GOLDENS = Path(__file__).parent / "goldens"
 CHECKPOINT = GOLDENS / "pytorch_checkpoint.pth"
@@ -133,69 +130,6 @@ def test_axes():
     assert to_flax("1.weight", np.zeros((8, 3, 5, 2))).shape == (5, 2, 3, 8)
 
 
-def saved(folder, content, **storages):
-    """A file of torch.save with this pickle and these storages."""
-    path = folder / "file.pth"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("file/data.pkl", content)
-        for name, storage in storages.items():
-            archive.writestr(f"file/data/{name}", storage.tobytes())
-    return path
-
-
-def tensor(kind, length, offset, shape, strides):
-    """The pickle that torch writes for one tensor, a view of the storage called `a`."""
-
-    def part(value):
-        return pickle.dumps(value, 2)[2:-1]
-
-    # GLOBAL, MARK, storage's identity, TUPLE, BINPERSID; the other arguments, TUPLE, REDUCE.
-    storage = b"(" + part("storage") + f"ctorch\n{kind}\n".encode()
-    storage += part("a") + part("cpu") + part(length) + b"tQ"
-    rest = part(offset) + part(shape) + part(strides) + part(False) + part(None)
-    return b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + storage + rest + b"tR."
-
-
-def test_tensors_are_views(tmp_path):
-    storage = np.arange(24, dtype=np.float32)
-    path = saved(tmp_path, tensor("FloatStorage", 24, 4, (2, 3), (1, 5)), a=storage)
-    np.testing.assert_array_equal(load(path), [[4, 9, 14], [5, 10, 15]])
-    storage = np.arange(6)
-    path = saved(tmp_path, tensor("LongStorage", 6, 5, (), ()), a=storage)
-    assert load(path) == 5 and load(path).dtype == np.int64
-
-
-@pytest.mark.parametrize(
-    "view", [(20, (2, 3), (1, 5)), (0, (25,), (1,)), (-1, (2,), (1,)), (23, (24,), (-1,))]
-)
-def test_tensors_stay_in_their_storage(tmp_path, view):
-    path = saved(tmp_path, tensor("FloatStorage", 24, *view), a=np.zeros(24, np.float32))
-    with pytest.raises(ValueError, match="beyond its storage"):
-        load(path)
-
-
-class Call:
-    """Pickles as a call of a function, which an unpickler of the common sort would make."""
-
-    def __init__(self, function, *args):
-        self.call = (function, args)
-
-    def __reduce__(self):
-        return self.call
-
-
-def test_nothing_in_the_file_is_run(tmp_path):
-    """Neither a function that the pickle names, nor one reached through another object."""
-    mark = tmp_path / "mark"
-    calls = [Call(os.mkdir, str(mark)), Call(getattr, Call(io.StringIO), "write")]
-    content = pickle.dumps({"step": 3, "calls": calls, "scalar": np.float64(2.0)}, 2)
-    found = load(saved(tmp_path, content))
-    assert found["step"] == 3 and not mark.exists()
-    assert {type(item).__name__ for item in (*found["calls"], found["scalar"])} == {"Foreign"}
-    pickle.loads(pickle.dumps(calls[0]))
-    assert mark.exists()  # the trap is a real one
-
-
 def refused(path, folder, **changes):
     """The one sentence with which an import stops, having written nothing."""
     workdir = folder / "run"
@@ -236,9 +170,8 @@ def test_what_is_no_training_state(tmp_path, found, words):
 
 
 def test_other_files(tmp_path):
-    path = tmp_path / "old.pth"
-    path.write_bytes(LEGACY_MAGIC + bytes(100))
-    assert "before 1.6" in refused(path, tmp_path)
+    old = saved_before(tmp_path / "old.pth", pickle.dumps({"model": {}, "step": 3}, 2), {})
+    assert "lacks ema, optimizer; it holds model, step" in refused(old, tmp_path)
     unknown = tensor("QInt8Storage", 1, 0, (1,), (1,))
     assert "format" in refused(saved(tmp_path, unknown, a=np.zeros(1, np.int8)), tmp_path)
 
@@ -253,22 +186,3 @@ def test_other_files(tmp_path):
 )
 def test_another_network(tmp_path, change, words):
     assert words in refused(CHECKPOINT, tmp_path, **change)
-
-
-def test_against_torch(tmp_path):
-    """The file format, where torch is at hand: views, shared storages, kinds of numbers."""
-    torch = pytest.importorskip("torch")
-    base_ = torch.arange(24.0).reshape(4, 6)
-    kinds = (torch.float64, torch.float16, torch.int32, torch.uint8, torch.bool)
-    tensors = {
-        "whole": base_,
-        "view": base_[1:3, ::2].T,
-        "parameter": torch.nn.Parameter(base_[0]),
-        "empty": torch.zeros(0, 3),
-        **{str(kind): base_.to(kind) for kind in kinds},
-    }
-    torch.save(tensors, tmp_path / "file.pth")
-    for name, found in load(tmp_path / "file.pth").items():
-        theirs = tensors[name].detach().numpy()
-        assert found.dtype == theirs.dtype
-        np.testing.assert_array_equal(found, theirs, err_msg=name)
