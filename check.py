@@ -11,7 +11,9 @@ from ml_collections import ConfigDict
 from data import Source
 from data.source import unknown
 from evaluation.bounds import MORE_BOUNDS
+from evaluation.compare import METRICS
 from evaluation.features import FEATURE_SPACES
+from evaluation.inception import RELEASES, RESIZES
 from models import CLASSIFIERS
 from samplers.interpolation import INTERPOLATIONS
 from sde_lib.prediction import BY_LEVEL
@@ -191,6 +193,9 @@ def check_data(config: ConfigDict, train: Source, test: Source) -> None:
         choose("eval.bounds", name, MORE_BOUNDS)
     for name in section.features:
         choose("eval.features", name, FEATURE_SPACES)
+    for name in section.metrics:
+        choose("eval.metrics", name, METRICS)
+    check_inception(section, train.shape)
     if train.shape != test.shape:
         raise ValueError(
             f"{train.name} has examples of shape {train.shape} in training and {test.shape} in "
@@ -205,4 +210,15 @@ def check_data(config: ConfigDict, train: Source, test: Source) -> None:
         raise ValueError(
             f"eval.num_samples is {section.num_samples}; distances need {FEWEST_SAMPLES} or more: "
             "raise it, or set eval.enable_sampling=False."
+        )
+
+
+def check_inception(section: ConfigDict, shape: tuple[int, ...]) -> None:
+    """Refuses images that an Inception network does not take."""
+    choose("eval.resize", section.resize, RESIZES)
+    names = [name for name in section.features if name in RELEASES]
+    if names and (len(shape) != 3 or shape[-1] not in (1, 3)):
+        raise ValueError(
+            f"eval.features has {names[0]!r}, which takes grey or colour images, and examples have "
+            f"shape {tuple(shape)}; take ('pixels',)."
         )

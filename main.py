@@ -12,7 +12,7 @@ import logging
 import re
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -37,7 +37,7 @@ from evaluation.sampling import run_sampling
 from training.checkpoint import CheckpointError
 from training.loop import TrainingDiverged
 from training.metrics import read_metrics, training_seconds
-from training.run import restore_ema, run_training, steps_to_evaluate
+from training.run import restore_ema, run_training, steps_as_they_come, steps_to_evaluate
 from training.workdir import claim, flatten
 
 FLAGS = flags.FLAGS
@@ -52,6 +52,7 @@ WRITERS = {
 }
 MODE = flags.DEFINE_enum("mode", None, ["train", "eval", "fid_stats", *WRITERS], "What to do.")
 SEEDS = flags.DEFINE_string("seeds", "0-63", "Samples to draw, or examples, first-last.")
+WAIT = flags.DEFINE_bool("wait", False, "Evaluate every checkpoint as training writes it.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; the latest if not given.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the whole traceback of an error.")
 FORCE = flags.DEFINE_bool("force_config", False, "Go on in a workdir of another config.")
@@ -96,7 +97,7 @@ def run(experiment: Experiment, workdir: Path) -> None:
         check_condition(experiment, params)
         print(writers[MODE.value](experiment, params, workdir, step, seeds))
         return
-    for wanted in steps_to_evaluate(experiment.config.eval, workdir, STEP.value):
+    for wanted in steps_wanted(experiment, workdir):
         step, params = restore_ema(experiment, workdir, wanted)
         check_condition(experiment, params)
         metrics = [row for row in read_metrics(workdir) if row["step"] <= step]
@@ -104,6 +105,16 @@ def run(experiment: Experiment, workdir: Path) -> None:
         print(f"checkpoint {step}")
         for row in figure_rows(report):
             print(format_row(row))
+
+
+def steps_wanted(experiment: Experiment, workdir: Path) -> Iterable[int | None]:
+    """The checkpoints to evaluate: those that exist, or with --wait those to come as well."""
+    section = experiment.config.eval
+    if not WAIT.value:
+        return steps_to_evaluate(section, workdir, STEP.value)
+    if STEP.value is not None:
+        raise ValueError(f"--step is {STEP.value} and --wait takes every checkpoint; leave one.")
+    return steps_as_they_come(section, workdir, experiment.config.training.n_iters)
 
 
 def build_writer(experiment: Experiment) -> Callable:

@@ -287,7 +287,16 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.eval.elbo_times = 64  # evaluations in an ELBO
     config.eval.num_samples = 50_000
     config.eval.seed = 0  # of sample i: example_keys(seed, i)
-    config.eval.features = ("pixels",)  # spaces for the distances, the headline first
+    # Spaces for the distances, the headline first: "pixels", "classifier", "inception" (of 2015, as
+    # in papers), "inception_v3".
+    config.eval.features = ("pixels",)
+    config.eval.weights = ""  # file of Inception's weights or its folder; or ~/.cache/scorefield
+    config.eval.resize = "clean"  # for Inception; or "legacy_tensorflow", "legacy_pytorch"
+    # And "precision_recall", "density_coverage", "sliced_wasserstein", "fid_infinity",
+    # "inception_score".
+    config.eval.metrics = ("frechet", "kid", "mmd")
+    config.eval.statistics = ""  # npz of the first space, the distance to which is told besides
+    config.eval.statistics_space = ""  # id of its space, where the file does not say
     config.eval.mixture = False  # fit the mixture baseline: for data of a few hundred dimensions
 
     # Of --mode encode, decode and interpolate, by the solver of section `likelihood`.

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data import Source, padded_batches
-from evaluation.bits_store import COLUMNS, Rows, make_plan, open_store
+from evaluation.bits_store import COLUMNS, BitsStore, Rows, make_plan
 from evaluation.bounds import make_batch_bits
 from evaluation.codes import mend
+from evaluation.store import open_store
 
 
 class DataBits(NamedTuple):
@@ -43,7 +44,7 @@ def data_bits(
     and the pass: the value of an example does not depend on its batch.
 
     Args:
-        folder: where finished batches are kept and found again, see `bits_store`. At the end the
+        folder: where finished batches are kept and found again, see `store`. At the end the
             values of the examples are written beside it, in a table of the same name.
         step: of the checkpoint, for the plan.
         bound: a name in `BOUNDS`.
@@ -55,7 +56,7 @@ def data_bits(
     config, size = experiment.config, min(experiment.config.eval.batch_size, source.size)
     batch_bits = make_batch_bits(experiment, bound)
     plan = lambda: make_plan(experiment, params, source, step, bound)
-    store = open_store(folder, plan()) if folder else None
+    store = open_store(BitsStore, folder, plan()) if folder else None
 
     def rows_of(repeat: int, batch: int, indices: np.ndarray, mask: np.ndarray) -> Rows:
         if store and (rows := store.load(repeat, batch, indices[mask])):

@@ -3,69 +3,110 @@
 Every distance is to the test split. `train_test` is the floor: what as many real images score.
 """
 
-from typing import Any
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from evaluation.features import Features, FeatureSpace, accuracy, feature_space
-from evaluation.frechet import Moments, frechet_distance, frechet_with_stderr
-from evaluation.mmd import gaussian_mmd, kid, median_bandwidth
+from evaluation.images import Images, of_source
+from evaluation.metrics import METRICS, statistics_metric
+from evaluation.statistics import Statistics, read_statistics
 
-BLOCKS = 10
 
-
-def distances(space: FeatureSpace, images: dict[str, np.ndarray], test: np.ndarray) -> dict:
-    """Frechet distance, KID and Gaussian MMD of each set to the test images, in one space.
+def distances(
+    space: FeatureSpace,
+    images: dict[str, Images],
+    test: Images,
+    metrics: Iterable[str] = ("frechet", "kid", "mmd"),
+    statistics: Statistics | None = None,
+) -> dict:
+    """Metrics of each set against the test images, in one space.
 
     Args:
-        images: name to (n, H, W, C) floats in [0, 1].
+        images: name to images (H, W, C).
         test: likewise.
+        metrics: names of `METRICS`.
+        statistics: moments of a file, to which the Frechet distance is told besides.
 
     Returns:
         `{"frechet": {"<name>_test": value, "<name>_test_stderr": ...}, "kid": ..., "mmd": ...}`.
-        The Frechet distance is biased upwards by the size of both sets: compare equal sizes only.
+        `precision_recall` and `density_coverage` have two sections each, by their parts' names.
+        `inception_score`, which knows no test images, has `<name>` and `test`; `statistics`, what
+        the file is and `<name>`. Most are biased by
+        the sizes of the sets, see `docs/evaluation.md`: compare equal sizes only.
+
+    Raises:
+        ValueError: as `check_metrics`, and what each metric refuses.
     """
+    metrics = tuple(metrics)
+    check_metrics(space, metrics)
     reference = features(space, test)
-    moments, bandwidth = Moments.of(reference), median_bandwidth(reference)
-    result: dict[str, Any] = {"frechet": {}, "kid": {}, "mmd": {"bandwidth": bandwidth}}
+    chosen = [METRICS[metric](space, test, reference) for metric in metrics]
+    if statistics is not None:
+        chosen.append(statistics_metric(space, statistics))
+    result: dict[str, dict] = {}
+    for metric in chosen:
+        result.update({section: {**facts} for section, facts in metric.facts.items()})
     for name, x in images.items():
         found = features(space, x)
-        key = f"{name}_test"
-        n_blocks = min(BLOCKS, len(x))
-        size = len(x) // n_blocks
-        blocks = [
-            Moments.of(Features(space.id, found.values[i * size : (i + 1) * size]))
-            for i in range(n_blocks)
-        ]
-        result["frechet"][key] = frechet_distance(Moments.of(found), moments)
-        result["frechet"][f"{key}_stderr"] = frechet_with_stderr(blocks, moments)[1]
-        for metric, value in (
-            ("kid", kid(found, reference)),
-            ("mmd", gaussian_mmd(found, reference, bandwidth)),
-        ):
-            result[metric][key] = value.value
-            result[metric][f"{key}_stderr"] = value.stderr
+        for metric in chosen:
+            for section, values in metric.measure(x, found).items():
+                result[section].update({f"{name}{end}": value for end, value in values.items()})
     return result
 
 
-def features(space: FeatureSpace, images: np.ndarray) -> Features:
-    return Features(space.id, space.extract(images))
+def check_metrics(space: FeatureSpace, metrics: Iterable[str]) -> None:
+    """Refuses what `distances` could not compute, before samples are drawn.
+
+    Raises:
+        ValueError: an unknown name, or the inception score in a space without a classifier.
+    """
+    for metric in metrics:
+        if metric not in METRICS:
+            raise ValueError(f"metric {metric!r} is unknown; choose some of {list(METRICS)}")
+        if metric == "inception_score" and space.probabilities is None:
+            raise ValueError(
+                f"feature space {space.id!r} gives no probabilities of classes, which the "
+                "inception score is made of: use a space with a classifier or leave the metric out"
+            )
 
 
-def spaces_for(experiment, train_unit: np.ndarray) -> list[tuple[FeatureSpace, dict]]:
-    """The feature spaces of `eval.features`, with what a report says of each."""
-    found = []
-    for name in experiment.config.eval.features:
-        space = feature_space(name, train_unit, experiment.train.labels)
+def features(space: FeatureSpace, images: Images) -> Features:
+    """Of all images, (n, d), from a batch of them at a time."""
+    return Features(space.id, np.concatenate([space.extract(x) for x in images.batches()]))
+
+
+class Judge(NamedTuple):
+    """A feature space, what a report says of it, and the moments of a file to compare with."""
+
+    space: FeatureSpace
+    facts: dict
+    statistics: Statistics | None
+
+
+def judges(experiment) -> list[Judge]:
+    """One for each of `eval.features`; `eval.statistics` belongs to the first.
+
+    Raises:
+        FileNotFoundError: where there are no weights of a network, or no statistics.
+        ValueError: as `feature_space`, `check_metrics` and `read_statistics`.
+    """
+    found, section = [], experiment.config.eval
+    for name in section.features:
+        # Only a space that is fitted to the data needs them, and all of them in memory.
+        fitted = name == "classifier"
+        train = of_source(experiment.train).first(experiment.train.size) if fitted else None
+        options = {"weights": section.weights, "resize": section.resize}
+        space = feature_space(name, train, experiment.train.labels, **options)
         facts = {"name": space.name, "id": space.id}
         if space.classify is not None and experiment.test.labels is not None:
-            test_unit = unit_images(experiment.test)
-            facts["test_accuracy"] = accuracy(space, test_unit, experiment.test.labels)
-        found.append((space, facts))
+            test = of_source(experiment.test)
+            facts["test_accuracy"] = accuracy(space, test.first(len(test)), experiment.test.labels)
+        check_metrics(space, section.metrics)
+        statistics = None
+        if section.statistics and not found:
+            stated = section.statistics_space or None
+            statistics = read_statistics(section.statistics, space.id, stated=stated)
+        found.append(Judge(space, facts, statistics))
     return found
-
-
-def unit_images(source, limit: int | None = None) -> np.ndarray:
-    """The first `limit` examples of a split, or all, in [0, 1] on the data's lattice."""
-    raw = source.fetch(np.arange(min(limit or source.size, source.size)))
-    return raw.astype(np.float64) / (source.levels - 1) if source.levels else raw

@@ -2,27 +2,19 @@
 
 from pathlib import Path
 
-import numpy as np
-
-from evaluation.compare import features, spaces_for, unit_images
-from evaluation.frechet import Moments
+from evaluation.compare import judges
+from evaluation.images import of_source
+from evaluation.statistics import stream, write_statistics
 
 
 def write_fid_stats(experiment, workdir: Path) -> list[Path]:
     """Writes `stats/<data>_<space>.npz` with `mu`, `sigma`, `n`, `space` and the fingerprint."""
     folder = workdir / "stats"
-    unit, written = unit_images(experiment.train), []
-    for space, _ in spaces_for(experiment, unit):
-        moments = Moments.of(features(space, unit))
+    written = []
+    for space, *_ in judges(experiment):
+        moments = stream(space, of_source(experiment.train).batches())
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{experiment.train.name.replace('/', '-')}_{space.name}.npz"
-        np.savez(
-            path,
-            mu=moments.mean,
-            sigma=moments.cov,
-            n=moments.n,
-            space=space.id,
-            fingerprint=experiment.train.fingerprint,
-        )
+        write_statistics(path, moments, experiment.train.fingerprint)
         written.append(path)
     return written

@@ -30,23 +30,7 @@ def figure_rows(report: dict[str, Any]) -> list[Row]:
         label = f"Accuracy on test at noise level {level['sigma']:g}"
         rows.append(Row(label, level["accuracy"], level["stderr"]))
     for space in report.get("spaces", []):
-        for metric, label in (("frechet", "Fréchet distance"), ("kid", "KID"), ("mmd", "MMD²")):
-            found = space[metric]
-            for other, name in (
-                ("mixture", "mixture's samples"),
-                ("train", "floor: training images"),
-            ):
-                if f"{other}_test" in found:
-                    rows.append(
-                        Row(
-                            f"{label} to test, {space['name']}",
-                            found["samples_test"],
-                            found["samples_test_stderr"],
-                            found[f"{other}_test"],
-                            name,
-                            "lower",
-                        )
-                    )
+        rows += space_rows(space)
     if "eval_loss" in report:
         rows.append(Row("Loss on test, fixed draws", report["eval_loss"]))
     for key, label in (("sampling", "a sample"), ("likelihood", "a likelihood")):
@@ -54,4 +38,40 @@ def figure_rows(report: dict[str, Any]) -> list[Row]:
             rows.append(Row(f"Network evaluations for {label}", report["nfe"][key]))
     for key, value in report["seconds"].items():
         rows.append(Row(f"Seconds, {key}", value))
+    return rows
+
+
+# Sections of a space, what they are called, and which way is better.
+AGAINST_TEST = {
+    "frechet": ("Fréchet distance to test", "lower"),
+    "fid_infinity": ("Fréchet distance to test without bias in n", "lower"),
+    "kid": ("KID to test", "lower"),
+    "mmd": ("MMD² to test", "lower"),
+    "sliced_wasserstein": ("Sliced Wasserstein distance to test", "lower"),
+    "precision": ("Precision", "higher"),
+    "recall": ("Recall", "higher"),
+    "density": ("Density", "higher"),
+    "coverage": ("Coverage", "higher"),
+}
+BESIDE = (("mixture", "mixture's samples"), ("train", "floor: training images"))
+
+
+def space_rows(space: dict[str, Any]) -> list[Row]:
+    """Of one feature space: each metric beside the baseline, and beside what real images score."""
+    rows = []
+    for metric, (label, better) in AGAINST_TEST.items():
+        found = space.get(metric, {})
+        for other, name in BESIDE:
+            if f"{other}_test" in found:
+                value, stderr = found["samples_test"], found["samples_test_stderr"]
+                title = f"{label}, {space['name']}"
+                rows.append(Row(title, value, stderr, found[f"{other}_test"], name, better))
+    if "inception_score" in space:
+        found, title = space["inception_score"], f"Inception score, {space['name']}"
+        value, stderr = found["samples"], found["samples_stderr"]
+        rows.append(Row(title, value, stderr, found["test"], "test images", "higher"))
+    if "statistics" in space:
+        found, title = space["statistics"], f"Fréchet distance to the statistics, {space['name']}"
+        value, stderr = found["samples"], found["samples_stderr"]
+        rows.append(Row(title, value, stderr, found["train"], "training images", "lower"))
     return rows

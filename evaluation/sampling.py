@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from evaluation.pictures import grid, save_png, trajectory_figure
+from evaluation.sample_store import ARRAYS, SampleStore, make_plan
+from evaluation.store import open_store
 from samplers.base import SampleResult
 from sde_lib import example_keys, split
 
@@ -26,14 +28,41 @@ def draw(experiment, params: Any, indices: Sequence[int], seed: int) -> SampleRe
     Returns model-scaled `x` (n, ...), the mean `nfe`, and `failed` (n,). The last batch is padded,
     so one program serves all.
     """
-    indices = np.asarray(indices, np.int32)
-    batch = jax.jit(lambda params, own, i: sample_batch(experiment, params, seed, i, own))
-
-    def run(i):
-        return arrays_of(batch(params, own_parameters(experiment), i))
-
-    x, nfe, failed = in_parts(run, experiment.config.sampling.batch_size, indices)
+    x, nfe, failed = drawing(experiment, params, seed)(np.asarray(indices, np.int32))
     return SampleResult(x, None, np.mean(nfe), failed)
+
+
+def drawing(experiment, params: Any, seed: int) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """`indices (n,) -> x, nfe, failed`, each (n, ...); one program, compiled at the first call."""
+    batch = jax.jit(lambda params, own, i: sample_batch(experiment, params, seed, i, own))
+    run = lambda i: arrays_of(batch(params, own_parameters(experiment), i))
+    return lambda indices: in_parts(run, experiment.config.sampling.batch_size, indices)
+
+
+def stored_samples(
+    experiment, params: Any, folder: Path, step: int | None, n: int
+) -> dict[str, np.ndarray]:
+    """Samples 0 to n - 1 of `eval.seed`: `index`, `x` (n, ...) in levels, or as they are where the
+    data are continuous, `nfe` and `failed`.
+
+    Finished batches are kept in `folder` and found again there, see `store.py`.
+    """
+    config = experiment.config
+    store = open_store(SampleStore, folder, make_plan(experiment, params, step))
+    call = drawing(experiment, params, config.eval.seed)
+
+    def batch_of(batch: int, index: np.ndarray) -> dict[str, np.ndarray]:
+        if (found := store.load(batch, index)) is not None:
+            return found
+        x, nfe, failed = call(index)
+        found = dict(zip(ARRAYS, (index, to_levels(experiment, x)[0], nfe, failed)))
+        store.save(batch, found)
+        return found
+
+    size = config.sampling.batch_size
+    parts = np.split(np.arange(n, dtype=np.int32), range(size, n, size))
+    batches = [batch_of(batch, index) for batch, index in enumerate(parts)]
+    return {name: np.concatenate([found[name] for found in batches]) for name in ARRAYS}
 
 
 def in_parts(run: Callable, size: int, *arrays) -> list[np.ndarray]:

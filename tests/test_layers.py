@@ -27,6 +27,7 @@ ALLOWED = {
 OURS = {
     *ALLOWED,
     "build",
+    "build_editing",
     "build_guidance",
     "build_restoration",
     "build_sampling",
@@ -34,18 +35,21 @@ OURS = {
     "check",
     "main",
     "xla_flags",
+    "tables",
     "tools",
     "benchmarks",
     "tests",
 }
 READS_CONFIGS = {
     "build",
+    "build_editing",
     "build_guidance",
     "build_restoration",
     "build_sampling",
     "build_training",
     "check",
     "main",
+    "tables",
     "tools",
     "configs",
 }

@@ -1,6 +1,7 @@
 """`--mode train`: what surrounds the loop."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,24 @@ def steps_to_evaluate(section, workdir: Path, step: int | None = None) -> list[i
             f"{', '.join(map(str, steps))}."
         )
     return chosen if section.all_ckpts else chosen[-1:]
+
+
+def steps_as_they_come(section, workdir: Path, last: int, seconds: float = 10.0) -> Iterator[int]:
+    """Each checkpoint from `begin_ckpt` to `end_ckpt` once, those to come awaited, until the last.
+
+    Args:
+        last: the step at which training ends, which is the last one where `end_ckpt` is -1.
+        seconds: from one look to the next.
+    """
+    end = last if section.end_ckpt < 0 else min(section.end_ckpt, last)
+    done: set[int] = set()
+    while not done or max(done) < end:
+        new = [s for s in saved_steps(workdir) if section.begin_ckpt <= s <= end and s not in done]
+        if not new:
+            time.sleep(seconds)
+        for step in new:
+            done.add(step)
+            yield step
 
 
 def abstract(make: Callable[[], Any], mesh) -> Any:

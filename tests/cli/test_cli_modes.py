@@ -95,6 +95,17 @@ def test_every_checkpoint(call, trained):
     assert "steps 3, 6" in line(call("eval", "--step", 4))
 
 
+def test_waiting(call, trained):
+    """Every checkpoint is there, so nothing is waited for; each is evaluated, and then it ends."""
+    result = call("eval", "--wait", eval__enable_sampling=False)
+    assert result.status == 0, result.err
+    heads = [text for text in result.out.splitlines() if text.startswith("checkpoint")]
+    assert heads == ["checkpoint 3", "checkpoint 6"]
+    assert "--step is 3 and --wait takes every checkpoint" in line(
+        call("eval", "--wait", "--step", 3)
+    )
+
+
 def test_sample(call, trained):
     result = call("sample", "--seeds", "3-12")
     assert (result.status, result.err) == (0, "")
@@ -165,7 +176,7 @@ def test_damaged_checkpoint(call, trained, beside, harm):
         assert f"{folder} cannot be read" in text and "delete that folder" in text
     shutil.rmtree(folder)
     assert call("sample", "--seeds", "0", workdir=workdir).status == 0
-    assert names(workdir / "samples") == ["step_3", "step_6"]
+    assert (workdir / "samples" / "step_3" / "samples_0-0.npz").is_file()
 
 
 def test_half_written_checkpoint(call, trained, beside):

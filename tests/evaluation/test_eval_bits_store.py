@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +10,15 @@ import pytest
 from known_bits import N, closed_form, labelled, watched
 from known_data import PARAMS
 
+from evaluation import store as stores
 from evaluation.bits import data_bits
-from evaluation.bits_store import hash_arrays, make_plan, open_store
+from evaluation.bits_store import BitsStore, make_plan
+from evaluation.store import hash_arrays
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 PLAN = {"seed": 1, "likelihood": {"rtol": 1e-5}}
 INDEX = np.arange(3, 6)
+open_store = partial(stores.open_store, BitsStore)
 ROWS = {
     "index": INDEX,
     "bits_per_dim": np.float32([1 / 3, np.nan, -0.0]).astype(float),

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from training.checkpoint import CheckpointError, Checkpoints
-from training.run import abstract, restore_ema, steps_to_evaluate
+from training.run import abstract, restore_ema, steps_as_they_come, steps_to_evaluate
 from training.sharding import make_mesh, replicated
 from training.state import create_state
 
@@ -293,3 +293,16 @@ def test_no_step_to_evaluate(tmp_path):
     ) as error:
         steps_to_evaluate(section, tmp_path)
     one_sentence(error)
+
+
+def test_checkpoints_that_are_awaited(monkeypatch):
+    """Each once and in order, whatever training writes or deletes between two looks."""
+    looks = iter([[], [2], [2, 4], [4, 6, 8], [8, 10]])
+    slept = []
+    monkeypatch.setattr("training.run.saved_steps", lambda workdir: next(looks))
+    monkeypatch.setattr("time.sleep", slept.append)
+    section = SimpleNamespace(begin_ckpt=3, end_ckpt=-1)
+    assert list(steps_as_they_come(section, None, 10, 5.0)) == [4, 6, 8, 10]
+    assert slept == [5.0, 5.0]
+    looks = iter([[2, 4, 6]])
+    assert list(steps_as_they_come(SimpleNamespace(begin_ckpt=0, end_ckpt=4), None, 10)) == [2, 4]

@@ -1,0 +1,109 @@
+"""Finished batches of an evaluation on disk, so that one that was killed goes on.
+
+A folder belongs to one plan, all that its values depend on, which `plan.json` tells. Each batch is
+one file, written under another name and then renamed. A file holds the digest of its plan and that
+of its content: what is half-written, damaged or of another plan is computed again.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """The batches in `folder` of the plan whose digest is `plan`; `open_store` makes one.
+
+    `BATCHES` is the pattern of their names, in a class for each kind of batch.
+    """
+
+    folder: Path
+    plan: str
+    BATCHES = ""
+
+    def refuse(self, path: Path) -> None:
+        print(f"{path} is damaged or of another plan; it is computed again.")
+
+
+S = TypeVar("S", bound=Store)
+
+
+def put(path: Path, content: str | bytes) -> None:
+    """Writes a file that at any moment is the old one or the new one."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(part, path)
+
+
+def open_store(kind: type[S], folder: Path, plan: dict[str, Any]) -> S:
+    """The store of `plan` in `folder`; finished batches of another plan are deleted.
+
+    Says in one line what it found. Files of other names are left alone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in folder.glob("*.part"):
+        part.unlink()
+    finished, there = sorted(folder.glob(kind.BATCHES)), read_json(folder / "plan.json")
+    if there and digest(there) != digest(plan):
+        keys = (key for key in there.keys() | plan.keys() if there.get(key) != plan.get(key))
+        print(
+            f"{folder} is of another plan (other: {', '.join(sorted(keys))}); its {len(finished)} "
+            "finished batches are discarded."
+        )
+        for path in finished:
+            path.unlink()
+    elif finished:
+        print(f"{folder} has {len(finished)} finished batches; the others are computed.")
+    # After the old batches are gone: a kill in between leaves the old plan with what is left of it.
+    store = kind(folder, digest(plan))
+    put(folder / "plan.json", json.dumps(plan, indent=2) + "\n")
+    return store
+
+
+def network_plan(experiment, params: Any, step: int | None) -> dict[str, Any]:
+    """What any value of a network depends on, as JSON has it."""
+    config = experiment.config
+    plan = {
+        "step": step,
+        "parameters": hash_arrays(params),
+        # A law may have read its numbers from a file.
+        "law": hash_arrays(experiment.path),
+        **{name: config[name].to_dict() for name in ("sde", "model", "prediction")},
+        "jax": {
+            "version": jax.__version__,
+            "backend": jax.default_backend(),
+            "x64": jax.config.jax_enable_x64,
+            "prng": jax.config.jax_default_prng_impl,
+            "matmul": jax.config.jax_default_matmul_precision,
+        },
+    }
+    return json.loads(json.dumps(plan))
+
+
+def hash_arrays(tree: Any) -> str:
+    """Sixteen hex digits that change with any number in `tree`, its name, dtype or shape."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(leaf)
+        found.update(repr((jax.tree_util.keystr(path), str(array.dtype), array.shape)).encode())
+        found.update(array.tobytes())
+    return found.hexdigest()[:16]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; an empty one where there is no file or no whole object."""
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
