@@ -1,0 +1,69 @@
+"""A table of a paper, by one command.
+
+    python -m tables table1 [--scale laptop|paper] [--out runs/tables] [--models DIR]
+
+At laptop scale the models are trained here where they are missing, on digits that come with a
+dependency; at paper scale they are imported checkpoints in DIR, one folder each (`python -m
+tools.import_score_sde`). The same cells are computed in the same way. What is finished is kept:
+stopped at any moment, the same command goes on. Writes OUT/<table>_<scale>.md and .json.
+"""
+
+import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from evaluation.store import put
+from tables import TABLES
+from tables.base import SCALES, SETTINGS, Table
+from tables.cells import References, finished
+from tables.models import make_ready
+from tables.render import markdown
+from training.checkpoint import CheckpointError
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("table", choices=TABLES, help="which one")
+    parser.add_argument("--scale", choices=SCALES, default="laptop")
+    parser.add_argument("--out", type=Path, default=Path("runs/tables"))
+    parser.add_argument("--models", type=Path, help="folder of the models; OUT/models by default")
+    args = parser.parse_args(arguments)
+    out = args.out.absolute()
+    models = args.models.absolute() if args.models else out / "models"
+    jax.config.update("jax_compilation_cache_dir", str(out / ".jax_cache"))
+    try:
+        make(TABLES[args.table](args.scale), args.scale, out, models)
+    except (ValueError, OSError, CheckpointError) as error:
+        raise SystemExit(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+
+
+def make(table: Table, scale: str, out: Path, models: Path) -> list[dict[str, Any]]:
+    """Computes what is missing, cell by cell, and writes the table after each of them.
+
+    Raises:
+        CheckpointError: at paper scale, naming the first model that is not there.
+    """
+    ready = {cell.model.name: cell.model for cell in table.cells}
+    # All of them first: a model that is missing is told before hours are spent on the others.
+    workdirs = {name: make_ready(model, scale, models) for name, model in ready.items()}
+    results: list[dict[str, Any] | None] = [None] * len(table.cells)
+    references, name = References(), f"{table.name}_{scale}"
+    for i, cell in enumerate(table.cells):
+        setting, workdir = SETTINGS[scale], workdirs[cell.model.name]
+        results[i] = finished(cell, setting, workdir, out / name, references)
+        figures = ", ".join(f"{key} {results[i][key]:.4g}" for key in cell.published)
+        print(f"{cell.row}, {cell.column}: {figures}", flush=True)
+        text = markdown(table, results)
+        put(out / f"{name}.md", text)
+        put(out / f"{name}.json", json.dumps([r for r in results if r], indent=1) + "\n")
+    print(text)
+    return results
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""One cell of a table: its figures, kept on disk, so that a table that was stopped goes on.
+
+A finished cell is a JSON file with the digest of all that it depends on. Samples of one that is not
+finished are kept by batch, see `evaluation/store.py`, and go when it is.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from build import Experiment, build
+from evaluation.bits import data_bits
+from evaluation.bits_store import make_plan as bits_plan
+from evaluation.compare import Judge, features, judges
+from evaluation.frechet import Moments, frechet_distance
+from evaluation.images import Images, of_levels, of_source
+from evaluation.inception_score import inception_score
+from evaluation.sample_store import make_plan as sample_plan
+from evaluation.sampling import stored_samples
+from evaluation.statistics import stream
+from evaluation.store import digest, put, read_json
+from tables.base import Cell, Setting
+from tables.models import config_of_cell
+from training.run import restore_ema
+
+SPLITS = 10  # of an Inception score, as published
+
+
+class References:
+    """Feature spaces, and the moments of the training images in them: each made once."""
+
+    def __init__(self):
+        self.known: dict[tuple, tuple[Judge, Moments]] = {}
+
+    def of(self, experiment: Experiment) -> tuple[Judge, Moments]:
+        """The first of `eval.features`, for the data of that experiment."""
+        section = experiment.config.eval
+        key = (experiment.train.fingerprint, section.features, section.weights, section.resize)
+        if key not in self.known:
+            judge = judges(experiment)[0]
+            self.known[key] = judge, stream(judge.space, of_source(experiment.train).batches())
+        return self.known[key]
+
+
+def finished(
+    cell: Cell, setting: Setting, workdir: Path, folder: Path, references: References
+) -> dict[str, Any]:
+    """The result of a cell, computed where it is not in `folder` yet.
+
+    Returns:
+        Of each figure in `cell.published` its mean over seeds, `<figure>_std` over them or the
+        standard error of bits/dim, and all `<figure>_values`; `nfe`; `samples` and `seeds`.
+    """
+    experiment = build(config_of_cell(cell, setting))
+    step, params = restore_ema(experiment, workdir)
+    file = folder / f"{slug(cell)}.json"
+    plan = plan_of(cell, setting, experiment, params, step)
+    there = read_json(file)
+    if there.get("plan") == plan:
+        return there
+    folder.mkdir(parents=True, exist_ok=True)
+    result: dict[str, Any] = {"row": cell.row, "column": cell.column, "step": step, "plan": plan}
+    if "bits" in cell.published:
+        result |= bits_of(experiment, params, step, folder / slug(cell))
+    if cell.published.keys() - {"bits"}:
+        result |= samples_of(cell, setting, params, step, folder / slug(cell), references)
+    put(file, json.dumps(result, indent=1) + "\n")
+    shutil.rmtree(folder / slug(cell), ignore_errors=True)
+    return result
+
+
+def slug(cell: Cell) -> str:
+    return re.sub("[^a-z0-9]+", "_", f"{cell.row} {cell.column}".lower()).strip("_")
+
+
+def plan_of(cell: Cell, setting: Setting, experiment: Experiment, params: Any, step: int) -> str:
+    """The digest of what the figures of a cell depend on."""
+    plan = {"figures": sorted(cell.published), "samples": setting.samples, "seeds": setting.seeds}
+    plan["eval"] = {key: experiment.config.eval[key] for key in ("features", "weights", "resize")}
+    if "bits" in cell.published:
+        plan["bits"] = bits_plan(experiment, params, experiment.test, step)
+    return digest({**plan, "of_samples": sample_plan(experiment, params, step)})
+
+
+def bits_of(experiment: Experiment, params: Any, step: int, folder: Path) -> dict[str, Any]:
+    bits = data_bits(experiment, params, experiment.test, folder / "bits", step)
+    return {"bits": bits.mean, "bits_std": bits.stderr, "bits_nfe": bits.nfe}
+
+
+def samples_of(
+    cell: Cell, setting: Setting, params: Any, step: int, folder: Path, references: References
+) -> dict[str, Any]:
+    """Frechet distance to the training images and Inception score, for each seed."""
+    values: dict[str, list[float]] = {name: [] for name in cell.published if name != "bits"}
+    for seed in setting.seeds:
+        experiment = build(config_of_cell(cell, setting, seed))
+        judge, reference = references.of(experiment)
+        place = folder / f"seed_{seed}"
+        found = stored_samples(experiment, params, place, step, setting.samples)
+        levels = found["x"][~found["failed"]]
+        images = of_levels(levels, experiment.scaler.levels)
+        for name, column in values.items():
+            column.append(MEASURES[name](judge, images, reference))
+    result: dict[str, Any] = {"samples": setting.samples, "seeds": list(setting.seeds)}
+    for name, column in values.items():
+        spread = float(np.std(column, ddof=1)) if len(column) > 1 else None
+        result |= {name: float(np.mean(column)), f"{name}_std": spread, f"{name}_values": column}
+    result |= {"nfe": float(found["nfe"].mean()), "failed": int(found["failed"].sum())}
+    return {**result, "space": judge.space.id}
+
+
+def frechet(judge: Judge, images: Images, reference: Moments) -> float:
+    return frechet_distance(Moments.of(features(judge.space, images)), reference)
+
+
+def score(judge: Judge, images: Images, reference: Moments) -> float:
+    """Mean over splits, as published."""
+    del reference
+    rows = [judge.space.probabilities(batch) for batch in images.batches()]
+    return inception_score(np.concatenate(rows), SPLITS).split_mean
+
+
+MEASURES: dict[str, Callable[[Judge, Images, Moments], float]] = {
+    "frechet": frechet,
+    "inception_score": score,
+}

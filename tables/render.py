@@ -1,0 +1,35 @@
+"""A table as Markdown: ours, and in brackets what was published."""
+
+from typing import Any
+
+from tables.base import FIGURES, Cell, Table
+
+
+def markdown(table: Table, results: list[dict[str, Any] | None]) -> str:
+    """Rows and columns in the order in which the cells have them; what is not there is a dash."""
+    columns = list(dict.fromkeys((c.column, name) for c in table.cells for name in c.published))
+    rows = list(dict.fromkeys(cell.row for cell in table.cells))
+    figures = {name for _, name in columns}
+    heads = [
+        f"{column} {FIGURES[name]}" if len(figures) > 1 else column for column, name in columns
+    ]
+    found = {(c.row, c.column): (c, result) for c, result in zip(table.cells, results)}
+    lines = [f"| | {' | '.join(heads)} |", "|---" * (len(columns) + 1) + "|"]
+    for row in rows:
+        texts = [text(*found.get((row, column), (None, None)), name) for column, name in columns]
+        lines.append(f"| {row} | {' | '.join(texts)} |")
+    return "\n".join([f"# {table.name}", "", table.caption, "", *lines, ""])
+
+
+def text(cell: Cell | None, result: dict[str, Any] | None, name: str) -> str:
+    """`ours ± spread (published)`."""
+    if cell is None or name not in cell.published:
+        return ""
+    value = cell.published[name]
+    beside = "" if value is None else f" ({value:g})"
+    if result is None:
+        return f"-{beside}"
+    spread = result[f"{name}_std"]
+    # Three digits, and the spread to the same place.
+    digits = 3 if result[name] < 10 else 2
+    return f"{result[name]:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread else "") + beside

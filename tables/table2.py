@@ -1,0 +1,48 @@
+"""Bits/dim, and the distance of samples of the flow ODE, by law (Song et al. 2021, table 2).
+
+Besides the paper's rows, at laptop scale, those with likelihood weighting of the loss (Song et al.
+2021b, arXiv 2101.09258).
+"""
+
+from tables.base import Cell, Table, digits, released
+
+ODE = {
+    "sampling.method": "ode",
+    "sampling.solver": "dopri5",
+    "sampling.rtol": 1e-5,
+    "sampling.atol": 1e-5,
+}
+# The config of a released model, bits/dim, FID.
+PUBLISHED = {
+    "DDPM, VP": ("vp/ddpm/cifar10_continuous.py", 3.21, 3.69),
+    "DDPM, sub-VP": ("subvp/cifar10_ddpm_continuous.py", 3.05, 3.56),
+    "DDPM++, VP": ("vp/cifar10_ddpmpp_continuous.py", 3.16, 3.93),
+    "DDPM++, sub-VP": ("subvp/cifar10_ddpmpp_continuous.py", 3.02, 3.16),
+    "DDPM++ deep, VP": ("vp/cifar10_ddpmpp_deep_continuous.py", 3.13, 3.08),
+    "DDPM++ deep, sub-VP": ("subvp/cifar10_ddpmpp_deep_continuous.py", 2.99, 2.92),
+}
+LAPTOP = {
+    "VP": digits("vp"),
+    "sub-VP": digits("subvp"),
+    "VP, likelihood weighting": digits("vp", likelihood=True),
+    "sub-VP, likelihood weighting": digits("subvp", likelihood=True),
+}
+
+
+def table2(scale: str) -> Table:
+    """The table at that scale; bits/dim with the standard error over test images."""
+    caption = (
+        "Bits/dim of the test images with uniform dequantisation, its standard error over images, "
+        "and the Fréchet distance of samples of the flow ODE to the training images. "
+    )
+    if scale == "laptop":
+        caption += "Published on CIFAR-10: VP 3.21, sub-VP 3.05 (Song et al. 2021, table 2)."
+        both = {"bits": None, "frechet": None}
+        cells = [Cell(row, "", model, ODE, both) for row, model in LAPTOP.items()]
+        return Table("table2", caption, cells)
+    caption += "In brackets Song et al. 2021, table 2, on CIFAR-10."
+    cells = [
+        Cell(row, "", released(config), ODE, {"bits": bits, "frechet": fid})
+        for row, (config, bits, fid) in PUBLISHED.items()
+    ]
+    return Table("table2", caption, cells)

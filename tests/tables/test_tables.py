@@ -1,0 +1,198 @@
+"""Tables: what their cells are, that they are measured as they say, and that they go on."""
+
+import json
+
+import numpy as np
+import pytest
+from tiny import tiny
+
+import tables.models
+from build import build
+from evaluation.compare import features, judges
+from evaluation.features import accuracy
+from evaluation.frechet import Moments, frechet_distance
+from evaluation.images import of_levels, of_source
+from evaluation.sampling import draw, to_levels
+from tables import TABLES
+from tables.__main__ import main, make
+from tables.base import SETTINGS, Cell, Model, Setting, Table
+from tables.cells import References, finished
+from tables.models import config_of_cell, make_ready
+from tables.render import markdown
+from training.checkpoint import CheckpointError
+from training.run import restore_ema
+
+CHANGES = {"sampling.steps": 3, "sampling.batch_size": 16}
+SETTING = Setting(40, (0, 1), {"eval.features": ("classifier",)})
+
+
+@pytest.mark.parametrize("scale", SETTINGS)
+@pytest.mark.parametrize("name", TABLES)
+def test_every_cell_can_be_built(name, scale):
+    """With the sampler that its row says; paper models are of CIFAR-10, which is not here."""
+    table = TABLES[name](scale)
+    assert len({(cell.row, cell.column) for cell in table.cells}) == len(table.cells)
+    for cell in {str(cell.changes) + cell.model.name: cell for cell in table.cells}.values():
+        config = config_of_cell(cell, SETTINGS[scale])
+        experiment = build(config, reads_data=False)
+        assert experiment.shape == ((8, 8, 1) if scale == "laptop" else (32, 32, 3))
+        assert config.eval.num_samples == SETTINGS[scale].samples
+
+
+@pytest.mark.parametrize("scale", SETTINGS)
+def test_the_same_computation(scale):
+    """Of table 1: 2 N evaluations in all columns but the first, the last denoising apart."""
+    for cell in TABLES["table1"](scale).cells:
+        steps, changes = cell.changes["sampling.steps"], cell.changes
+        parts = (changes["sampling.predictor"] != "none") + (
+            changes["sampling.corrector"] != "none"
+        )
+        wanted = int(cell.column.lstrip("PC"))
+        assert steps * parts == (2 * wanted if cell.column.startswith("PC") else wanted)
+
+
+def test_published_figures():
+    """Those of the papers in their places."""
+    cells = {(c.row, c.column): c for name in ("table1",) for c in TABLES[name]("paper").cells}
+    assert cells["VE, probability flow", "PC1000"].published["frechet"] == 3.51
+    assert cells["VP, no predictor", "C2000"].published["frechet"] == 19.06
+    solver = {(c.row, c.column): c for c in TABLES["dpm_solver"]("paper").cells}
+    assert solver["DPM-Solver, eps 1e-4", "20"].published["frechet"] == 2.87
+    assert solver["DDIM", "20"].published["frechet"] is None
+
+
+# On a network of a few steps.
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model as `tables.base.digits` makes them, but tiny."""
+    folder = tmp_path_factory.mktemp("table")
+    config = folder / "tiny_digits.py"
+    config.write_text("from tiny import tiny\n\n\ndef get_config():\n    return tiny('vp')\n")
+    return Model("tiny", str(config), {"training.n_iters": 6}), folder / "models"
+
+
+@pytest.fixture(scope="module")
+def cells(model):
+    one = {**CHANGES, "sampling.predictor": "ancestral"}
+    return [
+        Cell("ancestral", "3", model[0], one, {"frechet": 4.0}),
+        Cell("ancestral", "6", model[0], {**one, "sampling.steps": 6}, {"frechet": None}),
+        Cell("likelihood", "3", model[0], CHANGES, {"bits": None, "inception_score": 9.0}),
+    ]
+
+
+@pytest.fixture(scope="module")
+def results(model, cells, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SETTINGS, "laptop", SETTING)
+        found = make(Table("two", "A caption.", cells), "laptop", out, model[1])
+    return found, out
+
+
+def test_a_cell_is_what_it_says(model, cells, results):
+    """The distance to the training images, for each seed, and bits/dim of the test images."""
+    config = config_of_cell(cells[0], SETTING)
+    experiment = build(config)
+    _, params = restore_ema(experiment, model[1] / "tiny")
+    space = judges(experiment)[0].space
+    assert accuracy(space, *unit_and_labels(experiment.test)) > 0.8
+    reference = Moments.of(features(space, of_source(experiment.train)))
+    for seed, value in zip((0, 1), results[0][0]["frechet_values"]):
+        levels = to_levels(experiment, draw(experiment, params, range(40), seed).x)[0]
+        found = Moments.of(features(space, of_levels(levels, 17)))
+        assert frechet_distance(found, reference) == pytest.approx(value, rel=1e-6)
+    first = results[0][0]
+    assert first["frechet"] == pytest.approx(np.mean(first["frechet_values"]))
+    assert first["frechet_std"] == pytest.approx(np.std(first["frechet_values"], ddof=1))
+    assert (first["nfe"], first["samples"], first["seeds"]) == (4, 40, [0, 1])
+    assert results[0][1]["nfe"] == 7
+    last = results[0][2]
+    assert "frechet" not in last and 1.0 <= last["inception_score"] <= 10.0
+    assert 3.0 < last["bits"] < 12.0 and 0 < last["bits_std"] < 1.0
+
+
+def unit_and_labels(source):
+    return of_source(source).first(source.size), source.labels
+
+
+def test_files(results):
+    found, out = results
+    text = (out / "two_laptop.md").read_text()
+    assert text.startswith("# two\n\nA caption.\n\n| | 3 Fréchet |") and "(4)" in text
+    assert json.loads((out / "two_laptop.json").read_text()) == found
+    # The samples are gone, and the results of the cells are there.
+    names = ["ancestral_3.json", "ancestral_6.json", "likelihood_3.json"]
+    assert sorted(path.name for path in (out / "two_laptop").iterdir()) == names
+
+
+def test_what_is_finished_is_not_computed_again(model, cells, results, monkeypatch):
+    found, out = results
+    monkeypatch.setattr("tables.cells.stored_samples", None)
+    folder, workdir = out / "two_laptop", model[1] / "tiny"
+    again = finished(cells[0], SETTING, workdir, folder, References())
+    assert again == found[0]
+    # Of more samples, other seeds or other steps it is another result.
+    for setting in (SETTING._replace(samples=50), SETTING._replace(seeds=(2, 3))):
+        with pytest.raises(TypeError):
+            finished(cells[0], setting, workdir, folder, References())
+    other = cells[0]._replace(changes={**cells[0].changes, "sampling.eps": 0.01})
+    with pytest.raises(TypeError):
+        finished(other, SETTING, workdir, folder, References())
+
+
+def test_stopped_within_a_cell(model, cells, results, tmp_path, monkeypatch):
+    """After the first seed: it goes on with the second, to the same numbers."""
+    from tables import cells as module
+
+    plain, calls = module.stored_samples, []
+
+    def stopping(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return plain(*args)
+
+    workdir = model[1] / "tiny"
+    monkeypatch.setattr(module, "stored_samples", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        finished(cells[0], SETTING, workdir, tmp_path, References())
+    assert len(list((tmp_path / "ancestral_3" / "seed_0").glob("batch_*"))) == 3
+    assert finished(cells[0], SETTING, workdir, tmp_path, References()) == results[0][0]
+
+
+def test_rendering(cells):
+    table = Table("two", "A caption.", cells)
+    result = {"frechet": 0.51249, "frechet_std": 0.0104}
+    last = {"bits": 12.5, "bits_std": None, "inception_score": 9.1, "inception_score_std": 0.2}
+    lines = markdown(table, [result, None, last]).splitlines()
+    assert lines[4] == "| | 3 Fréchet | 6 Fréchet | 3 bits/dim | 3 IS |"
+    assert lines[6] == "| ancestral | 0.512 ± 0.010 (4) | - |  |  |"
+    assert lines[7] == "| likelihood |  |  | 12.50 | 9.100 ± 0.200 (9) |"
+    alone = markdown(table._replace(cells=cells[:2]), [result, None]).splitlines()
+    assert alone[4] == "| | 3 | 6 |"
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    cell = TABLES["table2"]("paper").cells[0]
+    sentence = (
+        r"no checkpoint in .*/vp_ddpm_cifar10_continuous; import .*tools.import_score_sde "
+        r"CHECKPOINT --config configs/vp/ddpm/cifar10_continuous.py"
+    )
+    with pytest.raises(CheckpointError, match=sentence):
+        make_ready(cell.model, "paper", tmp_path)
+    with pytest.raises(SystemExit, match="no checkpoint in"):
+        main(["table1", "--scale", "paper", "--out", str(tmp_path)])
+
+
+def test_a_model_that_is_trained_half_way_goes_on(model, monkeypatch):
+    """To the step that its config says, and no further."""
+    called = []
+    monkeypatch.setattr(tables.models, "run_training", lambda experiment, folder: called.append(1))
+    make_ready(model[0], "laptop", model[1])
+    assert not called
+    make_ready(model[0]._replace(changes={"training.n_iters": 9}), "laptop", model[1])
+    assert called
+    assert tiny("vp").training.n_iters == 6
