@@ -26,7 +26,7 @@ def text(cell: Cell | None, result: dict[str, Any] | None, name: str) -> str:
     if cell is None or name not in cell.published:
         return ""
     value = cell.published[name]
-    beside = "" if value is None else f" ({value:g})"
+    beside = "" if value is None else f" ({value:.2f})"
     if result is None:
         return f"-{beside}"
     spread = result[f"{name}_std"]

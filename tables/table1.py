@@ -40,11 +40,11 @@ class Scale(NamedTuple):
 
 SCALES = {
     "laptop": Scale(
-        20,
+        50,
         {law: digits(law) for law in PUBLISHED},
         {
-            "ve": dict(zip(("none", *PREDICTORS), (0.22, 0.16, 0.16, 0.16))),
-            "vp": dict(zip(("none", *PREDICTORS), (0.22, 0.1, 0.1, 0.1))),
+            "ve": dict(zip(("none", *PREDICTORS), (0.4, 0.1, 0.1, 0.2))),
+            "vp": dict(zip(("none", *PREDICTORS), (0.4, 0.2, 0.2, 0.2))),
         },
         {"sampling.grid": "uniform"},
     ),

@@ -121,7 +121,7 @@ def unit_and_labels(source):
 def test_files(results):
     found, out = results
     text = (out / "two_laptop.md").read_text()
-    assert text.startswith("# two\n\nA caption.\n\n| | 3 Fréchet |") and "(4)" in text
+    assert text.startswith("# two\n\nA caption.\n\n| | 3 Fréchet |") and "(4.00)" in text
     assert json.loads((out / "two_laptop.json").read_text()) == found
     # The samples are gone, and the results of the cells are there.
     names = ["ancestral_3.json", "ancestral_6.json", "likelihood_3.json"]
@@ -169,8 +169,8 @@ def test_rendering(cells):
     last = {"bits": 12.5, "bits_std": None, "inception_score": 9.1, "inception_score_std": 0.2}
     lines = markdown(table, [result, None, last]).splitlines()
     assert lines[4] == "| | 3 Fréchet | 6 Fréchet | 3 bits/dim | 3 IS |"
-    assert lines[6] == "| ancestral | 0.512 ± 0.010 (4) | - |  |  |"
-    assert lines[7] == "| likelihood |  |  | 12.50 | 9.100 ± 0.200 (9) |"
+    assert lines[6] == "| ancestral | 0.512 ± 0.010 (4.00) | - |  |  |"
+    assert lines[7] == "| likelihood |  |  | 12.50 | 9.100 ± 0.200 (9.00) |"
     alone = markdown(table._replace(cells=cells[:2]), [result, None]).splitlines()
     assert alone[4] == "| | 3 | 6 |"
 
