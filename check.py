@@ -12,8 +12,8 @@ from data import Source
 from data.source import unknown
 from evaluation.bounds import MORE_BOUNDS
 from evaluation.compare import METRICS
-from evaluation.features import FEATURE_SPACES
 from evaluation.inception import RELEASES, RESIZES
+from evaluation.spaces import FEATURE_SPACES
 from models import CLASSIFIERS
 from samplers.interpolation import INTERPOLATIONS
 from sde_lib.prediction import BY_LEVEL
@@ -201,7 +201,7 @@ def check_data(config: ConfigDict, train: Source, test: Source) -> None:
             f"{train.name} has examples of shape {train.shape} in training and {test.shape} in "
             "test; give data.image_size, or mend the data."
         )
-    if "classifier" in section.features and train.labels is None:
+    if "classifier" in section.features and not section.classifier and train.labels is None:
         raise ValueError(
             f"eval.features has 'classifier', which needs labels, and {train.name} has none; take "
             "('pixels',)."

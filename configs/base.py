@@ -290,6 +290,8 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     # Spaces for the distances, the headline first: "pixels", "classifier", "inception" (of 2015, as
     # in papers), "inception_v3".
     config.eval.features = ("pixels",)
+    # A file of tools.train_feature_classifier, or "digits"; fitted to the training images if empty.
+    config.eval.classifier = ""
     config.eval.weights = ""  # file of Inception's weights or its folder; or ~/.cache/scorefield
     config.eval.resize = "clean"  # for Inception; or "legacy_tensorflow", "legacy_pytorch"
     # And "precision_recall", "density_coverage", "sliced_wasserstein", "fid_infinity",

@@ -53,6 +53,7 @@ def digits(law: str) -> ConfigDict:
     config.eval.num_samples = 1500
     config.eval.batch_size = 297
     config.eval.features = ("pixels", "classifier")
+    config.eval.classifier = "digits"
     config.eval.mixture = True
     return config
 

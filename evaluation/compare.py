@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from evaluation.features import Features, FeatureSpace, accuracy, feature_space
+from evaluation.features import Features, FeatureSpace, accuracy
 from evaluation.images import Images, of_source
 from evaluation.metrics import METRICS, statistics_metric
+from evaluation.spaces import feature_space
 from evaluation.statistics import Statistics, read_statistics
 
 
@@ -95,9 +96,9 @@ def judges(experiment) -> list[Judge]:
     found, section = [], experiment.config.eval
     for name in section.features:
         # Only a space that is fitted to the data needs them, and all of them in memory.
-        fitted = name == "classifier"
+        fitted = name == "classifier" and not section.classifier
         train = of_source(experiment.train).first(experiment.train.size) if fitted else None
-        options = {"weights": section.weights, "resize": section.resize}
+        options = {key: section[key] for key in ("classifier", "weights", "resize")}
         space = feature_space(name, train, experiment.train.labels, **options)
         facts = {"name": space.name, "id": space.id}
         if space.classify is not None and experiment.test.labels is not None:

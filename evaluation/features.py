@@ -12,10 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.neural_network import MLPClassifier
-from threadpoolctl import threadpool_limits
-
-from evaluation.inception import load_inception
 
 
 class Features(NamedTuple):
@@ -47,104 +43,6 @@ class FeatureSpace:
 def pixels() -> FeatureSpace:
     """The image itself, flattened: (N, H, W, C) to (N, H W C)."""
     return FeatureSpace("pixels", "pixels", flatten_unit)
-
-
-def fit_classifier(train_images, train_labels, *, hidden=(128, 64), seed=0) -> FeatureSpace:
-    """The last hidden layer of a small perceptron trained on the given images and labels.
-
-    The construction of the Frechet Inception distance (Heusel et al. 2017, arXiv:1706.08500) with a
-    network of the data's own domain in the place of Inception, which says nothing about grey
-    digits. The features are tanh(h_{L-1} W_L + b_L), (N, hidden[-1]): bounded, so that a few odd
-    images cannot move the moments far (with relu the distance varied five times as much between
-    sets of samples of one law). Deterministic in its arguments; `id` is a hash of the weights.
-
-    Args:
-        train_images: (N, ...) floats in [0, 1].
-        train_labels: (N,) class labels.
-
-    Raises:
-        ValueError: images are not floats in [0, 1], or there is not one label an image.
-    """
-    x, labels = flatten_unit(train_images), np.asarray(train_labels)
-    if labels.shape != (len(x),):
-        raise ValueError(
-            f"labels have shape {labels.shape} for {len(x)} images; a classifier needs one label "
-            f"an image: pass an array of shape ({len(x)},)"
-        )
-    batch_size = min(128, len(x))
-    network = MLPClassifier(
-        hidden, activation="tanh", batch_size=batch_size, tol=1e-3, random_state=seed
-    )
-    # The order of a sum depends on the number of threads, and training amplifies its last bit; the
-    # id must not depend on how many cores the machine has.
-    with threadpool_limits(1):
-        network.fit(x, labels)
-
-    def extract(images):
-        h = flatten_unit(images)
-        if h.shape[1] != x.shape[1]:
-            raise ValueError(
-                f"images have {h.shape[1]} values each, the classifier was trained on "
-                f"{x.shape[1]}: pass images of the training shape"
-            )
-        for weight, bias in zip(network.coefs_[:-1], network.intercepts_[:-1]):
-            h = np.tanh(h @ weight + bias)
-        return h
-
-    def classify(images):
-        return network.predict(flatten_unit(images))
-
-    def probabilities(images):
-        return network.predict_proba(flatten_unit(images))
-
-    digest = hash_weights(network.coefs_ + network.intercepts_)
-    return FeatureSpace("classifier", f"classifier-{digest}", extract, classify, probabilities)
-
-
-def inception(name="inception", *, weights="", resize="clean") -> FeatureSpace:
-    """The 2048 features of an Inception-v3 that was trained on ImageNet, for images (N, H, W, C).
-
-    `name` 'inception' is the graph of 2015, whose distance is the one in papers; 'inception_v3' is
-    torchvision's network. C is 1 or 3, grey is repeated. `id` names the network, the hash of its
-    weights and the resize: `inception-2015-6726825d-clean`. Its probabilities are of ImageNet's
-    classes, not of the data's; those of the Inception score (Salimans et al. 2016).
-
-    Args:
-        weights: the file with the weights, or the folder that holds it; empty for the folder
-            `SCOREFIELD_WEIGHTS`, or `~/.cache/scorefield` where that is not set.
-        resize: how images become 299x299: 'clean', 'legacy_tensorflow' or 'legacy_pytorch'.
-
-    Raises:
-        ValueError: the name or the resize is unknown, or the file is not what it should be.
-        FileNotFoundError: there is no file with the weights.
-    """
-    network = load_inception(name, weights=weights, resize=resize)
-    return FeatureSpace(
-        name,
-        network.id,
-        extract=lambda images: network.features(unit_batch(images)),
-        probabilities=lambda images: network.probabilities(unit_batch(images)),
-    )
-
-
-FEATURE_SPACES = {
-    "pixels": lambda images, labels, **options: pixels(),
-    "classifier": lambda images, labels, **options: fit_classifier(images, labels),
-    "inception": lambda images, labels, **options: inception("inception", **options),
-    "inception_v3": lambda images, labels, **options: inception("inception_v3", **options),
-}
-
-
-def feature_space(
-    name: str, train_images, train_labels, *, weights: str = "", resize: str = "clean"
-) -> FeatureSpace:
-    """The space of that name, fitted to the training split where it has something to fit.
-
-    `weights` and `resize` are those of `inception`; the other spaces have no use for them.
-    """
-    if name not in FEATURE_SPACES:
-        raise ValueError(f"feature space {name!r} is unknown; choose one of {list(FEATURE_SPACES)}")
-    return FEATURE_SPACES[name](train_images, train_labels, weights=weights, resize=resize)
 
 
 def accuracy(space: FeatureSpace, images, labels) -> float:

@@ -40,7 +40,8 @@ class References:
     def of(self, experiment: Experiment) -> tuple[Judge, Moments]:
         """The first of `eval.features`, for the data of that experiment."""
         section = experiment.config.eval
-        key = (experiment.train.fingerprint, section.features, section.weights, section.resize)
+        names = ("features", "classifier", "weights", "resize")
+        key = (experiment.train.fingerprint, *(section[name] for name in names))
         if key not in self.known:
             judge = judges(experiment)[0]
             self.known[key] = judge, stream(judge.space, of_source(experiment.train).batches())
@@ -81,7 +82,8 @@ def slug(cell: Cell) -> str:
 def plan_of(cell: Cell, setting: Setting, experiment: Experiment, params: Any, step: int) -> str:
     """The digest of what the figures of a cell depend on."""
     plan = {"figures": sorted(cell.published), "samples": setting.samples, "seeds": setting.seeds}
-    plan["eval"] = {key: experiment.config.eval[key] for key in ("features", "weights", "resize")}
+    names = ("features", "classifier", "weights", "resize")
+    plan["eval"] = {name: experiment.config.eval[name] for name in names}
     if "bits" in cell.published:
         plan["bits"] = bits_plan(experiment, params, experiment.test, step)
     return digest({**plan, "of_samples": sample_plan(experiment, params, step)})

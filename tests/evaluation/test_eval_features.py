@@ -7,8 +7,12 @@ from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
-from evaluation import features
-from evaluation.features import accuracy, feature_space, fit_classifier, pixels
+from data import load
+from evaluation import feature_classifier, features
+from evaluation.feature_classifier import fit, fit_classifier, load_classifier, save_classifier
+from evaluation.features import accuracy, pixels
+from evaluation.images import of_source
+from evaluation.spaces import FEATURE_SPACES, feature_space
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def trained(digits):
             return MLPClassifier._get_param_names()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "MLPClassifier", Kept)
+        patch.setattr(feature_classifier, "MLPClassifier", Kept)
         space = fit_classifier(*digits[:2])
     return space, networks[0]
 
@@ -94,7 +98,7 @@ def test_hash_sees_shape_and_value_but_not_the_sign_of_zero():
 
 
 # Those of Inception need a file of weights; see `test_eval_inception_space`.
-@pytest.mark.parametrize("name", [n for n in features.FEATURE_SPACES if "inception" not in n])
+@pytest.mark.parametrize("name", [n for n in FEATURE_SPACES if "inception" not in n])
 def test_every_space_is_built_by_name_and_refuses_other_scales(name, digits):
     x, labels = digits[0][:60], digits[1][:60]
     space = feature_space(name, x, labels)
@@ -103,6 +107,49 @@ def test_every_space_is_built_by_name_and_refuses_other_scales(name, digits):
     for wrong in (2 * x - 1, 16 * x, np.where(x > 0.9, np.nan, x), (16 * x).astype(np.uint8), 0.5):
         with pytest.raises(ValueError, match=r"\[0, 1\]"):
             space.extract(wrong)
+
+
+def test_a_file_of_a_classifier(digits, tmp_path):
+    """The same space, to the last bit, whatever was called a class."""
+    x, names = digits[0][:200], np.array(["even", "odd"])[digits[1][:200] % 2]
+    for labels in (digits[1][:200], names):
+        network = fit(x, labels)
+        save_classifier(tmp_path / "c.npz", network)
+        stored, fitted = load_classifier(str(tmp_path / "c.npz")), fit_classifier(x, labels)
+        assert stored.id == fitted.id
+        np.testing.assert_array_equal(stored.extract(digits[2]), fitted.extract(digits[2]))
+        np.testing.assert_array_equal(stored.classify(digits[2]), fitted.classify(digits[2]))
+        assert accuracy(stored, x, labels) > 0.95
+        np.testing.assert_allclose(stored.probabilities(digits[2]).sum(axis=1), 1.0, rtol=1e-12)
+
+
+def test_two_classes_have_the_probabilities_of_the_library(digits):
+    x, labels = digits[0][:200], digits[1][:200] % 2
+    options = {"batch_size": 128, "tol": 1e-3, "random_state": 0, "activation": "tanh"}
+    with threadpool_limits(1):
+        library = MLPClassifier((128, 64), **options).fit(x.reshape(200, -1), labels)
+    found = fit_classifier(x, labels).probabilities(digits[2])
+    expected = library.predict_proba(digits[2].reshape(len(digits[2]), -1))
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_the_classifier_of_digits_that_comes_along():
+    """The digits of the configs: the images that it was trained on, and those it was not."""
+    train, test = (load("digits", split) for split in ("train", "test"))
+    space = feature_space("classifier", classifier="digits")
+    right = [accuracy(space, of_source(s).first(s.size), s.labels) for s in (train, test)]
+    assert right[0] > 0.99 and 0.94 < right[1] < 0.99
+
+
+def test_files_that_are_no_classifier(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"'digit', which is neither .* \(digits\)"):
+        feature_space("classifier", classifier="digit")
+    np.savez(tmp_path / "other.npz", weight_0=np.zeros((2, 2)), classes=np.arange(2))
+    with pytest.raises(ValueError, match="has classes, weight_0 of the arrays"):
+        feature_space("classifier", classifier=str(tmp_path / "other.npz"))
+    (tmp_path / "other.npz").write_bytes(b"PK damaged")
+    with pytest.raises(ValueError, match="not a whole npz"):
+        feature_space("classifier", classifier=str(tmp_path / "other.npz"))
 
 
 def test_refusals(digits):
