@@ -71,11 +71,9 @@ SETTINGS = {
 TableFn = Callable[[str], Table]
 
 
-def digits(law: str, **changes: Any) -> Model:
-    """A model of digits that a laptop trains in minutes; `likelihood=True` weights its loss so."""
-    weighted = {"loss.weighting": "likelihood"} if changes.pop("likelihood", False) else {}
-    suffix = "_likelihood" if weighted else ""
-    return Model(f"digits_{law}{suffix}", f"configs/digits_{law}.py", {**weighted, **changes})
+def digits(law: str) -> Model:
+    """A model of digits that a laptop trains in minutes."""
+    return Model(f"digits_{law}", f"configs/digits_{law}.py")
 
 
 def released(config: str) -> Model:
