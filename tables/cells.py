@@ -91,7 +91,14 @@ def plan_of(cell: Cell, setting: Setting, experiment: Experiment, params: Any, s
 
 def bits_of(experiment: Experiment, params: Any, step: int, folder: Path) -> dict[str, Any]:
     bits = data_bits(experiment, params, experiment.test, folder / "bits", step)
-    return {"bits": bits.mean, "bits_std": bits.stderr, "bits_nfe": bits.nfe}
+    values = [float(f"{value:.7g}") for value in bits.per_example]
+    return {
+        "bits": bits.mean,
+        "bits_std": bits.stderr,
+        "bits_nfe": bits.nfe,
+        # Of each image, with the same dequantisation in all cells: differences can be paired.
+        "bits_values": [value if np.isfinite(value) else None for value in values],
+    }
 
 
 def samples_of(

@@ -112,6 +112,8 @@ def test_a_cell_is_what_it_says(model, cells, results):
     last = results[0][2]
     assert "frechet" not in last and 1.0 <= last["inception_score"] <= 10.0
     assert 3.0 < last["bits"] < 12.0 and 0 < last["bits_std"] < 1.0
+    assert len(last["bits_values"]) == 297
+    assert np.mean(last["bits_values"]) == pytest.approx(last["bits"], rel=1e-6)
 
 
 def unit_and_labels(source):
