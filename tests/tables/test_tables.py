@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from tiny import tiny
@@ -185,8 +186,12 @@ def test_a_model_that_is_not_there(tmp_path):
     )
     with pytest.raises(CheckpointError, match=sentence):
         make_ready(cell.model, "paper", tmp_path)
-    with pytest.raises(SystemExit, match="no checkpoint in"):
-        main(["table1", "--scale", "paper", "--out", str(tmp_path)])
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        with pytest.raises(SystemExit, match="no checkpoint in"):
+            main(["table1", "--scale", "paper", "--out", str(tmp_path)])
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_a_model_that_is_trained_half_way_goes_on(model, monkeypatch):
