@@ -100,6 +100,8 @@ def judges(experiment) -> list[Judge]:
         train = of_source(experiment.train).first(experiment.train.size) if fitted else None
         options = {key: section[key] for key in ("classifier", "weights", "resize")}
         space = feature_space(name, train, experiment.train.labels, **options)
+        # What does not take such images says so now, and not after hours of sampling.
+        space.extract(of_source(experiment.train).first(1))
         facts = {"name": space.name, "id": space.id}
         if space.classify is not None and experiment.test.labels is not None:
             test = of_source(experiment.test)

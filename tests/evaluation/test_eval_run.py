@@ -160,7 +160,15 @@ def test_sampling_of_which_nothing_is_left(file, tmp_path):
 
 def test_a_classifier_needs_labels(file):
     with pytest.raises(ValueError, match="label"):
-        exact(file, eval__features=("classifier",))
+        exact(file, eval__features=("classifier",), eval__classifier="")
+
+
+def test_a_classifier_of_other_images(file, tmp_path):
+    """Refused before anything is drawn."""
+    experiment = exact(file, eval__features=("classifier",), eval__classifier="digits")
+    with pytest.raises(ValueError, match=r"images have 6 values each, .* trained on 64"):
+        evaluate(experiment, PARAMS, tmp_path, 3, [], 1.0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_fid_stats(file, tmp_path):
