@@ -18,6 +18,7 @@ from benchmarks.guidance_problem import (
     NOISE,
     Problem,
     Score,
+    draw,
     gaussian,
     predict_fn,
     problems,
@@ -109,17 +110,10 @@ def imputations() -> Iterator[dict]:
 
 def noiseless(problem: Problem) -> Problem:
     """The same, measured exactly; a noise far below all else stands for none."""
-    x = mixture_draw(problem)
-    y = problem.A @ x
+    y = problem.A @ draw(problem.data, np.random.default_rng(1), 1)[0]
     known = mixture_posterior(problem.data, problem.operator, y, 1e-6)
     mean, cov = mixture_moments(known)
     return problem._replace(y=y, mean=mean, cov=cov)
-
-
-def mixture_draw(problem: Problem) -> np.ndarray:
-    rng = np.random.default_rng(1)
-    k = rng.choice(len(problem.data.weights), p=problem.data.weights)
-    return rng.multivariate_normal(problem.data.means[k], problem.data.covs[k])
 
 
 def classes() -> Iterator[dict]:

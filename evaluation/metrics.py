@@ -91,26 +91,17 @@ def mmd_metric(space, test, reference) -> Metric:
     return Metric({"mmd": {"bandwidth": bandwidth}}, measure)
 
 
-def precision_recall_metric(space, test, reference) -> Metric:
-    def measure(x, found):
-        result = precision_recall(found, reference)
-        return {
-            "precision": against(result.precision, result.precision_stderr),
-            "recall": against(result.recall, result.recall_stderr),
-        }
+def pair_metric(compare: Callable, *names: str) -> Callable[..., Metric]:
+    """Of a function whose result has two numbers of those names, each with its `_stderr`."""
 
-    return Metric({"precision": {}, "recall": {}}, measure)
+    def metric(space, test, reference) -> Metric:
+        def measure(x, found):
+            result = compare(found, reference)._asdict()
+            return {name: against(result[name], result[f"{name}_stderr"]) for name in names}
 
+        return Metric({name: {} for name in names}, measure)
 
-def density_coverage_metric(space, test, reference) -> Metric:
-    def measure(x, found):
-        result = density_coverage(found, reference)
-        return {
-            "density": against(result.density, result.density_stderr),
-            "coverage": against(result.coverage, result.coverage_stderr),
-        }
-
-    return Metric({"density": {}, "coverage": {}}, measure)
+    return metric
 
 
 def sliced_wasserstein_metric(space, test, reference) -> Metric:
@@ -142,8 +133,8 @@ METRICS: dict[str, Callable[[FeatureSpace, Images, Features], Metric]] = {
     "frechet": frechet_metric,
     "kid": kid_metric,
     "mmd": mmd_metric,
-    "precision_recall": precision_recall_metric,
-    "density_coverage": density_coverage_metric,
+    "precision_recall": pair_metric(precision_recall, "precision", "recall"),
+    "density_coverage": pair_metric(density_coverage, "density", "coverage"),
     "sliced_wasserstein": sliced_wasserstein_metric,
     "fid_infinity": fid_infinity_metric,
     "inception_score": inception_score_metric,

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from evaluation.classifier import by_level
@@ -15,7 +14,7 @@ from evaluation.mixture import fit_mixture
 from evaluation.page import write_page
 from evaluation.rows import figure_rows
 from evaluation.sampling import pictured
-from evaluation.sections import bits_section, data_section, sampling_section, versions
+from evaluation.sections import about, bits_section, sampling_section
 from evaluation.store import put
 
 
@@ -41,12 +40,7 @@ def evaluate(
     shown = config.eval.enable_sampling and pictured(experiment)
     chosen = judges(experiment) if shown else []
     report: dict[str, Any] = {
-        "step": step,
-        "versions": versions(),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-        "seed": config.seed,
-        "ema_rate": config.training.ema_rate,
-        "data": data_section(experiment),
+        **about(experiment, params, step),
         "likelihood": config.likelihood.to_dict(),
         "sampling": config.sampling.to_dict(),
         "guidance": config.guidance.to_dict(),
@@ -81,12 +75,7 @@ def evaluate_classifier(
     begin = time.perf_counter()
     levels = by_level(experiment, params, experiment.test, experiment.config.eval.seed)
     report = {
-        "step": step,
-        "versions": versions(),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-        "seed": experiment.config.seed,
-        "ema_rate": experiment.config.training.ema_rate,
-        "data": data_section(experiment),
+        **about(experiment, params, step),
         "eval_loss": make_eval_loss(experiment)(params),
         "classifier": [level._asdict() for level in levels],
         "nfe": {},

@@ -5,15 +5,14 @@ from the batches of a smaller one.
 """
 
 import hashlib
-import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evaluation.statistics import read
-from evaluation.store import Store, hash_arrays, network_plan, put
+from evaluation.statistics import put_arrays, read
+from evaluation.store import Store, hash_arrays, network_plan
 
 # Arrays of a batch: numbers, samples in levels or as they are, evaluations, failure; each (B, ...).
 ARRAYS = ("index", "x", "nfe", "failed")
@@ -46,9 +45,7 @@ class SampleStore(Store):
 
     def save(self, batch: int, arrays: Batch) -> None:
         """Writes one batch, whole or not at all."""
-        file = io.BytesIO()
-        np.savez(file, plan=self.plan, digest=digest_of(arrays), **arrays)
-        put(self.path(batch), file.getvalue())
+        put_arrays(self.path(batch), plan=self.plan, digest=digest_of(arrays), **arrays)
 
     def load(self, batch: int, index: np.ndarray) -> Batch | None:
         """The batch of the samples `index`; None where there is none that can be trusted."""

@@ -5,6 +5,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from evaluation.bits import data_bits
@@ -15,14 +16,22 @@ from evaluation.pictures import grid, save_png
 from evaluation.sampling import pictured, stored_samples, trajectory
 
 
-def data_section(experiment) -> dict[str, Any]:
-    """What a report says of the data."""
+def about(experiment, params: Any, step: int) -> dict[str, Any]:
+    """What any report says first: of the checkpoint, the run, the data and what computes."""
+    train = experiment.train
     return {
-        "name": experiment.train.name,
-        "train": experiment.train.size,
-        "test": experiment.test.size,
-        "levels": experiment.train.levels,
-        "fingerprint": experiment.train.fingerprint,
+        "step": step,
+        "versions": versions(),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "seed": experiment.config.seed,
+        "ema_rate": experiment.config.training.ema_rate,
+        "data": {
+            "name": train.name,
+            "train": train.size,
+            "test": experiment.test.size,
+            "levels": train.levels,
+            "fingerprint": train.fingerprint,
+        },
     }
 
 

@@ -7,7 +7,6 @@ live: two Inception networks give numbers that look alike and do not compare, so
 a file states the space, and the record says that it was stated.
 """
 
-import hashlib
 import io
 import zipfile
 import zlib
@@ -20,7 +19,7 @@ from scipy.linalg.blas import dsyrk
 
 from evaluation.features import FeatureSpace
 from evaluation.frechet import Moments, finite_rows
-from evaluation.store import put
+from evaluation.store import put, sha256
 
 ROWS = 1000  # of stored features in a batch
 ASYMMETRY = 1e-6  # of the largest entry of sigma; float32 rounding is below it
@@ -193,11 +192,6 @@ def put_arrays(path: Path, **arrays) -> str:
     np.savez(file, **arrays)
     put(path, file.getvalue())
     return sha256(path)
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_space(path: Path, space: str, recorded: str | None, stated: str | None) -> None:

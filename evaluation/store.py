@@ -96,6 +96,12 @@ def hash_arrays(tree: Any) -> str:
     return found.hexdigest()[:16]
 
 
+def sha256(path: Path) -> str:
+    """Of a file, in hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a file; an empty one where there is no file or no whole object."""
     try:

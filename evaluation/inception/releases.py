@@ -5,12 +5,12 @@ that is found by name must have that hash: features of other weights would give 
 that compares with nothing.
 """
 
-import hashlib
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 from evaluation.inception.network import InceptionV3
+from evaluation.store import sha256
 
 VARIABLE = "SCOREFIELD_WEIGHTS"
 DEFAULT = "~/.cache/scorefield"
@@ -86,8 +86,3 @@ def find_weights(release: Release, weights: str = "") -> tuple[Path, str]:
             "the same."
         )
     return path, digest[:8]
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
