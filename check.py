@@ -37,7 +37,8 @@ GUIDANCE = ("none", *CLASS_GUIDANCE, *RESTORATION)
 # Keys, what must hold of their numbers, and in words. A network has some of those of `model` only.
 RANGES = (
     (
-        "training.batch_size training.n_iters training.n_jitted_steps training.log_freq optim.lr "
+        "training.batch_size training.n_iters training.accumulate training.n_jitted_steps "
+        "training.log_freq mesh.fsdp optim.lr "
         "optim.eps prediction.sigma_data sampling.steps sampling.batch_size sampling.n_steps_each "
         "sampling.rtol sampling.atol sampling.sde_rtol sampling.sde_atol sampling.max_steps "
         "likelihood.num_probes likelihood.eps likelihood.steps likelihood.order "
@@ -83,6 +84,11 @@ def check_numbers(config: ConfigDict) -> None:
         for key in keys.split():
             if key in flat and not holds(flat[key]):
                 raise ValueError(f"{key} is {flat[key]}; it must {rule}.")
+    if config.training.batch_size % config.training.accumulate:
+        raise ValueError(
+            f"training.batch_size is {config.training.batch_size}, which is not a multiple of "
+            f"training.accumulate = {config.training.accumulate}; make it one."
+        )
     if config.training.n_iters % config.training.n_jitted_steps:
         raise ValueError(
             f"training.n_iters is {config.training.n_iters}, which is not a multiple of "

@@ -9,6 +9,7 @@ import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
 
 import dataclasses
 import logging
+import os
 import re
 import runpy
 import sys
@@ -34,6 +35,7 @@ from evaluation.restoration import run_restoration
 from evaluation.rows import figure_rows
 from evaluation.run import evaluate
 from evaluation.sampling import run_sampling
+from parallel.processes import JobError, is_lead, lost, start
 from training.checkpoint import CheckpointError
 from training.loop import TrainingDiverged
 from training.metrics import read_metrics, training_seconds
@@ -43,6 +45,8 @@ from training.workdir import claim, flatten
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where a run reads and writes.")
+# Modes that the processes of a job share.
+SHARED = ("train", "eval", "sample", "fid_stats")
 # Modes that write what a checkpoint makes of some numbers: of samples, or of data examples.
 WRITERS = {
     "sample": run_sampling,
@@ -55,6 +59,11 @@ SEEDS = flags.DEFINE_string("seeds", "0-63", "Samples to draw, or examples, firs
 WAIT = flags.DEFINE_bool("wait", False, "Evaluate every checkpoint as training writes it.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to use; the latest if not given.")
 DEBUG = flags.DEFINE_bool("debug", False, "Show the whole traceback of an error.")
+PROFILE = flags.DEFINE_integer("profile", 0, "Steps of training to trace.", lower_bound=0)
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One process of a job of several.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, off a cluster.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the job, likewise.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this one, likewise.")
 FORCE = flags.DEFINE_bool("force_config", False, "Go on in a workdir of another config.")
 flags.mark_flags_as_required(["config", "workdir", "mode"])
 
@@ -65,19 +74,52 @@ def main(argv: list[str]) -> None:
     workdir = Path(WORKDIR.value).absolute()
     quiet()
     try:
+        join_job()
         experiment = build(CONFIG.value, reads_data=MODE.value not in ("sample", "decode"))
         enable_compilation_cache(workdir)
         run(experiment, workdir)
-    except (ValueError, OSError, CheckpointError, TrainingDiverged) as error:
+    except (ValueError, OSError, CheckpointError, JobError, TrainingDiverged) as error:
         if DEBUG.value:
             raise
-        raise SystemExit(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
+        leave_job(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    except jax.errors.JaxRuntimeError as error:
+        if DEBUG.value or not DISTRIBUTED.value:
+            raise
+        leave_job(f"JobError: {lost(error)}")
+
+
+def join_job() -> None:
+    """With --distributed, becomes one process of several; those but the lead are silent."""
+    given = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    if not DISTRIBUTED.value:
+        if any(value is not None for value in given):
+            raise ValueError(
+                "--coordinator, --num_processes and --process_id go with --distributed."
+            )
+        return
+    if MODE.value not in SHARED:
+        raise ValueError(
+            f"--mode is {MODE.value}, which one process does alone; leave --distributed out, or "
+            f"take one of {', '.join(SHARED)}."
+        )
+    start(*given)
+    if not is_lead():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open to the end
+
+
+def leave_job(message: str) -> None:
+    """Ends the program with a message and status 1."""
+    if not DISTRIBUTED.value:
+        raise SystemExit(message) from None
+    print(message, file=sys.stderr, flush=True)
+    # The usual end would wait for processes that may be gone, or that wait for this one.
+    os._exit(1)
 
 
 def run(experiment: Experiment, workdir: Path) -> None:
     """One mode of the program; everything it says goes to the log and to the workdir."""
     if MODE.value == "train":
-        run_training(experiment, workdir, FORCE.value)
+        run_training(experiment, workdir, FORCE.value, PROFILE.value)
         return
     if MODE.value == "fid_stats":
         for path in write_fid_stats(experiment, workdir):
@@ -125,6 +167,10 @@ def build_writer(experiment: Experiment) -> Callable:
         "edit.method": config.edit.method if config.edit.method != "none" else "",
     }
     for key, method in given.items():
+        if method and DISTRIBUTED.value:
+            raise ValueError(
+                f"{key} is {method!r}, which one process does alone; leave --distributed out."
+            )
         if method and MODE.value != "sample":
             raise ValueError(
                 f"{key} is {method!r}, which takes images in --mode sample, and --mode is "

@@ -17,8 +17,9 @@ from benchmarks.timing import interleaved
 from build import build_loss, build_model, build_optimizer, build_path, build_prediction
 from configs.cifar10 import cifar10
 from data import Scaler
+from parallel.mesh import make_mesh, put_batch
 from sde_lib import parametrize
-from training.sharding import jit_step, make_mesh, put_batch
+from training.sharding import jit_step
 from training.state import create_state
 from training.step import make_train_step
 

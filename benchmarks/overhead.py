@@ -20,9 +20,10 @@ from build import build
 from configs.base import NETWORKS
 from configs.digits import digits
 from data import Loader
+from parallel.mesh import make_mesh, put_batch
 from sde_lib import example_keys
 from training.run import initial
-from training.sharding import jit_step, make_mesh, put_batch
+from training.sharding import jit_step
 from training.step import make_train_step
 
 STEPS = 50

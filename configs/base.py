@@ -181,6 +181,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.training.continuous = continuous  # if not, model.num_scales levels: SMLD and DDPM
     config.training.batch_size = 128
     config.training.n_iters = 1_300_000
+    config.training.accumulate = 1  # passes over parts of a batch for one update, to save memory
     config.training.n_jitted_steps = 1  # above 1, a scan: for accelerators, see benchmarks/
     config.training.ema_rate = 0.999 if law == "ve" else 0.9999
     config.training.label_dropout = 0.1  # of classes, where model.num_classes tells the network any
@@ -190,6 +191,10 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.training.keep_snapshots = 0  # the newest so many; 0 keeps all
     config.training.snapshot_sampling = False
     config.training.progress = True
+
+    # Devices over which parameters, average and moments are split; batches are split over all.
+    config.mesh = ConfigDict()
+    config.mesh.fsdp = 1
 
     config.sampling = ConfigDict()
     # "pc" takes fixed steps, "score_sde" too, as the released code does; "dpm_fast" spends `steps`

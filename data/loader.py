@@ -2,8 +2,9 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -59,8 +60,14 @@ class Loader:
         return {name: np.stack([b[name] for b in batches]) for name in batches[0]}
 
     def iterate(
-        self, start_step: int = 0, n_per_call: int = 1, *, prefetch: int = 2, workers: int = 1
-    ) -> Iterator[Batch]:
+        self,
+        start_step: int = 0,
+        n_per_call: int = 1,
+        *,
+        prefetch: int = 2,
+        workers: int = 1,
+        place: Callable[[Batch], Any] = lambda batch: batch,
+    ) -> Iterator[Any]:
         """Endless batches from `start_step` on, at most `prefetch` of them read ahead.
 
         Args:
@@ -68,6 +75,7 @@ class Loader:
             n_per_call: steps per item; above 1 an item has a leading axis of that length.
             prefetch: items read ahead.
             workers: background threads; the order of the items does not depend on it.
+            place: what is done to an item in its thread, such as sending it to devices.
 
         The iterator raises at an item what reading that item raised. Closing it, or letting go of
         it, waits for the item being read and ends the threads.
@@ -80,12 +88,12 @@ class Loader:
                 f"n_per_call={n_per_call}, prefetch={prefetch}, workers={workers}: each must be at "
                 "least 1."
             )
-        return self._iterate(start_step, n_per_call, prefetch, workers)
+        return self._iterate(start_step, n_per_call, prefetch, workers, place)
 
     # Apart from `iterate`, because a generator checks nothing before its first item is asked for.
-    def _iterate(self, step, n_per_call, prefetch, workers):
+    def _iterate(self, step, n_per_call, prefetch, workers, place):
         def read(step):
-            return self.batch(step) if n_per_call == 1 else self.stacked(step, n_per_call)
+            return place(self.batch(step) if n_per_call == 1 else self.stacked(step, n_per_call))
 
         pool = ThreadPoolExecutor(workers, thread_name_prefix="data-loader")
         pending = collections.deque()

@@ -10,6 +10,7 @@ from evaluation.bits_store import COLUMNS, BitsStore, Rows, make_plan
 from evaluation.bounds import make_batch_bits
 from evaluation.codes import mend
 from evaluation.store import open_store
+from parallel.processes import each, is_lead
 
 
 class DataBits(NamedTuple):
@@ -41,7 +42,8 @@ def data_bits(
     """Mean bits/dim over all examples of `source`, by a bound of `evaluation/bounds.py`.
 
     Each of `eval.bpd_repeats` passes has fresh noise and fresh probes, which belong to the example
-    and the pass: the value of an example does not depend on its batch.
+    and the pass: the value of an example does not depend on its batch. The processes of a job
+    share the batches.
 
     Args:
         folder: where finished batches are kept and found again, see `store`. At the end the
@@ -61,17 +63,17 @@ def data_bits(
     def rows_of(repeat: int, batch: int, indices: np.ndarray, mask: np.ndarray) -> Rows:
         if store and (rows := store.load(repeat, batch, indices[mask])):
             return rows
-        values = batch_bits(params, source.fetch(indices), indices.astype(np.int32), repeat)
+        values = batch_bits(params, repeat, source.fetch(indices), indices.astype(np.int32))
         columns = zip(COLUMNS.items(), (indices, *values))
         rows = {name: np.asarray(value)[mask].astype(dtype) for (name, dtype), value in columns}
         if store:
             store.save(repeat, batch, rows)
         return rows
 
-    passes = []
+    passes, batches = [], list(padded_batches(source.size, size))
     for repeat in range(config.eval.bpd_repeats):
-        batches = enumerate(padded_batches(source.size, size))
-        rows = [rows_of(repeat, batch, *which) for batch, which in batches]
+        one = lambda batch, repeat=repeat: rows_of(repeat, batch, *batches[batch])
+        rows = each(len(batches), one)
         passes.append({name: np.concatenate([r[name] for r in rows]) for name in COLUMNS})
     examples = over_passes({name: np.stack([p[name] for p in passes]) for name in COLUMNS})
     if not np.isfinite(examples["bits_per_dim"]).any():
@@ -79,7 +81,7 @@ def data_bits(
             f"Every likelihood of {source.size} examples failed, so there is no bits/dim; "
             f"{mend(config.likelihood)}."
         )
-    if store:
+    if store and is_lead():
         store.write_table(table(examples, source))
     return over_examples(examples)
 

@@ -30,6 +30,7 @@ from likelihood import (
     elbo_discrete,
     noised_log_density,
 )
+from parallel.mesh import by_device
 from sde_lib import example_keys, fold_in, split
 
 # What they are called in the report.
@@ -65,14 +66,13 @@ def noise_in_levels(experiment) -> float:
 
 
 def make_batch_bits(experiment, bound: str = "flow") -> Callable[..., tuple[Array, ...]]:
-    """`(params, raw, indices, repeat) -> bits, stderr over probes, nfe, failed`, each `(B,)`."""
+    """`(params, repeat, raw, indices) -> bits, stderr over probes, nfe, failed`, each `(B,)`."""
     config, dims = experiment.config, int(np.prod(experiment.shape))
     draw = flow(experiment) if bound == "flow" else further(experiment, bound)
     # A probability of levels has no volume.
     log_volume = 0.0 if bound.endswith("levels") else experiment.bits_scaler.log_volume()
 
-    @jax.jit
-    def batch_bits(params, raw, indices, repeat):
+    def batch_bits(params, repeat, raw, indices):
         keys = split(fold_in(example_keys(config.eval.seed, indices), repeat), 2)
         found = draw(experiment.predict(params), raw, *keys)
         bits = bits_per_dim(found.logp, dims, log_volume)
@@ -80,7 +80,7 @@ def make_batch_bits(experiment, bound: str = "flow") -> Callable[..., tuple[Arra
         bits = jnp.where(missing, jnp.nan, bits)
         return bits, found.stderr / (dims * jnp.log(2.0)), found.nfe, missing
 
-    return batch_bits
+    return by_device(batch_bits, shared=2)
 
 
 def flow(experiment) -> Callable[..., Draw]:

@@ -2,11 +2,12 @@
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from data import padded_batches
+from parallel.mesh import by_device
+from parallel.processes import each
 from sde_lib import example_keys, fold_in, split
 from sde_lib.classifier import log_prob
 
@@ -30,23 +31,27 @@ def by_level(experiment, params: Any, source, seed: int) -> list[AtLevel]:
     ends = jnp.asarray([path.t0, path.t1])
     low, high = np.exp(-np.asarray(path.lam(ends)))
 
-    @jax.jit
-    def batch(params, raw, label, indices, t):
+    def batch(params, t, raw, label, indices):
         data_keys, noise_keys = split(fold_in(example_keys(seed, indices), 1), 2)
         x0 = experiment.scaler.to_model(data_keys, raw)
         x = path.marginal(x0, path.noise(noise_keys, x0), t)
         logits = experiment.logits(params)(x, t)
         return jnp.argmax(logits, axis=-1) == label, -log_prob(lambda x, t: logits, x, t, label)
 
-    found = []
+    run, batches, found = by_device(batch, shared=2), list(padded_batches(source.size, size)), []
     for sigma in LEVELS:
         if not low <= sigma <= high:
             continue
-        t, parts = path.t_of_lam(-jnp.log(jnp.asarray(sigma))), []
-        for indices, mask in padded_batches(source.size, size):
+        t = path.t_of_lam(-jnp.log(jnp.asarray(sigma)))
+
+        def told(i: int, t=t) -> dict[str, np.ndarray]:
+            indices, mask = batches[i]
             given = source.fetch(indices), source.labels[indices], indices.astype(np.int32)
-            parts.append([np.asarray(v)[mask] for v in batch(params, *given, t)])
-        right, nats = (np.concatenate(v) for v in zip(*parts))
+            right, nats = run(params, t, *given)
+            return {"right": np.asarray(right)[mask], "nats": np.asarray(nats)[mask]}
+
+        parts = each(len(batches), told)
+        right, nats = (np.concatenate([part[k] for part in parts]) for k in ("right", "nats"))
         share = float(right.mean())
         error = (share * (1.0 - share) / source.size) ** 0.5
         found.append(AtLevel(sigma, share, error, float(nats.mean())))

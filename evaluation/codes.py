@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from evaluation.sampling import in_parts
 from likelihood.latents import Latents, decode, encode
+from parallel.mesh import by_device
 from samplers.base import SampleResult
 from sde_lib import example_keys, fold_in, split
 
@@ -64,7 +64,8 @@ def decode_codes(experiment, params: Any, z: np.ndarray, denoise: bool = False) 
 def in_batches(experiment, batch: Callable, params: Any, array: np.ndarray) -> Any:
     """`batch(params, part)` over parts of `sampling.batch_size` along the first axis, see
     `in_parts`."""
-    size, run = min(experiment.config.sampling.batch_size, len(array)), jax.jit(batch)
+    size = min(experiment.config.sampling.batch_size, len(array))
+    run = by_device(batch, shared=1)
     return in_parts(lambda part: run(params, part), size, array)
 
 

@@ -13,6 +13,7 @@ from evaluation.images import Images, of_source
 from evaluation.metrics import METRICS, statistics_metric
 from evaluation.spaces import feature_space
 from evaluation.statistics import Statistics, read_statistics
+from parallel.processes import each
 
 
 def distances(
@@ -74,8 +75,9 @@ def check_metrics(space: FeatureSpace, metrics: Iterable[str]) -> None:
 
 
 def features(space: FeatureSpace, images: Images) -> Features:
-    """Of all images, (n, d), from a batch of them at a time."""
-    return Features(space.id, np.concatenate([space.extract(x) for x in images.batches()]))
+    """Of all images, (n, d), from a batch of them at a time; the processes of a job share them."""
+    parts = each(images.count(), lambda i: {"features": space.extract(images.batch(i))})
+    return Features(space.id, np.concatenate([part["features"] for part in parts]))
 
 
 class Judge(NamedTuple):

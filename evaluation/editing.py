@@ -13,7 +13,15 @@ import numpy as np
 
 from evaluation.given import given_images
 from evaluation.pictures import grid, save_png
-from evaluation.sampling import arrays_of, in_parts, own_parameters, pictured, to_levels
+from evaluation.sampling import (
+    arrays_of,
+    depend_on_each_other,
+    in_parts,
+    own_parameters,
+    pictured,
+    to_levels,
+)
+from parallel.mesh import by_device
 from sde_lib import example_keys, fold_in, split
 
 SHOWN = 8  # edits of an image in the picture
@@ -44,18 +52,18 @@ def edit(experiment, editing, params: Any, seeds: range) -> Edited:
     draws = jax.vmap(jax.random.fold_in)(own_keys[which], turn)
     label = turn if classes is None else classes.label(turn)
 
-    @jax.jit
     def batch(params, own, keys, x, label):
         guided = predict = experiment.predict(params)
         if classes is not None:
             guided = classes.predict(params, own, label)
         if section.source_label >= 0:
             predict = experiment.predict(params, jnp.full_like(label, section.source_label))
-        return editing.run(keys, predict, guided, x)
+        return arrays_of(editing.run(keys, predict, guided, x))
 
     size = min(experiment.config.sampling.batch_size, n * k)
-    own = own_parameters(experiment)
-    part = lambda keys, x, label: arrays_of(batch(params, own, keys, x, label))
+    together = depend_on_each_other(experiment.config.sampling)
+    run, own = by_device(batch, shared=2, together=together), own_parameters(experiment)
+    part = lambda keys, x, label: run(params, own, keys, x, label)
     x, nfe, _ = in_parts(part, size, draws, image[which], label)
     labels = None if classes is None else np.asarray(label[:k])
     return Edited(np.asarray(image), x.reshape(n, k, *image.shape[1:]), float(nfe.mean()), labels)

@@ -2,9 +2,15 @@
 
 from pathlib import Path
 
+import jax
+import numpy as np
+
 from evaluation.compare import judges
-from evaluation.images import of_source
+from evaluation.features import FeatureSpace
+from evaluation.frechet import Moments, merge_all
+from evaluation.images import Images, of_source
 from evaluation.statistics import stream, write_statistics
+from parallel.processes import each, is_lead
 
 
 def write_fid_stats(experiment, workdir: Path) -> list[Path]:
@@ -12,9 +18,23 @@ def write_fid_stats(experiment, workdir: Path) -> list[Path]:
     folder = workdir / "stats"
     written = []
     for space, *_ in judges(experiment):
-        moments = stream(space, of_source(experiment.train).batches())
+        moments = shared_stream(space, of_source(experiment.train))
+        if not is_lead():
+            continue
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{experiment.train.name.replace('/', '-')}_{space.name}.npz"
         write_statistics(path, moments, experiment.train.fingerprint)
         written.append(path)
     return written
+
+
+def shared_stream(space: FeatureSpace, images: Images) -> Moments:
+    """Moments of all images, of which each process of a job streams every so-manieth batch."""
+    processes = jax.process_count()
+
+    def part(first: int) -> dict[str, np.ndarray]:
+        moments = stream(space, (images.batch(i) for i in range(first, images.count(), processes)))
+        return {"n": moments.n, "mean": moments.mean, "scatter": moments.scatter}
+
+    parts = each(min(processes, images.count()), part)
+    return merge_all([Moments(space.id, int(p["n"]), p["mean"], p["scatter"]) for p in parts])

@@ -20,9 +20,16 @@ class Images(NamedTuple):
     def __len__(self) -> int:
         return self.n
 
+    def count(self, size: int = BATCH) -> int:
+        """Of batches."""
+        return -(-self.n // size)
+
+    def batch(self, i: int, size: int = BATCH) -> np.ndarray:
+        return self.fetch(i * size, min((i + 1) * size, self.n))
+
     def batches(self, size: int = BATCH) -> Iterator[np.ndarray]:
-        for first in range(0, self.n, size):
-            yield self.fetch(first, min(first + size, self.n))
+        for i in range(self.count(size)):
+            yield self.batch(i, size)
 
     def first(self, n: int) -> np.ndarray:
         """At most n of them, as one array."""

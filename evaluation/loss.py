@@ -14,6 +14,8 @@ import numpy as np
 from data import padded_batches
 from losses.denoising import Draws, denoising_terms, reduce_terms
 from losses.time_sampling import TIME_SAMPLING
+from parallel.mesh import by_device
+from parallel.processes import each
 from sde_lib import example_keys, fold_in, split
 from sde_lib.classifier import log_prob
 
@@ -21,32 +23,32 @@ DRAWS = 8
 
 
 def make_eval_loss(experiment) -> Callable[[Any], float]:
-    """`params -> mean loss over the test split`; nothing is dropped, the last batch is padded."""
+    """`params -> mean loss over the test split`; nothing is dropped, the last batch is padded.
+
+    The processes of a job share the batches, with parameters on the devices of each.
+    """
     config, source = experiment.config, experiment.test
     batch_size = min(config.eval.batch_size, source.size)
 
-    @jax.jit
-    def batch_sum(params, raw, indices, mask, label):
+    def losses_of(params, raw, indices, label):
         keys = example_keys(0, indices)
         # One draw after the other, so that the network is compiled once and not eight times.
         losses = jax.lax.map(
             lambda k: example_losses(experiment, params, raw, fold_in(keys, k), k, label),
             jnp.arange(DRAWS),
         )
-        return jnp.sum(jnp.where(mask, jnp.mean(losses, axis=0), 0.0))
+        return jnp.mean(losses, axis=0)
+
+    run, batches = by_device(losses_of, shared=1), list(padded_batches(source.size, batch_size))
+
+    def batch_sum(params, indices, mask) -> np.ndarray:
+        label = source.labels[indices] if experiment.num_classes else None
+        found = run(params, source.fetch(indices), indices.astype(np.int32), label)
+        return np.sum(np.asarray(found, np.float64)[mask])
 
     def eval_loss(params) -> float:
-        total = sum(
-            batch_sum(
-                params,
-                source.fetch(indices),
-                indices.astype(np.int32),
-                mask,
-                source.labels[indices] if experiment.num_classes else None,
-            )
-            for indices, mask in padded_batches(source.size, batch_size)
-        )
-        return float(total) / source.size
+        sums = each(len(batches), lambda i: {"sum": batch_sum(params, *batches[i])})
+        return float(sum(part["sum"] for part in sums)) / source.size
 
     return eval_loss
 

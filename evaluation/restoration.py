@@ -17,8 +17,16 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from evaluation.given import check_rows, given_images
 from evaluation.pictures import grid, save_png
-from evaluation.sampling import arrays_of, by_example, in_parts, pictured, to_levels
+from evaluation.sampling import (
+    arrays_of,
+    by_example,
+    depend_on_each_other,
+    in_parts,
+    pictured,
+    to_levels,
+)
 from guidance import LinearOperator, measure
+from parallel.mesh import by_device
 from sde_lib import example_keys, fold_in, split
 
 SHOWN = 5  # restorations of an example in the picture
@@ -99,16 +107,15 @@ def one_by_one(experiment, restoration, params: Any, keys: jax.Array, y: jax.Arr
     which = np.repeat(np.arange(n), k)
     draws = jax.vmap(jax.random.fold_in)(keys[which], jnp.tile(jnp.arange(k), n))
 
-    @jax.jit
     def batch(params, keys, y):
         start, steps = split(keys, 2)
         x = experiment.path.prior_sample(start, (len(keys), *experiment.shape))
         run = lambda key, x, y: restoration.run(key, experiment.predict(params), x, y)
-        return by_example(experiment, run)(steps, x, y)
+        return arrays_of(by_example(experiment, run)(steps, x, y))
 
     size = min(experiment.config.sampling.batch_size, n * k)
-    run = lambda keys, y: arrays_of(batch(params, keys, y))
-    return in_parts(run, size, draws, y[which])
+    run = by_device(batch, shared=1, together=depend_on_each_other(experiment.config.sampling))
+    return in_parts(lambda keys, y: run(params, keys, y), size, draws, y[which])
 
 
 def together(experiment, restoration, params: Any, keys: jax.Array, y: jax.Array):

@@ -16,6 +16,7 @@ from evaluation.rows import figure_rows
 from evaluation.sampling import pictured
 from evaluation.sections import about, bits_section, sampling_section
 from evaluation.store import put
+from parallel.processes import is_lead
 
 
 def evaluate(
@@ -87,6 +88,8 @@ def evaluate_classifier(
 
 def write(experiment, workdir: Path, step: int, metrics: list[dict], report: dict) -> None:
     """The report as JSON, twice, and as a page."""
+    if not is_lead():
+        return
     text = json.dumps(strict(report), indent=2, allow_nan=False) + "\n"
     put(workdir / f"report_{step}.json", text)
     put(workdir / "report.json", text)

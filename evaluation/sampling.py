@@ -15,6 +15,8 @@ import numpy as np
 from evaluation.pictures import grid, save_png, trajectory_figure
 from evaluation.sample_store import ARRAYS, SampleStore, make_plan
 from evaluation.store import open_store
+from parallel.mesh import by_device
+from parallel.processes import each, is_lead
 from samplers.base import SampleResult
 from sde_lib import example_keys, split
 
@@ -23,20 +25,42 @@ ADAPTIVE = ("ode", "sde", "dpm_adaptive")
 
 
 def draw(experiment, params: Any, indices: Sequence[int], seed: int) -> SampleResult:
-    """Samples with the given numbers, in batches of `sampling.batch_size`.
+    """Samples with the given numbers, in batches of `sampling.batch_size`, which the processes of a
+    job share.
 
     Returns model-scaled `x` (n, ...), the mean `nfe`, and `failed` (n,). The last batch is padded,
     so one program serves all.
     """
-    x, nfe, failed = drawing(experiment, params, seed)(np.asarray(indices, np.int32))
-    return SampleResult(x, None, np.mean(nfe), failed)
+    indices, size = np.asarray(indices, np.int32), experiment.config.sampling.batch_size
+    call, parts = (
+        drawing(experiment, params, seed),
+        np.split(indices, range(size, len(indices), size)),
+    )
+    found = each(len(parts), lambda i: dict(zip(("x", "nfe", "failed"), call(parts[i]))))
+    joined = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+    return SampleResult(joined["x"], None, np.mean(joined["nfe"]), joined["failed"])
 
 
 def drawing(experiment, params: Any, seed: int) -> Callable[[np.ndarray], list[np.ndarray]]:
     """`indices (n,) -> x, nfe, failed`, each (n, ...); one program, compiled at the first call."""
-    batch = jax.jit(lambda params, own, i: sample_batch(experiment, params, seed, i, own))
-    run = lambda i: arrays_of(batch(params, own_parameters(experiment), i))
-    return lambda indices: in_parts(run, experiment.config.sampling.batch_size, indices)
+    section = experiment.config.sampling
+    batch = by_device(
+        lambda params, own, i: arrays_of(sample_batch(experiment, params, seed, i, own)),
+        shared=2,
+        together=depend_on_each_other(section),
+    )
+    run = lambda i: batch(params, own_parameters(experiment), i)
+    return lambda indices: in_parts(run, section.batch_size, indices)
+
+
+def depend_on_each_other(section) -> bool:
+    """Whether the samples of a batch do: by a common step size, or as outputs of one chain."""
+    corrects = section.method in ("pc", "score_sde") and section.corrector != "none"
+    return (
+        (section.method in ADAPTIVE and section.batching == "batch")
+        or (corrects and section.norm == "batch")
+        or (section.method == "denoising_mcmc" and section.chain_outputs > 1)
+    )
 
 
 def stored_samples(
@@ -45,7 +69,8 @@ def stored_samples(
     """Samples 0 to n - 1 of `eval.seed`: `index`, `x` (n, ...) in levels, or as they are where the
     data are continuous, `nfe` and `failed`.
 
-    Finished batches are kept in `folder` and found again there, see `store.py`.
+    Finished batches are kept in `folder` and found again there, see `store.py`. The processes of a
+    job share the batches.
     """
     config = experiment.config
     store = open_store(SampleStore, folder, make_plan(experiment, params, step))
@@ -61,7 +86,7 @@ def stored_samples(
 
     size = config.sampling.batch_size
     parts = np.split(np.arange(n, dtype=np.int32), range(size, n, size))
-    batches = [batch_of(batch, index) for batch, index in enumerate(parts)]
+    batches = each(len(parts), lambda batch: batch_of(batch, parts[batch]))
     return {name: np.concatenate([found[name] for found in batches]) for name in ARRAYS}
 
 
@@ -160,12 +185,13 @@ def run_sampling(experiment, params: Any, workdir: Path, step: int, seeds: range
     if experiment.classes is not None:
         told["labels"] = np.asarray(experiment.classes.label(jnp.asarray(numbers)))
     folder = workdir / "samples" / f"step_{step}"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"samples_{seeds.start}-{seeds.stop - 1}.npz"
-    np.savez(file, arr_0=levels, seeds=numbers, **told)
     written = {"samples": len(seeds), "nfe": float(result.nfe), "failed": int(result.failed.sum())}
-    if pictured(experiment):
-        save_png(folder / "sample.png", grid(unit[:256]))
+    if is_lead():
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"samples_{seeds.start}-{seeds.stop - 1}.npz"
+        np.savez(file, arr_0=levels, seeds=numbers, **told)
+        if pictured(experiment):
+            save_png(folder / "sample.png", grid(unit[:256]))
     return {**written, "folder": str(folder)}
 
 

@@ -11,9 +11,10 @@ import numpy as np
 from evaluation.bits import data_bits
 from evaluation.bounds import bound_name, noise_in_levels
 from evaluation.compare import distances
-from evaluation.images import of_array, of_levels, of_source
+from evaluation.images import Images, of_array, of_levels, of_source
 from evaluation.pictures import grid, save_png
 from evaluation.sampling import pictured, stored_samples, trajectory
+from parallel.processes import is_lead
 
 
 def about(experiment, params: Any, step: int) -> dict[str, Any]:
@@ -111,16 +112,12 @@ def sampling_section(experiment, params, mixture, chosen, workdir: Path, report:
     }
     # A failed solve has no sample: it is counted above, and left out of everything below.
     levels = found["x"][~found["failed"]]
-    np.savez(workdir / "samples.npz", arr_0=levels)
+    if is_lead():
+        np.savez(workdir / "samples.npz", arr_0=levels)
     if not pictured(experiment):
         return seconds
     samples, test = of_levels(levels, experiment.scaler.levels), of_source(experiment.test)
-    save_png(workdir / "samples.png", grid(samples.first(100)))
-    save_png(workdir / "data.png", grid(test.first(100)))
-    report["pictures"] = {"samples": "samples.png", "real": "data.png"}
-    if experiment.config.sampling.method == "pc":
-        trajectory(experiment, params, workdir / "trajectory.png")
-        report["pictures"]["trajectory"] = "trajectory.png"
+    report["pictures"] = pictures(experiment, params, samples, test, workdir) if is_lead() else {}
     images = {"samples": samples, "train": of_source(experiment.train, len(samples))}
     if mixture is not None:
         images["mixture"] = of_array(mixture.sample(len(samples), seed=experiment.config.seed))
@@ -132,6 +129,17 @@ def sampling_section(experiment, params, mixture, chosen, workdir: Path, report:
             report.setdefault("frechet", {**measured["frechet"], "space": facts["id"]})
         report["spaces"].append({**facts, **measured})
     return seconds
+
+
+def pictures(experiment, params, samples: Images, test: Images, workdir: Path) -> dict[str, str]:
+    """Writes them; what each shows, and its file."""
+    save_png(workdir / "samples.png", grid(samples.first(100)))
+    save_png(workdir / "data.png", grid(test.first(100)))
+    written = {"samples": "samples.png", "real": "data.png"}
+    if experiment.config.sampling.method == "pc":
+        trajectory(experiment, params, workdir / "trajectory.png")
+        written["trajectory"] = "trajectory.png"
+    return written
 
 
 def quantisation(scaler) -> str:

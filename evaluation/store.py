@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from parallel.processes import is_lead, on_lead
+
 
 @dataclasses.dataclass(frozen=True)
 class Store:
@@ -44,8 +46,17 @@ def put(path: Path, content: str | bytes) -> None:
 def open_store(kind: type[S], folder: Path, plan: dict[str, Any]) -> S:
     """The store of `plan` in `folder`; finished batches of another plan are deleted.
 
-    Says in one line what it found. Files of other names are left alone.
+    Says in one line what it found. Files of other names are left alone. In a job the lead opens it
+    first, and the others the folder that it left, or that of their own disk.
     """
+    on_lead(lambda: prepare(kind, folder, plan))
+    if not is_lead() and read_json(folder / "plan.json") != plan:
+        prepare(kind, folder, plan)
+    return kind(folder, digest(plan))
+
+
+def prepare(kind: type[Store], folder: Path, plan: dict[str, Any]) -> None:
+    """Deletes what is of another plan, and writes down this one."""
     folder.mkdir(parents=True, exist_ok=True)
     for part in folder.glob("*.part"):
         part.unlink()
@@ -61,9 +72,7 @@ def open_store(kind: type[S], folder: Path, plan: dict[str, Any]) -> S:
     elif finished:
         print(f"{folder} has {len(finished)} finished batches; the others are computed.")
     # After the old batches are gone: a kill in between leaves the old plan with what is left of it.
-    store = kind(folder, digest(plan))
     put(folder / "plan.json", json.dumps(plan, indent=2) + "\n")
-    return store
 
 
 def network_plan(experiment, params: Any, step: int | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ common with the next one than two processes have.
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -49,12 +50,17 @@ def child(call):
         sys.stderr.flush()
         os._exit(status)
 
-print("ready", flush=True)
-for line in sys.stdin:
+def fork(call):
     pid = os.fork()
     if pid == 0:
-        child(json.loads(line))
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        child(call)
+    return pid
+
+print("ready", flush=True)
+for line in sys.stdin:
+    pids = [fork(call) for call in json.loads(line)]
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    print(json.dumps(statuses), flush=True)
 """
 
 
@@ -92,19 +98,38 @@ class Program:
         """Runs `text`, whose `sys.argv[1:]` is `argv`, in such a process."""
         return self._call(argv, text, devices, ROOT)
 
+    def job(self, processes: int, *argv, devices: int = 1, script: str | None = None):
+        """The results of a job of several processes on this machine, by their numbers."""
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            coordinator = f"localhost:{free.getsockname()[1]}"
+        argv = (*argv, "--distributed", "--coordinator", coordinator)
+        job = ("--num_processes", processes, "--process_id")
+        argvs = [(*argv, *job, i) for i in range(processes)]
+        return self._run([self._describe(a, script, devices, ROOT, i) for i, a in enumerate(argvs)])
+
     def _call(self, argv, script, devices, cwd) -> Result:
-        out, err = (Path(self._folder.name) / name for name in ("out", "err"))
+        return self._run([self._describe(argv, script, devices, cwd)])[0]
+
+    def _describe(self, argv, script, devices: int, cwd: Path, number: int = 0) -> dict:
+        """One child, as the server is told of it."""
         # Unoptimised code compiles in half the time; no program here runs for long.
         xla = (
             f"--xla_force_host_platform_device_count={devices}",
             "--xla_backend_optimization_level=0",
         )
-        call = {"argv": [str(a) for a in argv], "script": script, "xla": xla}
-        call |= {"out": str(out), "err": str(err), "cwd": str(cwd)}
-        self._server.stdin.write(json.dumps(call) + "\n")
+        call = {"argv": [str(a) for a in argv], "script": script, "xla": xla, "cwd": str(cwd)}
+        return call | {k: str(Path(self._folder.name) / f"{k}_{number}") for k in ("out", "err")}
+
+    def _run(self, calls: list[dict]) -> list[Result]:
+        self._server.stdin.write(json.dumps(calls) + "\n")
         self._server.stdin.flush()
-        status = int(self._server.stdout.readline())
-        return Result(status, out.read_text(), err.read_text())
+        statuses = json.loads(self._server.stdout.readline())
+        read = lambda call, name: Path(call[name]).read_text()
+        return [
+            Result(status, read(call, "out"), read(call, "err"))
+            for status, call in zip(statuses, calls)
+        ]
 
     def close(self) -> None:
         self._server.stdin.close()

@@ -15,13 +15,14 @@ ALLOWED = {
     "sde_lib": set(),
     "models": set(),
     "data": set(),
+    "parallel": set(),
     "losses": LAWS,
     "samplers": LAWS,
     "guidance": LAWS | {"samplers"},
     "search": LAWS | {"samplers"},
     "likelihood": LAWS | {"samplers"},
-    "training": LAWS | SOLVING | {"models", "data", "losses", "evaluation"},
-    "evaluation": LAWS | SOLVING | {"models", "data", "losses"},
+    "training": LAWS | SOLVING | {"models", "data", "losses", "parallel", "evaluation"},
+    "evaluation": LAWS | SOLVING | {"models", "data", "losses", "parallel"},
     "configs": set(),
 }
 OURS = {

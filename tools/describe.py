@@ -15,14 +15,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from build import build_loss, build_model, build_optimizer, build_path
 from data import Scaler, stated_shape
 from losses.denoising import LossFn
+from parallel.mesh import mesh_of
 from training.sharding import KEEP_BARRIERS, jit_step
 from training.state import TrainState, create_state, parameter_count
 from training.step import StepFn, make_train_step
@@ -132,7 +131,7 @@ def kept(step: Step) -> float:
 def compiled_memory(step: Step) -> Memory:
     device = jax.devices()[0]
     start = time.perf_counter()
-    jitted = jit_step(step.run, Mesh(np.asarray([device]), ("data",)))
+    jitted = jit_step(step.run, mesh_of([device]))
     options = KEEP_BARRIERS if device.platform == "cpu" else {}
     compiled = jitted.lower(step.state, step.batch).compile(compiler_options=options)
     found = compiled.memory_analysis()

@@ -26,12 +26,12 @@ from check import check_combinations, check_numbers, choose
 from data import Loader, Scaler
 from losses.noise_level import noise_level_loss
 from models.noise_level import CLASSIFIERS, FILE, Trained, save
+from parallel.mesh import abstract, check_batch, make_mesh, replicated
 from samplers.levels import Levels, make_levels
 from training.checkpoint import CheckpointError, Checkpoints
 from training.loop import TrainingDiverged, train
 from training.metrics import MetricWriter
-from training.run import abstract
-from training.sharding import check_batch, jit_step, make_mesh, replicated
+from training.sharding import jit_step
 from training.state import create_state, parameter_count
 from training.step import make_train_step
 from training.workdir import claim

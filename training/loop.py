@@ -1,7 +1,8 @@
 """The loop: run the step, and every so often do something about it."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from data import Loader
+from parallel.mesh import put_batch
 from training.checkpoint import Checkpoints
 from training.metrics import MetricWriter
-from training.sharding import put_batch
+from training.profile import Profiler
 from training.state import TrainState
 
 
@@ -40,6 +42,7 @@ def train(
     log_freq: int,
     snapshot_freq: int,
     actions: tuple[Every, ...] = (),
+    profiler: Profiler | None = None,
     progress: bool = True,
 ) -> TrainState:
     """Trains from `state.step` to exactly `n_iters` updates.
@@ -51,14 +54,20 @@ def train(
         TrainingDiverged: as soon as the metrics are read; the last checkpoint is a good one.
     """
     done = int(state.step)
-    batches = loader.iterate(done, n_jitted_steps)
     axis = 0 if n_jitted_steps == 1 else 1
+    place = lambda batch: put_batch(batch, mesh, axis)
+    batches = loader.iterate(done, n_jitted_steps, place=place)
     pending: list[tuple[int, Any]] = []
     bar = tqdm(total=n_iters, initial=done, disable=not progress, unit="step", smoothing=0.05)
     clock = Clock(done)
     try:
         while done < n_iters:
-            state, metrics = step(state, put_batch(next(batches), mesh, axis))
+            if profiler:
+                profiler.before(done, pending)
+            with clock.waiting():
+                batch = next(batches)
+            with jax.profiler.StepTraceAnnotation("train", step_num=done):
+                state, metrics = step(state, batch)
             pending.append((done, metrics))
             before, done = done, done + n_jitted_steps
             save = crossed(before, done, snapshot_freq) or done >= n_iters
@@ -77,6 +86,8 @@ def train(
                     done, {**every.action(state), "action_seconds": clock.lap()["seconds"]}
                 )
     finally:
+        if profiler:
+            profiler.stop(pending)
         batches.close()
         bar.close()
         checkpoints.wait()
@@ -136,16 +147,23 @@ def all_finite(tree: Any) -> jax.Array:
 
 
 class Clock:
-    """Wall time and speed since it was last asked."""
+    """Wall time and speed since it was last asked, and the share that went to waiting for data."""
 
     def __init__(self, step: int):
-        self._step, self._time = step, time.perf_counter()
+        self._step, self._time, self._waited = step, time.perf_counter(), 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - begin
 
     def lap(self, step: int | None = None) -> dict[str, float]:
-        """`seconds` since the last lap and, for a new step, `steps_per_second`."""
+        """`seconds` since the last lap and, for a new step, `steps_per_second` and `data_share`."""
         now = time.perf_counter()
         seconds, self._time = now - self._time, now
         if step is None:
             return {"seconds": seconds}
         rate, self._step = (step - self._step) / max(seconds, 1e-9), step
-        return {"seconds": seconds, "steps_per_second": rate}
+        share, self._waited = self._waited / max(seconds, 1e-9), 0.0
+        return {"seconds": seconds, "steps_per_second": rate, "data_share": share}

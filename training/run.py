@@ -1,7 +1,7 @@
 """`--mode train`: what surrounds the loop."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +11,53 @@ from data import Loader
 from evaluation.loss import make_eval_loss
 from evaluation.pictures import grid, save_png
 from evaluation.sampling import draw, pictured, to_levels
+from parallel.mesh import (
+    abstract,
+    check_batch,
+    gathered,
+    local_mesh,
+    localised,
+    make_mesh,
+    put_batch,
+    state_shardings,
+)
+from parallel.processes import is_lead, on_lead
 from training.checkpoint import CheckpointError, Checkpoints
 from training.loop import Every, train
 from training.metrics import MetricWriter
-from training.sharding import check_batch, jit_step, make_mesh, replicated
+from training.plan import compile_step
+from training.profile import Profiler
+from training.sharding import jit_step
 from training.state import TrainState, create_state, parameter_count
 from training.step import make_train_step, scan_steps
 from training.workdir import claim
 
 
-def run_training(experiment, workdir: Path, force_config: bool = False) -> TrainState:
+def run_training(
+    experiment, workdir: Path, force_config: bool = False, profile_steps: int = 0
+) -> TrainState:
     """Trains to `training.n_iters`, from the latest checkpoint of the workdir if there is one.
+
+    Some steps are traced into `<workdir>/profile` if `profile_steps` says how many.
 
     Claims the workdir (see `claim`) once nothing is left that could be refused.
     """
     config = experiment.config.training
-    mesh = make_mesh()
-    check_batch(config.batch_size, mesh, "training.batch_size")
+    mesh = make_mesh(experiment.config.mesh.fsdp)
+    check_batch(config.batch_size // config.accumulate, mesh, per_update(config))
     check_steps_left(workdir, config)
-    claim(workdir, experiment.config, force_config, training=True)
+    on_lead(lambda: claim(workdir, experiment.config, force_config, training=True))
     checkpoints = Checkpoints(workdir, config.keep_snapshots)
     state = initial_or_latest(experiment, checkpoints, mesh)
     print(
         f"{experiment.config.model.name}: {parameter_count(state.params):,} parameters, "
         f"{mesh.devices.size} device(s), from step {int(state.step)} to {config.n_iters}"
     )
-    step = make_train_step(experiment.loss, experiment.tx, config.ema_rate)
-    step = jit_step(scan_steps(step, config.n_jitted_steps), mesh, config.n_jitted_steps)
-    lead = jax.process_index() == 0
+    loss = gathered(experiment.loss, mesh)
+    step = make_train_step(loss, experiment.tx, config.ema_rate, config.accumulate)
+    step = scan_steps(step, config.n_jitted_steps)
+    step = jit_step(step, mesh, config.n_jitted_steps, state_shardings(state, mesh))
+    lead = is_lead()
     writer = MetricWriter(workdir, int(state.step), lead)
     loader = Loader(
         experiment.train,
@@ -47,6 +66,11 @@ def run_training(experiment, workdir: Path, force_config: bool = False) -> Train
         jax.process_index(),
         jax.process_count(),
     )
+    if int(state.step) < config.n_iters:
+        n = config.n_jitted_steps
+        example = loader.batch(0) if n == 1 else loader.stacked(0, n)
+        step, plan = compile_step(step, state, put_batch(example, mesh, int(n > 1)))
+        print(plan)
     try:
         return train(
             step,
@@ -59,7 +83,8 @@ def run_training(experiment, workdir: Path, force_config: bool = False) -> Train
             n_jitted_steps=config.n_jitted_steps,
             log_freq=config.log_freq,
             snapshot_freq=config.snapshot_freq,
-            actions=periodic_actions(experiment, workdir),
+            actions=periodic_actions(experiment, workdir, mesh),
+            profiler=Profiler(workdir / "profile", profile_steps, int(state.step)),
             progress=config.progress and lead,
         )
     finally:
@@ -70,7 +95,8 @@ def run_training(experiment, workdir: Path, force_config: bool = False) -> Train
 def initial_or_latest(experiment, checkpoints: Checkpoints, mesh) -> TrainState:
     """The state to start from, placed on the mesh."""
     if checkpoints.latest() is None:
-        return jax.jit(lambda: initial(experiment), out_shardings=replicated(mesh))()
+        make = lambda: initial(experiment)
+        return jax.jit(make, out_shardings=state_shardings(jax.eval_shape(make), mesh))()
     return restore(experiment, checkpoints, mesh)
 
 
@@ -120,7 +146,8 @@ def restore_ema(experiment, workdir: Path, step: int | None = None) -> tuple[int
         )
     checkpoints = Checkpoints(workdir)
     try:
-        params = abstract(lambda: experiment.init_params(jax.random.key(0)), make_mesh())
+        # Each process evaluates by itself, with its own devices.
+        params = abstract(lambda: experiment.init_params(jax.random.key(0)), local_mesh())
         return checkpoints.restore_ema(params, step)
     finally:
         checkpoints.close()
@@ -168,28 +195,27 @@ def steps_as_they_come(section, workdir: Path, last: int, seconds: float = 10.0)
             yield step
 
 
-def abstract(make: Callable[[], Any], mesh) -> Any:
-    """Shapes and dtypes of what `make` returns, to be placed on every device of the mesh."""
-    sharding = replicated(mesh)
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(make),
-    )
+def per_update(config) -> str:
+    """What the examples of a pass are called in a sentence."""
+    accumulated = f" over training.accumulate = {config.accumulate}"
+    return "training.batch_size" + accumulated * (config.accumulate > 1)
 
 
-def periodic_actions(experiment, workdir: Path) -> tuple[Every, ...]:
+def periodic_actions(experiment, workdir: Path, mesh) -> tuple[Every, ...]:
     """Evaluation loss of the averaged parameters, and a picture of samples at snapshots."""
     config = experiment.config
     eval_loss = make_eval_loss(experiment)
+    averaged = lambda state: localised(state.ema_params, mesh)
     actions = [
-        Every(config.training.eval_freq, lambda state: {"eval_loss": eval_loss(state.ema_params)})
+        Every(config.training.eval_freq, lambda state: {"eval_loss": eval_loss(averaged(state))})
     ]
 
     def picture(state: TrainState) -> dict[str, float]:
-        samples = draw(experiment, state.ema_params, range(64), seed=config.eval.seed)
+        samples = draw(experiment, averaged(state), range(64), seed=config.eval.seed)
         folder = workdir / "samples" / f"step_{int(state.step)}"
-        folder.mkdir(parents=True, exist_ok=True)
-        save_png(folder / "sample.png", grid(to_levels(experiment, samples.x)[1]))
+        if is_lead():
+            folder.mkdir(parents=True, exist_ok=True)
+            save_png(folder / "sample.png", grid(to_levels(experiment, samples.x)[1]))
         return {"sample_nfe": float(samples.nfe)}
 
     if config.training.snapshot_sampling and pictured(experiment):

@@ -1,11 +1,11 @@
-"""Where arrays live: one `jit` over a mesh, the same code path on one device and on many."""
+"""The training step as one compiled program over a mesh, on one device and on many."""
 
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
+from parallel.mesh import replicated, split_over_batch
 from training.step import StepFn
 
 # On CPUs XLA drops optimisation barriers before it fuses: rematerialised activations are then kept
@@ -13,46 +13,18 @@ from training.step import StepFn
 KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
-def make_mesh() -> Mesh:
-    """All devices in one line, axis `data`."""
-    return Mesh(np.asarray(jax.devices()), ("data",))
+def jit_step(step: StepFn, mesh: Mesh, n_jitted_steps: int = 1, shardings: Any = None) -> Any:
+    """Compiles a step (or a scan of steps): state donated, batch split.
 
-
-def check_batch(batch_size: int, mesh: Mesh, name: str) -> None:
-    """Raises ValueError where a batch does not divide over the devices."""
-    devices = mesh.devices.size
-    if batch_size % devices:
-        raise ValueError(
-            f"{name} is {batch_size}, which does not divide over {devices} devices; "
-            f"take a multiple of {devices}."
-        )
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def split_over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """The batch axis, at position `axis`, spread over the devices."""
-    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, "data"))
-
-
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, axis: int = 0) -> dict[str, jax.Array]:
-    """A batch from the host, of which each process holds its share, onto the devices."""
-    sharding = split_over_batch(mesh, axis)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, array)
-        for name, array in batch.items()
-    }
-
-
-def jit_step(step: StepFn, mesh: Mesh, n_jitted_steps: int = 1) -> Any:
-    """Compiles a step (or a scan of steps): state replicated and donated, batch split."""
+    Args:
+        shardings: of the leaves of the state; whole on every device if not given.
+    """
     batch_axis = 0 if n_jitted_steps == 1 else 1
+    shardings = replicated(mesh) if shardings is None else shardings
     return jax.jit(
         step,
-        in_shardings=(replicated(mesh), split_over_batch(mesh, batch_axis)),
-        out_shardings=(replicated(mesh), replicated(mesh)),
+        in_shardings=(shardings, split_over_batch(mesh, batch_axis)),
+        out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
         compiler_options=KEEP_BARRIERS if jax.default_backend() == "cpu" else None,
     )

@@ -14,16 +14,22 @@ from training.state import TrainState
 StepFn = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
 
 
-def make_train_step(loss: LossFn, tx: optax.GradientTransformation, ema_decay: float) -> StepFn:
+def make_train_step(
+    loss: LossFn, tx: optax.GradientTransformation, ema_decay: float, accumulate: int = 1
+) -> StepFn:
     """`(state, batch) -> (state, metrics)`.
 
     The key of step n is `fold_in(state.key, n)`. Metrics are those of the loss plus `grad_norm`,
-    the global norm before clipping.
+    the global norm before clipping. With `accumulate` above 1 the gradient is taken in so many
+    passes, see `accumulated`.
     """
+    gradient = jax.grad(loss, has_aux=True)
+    if accumulate > 1:
+        gradient = accumulated(gradient, accumulate)
 
     def step(state: TrainState, batch: dict[str, Array]):
         key = jax.random.fold_in(state.key, state.step)
-        grads, metrics = jax.grad(loss, has_aux=True)(state.params, state, key, batch)
+        grads, metrics = gradient(state.params, state, key, batch)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = ema_update(state.ema_params, params, state.step, ema_decay)
@@ -31,6 +37,36 @@ def make_train_step(loss: LossFn, tx: optax.GradientTransformation, ema_decay: f
         return TrainState(state.step + 1, params, ema_params, opt_state, state.key), metrics
 
     return step
+
+
+def accumulated(gradient: Callable, passes: int) -> Callable:
+    """The mean gradient over a batch in equal parts, one after the other: the memory is that of
+    one part. Part i has the key `fold_in(key, i)`, and every `passes`-th example from the i-th on.
+    """
+
+    def mean(params, state, key, batch):
+        # Interleaved: so each device finds the examples of a part among its own.
+        parts = jax.tree.map(
+            lambda v: jnp.moveaxis(v.reshape(-1, passes, *v.shape[1:]), 1, 0), batch
+        )
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(passes))
+
+        def add(total, part):
+            # Unrolled, parts would be computed side by side, and their memory would add up.
+            total, part = jax.lax.optimization_barrier((total, part))
+            grads, metrics = gradient(params, state, *part)
+            return jax.tree.map(jnp.add, total, grads), metrics
+
+        # On CPUs the gradient of a convolution is slow in a loop, see `scan_steps`.
+        unroll = passes if jax.default_backend() == "cpu" else 1
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        total, metrics = jax.lax.scan(add, zeros, (keys, parts), unroll=unroll)
+        grads = jax.tree.map(lambda g: g / passes, total)
+        # A metric is a number for the part, or one for each example of it.
+        whole = lambda v: jnp.mean(v) if v.ndim == 1 else v.reshape(-1)
+        return grads, jax.tree.map(whole, metrics)
+
+    return mean
 
 
 def ema_update(ema: Any, params: Any, step: Array, decay: float) -> Any:

@@ -18,6 +18,8 @@ FREE = {
     "training.snapshot_freq",
     "training.snapshot_sampling",
 }
+# Keys that came later, with the value that says what was done before them.
+SINCE = {"training.accumulate": 1}
 
 
 def claim(workdir: Path, config: Any, force: bool = False, *, training: bool) -> None:
@@ -47,7 +49,7 @@ def claim(workdir: Path, config: Any, force: bool = False, *, training: bool) ->
 
 def differences(theirs: dict[str, Any], ours: dict[str, Any], training: bool) -> list[str]:
     """A clause for each key that matters and differs; `ours` is flat already."""
-    theirs, sections = flatten(theirs), TRAINING if training else MEANING
+    theirs, sections = {**SINCE, **flatten(theirs)}, TRAINING if training else MEANING
     return [
         f"{key} is {theirs.get(key, 'absent')!r} there and {ours.get(key, 'absent')!r} now"
         for key in sorted(theirs.keys() | ours.keys())

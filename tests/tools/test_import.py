@@ -17,10 +17,10 @@ from program import Program
 
 from build import build, build_model
 from configs.base import base
+from parallel.mesh import make_mesh
 from tools.import_score_sde import image_shape, import_checkpoint, remarks, target_of
 from training.checkpoint import Checkpoints
 from training.run import restore, restore_ema, run_training
-from training.sharding import make_mesh
 
 GOLDENS = Path(__file__).parent / "goldens"
 CHECKPOINT = GOLDENS / "checkpoint_original_format"

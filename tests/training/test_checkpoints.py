@@ -9,9 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from parallel.mesh import abstract, make_mesh, replicated
 from training.checkpoint import CheckpointError, Checkpoints
-from training.run import abstract, restore_ema, steps_as_they_come, steps_to_evaluate
-from training.sharding import make_mesh, replicated
+from training.run import restore_ema, steps_as_they_come, steps_to_evaluate
 from training.state import create_state
 
 TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.linear_schedule(0.0, 1e-3, 5)))

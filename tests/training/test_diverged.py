@@ -10,10 +10,11 @@ import pytest
 from tiny import flags
 
 from data import Loader, from_array
+from parallel.mesh import make_mesh, replicated
 from training.checkpoint import Checkpoints
 from training.loop import Every, TrainingDiverged, crossed, train
 from training.metrics import MetricWriter, read_metrics
-from training.sharding import jit_step, make_mesh, replicated
+from training.sharding import jit_step
 from training.state import create_state
 from training.step import make_train_step, scan_steps
 

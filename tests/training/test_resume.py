@@ -6,10 +6,10 @@ import pytest
 from tiny import flags
 
 from build import build
+from parallel.mesh import make_mesh
 from training.checkpoint import Checkpoints
 from training.metrics import read_metrics
 from training.run import restore
-from training.sharding import make_mesh
 
 # Dies as by kill -9, once the row of step argv[1] is written; the checkpoint before it is whole.
 KILLED = """
@@ -83,7 +83,7 @@ def leaves(experiment, workdir):
 
 def rows(workdir):
     """The rows without the times, which no two runs share."""
-    times = ("seconds", "steps_per_second", "action_seconds")
+    times = ("seconds", "steps_per_second", "data_share", "action_seconds")
     return [{k: v for k, v in row.items() if k not in times} for row in read_metrics(workdir)]
 
 

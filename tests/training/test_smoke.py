@@ -21,8 +21,9 @@ from build import build
 from configs.base import base
 from data import Loader
 from evaluation.sampling import draw
+from parallel.mesh import make_mesh, put_batch
 from training.run import initial_or_latest
-from training.sharding import jit_step, make_mesh, put_batch
+from training.sharding import jit_step
 from training.step import make_train_step
 
 law, network, path = sys.argv[1:]

@@ -16,9 +16,10 @@ from tiny import tiny
 from build import build, build_optimizer
 from data import Loader
 from losses.denoising import Draws, denoising_terms, reduce_terms
+from parallel.mesh import make_mesh, put_batch
 from sde_lib import SDES
 from training.run import initial_or_latest
-from training.sharding import jit_step, make_mesh, put_batch
+from training.sharding import jit_step
 from training.state import create_state
 from training.step import ema_update, make_train_step, scan_steps
 
@@ -269,3 +270,37 @@ def test_scan_equals_single_steps(run):
     assert int(b.step) == 4
     for (path, x), y in zip(jax.tree.leaves_with_path(a.params), jax.tree.leaves(b.params)):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6, err_msg=jax.tree_util.keystr(path))
+
+
+def test_passes_over_parts_are_one_update(x64):
+    """The mean gradient of four parts of two is that of the batch of eight."""
+    tx = build_optimizer(optim(), N_ITERS)
+    state = create_state({"w": jnp.zeros(3), "b": jnp.zeros(())}, tx, 0)
+    steps = [jax.jit(make_train_step(linear_loss, tx, DECAY, passes)) for passes in (1, 4)]
+    states = [state, state]
+    for batch in batches():
+        (one, told), (four, told_four) = (step(s, batch) for step, s in zip(steps, states))
+        states = [one, four]
+        assert float(told_four["loss"]) == pytest.approx(float(told["loss"]), rel=1e-12)
+        assert float(told_four["grad_norm"]) == pytest.approx(float(told["grad_norm"]), rel=1e-12)
+        np.testing.assert_allclose(np.sort(told_four["t"]), np.sort(told["t"]), rtol=1e-12)
+    moved = [(s.params, s.ema_params, s.opt_state) for s in states]
+    for a, b in zip(*map(jax.tree.leaves, moved)):
+        np.testing.assert_allclose(b, a, rtol=1e-12)
+    assert abs(states[0].params["w"]).max() > 0.1
+
+
+def test_a_part_has_its_own_key_and_examples():
+    """Part i: the key fold_in(key, i), and every third example from the i-th on."""
+
+    def loss(params, state, key, batch):
+        value = params * jnp.mean(batch["x"])
+        return value, {"loss": value, "t": batch["x"] + jax.random.uniform(key, (2,))}
+
+    state = create_state(jnp.ones(()), optax.sgd(1.0), 3)
+    step = make_train_step(loss, optax.sgd(1.0), 0.5, accumulate=3)
+    told = step(state, {"x": jnp.arange(6.0)})[1]["t"]
+    key = jax.random.fold_in(state.key, 0)
+    draw = lambda i: jax.random.uniform(jax.random.fold_in(key, i), (2,))
+    expected = jnp.concatenate([jnp.asarray([i, i + 3.0]) + draw(i) for i in range(3)])
+    np.testing.assert_array_equal(told, expected)

@@ -151,3 +151,14 @@ def test_steps_a_call_must_not_overshoot_the_end(tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
     check_steps_left(tmp_path, ConfigDict({"n_iters": 7, "n_jitted_steps": 2}))
     check_steps_left(tmp_path / "new", section)
+
+
+def test_a_key_that_came_later(tmp_path):
+    """A workdir from before it is that of the value which says what was done then."""
+    claim(tmp_path, tiny(), training=True)
+    content = stored(tmp_path)
+    del content["training"]["accumulate"]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"training\.accumulate is 1 there and 2 now"):
+        claim(tmp_path, tiny(training__accumulate=2), training=True)
+    claim(tmp_path, tiny(), training=True)

@@ -1,0 +1,171 @@
+"""Where arrays live: a mesh of devices, and how batches and the state are spread over it.
+
+A mesh has two axes. A batch is split over both. The state is whole on every device, or with
+`fsdp` above 1 its large arrays are split over that axis: parameters, their average and the
+optimizer's moments then take 1/fsdp of the memory, and parameters are gathered for each step.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXES = ("data", "fsdp")
+# Elements below which an array stays whole: gathering it would cost more than it saves.
+SMALL = 2**12
+
+
+def make_mesh(fsdp: int = 1) -> Mesh:
+    """All devices of the job; those of a process are neighbours.
+
+    Raises:
+        ValueError: where `fsdp` does not divide their number.
+    """
+    # TPUs number devices by place and not by process; the loader deals rows out by process.
+    return mesh_of(sorted(jax.devices(), key=lambda d: (d.process_index, d.id)), fsdp)
+
+
+def local_mesh() -> Mesh:
+    """The devices of this process alone: programs over it need no other process."""
+    return mesh_of(jax.local_devices())
+
+
+def mesh_of(devices: list[jax.Device], fsdp: int = 1) -> Mesh:
+    if len(devices) % fsdp:
+        raise ValueError(
+            f"mesh.fsdp is {fsdp}, which does not divide the {len(devices)} devices; take a "
+            "divisor, or 1 for parameters that are whole on every device."
+        )
+    return Mesh(np.asarray(devices).reshape(-1, fsdp), AXES)
+
+
+def check_batch(batch_size: int, mesh: Mesh, name: str) -> None:
+    """Raises ValueError where a batch does not divide over the devices."""
+    devices = mesh.devices.size
+    if batch_size % devices:
+        raise ValueError(
+            f"{name} is {batch_size}, which does not divide over {devices} devices; "
+            f"take a multiple of {devices}."
+        )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """The batch axis, at position `axis`, spread over the devices."""
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, AXES))
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, axis: int = 0) -> dict[str, jax.Array]:
+    """A batch from the host, of which each process holds its share, onto the devices."""
+    sharding = split_over_batch(mesh, axis)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in batch.items()
+    }
+
+
+def state_shardings(tree: Any, mesh: Mesh) -> Any:
+    """The sharding of each leaf of a state, of parameters, or of their shapes.
+
+    The longest axis that divides is split over `fsdp`, the last of equals: of a kernel that is its
+    channels out.
+    """
+    return jax.tree.map(partial(leaf_sharding, mesh=mesh), tree)
+
+
+def leaf_sharding(leaf: Any, mesh: Mesh) -> NamedSharding:
+    parts = mesh.shape["fsdp"]
+    fits = [axis for axis, size in enumerate(leaf.shape) if size % parts == 0]
+    if parts == 1 or leaf.size < SMALL or not fits:
+        return replicated(mesh)
+    axis = max(fits, key=lambda axis: (leaf.shape[axis], axis))
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, "fsdp"))
+
+
+def gathered(loss: Callable, mesh: Mesh) -> Callable:
+    """The loss of parameters that are split over `fsdp`: gathered before it and in one piece on
+    each device, with a gradient that is summed and split as they are.
+
+    Without this XLA would be free to split the layers themselves. `loss(params, ...)`.
+    """
+    if mesh.shape["fsdp"] == 1:
+        return loss
+    constrain = jax.lax.with_sharding_constraint
+
+    @jax.custom_vjp
+    def gather(params):
+        return constrain(params, replicated(mesh))
+
+    gather.defvjp(
+        lambda params: (gather(params), None),
+        lambda _, grads: (constrain(grads, state_shardings(grads, mesh)),),
+    )
+    return lambda params, *args: loss(gather(params), *args)
+
+
+def abstract(make: Callable[[], Any], mesh: Mesh) -> Any:
+    """Shapes and dtypes of what `make` returns, and where on the mesh it shall lie."""
+    shapes = jax.eval_shape(make)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_shardings(shapes, mesh),
+    )
+
+
+def localised(tree: Any, mesh: Mesh) -> Any:
+    """Copies of arrays of a job's mesh that are whole on every device of this process."""
+    if jax.process_count() == 1 and mesh.shape["fsdp"] == 1:
+        return tree
+    whole = jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree)
+    return jax.device_put(
+        jax.tree.map(lambda leaf: leaf.addressable_data(0), whole), replicated(local_mesh())
+    )
+
+
+def by_device(run: Callable, shared: int, *, together: bool = False) -> Callable:
+    """`run(*args)` compiled for the devices of this process, each of which takes its own rows.
+
+    The first `shared` arguments are the same for all examples; of the others, and of each result,
+    the first axis numbers examples. It is a program without collectives: an adaptive solve ends on
+    a device when the examples there have arrived. Rows are filled up to a multiple of the devices.
+
+    Args:
+        together: for a `run` in which examples depend on each other. It is then one program over
+            all rows, which are split where their number divides over the devices.
+    """
+    mesh = local_mesh()
+    devices = mesh.devices.size
+    specs = lambda args: (PartitionSpec(),) * shared + (PartitionSpec(AXES),) * (len(args) - shared)
+
+    @jax.jit
+    def apart(*args):
+        mapped = jax.shard_map(
+            run, mesh=mesh, in_specs=specs(args), out_specs=PartitionSpec(AXES), check_vma=False
+        )
+        return mapped(*args)
+
+    def call(*args):
+        first, rows = args[:shared], args[shared:]
+        n = len(jax.tree.leaves(rows)[0])
+        if devices == 1 or (together and n % devices):
+            return whole(*args)
+        if together:
+            return whole(*first, *jax.device_put(rows, split_over_batch(mesh)))
+        if n % devices == 0:
+            return apart(*args)
+        filled = np.arange(n + -n % devices)
+        filled[n:] = 0
+        found = apart(*first, *jax.tree.map(lambda a: a[filled], rows))
+        return jax.tree.map(lambda v: v[:n], found)
+
+    whole = jax.jit(run)
+    return call

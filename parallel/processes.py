@@ -1,0 +1,133 @@
+"""Jobs of several processes: how they begin, and how what each of them made becomes known to all.
+
+Every process runs the same program. Process 0, the lead, writes what there is one of.
+"""
+
+import io
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+# A process that does not answer for so long ends the job (seconds).
+HEARTBEAT = 30
+Arrays = dict[str, np.ndarray]
+T = TypeVar("T")
+
+
+class JobError(RuntimeError):
+    """The processes of a job did not find together, or lost one of them. One sentence."""
+
+
+def start(coordinator: str | None, count: int | None, index: int | None) -> None:
+    """Joins this process to its job; the first thing a program does with jax.
+
+    Args:
+        coordinator: `host:port` of process 0; where all three are None, jax asks the environment
+            (Slurm, Open MPI, Kubernetes, Cloud TPU, ...).
+        count: processes of the job.
+        index: of this one, 0 to count - 1.
+
+    Raises:
+        JobError: where no environment is recognised, a number is out of range, or the others do
+            not come.
+    """
+    given = {"--coordinator": coordinator, "--num_processes": count, "--process_id": index}
+    missing = [name for name, value in given.items() if value is None]
+    if 0 < len(missing) < 3:
+        raise JobError(
+            f"{' and '.join(name for name in given if name not in missing)} came without "
+            f"{' and '.join(missing)}; give all three, or none on a cluster that jax recognises."
+        )
+    if not missing and not 0 <= index < count:
+        raise JobError(
+            f"--process_id is {index} and --num_processes {count}; number the processes from 0 to "
+            f"{count - 1}."
+        )
+    try:
+        jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=HEARTBEAT)
+    except (RuntimeError, ValueError) as error:
+        cause = " ".join(str(error).split())[:200]
+        mend = (
+            "jax recognises no cluster here: give --coordinator HOST:PORT, --num_processes N and "
+            "--process_id I"
+            if missing
+            else "look whether all processes were started and reach the coordinator"
+        )
+        raise JobError(f"The processes of the job did not come together ({cause}); {mend}.") from (
+            error
+        )
+
+
+def lost(error: Exception) -> str:
+    """What an error of a collective means for whoever reads it."""
+    cause = " ".join(str(error).split())[:160]
+    return (
+        f"Process {jax.process_index()} of {jax.process_count()} lost another one ({cause}); start "
+        "all of them again, and the run goes on from its last checkpoint."
+    )
+
+
+def is_lead() -> bool:
+    return jax.process_index() == 0
+
+
+def on_lead(action: Callable[[], T]) -> T | None:
+    """What `action` returns on the lead, None elsewhere; the others wait until it is done.
+
+    Raises:
+        ValueError, OSError: what `action` raised on the lead, on every process.
+    """
+    if jax.process_count() == 1:
+        return action()
+    result, error = None, None
+    if is_lead():
+        try:
+            result = action()
+        except (ValueError, OSError) as raised:
+            error = raised
+    said = share(f"{type(error).__name__}: {error}".encode() if error else b"")[0]
+    if error:
+        raise error
+    if said:
+        raise ValueError(f"Process 0 stopped: {said.decode()}")
+    return result
+
+
+def each(count: int, make: Callable[[int], Arrays]) -> list[Arrays]:
+    """`[make(0), ..., make(count - 1)]`: every process makes its share of them, and has all."""
+    if jax.process_count() == 1:
+        return [make(i) for i in range(count)]
+    index, processes = jax.process_index(), jax.process_count()
+    own = {i: make(i) for i in range(index, count, processes)}
+    found: list[Arrays] = []
+    # One of each process at a time, which bounds what is sent at once.
+    for first in range(0, count, processes):
+        parts = share(pack(own[first + index]) if first + index < count else b"")
+        found += [unpack(part) for part in parts if part]
+    return found
+
+
+def share(own: bytes) -> list[bytes]:
+    """What each process gave, known to all, in the order of the processes."""
+    if jax.process_count() == 1:
+        return [own]
+    # Bytes, because what goes through the devices would lose the bits of a float64.
+    sizes = multihost_utils.process_allgather(np.asarray([len(own)], np.int32)).reshape(-1)
+    padded = np.zeros(max(int(sizes.max()), 1), np.uint8)
+    padded[: len(own)] = np.frombuffer(own, np.uint8)
+    rows = multihost_utils.process_allgather(padded)
+    return [row[:size].tobytes() for row, size in zip(rows, sizes)]
+
+
+def pack(arrays: Arrays) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def unpack(content: bytes) -> Arrays:
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        return dict(stored)

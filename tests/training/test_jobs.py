@@ -1,0 +1,201 @@
+"""Jobs of several processes on this machine train, sample and evaluate as one process does."""
+
+import json
+import time
+
+import jax
+import numpy as np
+import pytest
+from tiny import flags
+
+from build import build
+from parallel.mesh import make_mesh
+from training.checkpoint import Checkpoints
+from training.metrics import read_metrics
+from training.run import restore
+
+CHANGES = {
+    "training__n_iters": 20,
+    "training__snapshot_freq": 10,
+    "training__log_freq": 5,
+    "training__eval_freq": 10,
+    "training__ema_rate": 0.5,
+    "eval__num_samples": 36,
+    "eval__batch_size": 20,
+}
+# Each with the number of its processes, the devices of each, and what else is asked for.
+JOBS = {
+    "two": (2, 1, {}),
+    "four": (4, 1, {}),
+    "split": (2, 4, {"mesh__fsdp": 4, "model__width": 128}),
+}
+
+# Process 1 dies as by kill -9 when it has made so many steps; the checkpoint before is whole.
+DIES = """
+import os, sys
+import main
+from absl import app
+from parallel import processes
+from training import loop
+from training.checkpoint import Checkpoints
+
+save, put = Checkpoints.save, loop.put_batch
+made = []
+
+def save_to_the_end(self, state):
+    save(self, state)
+    self.wait()
+
+def put_or_die(*args):
+    made.append(1)
+    if len(made) == 16 and sys.argv[-1] == "1":
+        os._exit(9)
+    return put(*args)
+
+Checkpoints.save, loop.put_batch = save_to_the_end, put_or_die
+app.run(main.main, flags_parser=main.parse_flags)
+"""
+
+
+def arguments(images, workdir, mode, **changes):
+    argv = ["--config", images, "--workdir", workdir, "--mode", mode]
+    return [*argv, *flags(**CHANGES, **changes)]
+
+
+def succeeded(results):
+    for result in results:
+        assert result.status == 0, result.err
+    # The lead alone speaks.
+    assert results[0].out
+    assert not any(result.out.replace("[Gloo]", "").startswith("mlp") for result in results[1:])
+    return results
+
+
+@pytest.fixture(scope="module")
+def alone(program, images, tmp_path_factory):
+    """Workdirs of one process with one device, by the name of the job that they stand beside."""
+    folder = tmp_path_factory.mktemp("alone")
+    for name, (_, _, changes) in JOBS.items():
+        if changes or name == "two":
+            own = {k: v for k, v in changes.items() if k != "mesh__fsdp"}
+            result = program(*arguments(images, folder / name, "train", **own))
+            assert result.status == 0, result.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(program, images, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("jobs")
+    for name, (processes, devices, changes) in JOBS.items():
+        argv = arguments(images, folder / name, "train", **changes)
+        results = succeeded(program.job(processes, *argv, devices=devices))
+        assert f"{processes * devices} device(s), from step 0 to 20" in results[0].out
+    return folder
+
+
+def last_state(images_config, workdir, changes):
+    changes = {k: v for k, v in changes.items() if k != "mesh__fsdp"}
+    experiment = build(images_config(**CHANGES, **changes))
+    return restore(experiment, Checkpoints(workdir), make_mesh())
+
+
+def differ(a, b):
+    return max(float(abs(x - y).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_trains_as_one_process(trained, alone, images_config, name):
+    changes = JOBS[name][2]
+    beside = alone / (name if changes else "two")
+    ours = last_state(images_config, trained / name, changes)
+    theirs = last_state(images_config, beside, changes)
+    assert ours.step == theirs.step == 20
+    # Gradients are summed in another order, which is all: 20 steps of up to 1e-3 each went by.
+    for field in ("params", "ema_params"):
+        assert differ(getattr(ours, field), getattr(theirs, field)) < 2e-5
+    for a, b in zip(read_metrics(trained / name), read_metrics(beside), strict=True):
+        for key in {"training_loss", "grad_norm", "eval_loss"} & a.keys():
+            assert a[key] == pytest.approx(b[key], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_processes_share_an_evaluation(program, images, trained, alone):
+    """Each computes its batches once; the report is that of one process."""
+    reports, samples = [], []
+    for processes in (1, 2):
+        folder = trained / "two"
+        argv = arguments(images, folder, "eval")
+        for kept in ("samples_20", "bits_20_test"):
+            for path in (folder / kept).glob("*batch*"):
+                path.unlink()
+        results = [program(*argv)] if processes == 1 else program.job(2, *argv)
+        assert [r.status for r in results] == [0] * processes, results[-1].err
+        reports.append(json.loads((folder / "report.json").read_text()))
+        samples.append(np.load(folder / "samples.npz")["arr_0"])
+    np.testing.assert_array_equal(samples[0], samples[1])
+    one, two = ({k: v for k, v in report.items() if k != "seconds"} for report in reports)
+    assert two == one
+
+
+@pytest.mark.slow
+def test_samples_of_a_job(program, images, trained):
+    folder = trained / "four"
+    file = folder / "samples" / "step_20" / "samples_0-18.npz"
+    argv = [*arguments(images, folder, "sample"), "--seeds", "0-18"]
+    found = []
+    for processes in (1, 3):
+        results = [program(*argv)] if processes == 1 else program.job(3, *argv, devices=2)
+        assert [r.status for r in results] == [0] * processes, results[-1].err
+        found.append(np.load(file)["arr_0"])
+        file.unlink()
+    assert found[0].shape == (19, 8, 8, 1) and found[0].std() > 1
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+@pytest.mark.slow
+def test_statistics_of_a_job(program, images, tmp_path):
+    """Three processes have one batch of 36 images: two of them have nothing to do."""
+    argv = arguments(images, tmp_path, "fid_stats")
+    assert program(*argv).status == 0
+    (file,) = (tmp_path / "stats").iterdir()
+    before = dict(np.load(file))
+    file.unlink()
+    succeeded(program.job(3, *argv))
+    after = dict(np.load(file))
+    assert before.keys() == after.keys()
+    for key in ("mu", "sigma"):
+        np.testing.assert_allclose(after[key], before[key], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_stops_the_others(program, images, images_config, trained, tmp_path):
+    argv = arguments(images, tmp_path, "train")
+    begin = time.monotonic()
+    first, second = program.job(2, *argv, script=DIES)
+    assert second.status == 9
+    assert first.status == 1
+    assert "lost another one" in first.err and "goes on from its last checkpoint" in first.err
+    assert time.monotonic() - begin < 60
+    assert Checkpoints(tmp_path).steps() == [10]
+    results = succeeded(program.job(2, *argv))
+    assert "from step 10 to 20" in results[0].out
+    ours, theirs = (last_state(images_config, w, {}) for w in (tmp_path, trained / "two"))
+    assert differ(ours.params, theirs.params) == 0.0
+
+
+@pytest.mark.slow
+def test_a_job_that_is_not_complete(program, images, tmp_path):
+    argv = arguments(images, tmp_path, "train")
+    result = program(*argv, "--distributed", "--coordinator", "localhost:1")
+    assert result.status == 1
+    assert "--coordinator came without --num_processes and --process_id" in result.err
+    result = program(*argv, "--distributed")
+    assert result.status == 1 and "recognises no cluster" in result.err
+    job = ("--coordinator", "localhost:1", "--num_processes", 2, "--process_id", 2)
+    result = program(*argv, "--distributed", *job)
+    assert "--process_id is 2 and --num_processes 2; number the processes from 0 to 1" in result.err
+    assert "go with --distributed" in program(*argv, "--num_processes", 2).err
+    encoding = arguments(images, tmp_path, "encode")
+    assert "one process does alone" in program(*encoding, "--distributed", *job).err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,42 @@
+"""What a training step will take, told before the first one: work, memory, time to compile."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+MIB = 2**20
+
+
+class Plan(NamedTuple):
+    """Of one step on each device, as XLA counts it.
+
+    `gflop`: 10^9 floating-point operations; `state_mib`: parameters, average, moments and batch;
+    `besides_mib`: what it needs on the way; `seconds`: the compilation, or its finding in a cache.
+    """
+
+    gflop: float
+    state_mib: float
+    besides_mib: float
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"A step takes {self.gflop:,.1f} GFLOP on each device, {self.state_mib:,.0f} MiB for "
+            f"the state and {self.besides_mib:,.0f} MiB besides; compiled in {self.seconds:.1f} s"
+        )
+
+
+def compile_step(step: Any, state: Any, batch: dict[str, jax.Array]) -> tuple[Callable, Plan]:
+    """The compiled program of a jitted step for arguments of these shapes, and its plan."""
+    begin = time.perf_counter()
+    compiled = step.lower(state, batch).compile()
+    seconds = time.perf_counter() - begin
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    return compiled, Plan(
+        gflop=(cost or {}).get("flops", float("nan")) / 1e9,
+        state_mib=memory.argument_size_in_bytes / MIB,
+        besides_mib=memory.temp_size_in_bytes / MIB,
+        seconds=seconds,
+    )
