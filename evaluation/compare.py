@@ -43,7 +43,8 @@ def distances(
     """
     metrics = tuple(metrics)
     check_metrics(space, metrics)
-    reference = features(space, test)
+    classes = "inception_score" in metrics
+    reference = features(space, test, classes)
     chosen = [METRICS[metric](space, test, reference) for metric in metrics]
     if statistics is not None:
         chosen.append(statistics_metric(space, statistics))
@@ -51,7 +52,7 @@ def distances(
     for metric in chosen:
         result.update({section: {**facts} for section, facts in metric.facts.items()})
     for name, x in images.items():
-        found = features(space, x)
+        found = features(space, x, classes)
         for metric in chosen:
             for section, values in metric.measure(x, found).items():
                 result[section].update({f"{name}{end}": value for end, value in values.items()})
@@ -74,10 +75,18 @@ def check_metrics(space: FeatureSpace, metrics: Iterable[str]) -> None:
             )
 
 
-def features(space: FeatureSpace, images: Images) -> Features:
-    """Of all images, (n, d), from a batch of them at a time; the processes of a job share them."""
-    parts = each(images.count(), lambda i: {"features": space.extract(images.batch(i))})
-    return Features(space.id, np.concatenate([part["features"] for part in parts]))
+def features(space: FeatureSpace, images: Images, classes: bool = False) -> Features:
+    """Of all images, (n, d), from a batch of them at a time, with probabilities of classes if these
+    are wanted. The processes of a job share the batches."""
+    extract = space.with_probabilities if classes else space
+
+    def part(i: int) -> dict[str, np.ndarray]:
+        found = extract(images.batch(i))._asdict()
+        return {key: value for key, value in found.items() if isinstance(value, np.ndarray)}
+
+    parts = each(images.count(), part)
+    joined = {key: np.concatenate([found[key] for found in parts]) for key in parts[0]}
+    return Features(space.id, **joined)
 
 
 class Judge(NamedTuple):

@@ -15,10 +15,12 @@ import numpy as np
 
 
 class Features(NamedTuple):
-    """Vectors and the id of the space they live in. `values`: (N, d) float64."""
+    """Vectors and the id of the space they live in. `values`: (N, d) float64; `probabilities` of
+    classes, (N, C), where they were asked for."""
 
     space: str
     values: np.ndarray
+    probabilities: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class FeatureSpace:
     `id` tells two spaces of one name apart (a learnt one hashes its weights). `classify`, where the
     space comes from a classifier of the data at hand, maps the same images to labels (N,), and
     `probabilities`, where it comes from any classifier, to rows that sum to one, (N, classes).
+    `both` gives features and probabilities in one pass, where that saves one.
     """
 
     name: str
@@ -35,9 +38,15 @@ class FeatureSpace:
     extract: Callable[[np.ndarray], np.ndarray]
     classify: Callable[[np.ndarray], np.ndarray] | None = None
     probabilities: Callable[[np.ndarray], np.ndarray] | None = None
+    both: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
 
     def __call__(self, images) -> Features:
         return Features(self.id, self.extract(images))
+
+    def with_probabilities(self, images) -> Features:
+        if self.both is not None:
+            return Features(self.id, *self.both(images))
+        return Features(self.id, self.extract(images), self.probabilities(images))
 
 
 def pixels() -> FeatureSpace:

@@ -23,8 +23,9 @@ class Metric(NamedTuple):
     """A metric that has seen the test images.
 
     facts: section of the result to what it holds once, whatever is measured.
-    measure: images and their features to values by section and by what is added to the name of
-        the set, as `{"kid": {"_test": ..., "_test_stderr": ...}}`.
+    measure: images and their features, for an Inception score with probabilities, to values by
+        section and by what is added to the name of the set, as
+        `{"kid": {"_test": ..., "_test_stderr": ...}}`.
     """
 
     facts: Values
@@ -115,9 +116,8 @@ def sliced_wasserstein_metric(space, test, reference) -> Metric:
 
 
 def inception_score_metric(space, test, reference) -> Metric:
-    def values(x):
-        rows = np.concatenate([space.probabilities(batch) for batch in x.batches()])
-        result = inception_score(rows, min(BLOCKS, len(x)))
+    def values(found):
+        result = inception_score(found.probabilities, min(BLOCKS, len(found.probabilities)))
         return {
             "": result.value,
             "_stderr": result.stderr,
@@ -125,8 +125,8 @@ def inception_score_metric(space, test, reference) -> Metric:
             "_split_std": result.split_std,
         }
 
-    facts = {f"test{end}": value for end, value in values(test).items()}
-    return Metric({"inception_score": facts}, lambda x, found: {"inception_score": values(x)})
+    facts = {f"test{end}": value for end, value in values(reference).items()}
+    return Metric({"inception_score": facts}, lambda x, found: {"inception_score": values(found)})
 
 
 METRICS: dict[str, Callable[[FeatureSpace, Images, Features], Metric]] = {

@@ -31,6 +31,7 @@ def inception(name="inception", *, weights="", resize="clean") -> FeatureSpace:
         network.id,
         extract=lambda images: network.features(unit_batch(images)),
         probabilities=lambda images: network.probabilities(unit_batch(images)),
+        both=lambda images: network.both(unit_batch(images)),
     )
 
 

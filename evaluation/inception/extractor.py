@@ -59,7 +59,12 @@ class Inception:
 
         Of the graph of 2015 without the last layer's bias, as in the code of Salimans et al. 2016.
         """
-        return softmax(getattr(self.outputs(images), self.release.scores), axis=1)
+        return self.both(images)[1]
+
+    def both(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`features` and `probabilities` in one pass."""
+        found = self.outputs(images)
+        return found.pool3, softmax(getattr(found, self.release.scores), axis=1)
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
         """(N, H, W, 1 or 3) in [0, 1] to what the network takes, (N, 299, 299, 3) float32."""

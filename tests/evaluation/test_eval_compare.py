@@ -78,6 +78,26 @@ def test_every_metric_is_what_it_says_itself(sets, real):
         assert [found["inception_score"][key] for key in keys] == [*result[:4]]
 
 
+def test_one_pass_gives_features_and_probabilities(sets, real):
+    """A network is run once for each image, with probabilities only where they are asked for."""
+    seen = {"alone": 0, "both": 0}
+
+    def extract(images):
+        seen["alone"] += len(images)
+        return SPACE.extract(images)
+
+    def both(images):
+        seen["both"] += len(images)
+        return SPACE.extract(images), probabilities(images)
+
+    space = FeatureSpace("toy", "pixels", extract, probabilities=probabilities, both=both)
+    metrics = ("frechet", "inception_score")
+    assert compare(space, sets, real, metrics) == compare(SPACE, sets, real, metrics)
+    assert seen == {"alone": 0, "both": 40 + 63 + 50}
+    compare(space, sets, real, ("frechet",))
+    assert seen == {"alone": 40 + 63 + 50, "both": 40 + 63 + 50}
+
+
 def test_only_what_is_asked_for(sets, real):
     both = {"samples_test", "samples_test_stderr", "train_test", "train_test_stderr"}
     found = compare(pixels(), sets, real)

@@ -138,6 +138,9 @@ def test_features_are_those_of_the_network(small, space, net, images):
     np.testing.assert_allclose(
         np.log(p), logits - logsumexp(logits, axis=1, keepdims=True), atol=1e-3
     )
+    both = space.with_probabilities(images)
+    np.testing.assert_array_equal(both.values, found)
+    np.testing.assert_array_equal(both.probabilities, p)
 
 
 def test_features_do_not_depend_on_the_batch(small, net, images):
