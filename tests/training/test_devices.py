@@ -77,6 +77,25 @@ def test_evaluation_on_one_two_and_eight(program, images, trained):
     assert one["eval_loss"] == pytest.approx(eight["eval_loss"], rel=1e-6)
 
 
+@pytest.mark.slow
+def test_samples_that_share_a_step_size(program, images, trained):
+    """With Langevin steps by batch a sample depends on its batch, and not on the devices: eight of
+    them split a batch of 8, and three leave it whole."""
+    argv = ["--config", images, "--workdir", trained / "1", *flags(**CHANGES)]
+    argv += ["--config.sampling.corrector=langevin", "--config.sampling.norm=batch"]
+    argv += ["--mode", "sample", "--seeds", "0-15"]
+    file, found = trained / "1" / "samples" / "step_6" / "samples_0-15.npz", {}
+    for devices in (1, 8, 3):
+        result = program(*argv, devices=devices)
+        assert result.status == 0, result.err
+        found[devices] = np.load(file)["arr_0"].astype(int)
+    by_example = program(*argv, "--config.sampling.norm=example")
+    assert by_example.status == 0
+    assert abs(np.load(file)["arr_0"].astype(int) - found[1]).max() > 1
+    for devices in (8, 3):
+        assert abs(found[devices] - found[1]).max() <= 1  # of 256 levels: rounding
+
+
 def test_batch_over_devices():
     check_batch(16, FakeMesh(8), "training.batch_size")
     with pytest.raises(ValueError, match=r"training.batch_size is 12.* 8 devices.*multiple of 8\."):

@@ -1,6 +1,7 @@
 """Jobs of several processes on this machine train, sample and evaluate as one process does."""
 
 import json
+import shutil
 import time
 
 import jax
@@ -201,3 +202,20 @@ def test_a_job_that_is_not_complete(program, images, tmp_path):
     encoding = arguments(images, tmp_path, "encode")
     assert "one process does alone" in program(*encoding, "--distributed", *job).err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 1])
+def test_eight_devices_go_on_as_two_and_as_one(
+    program, images, images_config, trained, tmp_path, devices
+):
+    """The split state of eight, taken back to its tenth step."""
+    _, _, changes = JOBS["split"]
+    shutil.copytree(trained / "split", tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "20")
+    own = {k: v for k, v in changes.items() if k != "mesh__fsdp"}
+    result = program(*arguments(images, tmp_path, "train", **own), devices=devices)
+    assert result.status == 0, result.err
+    assert f"{devices} device(s), from step 10 to 20" in result.out
+    ours, theirs = (last_state(images_config, w, own) for w in (tmp_path, trained / "split"))
+    assert differ(ours.params, theirs.params) < 2e-5
