@@ -37,9 +37,10 @@ from evaluation.run import evaluate
 from evaluation.sampling import run_sampling
 from parallel.processes import JobError, is_lead, lost, start
 from training.checkpoint import CheckpointError
-from training.loop import TrainingDiverged
+from training.finite import TrainingDiverged
 from training.metrics import read_metrics, training_seconds
 from training.run import restore_ema, run_training, steps_as_they_come, steps_to_evaluate
+from training.stop import Stopped
 from training.workdir import claim, flatten
 
 FLAGS = flags.FLAGS
@@ -78,14 +79,16 @@ def main(argv: list[str]) -> None:
         experiment = build(CONFIG.value, reads_data=MODE.value not in ("sample", "decode"))
         enable_compilation_cache(workdir)
         run(experiment, workdir)
+    except Stopped as stopped:
+        leave(str(stopped), stopped.status)
     except (ValueError, OSError, CheckpointError, JobError, TrainingDiverged) as error:
         if DEBUG.value:
             raise
-        leave_job(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        leave(f"{type(error).__name__}: {' '.join(str(error).split())}")
     except jax.errors.JaxRuntimeError as error:
         if DEBUG.value or not DISTRIBUTED.value:
             raise
-        leave_job(f"JobError: {lost(error)}")
+        leave(f"JobError: {lost(error)}")
 
 
 def join_job() -> None:
@@ -107,13 +110,13 @@ def join_job() -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open to the end
 
 
-def leave_job(message: str) -> None:
-    """Ends the program with a message and status 1."""
-    if not DISTRIBUTED.value:
-        raise SystemExit(message) from None
+def leave(message: str, status: int = 1) -> None:
+    """Ends the program with a message."""
     print(message, file=sys.stderr, flush=True)
-    # The usual end would wait for processes that may be gone, or that wait for this one.
-    os._exit(1)
+    if DISTRIBUTED.value:
+        # The usual end would wait for processes that may be gone, or that wait for this one.
+        os._exit(status)
+    raise SystemExit(status) from None
 
 
 def run(experiment: Experiment, workdir: Path) -> None:

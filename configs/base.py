@@ -185,6 +185,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.training.n_jitted_steps = 1  # above 1, a scan: for accelerators, see benchmarks/
     config.training.ema_rate = 0.999 if law == "ve" else 0.9999
     config.training.label_dropout = 0.1  # of classes, where model.num_classes tells the network any
+    config.training.max_skipped = 10  # steps in a row without a finite gradient; more end the run
     config.training.log_freq = 50
     config.training.eval_freq = 1000
     config.training.snapshot_freq = 50_000

@@ -29,7 +29,8 @@ from models.noise_level import CLASSIFIERS, FILE, Trained, save
 from parallel.mesh import abstract, check_batch, make_mesh, replicated
 from samplers.levels import Levels, make_levels
 from training.checkpoint import CheckpointError, Checkpoints
-from training.loop import TrainingDiverged, train
+from training.finite import TrainingDiverged
+from training.loop import train
 from training.metrics import MetricWriter
 from training.sharding import jit_step
 from training.state import create_state, parameter_count

@@ -1,15 +1,18 @@
-"""Checkpoints named by step, through orbax, with its three quiet failures made loud.
+"""Checkpoints named by step, through orbax, with its four quiet failures made loud.
 
 orbax accepts a relative directory and then writes nothing; it answers False, not an error, when a
-step exists already; and without an abstract target it restores optimizer states as lists.
+step exists already; without an abstract target it restores optimizer states as lists; and it reads
+data of which a bit has flipped. Each field of a state is therefore saved with its checksum.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from training.checksum import checksum
 from training.state import TrainState
 
 
@@ -17,11 +20,16 @@ class CheckpointError(RuntimeError):
     """A checkpoint that is missing, damaged, or of another network. One sentence."""
 
 
+class Damaged(CheckpointError):
+    """One that is there and cannot be read, or that holds other bits than were written."""
+
+
 class Checkpoints:
     """The checkpoints of a workdir, `<workdir>/checkpoints/<step>`."""
 
     def __init__(self, workdir: Path, keep: int = 0):
         self.folder = Path(workdir).absolute() / "checkpoints"
+        self.aside = self.folder.with_name("damaged")
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep or None, create=True, enable_async_checkpointing=True
         )
@@ -41,10 +49,15 @@ class Checkpoints:
         """Writes the state under its step, in the background.
 
         Raises:
-            CheckpointError: where nothing was written.
+            CheckpointError: where nothing was written, or the one before could not be.
         """
-        step = int(state.step)
-        if not self._manager.save(step, args=ocp.args.PyTreeSave(state)):
+        step, item = int(state.step), fields_of(state)
+        item["checksum"] = {name: checksum(value) for name, value in item.items()}
+        try:
+            written = self._manager.save(step, args=ocp.args.PyTreeSave(item))
+        except Exception as error:
+            raise self._unwritten(error) from error
+        if not written:
             raise CheckpointError(
                 f"The checkpoint of step {step} was not written to {self.folder}: a checkpoint of "
                 "this or a later step exists there; take another workdir."
@@ -57,9 +70,23 @@ class Checkpoints:
             abstract: shapes, dtypes and shardings of every leaf.
 
         Raises:
-            CheckpointError: where there is none, it is damaged, or it does not fit.
+            Damaged: where it cannot be read, or is not what was written.
+            CheckpointError: where there is none, or it does not fit.
         """
-        return self._read(abstract, abstract.params, "params", step)
+        item = self._read(fields_of(abstract), abstract.params, "params", step)
+        return abstract.replace(**item)
+
+    def set_aside(self, step: int) -> None:
+        """Moves a checkpoint out of the way, into `aside`."""
+        place = self.aside / str(step)
+        while place.exists():
+            place = place.with_name(f"{place.name}_")
+        place.parent.mkdir(exist_ok=True)
+        (self.folder / str(step)).rename(place)
+
+    def look_again(self) -> None:
+        """Sees what others have written, moved or deleted."""
+        self._manager.reload()
 
     def restore_ema(self, abstract_params: Any, step: int | None = None) -> tuple[int, Any]:
         """`(step, averaged parameters)` and nothing else of a checkpoint; errors as `restore`."""
@@ -67,21 +94,36 @@ class Checkpoints:
         item = {"ema_params": abstract_params}
         return step, self._read(item, abstract_params, "ema_params", step)["ema_params"]
 
-    def _read(self, item: Any, params: Any, name: str, step: int | None) -> Any:
+    def _read(self, item: dict[str, Any], params: Any, name: str, step: int | None) -> Any:
+        """The fields in `item`, checked; `params` are compared first, with those under `name`."""
         step = self._existing(step)
         try:
-            self._check_shapes(params, name, step)
+            saved = self._saved(step)
+            self._check_shapes(params, saved[name], step)
+            # Those of an earlier version have no checksums.
+            if checked := "checksum" in saved:
+                like = jax.ShapeDtypeStruct((), "uint32", sharding=sharding_of(params))
+                item = {**item, "checksum": dict.fromkeys(item, like)}
             arguments = ocp.args.PyTreeRestore(
                 item=item,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-                partial_restore=isinstance(item, dict),
+                partial_restore=True,
             )
-            return self._manager.restore(step, args=arguments)
+            found = self._manager.restore(step, args=arguments)
+            said = found.pop("checksum") if checked else {}
+            for field, value in said.items():
+                if int(checksum(found[field])) != int(value):
+                    raise Damaged(
+                        f"The checkpoint {self.folder / str(step)} is not what was written: "
+                        f"{field} has another checksum; delete that folder to go on from the one "
+                        "before."
+                    )
+            return found
         except CheckpointError:
             raise
         except Exception as error:
             first_line = (str(error).strip() or "no message").splitlines()[0]
-            raise CheckpointError(
+            raise Damaged(
                 f"The checkpoint {self.folder / str(step)} cannot be read "
                 f"({type(error).__name__}: {first_line[:200]}); delete that folder to go on from "
                 "the one before."
@@ -101,10 +143,14 @@ class Checkpoints:
             )
         return steps[-1] if step is None else step
 
-    def _check_shapes(self, params: Any, name: str, step: int) -> None:
-        """Names the first parameter that differs, before orbax starts to read."""
+    def _saved(self, step: int) -> dict[str, Any]:
+        """Shapes of all that is in a checkpoint, by field."""
         saved = self._manager.item_metadata(step)
-        there, here = _shapes(getattr(saved, "tree", saved)[name]), _shapes(params)
+        return getattr(saved, "tree", saved)
+
+    def _check_shapes(self, params: Any, saved: Any, step: int) -> None:
+        """Names the first parameter that differs, before orbax starts to read."""
+        there, here = _shapes(saved), _shapes(params)
         for path in sorted(there.keys() | here.keys()):
             if there.get(path) != here.get(path):
                 raise CheckpointError(
@@ -113,12 +159,40 @@ class Checkpoints:
                     f"{here.get(path, 'none')} in the config; use the config it was trained with."
                 )
 
+    def _unwritten(self, error: Exception) -> CheckpointError:
+        """What a failure to write means."""
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        whole = [step for step in self.steps() if (self.folder / str(step)).is_dir()]
+        return CheckpointError(
+            f"A checkpoint could not be written to {self.folder} ({first_line[:200]}); "
+            + (f"that of step {whole[-1]} is whole. " if whole else "there is none before it. ")
+            + "Make room there, and the same command goes on."
+        )
+
     def wait(self) -> None:
-        """Returns once all is on disk; raises what went wrong in the background."""
-        self._manager.wait_until_finished()
+        """Returns once all is on disk.
+
+        Raises:
+            CheckpointError: where something went wrong in the background.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._unwritten(error) from error
 
     def close(self) -> None:
         self._manager.close()
+
+
+def fields_of(state: TrainState) -> dict[str, Any]:
+    """A state as a dict, under the names that its fields have on disk."""
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+def sharding_of(params: Any) -> Any:
+    """One for a number, on the devices of the parameters."""
+    where = jax.tree.leaves(params)[0].sharding
+    return jax.sharding.NamedSharding(where.mesh, jax.sharding.PartitionSpec())
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -6,20 +6,16 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from tqdm import tqdm
 
 from data import Loader
 from parallel.mesh import put_batch
 from training.checkpoint import Checkpoints
+from training.finite import Watch, check_state
 from training.metrics import MetricWriter
 from training.profile import Profiler
 from training.state import TrainState
-
-
-class TrainingDiverged(RuntimeError):
-    """A loss or gradient that is not finite. Says the step and the times of its batch."""
+from training.stop import Stop, Stopped
 
 
 class Every(NamedTuple):
@@ -43,6 +39,8 @@ def train(
     snapshot_freq: int,
     actions: tuple[Every, ...] = (),
     profiler: Profiler | None = None,
+    max_skipped: int = 0,
+    stop: Stop | None = None,
     progress: bool = True,
 ) -> TrainState:
     """Trains from `state.step` to exactly `n_iters` updates.
@@ -51,7 +49,9 @@ def train(
     read, and checked, before every checkpoint, so a checkpoint never holds a diverged state.
 
     Raises:
-        TrainingDiverged: as soon as the metrics are read; the last checkpoint is a good one.
+        TrainingDiverged: as soon as the metrics of `max_skipped` + 1 steps in a row that are not
+            finite are read; the last checkpoint is a good one.
+        Stopped: after a checkpoint, where a signal asked for it.
     """
     done = int(state.step)
     axis = 0 if n_jitted_steps == 1 else 1
@@ -59,7 +59,7 @@ def train(
     batches = loader.iterate(done, n_jitted_steps, place=place)
     pending: list[tuple[int, Any]] = []
     bar = tqdm(total=n_iters, initial=done, disable=not progress, unit="step", smoothing=0.05)
-    clock = Clock(done)
+    clock, watch = Clock(done), Watch(max_skipped)
     try:
         while done < n_iters:
             if profiler:
@@ -70,17 +70,25 @@ def train(
                 state, metrics = step(state, batch)
             pending.append((done, metrics))
             before, done = done, done + n_jitted_steps
-            save = crossed(before, done, snapshot_freq) or done >= n_iters
+            stopping = stop is not None and stop.asked(done)
+            save = crossed(before, done, snapshot_freq) or done >= n_iters or stopping
             due = [every for every in actions if crossed(before, done, every.freq)]
             if save or due or crossed(before, done, log_freq) or done >= n_iters:
-                values = read(pending)
+                values = watch.read(pending)
                 pending.clear()
+                if skipped := values.get("skipped"):
+                    print(
+                        f"{skipped} steps up to {done} had no finite gradient; they were skipped."
+                    )
                 writer.write(done, {**values, **clock.lap(done)})
                 bar.update(done - bar.n)
-                bar.set_postfix_str(f"loss {values['training_loss']:.4f}")
+                bar.set_postfix_str(f"loss {values.get('training_loss', float('nan')):.4f}")
             if save:
                 check_state(state, done)
                 checkpoints.save(state)
+            if stopping:
+                checkpoints.wait()
+                raise Stopped(done, stop.number)
             for every in due:
                 writer.write(
                     done, {**every.action(state), "action_seconds": clock.lap()["seconds"]}
@@ -97,53 +105,6 @@ def train(
 def crossed(before: int, after: int, freq: int) -> bool:
     """Whether a multiple of `freq` lies in (before, after]."""
     return freq > 0 and after // freq > before // freq
-
-
-def read(pending: list[tuple[int, Any]]) -> dict[str, float]:
-    """Fetches gathered metrics, checks every step's, and averages them.
-
-    Raises:
-        TrainingDiverged: naming the first step whose loss or gradient is not finite.
-    """
-    first = pending[0][0]
-    fetched = jax.device_get([metrics for _, metrics in pending])
-    columns = {
-        name: np.concatenate([np.atleast_1d(metrics[name]) for metrics in fetched])
-        for name in ("loss", "grad_norm")
-    }
-    bad = ~np.isfinite(columns["loss"]) | ~np.isfinite(columns["grad_norm"])
-    if bad.any():
-        i = int(np.argmax(bad))
-        times = np.concatenate([m["t"].reshape(-1, m["t"].shape[-1]) for m in fetched])[i]
-        shown = ", ".join(f"{t:.3g}" for t in np.sort(times)[:8])
-        raise TrainingDiverged(
-            f"Training diverged at step {first + i}: loss {columns['loss'][i]}, gradient norm "
-            f"{columns['grad_norm'][i]}; the batch had {times.size} times in "
-            f"[{times.min():.3g}, {times.max():.3g}], the smallest {shown}. The last checkpoint is "
-            "good; lower optim.lr, set optim.grad_clip, or raise sde.t0."
-        )
-    return {
-        "training_loss": float(columns["loss"].mean()),
-        "grad_norm": float(columns["grad_norm"].mean()),
-    }
-
-
-def check_state(state: TrainState, done: int) -> None:
-    """A finite gradient can still make a parameter that is not, and only the next loss would tell.
-
-    Raises:
-        TrainingDiverged: where a parameter, or its average, is not finite.
-    """
-    if not all_finite((state.params, state.ema_params)):
-        raise TrainingDiverged(
-            f"Training diverged at step {done - 1}: its loss is finite, but a parameter after its "
-            "update is not. The last checkpoint is good; lower optim.lr, or raise optim.eps."
-        )
-
-
-@jax.jit
-def all_finite(tree: Any) -> jax.Array:
-    return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 class Clock:

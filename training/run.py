@@ -1,7 +1,8 @@
 """`--mode train`: what surrounds the loop."""
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from parallel.mesh import (
     state_shardings,
 )
 from parallel.processes import is_lead, on_lead
-from training.checkpoint import CheckpointError, Checkpoints
+from training.checkpoint import CheckpointError, Checkpoints, Damaged
 from training.loop import Every, train
 from training.metrics import MetricWriter
 from training.plan import compile_step
@@ -30,7 +31,8 @@ from training.profile import Profiler
 from training.sharding import jit_step
 from training.state import TrainState, create_state, parameter_count
 from training.step import make_train_step, scan_steps
-from training.workdir import claim
+from training.stop import Stop
+from training.workdir import claim, held
 
 
 def run_training(
@@ -46,34 +48,23 @@ def run_training(
     mesh = make_mesh(experiment.config.mesh.fsdp)
     check_batch(config.batch_size // config.accumulate, mesh, per_update(config))
     check_steps_left(workdir, config)
-    on_lead(lambda: claim(workdir, experiment.config, force_config, training=True))
-    checkpoints = Checkpoints(workdir, config.keep_snapshots)
-    state = initial_or_latest(experiment, checkpoints, mesh)
-    print(
-        f"{experiment.config.model.name}: {parameter_count(state.params):,} parameters, "
-        f"{mesh.devices.size} device(s), from step {int(state.step)} to {config.n_iters}"
-    )
-    loss = gathered(experiment.loss, mesh)
-    step = make_train_step(loss, experiment.tx, config.ema_rate, config.accumulate)
-    step = scan_steps(step, config.n_jitted_steps)
-    step = jit_step(step, mesh, config.n_jitted_steps, state_shardings(state, mesh))
-    lead = is_lead()
-    writer = MetricWriter(workdir, int(state.step), lead)
-    loader = Loader(
-        experiment.train,
-        config.batch_size,
-        experiment.config.seed,
-        jax.process_index(),
-        jax.process_count(),
-    )
-    if int(state.step) < config.n_iters:
-        n = config.n_jitted_steps
-        example = loader.batch(0) if n == 1 else loader.stacked(0, n)
-        step, plan = compile_step(step, state, put_batch(example, mesh, int(n > 1)))
-        print(plan)
-    try:
+    with contextlib.ExitStack() as stack:
+        on_lead(lambda: claim(workdir, experiment.config, force_config, training=True))
+        on_lead(lambda: stack.enter_context(held(workdir)))
+        checkpoints = Checkpoints(workdir, config.keep_snapshots)
+        stack.enter_context(contextlib.closing(checkpoints))
+        state = initial_or_latest(experiment, checkpoints, mesh)
+        writer = MetricWriter(workdir, int(state.step), is_lead())
+        stack.enter_context(contextlib.closing(writer))
+        loader = Loader(
+            experiment.train,
+            config.batch_size,
+            experiment.config.seed,
+            jax.process_index(),
+            jax.process_count(),
+        )
         return train(
-            step,
+            prepared_step(experiment, state, loader, mesh),
             state,
             loader,
             checkpoints,
@@ -85,11 +76,29 @@ def run_training(
             snapshot_freq=config.snapshot_freq,
             actions=periodic_actions(experiment, workdir, mesh),
             profiler=Profiler(workdir / "profile", profile_steps, int(state.step)),
-            progress=config.progress and lead,
+            max_skipped=config.max_skipped,
+            stop=stack.enter_context(Stop()),
+            progress=config.progress and is_lead(),
         )
-    finally:
-        writer.close()
-        checkpoints.close()
+
+
+def prepared_step(experiment, state: TrainState, loader: Loader, mesh) -> Callable:
+    """The compiled step, of which it is told what it takes."""
+    config = experiment.config.training
+    n, step = config.n_jitted_steps, int(state.step)
+    print(
+        f"{experiment.config.model.name}: {parameter_count(state.params):,} parameters, "
+        f"{mesh.devices.size} device(s), from step {step} to {config.n_iters}"
+    )
+    loss = gathered(experiment.loss, mesh)
+    update = make_train_step(loss, experiment.tx, config.ema_rate, config.accumulate)
+    jitted = jit_step(scan_steps(update, n), mesh, n, state_shardings(state, mesh))
+    if step >= config.n_iters:  # a finished run has no step
+        return jitted
+    example = loader.batch(0) if n == 1 else loader.stacked(0, n)
+    compiled, plan = compile_step(jitted, state, put_batch(example, mesh, int(n > 1)))
+    print(plan)
+    return compiled
 
 
 def initial_or_latest(experiment, checkpoints: Checkpoints, mesh) -> TrainState:
@@ -130,12 +139,31 @@ def initial(experiment) -> TrainState:
 
 
 def restore(experiment, checkpoints: Checkpoints, mesh) -> TrainState:
-    """The state of the latest checkpoint, placed on the mesh."""
-    return checkpoints.restore(abstract(lambda: initial(experiment), mesh))
+    """The state of the latest checkpoint that is whole, placed on the mesh.
+
+    Those after it are moved aside, and said to be.
+
+    Raises:
+        CheckpointError: where there is none, none is whole, or it does not fit.
+    """
+    like = abstract(lambda: initial(experiment), mesh)
+    while True:
+        step = checkpoints.latest()
+        try:
+            return checkpoints.restore(like, step)
+        except Damaged as error:
+            if len(checkpoints.steps()) < 2:
+                raise
+            on_lead(lambda step=step: checkpoints.set_aside(step))
+            checkpoints.look_again()
+            print(f"{error} It is in {checkpoints.aside} now, and the run goes on from there.")
 
 
 def restore_ema(experiment, workdir: Path, step: int | None = None) -> tuple[int, Any]:
     """`(step, averaged parameters)` of a checkpoint, the latest if no step is given.
+
+    Without a step the latest is taken that is whole, and said which; nothing is moved, as training
+    may be under way.
 
     Raises:
         CheckpointError: as `Checkpoints` does, or where the workdir has none.
@@ -148,9 +176,29 @@ def restore_ema(experiment, workdir: Path, step: int | None = None) -> tuple[int
     try:
         # Each process evaluates by itself, with its own devices.
         params = abstract(lambda: experiment.init_params(jax.random.key(0)), local_mesh())
-        return checkpoints.restore_ema(params, step)
+        return restore_whole_ema(checkpoints, params, step)
     finally:
         checkpoints.close()
+
+
+def restore_whole_ema(checkpoints: Checkpoints, params: Any, step: int | None) -> tuple[int, Any]:
+    """As `restore_ema`, of open checkpoints."""
+    if step is not None:
+        return checkpoints.restore_ema(params, step)
+    candidates = checkpoints.steps()
+    while True:
+        candidate = candidates.pop() if candidates else None
+        try:
+            return checkpoints.restore_ema(params, candidate)
+        except Damaged as error:
+            checkpoints.look_again()
+            if candidate not in checkpoints.steps():
+                # Training that keeps a few has deleted it just now, and has written another.
+                candidates = checkpoints.steps()
+            elif not candidates:
+                raise
+            else:
+                print(f"{error} The one before is taken.")
 
 
 def steps_to_evaluate(section, workdir: Path, step: int | None = None) -> list[int | None]:

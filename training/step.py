@@ -20,8 +20,8 @@ def make_train_step(
     """`(state, batch) -> (state, metrics)`.
 
     The key of step n is `fold_in(state.key, n)`. Metrics are those of the loss plus `grad_norm`,
-    the global norm before clipping. With `accumulate` above 1 the gradient is taken in so many
-    passes, see `accumulated`.
+    the global norm before clipping. Where either is not finite, nothing but the step changes. With
+    `accumulate` above 1 the gradient is taken in so many passes, see `accumulated`.
     """
     gradient = jax.grad(loss, has_aux=True)
     if accumulate > 1:
@@ -34,7 +34,11 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         ema_params = ema_update(state.ema_params, params, state.step, ema_decay)
         metrics = {**metrics, "grad_norm": optax.global_norm(grads)}
-        return TrainState(state.step + 1, params, ema_params, opt_state, state.key), metrics
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        keep = lambda new, old: jnp.where(finite, new, old)
+        before = (state.params, state.ema_params, state.opt_state)
+        after = jax.tree.map(keep, (params, ema_params, opt_state), before)
+        return TrainState(state.step + 1, *after, state.key), metrics
 
     return step
 

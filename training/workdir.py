@@ -1,6 +1,12 @@
 """A workdir belongs to one config: it is written there, and another one is refused."""
 
+import contextlib
+import fcntl
 import json
+import os
+import socket
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +20,7 @@ FREE = {
     "training.eval_freq",
     "training.keep_snapshots",
     "training.log_freq",
+    "training.max_skipped",
     "training.progress",
     "training.snapshot_freq",
     "training.snapshot_sampling",
@@ -31,7 +38,7 @@ def claim(workdir: Path, config: Any, force: bool = False, *, training: bool) ->
         training: compare all that training depends on, not only what the parameters mean.
 
     Raises:
-        ValueError: naming every key that differs.
+        ValueError: naming every key that differs, or where the workdir cannot be written.
     """
     path, ours = workdir / "config.json", flatten(config.to_dict())
     if path.exists() and (found := differences(json.loads(path.read_text()), ours, training)):
@@ -43,8 +50,50 @@ def claim(workdir: Path, config: Any, force: bool = False, *, training: bool) ->
         if training:
             path.rename(workdir / f"config.json.{sum(1 for _ in workdir.glob('config.json.*'))}")
     if training:
-        workdir.mkdir(parents=True, exist_ok=True)
+        create(workdir)
         path.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
+
+
+def create(workdir: Path) -> None:
+    """Makes the folder, if it is not there.
+
+    Raises:
+        ValueError: where it cannot be made, or not be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        # What permissions allow, root in particular, a file system may still refuse.
+        with open(workdir / ".writable", "w"):
+            os.unlink(workdir / ".writable")
+    except OSError as error:
+        raise ValueError(
+            f"The workdir {workdir} cannot be written ({error.strerror}); name another with "
+            "--workdir, or mend that."
+        ) from error
+
+
+@contextlib.contextmanager
+def held(workdir: Path) -> Iterator[None]:
+    """Holds `<workdir>/lock`, so that no second run trains there; the system frees it at any end.
+
+    Raises:
+        ValueError: where another run holds it, or the workdir cannot be written.
+    """
+    create(workdir)
+    with open(workdir / "lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(
+                f"Another run is training in the workdir {workdir} ({file.read().strip()}); wait "
+                "for it, stop it, or take another workdir."
+            ) from None
+        file.truncate(0)
+        begin = datetime.now().isoformat(" ", "seconds")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {begin}\n")
+        file.flush()
+        yield
 
 
 def differences(theirs: dict[str, Any], ours: dict[str, Any], training: bool) -> list[str]:

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from parallel.mesh import abstract, make_mesh, replicated
-from training.checkpoint import CheckpointError, Checkpoints
-from training.run import restore_ema, steps_as_they_come, steps_to_evaluate
+from training.checkpoint import CheckpointError, Checkpoints, Damaged
+from training.run import restore, restore_ema, steps_as_they_come, steps_to_evaluate
 from training.state import create_state
 
 TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.linear_schedule(0.0, 1e-3, 5)))
@@ -213,10 +214,8 @@ def drop(path):
 # orbax gives up at the first array, and the reads of the others find nobody who waits for them.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_damaged(tmp_path, what, harm):
-    """Either the loss of a file does not matter, and the values are right, or it is said.
-
-    What is not noticed, as orbax writes no checksum of large arrays, is a flipped bit in one.
-    """
+    """Either the loss of a file does not matter, and the values are right, or it is said; and
+    whoever asks for no step gets the one before."""
     width = 400  # wide enough for files of its own beside the table of contents
     save(tmp_path, 3, 6, width=width).close()
     folder = tmp_path / "checkpoints" / "6"
@@ -225,12 +224,15 @@ def test_damaged(tmp_path, what, harm):
     for path in harmed:
         harm(path)
     try:
-        step, ema = restore_ema(experiment(width), tmp_path)
+        step, ema = restore_ema(experiment(width), tmp_path, 6)
     except CheckpointError as error:
         text = str(error)
         assert str(folder) in text or "no checkpoint" in text, text
         assert "\n" not in text and len(text) < 700, text
         assert "delete that folder" in text or "step" in text
+        step, ema = restore_ema(experiment(width), tmp_path)
+        assert step == 3 and folder.exists()
+        assert_equal(ema, state_at(3, width).ema_params)
     else:
         assert_equal(ema, state_at(step, width).ema_params)
         assert step == 6
@@ -306,3 +308,81 @@ def test_checkpoints_that_are_awaited(monkeypatch):
     assert slept == [5.0, 5.0]
     looks = iter([[2, 4, 6]])
     assert list(steps_as_they_come(SimpleNamespace(begin_ckpt=0, end_ckpt=4), None, 10)) == [2, 4]
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << (place % 8)
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_flipped_bit(tmp_path):
+    """orbax reads arrays of which a bit has flipped; the checksum of their field tells."""
+    width = 400
+    save(tmp_path, 6, width=width).close()
+    file = max((tmp_path / "checkpoints").rglob("d/*"), key=lambda path: path.stat().st_size)
+    size, altered = file.stat().st_size, 0
+    for place in np.random.default_rng(0).integers(0, size, 12):
+        flip(file, place)
+        try:
+            assert_equal(Checkpoints(tmp_path).restore(shapes(width)), state_at(6, width))
+        except Damaged as error:
+            altered += "is not what was written" in str(error)
+        flip(file, place)
+    assert altered > 6
+    assert_equal(Checkpoints(tmp_path).restore(shapes(width)), state_at(6, width))
+
+
+def test_a_checkpoint_without_checksums(tmp_path):
+    """As earlier versions wrote them, and other programs may."""
+    manager = ocp.CheckpointManager(
+        tmp_path / "checkpoints", item_handlers=ocp.PyTreeCheckpointHandler()
+    )
+    manager.save(6, args=ocp.args.PyTreeSave(state_at(6)))
+    manager.close()
+    assert_equal(Checkpoints(tmp_path).restore(shapes()), state_at(6))
+    assert_equal(restore_ema(experiment(), tmp_path)[1], state_at(6).ema_params)
+
+
+def test_training_goes_on_from_the_one_before(tmp_path, capsys):
+    """A damaged one is moved aside, and its step can be saved again; all damaged is an error."""
+    save(tmp_path, 3, 6, 9).close()
+    for step in (6, 9):
+        drop(tmp_path / "checkpoints" / str(step) / "default")
+    run = SimpleNamespace(
+        init_params=lambda key: jax.tree.map(jnp.asarray, params()),
+        tx=TX,
+        config=SimpleNamespace(seed=7),
+    )
+    checkpoints = Checkpoints(tmp_path)
+    assert_equal(restore(run, checkpoints, make_mesh()), state_at(3))
+    said = capsys.readouterr().out
+    assert said.count("cannot be read") == 2 and str(tmp_path / "damaged") in said
+    assert sorted(p.name for p in (tmp_path / "damaged").iterdir()) == ["6", "9"]
+    checkpoints.save(state_at(6))
+    checkpoints.wait()
+    assert checkpoints.steps() == [3, 6]
+    checkpoints.close()
+    for step in (3, 6):
+        drop(tmp_path / "checkpoints" / str(step) / "default")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        restore(run, Checkpoints(tmp_path), make_mesh())
+    assert (tmp_path / "checkpoints" / "3").is_dir()
+
+
+def test_a_checkpoint_that_is_deleted_meanwhile(tmp_path, monkeypatch):
+    """By a training run that keeps the newest few: the reader looks again."""
+    save(tmp_path, 3).close()
+    read = Checkpoints.restore_ema
+
+    def too_late(self, abstract, step=None):
+        if (self.folder / "3").exists():
+            drop(self.folder / "3")
+            save(tmp_path, 6).close()
+        return read(self, abstract, step)
+
+    monkeypatch.setattr(Checkpoints, "restore_ema", too_late)
+    step, ema = restore_ema(experiment(), tmp_path)
+    assert step == 6
+    assert_equal(ema, state_at(6).ema_params)

@@ -12,7 +12,8 @@ from tiny import flags
 from data import Loader, from_array
 from parallel.mesh import make_mesh, replicated
 from training.checkpoint import Checkpoints
-from training.loop import Every, TrainingDiverged, crossed, train
+from training.finite import TrainingDiverged
+from training.loop import Every, crossed, train
 from training.metrics import MetricWriter, read_metrics
 from training.sharding import jit_step
 from training.state import create_state
@@ -35,7 +36,16 @@ def linear_loss(params, state, key, batch):
 class Run:
     """A whole run of the loop on a linear model, with one example of the data replaced."""
 
-    def __init__(self, workdir, example=None, n_jitted=1, log_freq=5, snapshot_freq=4, lr=0.1):
+    def __init__(
+        self,
+        workdir,
+        example=None,
+        n_jitted=1,
+        log_freq=5,
+        snapshot_freq=4,
+        lr=0.1,
+        max_skipped=0,
+    ):
         data = np.random.default_rng(0).uniform(0.5, 1.0, (SIZE, 4)).astype(np.float32)
         self.bad_step = None
         if example is not None:
@@ -45,8 +55,9 @@ class Run:
             (self.bad_step,) = [n for n in range(N_ITERS) if 17 in loader.indices(n)]
             assert 2 < self.bad_step < N_ITERS - 1
         tx, mesh = optax.adam(lr), make_mesh()
-        step = scan_steps(make_train_step(linear_loss, tx, 0.9), n_jitted)
-        state = create_state({"w": jnp.ones(3)}, tx, seed=1)
+        self.step, self.loader = make_train_step(linear_loss, tx, 0.9), loader
+        step = scan_steps(self.step, n_jitted)
+        state = self.state = create_state({"w": jnp.ones(3)}, tx, seed=1)
         self.abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), state
         )
@@ -55,7 +66,7 @@ class Run:
         workdir.mkdir(exist_ok=True)
         self.call = lambda: train(
             jit_step(step, mesh, n_jitted),
-            jax.device_put(state, replicated(mesh)),
+            jax.device_put(jax.tree.map(jnp.copy, state), replicated(mesh)),
             loader,
             Checkpoints(workdir),
             MetricWriter(workdir),
@@ -65,6 +76,7 @@ class Run:
             log_freq=log_freq,
             snapshot_freq=snapshot_freq,
             actions=(Every(2, self.act),),
+            max_skipped=max_skipped,
             progress=False,
         )
 
@@ -151,6 +163,44 @@ def test_rows_average_the_steps_since_the_last(tmp_path):
             assert row[key] == pytest.approx(mean, rel=1e-6)
 
 
+@pytest.mark.parametrize("n_jitted", [1, 3])
+@pytest.mark.parametrize("log_freq", [1, 5])
+def test_a_bad_step_is_skipped(tmp_path, n_jitted, log_freq):
+    """It changes nothing but the step, is counted, and is left out of the means."""
+    run = Run(tmp_path / "skipping", np.nan, n_jitted, log_freq, max_skipped=1)
+    state = run.call()
+    assert state.step == N_ITERS
+    # By hand: the same updates without that step, and the step's key for the others.
+    step, expected = jax.jit(run.step), run.state
+    for n in range(N_ITERS):
+        before, expected = expected, step(expected, run.loader.batch(n))[0]
+        if n == run.bad_step:
+            expected = before.replace(step=expected.step)
+    for name in ("params", "ema_params", "opt_state"):
+        for a, b in zip(*(jax.tree.leaves(getattr(s, name)) for s in (state, expected))):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+    rows = read_metrics(tmp_path / "skipping")
+    assert sum(row.get("skipped", 0) for row in rows) == 1
+    assert np.isfinite([row["training_loss"] for row in rows if "training_loss" in row]).all()
+    assert Checkpoints(tmp_path / "skipping").latest() == N_ITERS
+
+
+def test_too_many_in_a_row(tmp_path):
+    """Two are passed over, three are not; good steps in between start the count anew."""
+    run = Run(tmp_path, log_freq=12, snapshot_freq=12, max_skipped=2)
+    bad = {2, 3, 5, 6, 8, 9, 10}
+    batch = Loader.batch
+    spoil = lambda self, n: jax.tree.map(
+        lambda v: v * np.nan if n in bad and v.dtype == np.float32 else v, batch(self, n)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loader, "batch", spoil)
+        with pytest.raises(TrainingDiverged, match=r"at step 10: .* the 3rd such step in a row"):
+            run.call()
+        bad.remove(9)
+        assert Run(tmp_path / "b", log_freq=12, max_skipped=2).call().step == N_ITERS
+
+
 def test_crossed():
     for n_jitted in (1, 2, 3, 7):
         for freq in (1, 2, 5, 7):
@@ -162,7 +212,8 @@ def test_crossed():
 
 def test_the_program_says_it_in_one_line(program, tmp_path):
     argv = ["--config", "configs/digits_vp.py", "--workdir", tmp_path / "run", "--mode", "train"]
-    result = program(*argv, *flags(optim__lr=1e30, training__snapshot_freq=1, optim__warmup=0))
+    changes = {"optim__lr": 1e30, "training__snapshot_freq": 1, "training__max_skipped": 0}
+    result = program(*argv, *flags(**changes))
     assert result.status == 1
     (line,) = result.err.splitlines()
     assert line.startswith("TrainingDiverged: Training diverged at step ")
