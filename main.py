@@ -210,7 +210,7 @@ def quiet() -> None:
     """
     logging.root.setLevel(logging.WARNING)
     if not DEBUG.value:
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         sys.unraisablehook = lambda _: None
 

@@ -1,5 +1,6 @@
 """Where the numbers of a run go: `metrics.jsonl` and TensorBoard events, appended, never cut."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -25,16 +26,31 @@ class MetricWriter:
             self._rows.write("\n" * cut)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        if self._active:
+        """One row.
+
+        Raises:
+            OSError: where it cannot be written, in one sentence.
+        """
+        if not self._active:
+            return
+        try:
             self._rows.write(json.dumps({"step": step, **values}) + "\n")
             self._rows.flush()
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+        except OSError as error:
+            raise OSError(
+                f"The row of step {step} could not be written to {self._rows.name} "
+                f"({error.strerror}); the last checkpoint is whole. Make room there, and the same "
+                "command goes on."
+            ) from error
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
         if self._active:
-            self._events.close()
-            self._rows.close()
+            # What could not be written was said when it was to be, and is tried again here.
+            for file in (self._rows, self._events):
+                with contextlib.suppress(OSError):
+                    file.close()
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:

@@ -219,3 +219,39 @@ def test_eight_devices_go_on_as_two_and_as_one(
     assert f"{devices} device(s), from step 10 to 20" in result.out
     ours, theirs = (last_state(images_config, w, own) for w in (tmp_path, trained / "split"))
     assert differ(ours.params, theirs.params) < 2e-5
+
+
+# Process 1 is told to end when it reads the data of a step.
+TOLD = """
+import os, signal, sys
+import main
+from absl import app
+from training import loop
+
+put, made = loop.put_batch, []
+
+def put_and_tell(*args):
+    made.append(1)
+    if len(made) == 200 and sys.argv[-1] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return put(*args)
+
+loop.put_batch = put_and_tell
+app.run(main.main, flags_parser=main.parse_flags)
+"""
+
+
+@pytest.mark.slow
+def test_one_process_is_told_to_end(program, images, tmp_path):
+    """Both stop at one step, which is saved; and go on from it."""
+    argv = arguments(images, tmp_path, "train")
+    argv += ["--config.training.eval_freq=0", "--config.training.snapshot_freq=0"]
+    argv += ["--config.training.n_iters=1000000"]
+    results = program.job(2, *argv, script=TOLD)
+    assert [result.status for result in results] == [143, 143], results[0].err
+    (step,) = Checkpoints(tmp_path).steps()
+    assert step >= 197
+    for result in results:
+        assert f"Stopped by SIGTERM at step {step}" in result.err
+    argv += [f"--config.training.n_iters={step + 2}", "--force_config"]
+    assert f"from step {step} to {step + 2}" in succeeded(program.job(2, *argv))[0].out

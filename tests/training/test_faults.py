@@ -1,0 +1,295 @@
+"""Faults, injected for real: what the program says, what it leaves, and how the run goes on.
+
+The table in `docs/faults.md` names these tests, and those of other files for the rest.
+"""
+
+import fcntl
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from tiny import flags
+
+from build import build
+from parallel.mesh import make_mesh
+from training.checkpoint import Checkpoints
+from training.metrics import read_metrics
+from training.run import restore
+
+CHANGES = {"training__n_iters": 9, "training__snapshot_freq": 3, "model__dropout": 0.25}
+
+# Does `argv[1]` at the step `argv[2]`, of which there is a row then.
+FAULT = """
+import os, resource, signal, sys, time
+import main
+from absl import app
+from training.checkpoint import Checkpoints
+from training.metrics import MetricWriter
+
+what, at = sys.argv.pop(1), int(sys.argv.pop(1))
+write, save, replace, rename = MetricWriter.write, Checkpoints.save, os.replace, os.rename
+
+def full(size):
+    # Every write that makes a file longer than this fails, as on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+def write_row(self, step, values):
+    if step == at and what in ("SIGTERM", "SIGINT"):
+        os.kill(os.getpid(), getattr(signal, what))
+    if step == at and what == "twice":
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+    if step == at and what == "row":
+        while not os.path.exists(os.path.join(os.path.dirname(self._rows.name), "checkpoints/3")):
+            time.sleep(0.01)
+        full(os.path.getsize(self._rows.name))
+    write(self, step, values)
+
+def save_state(self, state):
+    # The one before is whole by now, as it would be in a longer run.
+    self.wait()
+    if int(state.step) == at and what == "disk":
+        full(20_000)
+    save(self, state)
+
+def die_before(move):
+    def moved(source, target, **kwargs):
+        if what == "write" and str(target).endswith(f"checkpoints/{at}"):
+            assert any(os.scandir(source))
+            os._exit(9)
+        return move(source, target, **kwargs)
+    return moved
+
+MetricWriter.write, Checkpoints.save = write_row, save_state
+os.rename, os.replace = die_before(rename), die_before(replace)
+app.run(main.main, flags_parser=main.parse_flags)
+"""
+
+
+@pytest.fixture(scope="module")
+def faults(program, images, images_config, tmp_path_factory):
+    return Faults(program, images, images_config, tmp_path_factory.mktemp("faults"))
+
+
+class Faults:
+    """Runs with a fault, and the run without one that they are compared with."""
+
+    def __init__(self, program, images, images_config, folder):
+        self.program, self.images, self.folder = program, images, folder
+        self.experiment = build(images_config(**CHANGES))
+        self.good = self.state(self.ends(folder / "good"))
+
+    def argv(self, workdir, mode="train", **changes):
+        argv = ["--config", self.images, "--workdir", workdir, "--mode", mode]
+        return [*argv, *flags(**CHANGES, **changes)]
+
+    def ends(self, workdir):
+        result = self.program(*self.argv(workdir))
+        assert result.status == 0, result.err
+        return workdir
+
+    def inject(self, what, at):
+        """The workdir and the result of a run with that fault."""
+        workdir = self.folder / f"{what}_{at}"
+        return workdir, self.program.script(FAULT, what, at, *self.argv(workdir))
+
+    def state(self, workdir):
+        checkpoints = Checkpoints(workdir)
+        state = restore(self.experiment, checkpoints, make_mesh())
+        checkpoints.close()
+        return state.replace(key=jax.random.key_data(state.key))
+
+    def goes_on(self, workdir, step):
+        """The same command goes on from that step, and ends as if nothing had happened."""
+        result = self.program(*self.argv(workdir))
+        assert result.status == 0, result.err
+        assert f"from step {step} to 9" in result.out
+        for a, b in zip(jax.tree.leaves(self.state(workdir)), jax.tree.leaves(self.good)):
+            np.testing.assert_array_equal(a, b)
+        assert [row["step"] for row in read_metrics(workdir)] == list(range(1, 10))
+        return result
+
+
+def one_line(result, *parts):
+    (line,) = result.err.splitlines()
+    for part in parts:
+        assert part in line, line
+    assert line.endswith(".")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, status", [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal(faults, name, status):
+    """It comes during step 4; step 5 is finished, saved, and the last."""
+    workdir, result = faults.inject(name, 4)
+    assert result.status == status
+    one_line(result, f"Stopped by {name} at step 5", "same command goes on")
+    assert Checkpoints(workdir).steps() == [3, 5]
+    result = faults.program(*faults.argv(workdir))
+    assert result.status == 0 and "from step 5 to 9" in result.out
+    for a, b in zip(jax.tree.leaves(faults.state(workdir)), jax.tree.leaves(faults.good)):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_a_second_signal_does_not_wait(faults):
+    workdir, result = faults.inject("twice", 5)
+    assert result.status == 143 and not result.err
+    assert Checkpoints(workdir).steps() in ([3], [])
+    faults.goes_on(workdir, (Checkpoints(workdir).steps() or [0])[-1])
+
+
+@pytest.mark.slow
+def test_killed_inside_a_write(faults):
+    """The data of step 6 are there, under a name that is not a checkpoint's."""
+    workdir, result = faults.inject("write", 6)
+    assert result.status == 9
+    assert Checkpoints(workdir).steps() == [3]
+    faults.goes_on(workdir, 3)
+    assert Checkpoints(workdir).steps() == [3, 6, 9]
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_a_checkpoint(faults):
+    workdir, result = faults.inject("disk", 6)
+    assert result.status == 1
+    one_line(result, "A checkpoint could not be written", "that of step 3 is whole", "Make room")
+    assert Checkpoints(workdir).steps() == [3]
+    faults.goes_on(workdir, 3)
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_a_row(faults):
+    workdir, result = faults.inject("row", 5)
+    assert result.status == 1
+    one_line(result, "The row of step 5 could not be written", "metrics.jsonl", "Make room")
+    assert Checkpoints(workdir).steps() == [3]
+    faults.goes_on(workdir, 3)
+
+
+@pytest.fixture(scope="module")
+def finished(faults):
+    return faults.folder / "good"
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def data_of(folder):
+    """The files of a checkpoint that hold its arrays."""
+    return [path for path in (folder / "default" / "d").iterdir() if path.stat().st_size > 1000]
+
+
+def flip(folder):
+    """One bit of every 500th byte, so that every field has its share."""
+    for file in data_of(folder):
+        content = bytearray(file.read_bytes())
+        for place in range(250, len(content), 500):
+            content[place] ^= 4
+        file.write_bytes(bytes(content))
+
+
+def cut(folder):
+    for file in data_of(folder):
+        file.write_bytes(file.read_bytes()[:100])
+
+
+def lose(folder):
+    (folder / "default" / "_METADATA").unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", [flip, cut, lose])
+def test_a_damaged_checkpoint(faults, copy, harm):
+    """Training goes on from the one before, and evaluation takes that."""
+    harm(copy / "checkpoints" / "9")
+    argv = [*faults.argv(copy, "sample"), "--seeds", "0-3"]
+    result = faults.program(*argv)
+    assert result.status == 0, result.err
+    assert "The one before is taken." in result.out and "step_6" in result.out
+    assert (copy / "checkpoints" / "9").is_dir()
+    result = faults.program(*argv, "--step", 9)
+    assert result.status == 1 and "delete that folder" in result.err
+    result = faults.goes_on(copy, 6)
+    assert str(copy / "damaged") in result.out and (copy / "damaged" / "9").is_dir()
+
+
+@pytest.mark.slow
+def test_no_whole_checkpoint(faults, copy):
+    """A run is not begun anew over what may be mended by hand."""
+    for step in (3, 6, 9):
+        lose(copy / "checkpoints" / str(step))
+    result = faults.program(*faults.argv(copy))
+    assert result.status == 1
+    one_line(result, "cannot be read")
+    assert (copy / "checkpoints" / "3").is_dir() and (copy / "damaged" / "9").is_dir()
+
+
+def test_a_second_run(faults, copy):
+    """Refused while the lock is held; a lock that was left behind is no obstacle."""
+    before = {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
+    with open(copy / "lock", "r+") as file:
+        assert "process" in file.read()
+        fcntl.flock(file, fcntl.LOCK_EX)
+        result = faults.program(*faults.argv(copy))
+    assert result.status == 1
+    one_line(result, "Another run is training in the workdir", "process", "since")
+    after = {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
+    assert {p for p in before if before[p] != after.get(p)} <= {copy, copy / "config.json"}
+    assert faults.program(*faults.argv(copy)).status == 0
+
+
+def test_a_workdir_that_cannot_be_written(faults, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    for workdir in (tmp_path / "file", tmp_path / "file" / "run", "/proc/run"):
+        result = faults.program(*faults.argv(workdir))
+        assert result.status == 1
+        one_line(result, f"The workdir {workdir} cannot be written", "--workdir")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_another_config(faults, copy):
+    before = (copy / "config.json").read_bytes()
+    result = faults.program(*faults.argv(copy), "--config.model.width=64")
+    assert result.status == 1
+    one_line(result, "belongs to another config", "model.width is 32 there and 64 now")
+    assert (copy / "config.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_evaluation_beside_a_write(faults, copy):
+    """A checkpoint that is being written is not there yet."""
+    shutil.copytree(copy / "checkpoints" / "9", copy / "checkpoints" / "12.orbax-checkpoint-tmp")
+    lose(copy / "checkpoints" / "12.orbax-checkpoint-tmp")
+    result = faults.program(*faults.argv(copy, "eval"))
+    assert result.status == 0, result.err
+    assert json.loads((copy / "report.json").read_text())["step"] == 9
+    assert (copy / "checkpoints" / "12.orbax-checkpoint-tmp").is_dir()
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("key", ["data.path", "eval.classifier", "eval.statistics"])
+def test_a_pickle_is_not_read(faults, copy, tmp_path, key):
+    evil = np.empty(1, object)
+    evil[0] = Payload(tmp_path / "ran")
+    arrays = dict.fromkeys(("x", "mu", "sigma", "space", "weights"), evil)
+    np.savez(tmp_path / "evil.npz", **arrays)
+    argv = faults.argv(copy, "eval", eval__features=("pixels", "classifier"))
+    result = faults.program(*argv, f"--config.{key}={tmp_path / 'evil.npz'}")
+    assert result.status == 1, result.out
+    assert "Traceback" not in result.err and len(result.err.splitlines()) == 1
+    assert not (tmp_path / "ran").exists()
