@@ -74,6 +74,9 @@ class Checkpoints:
             CheckpointError: where there is none, or it does not fit.
         """
         item = self._read(fields_of(abstract), abstract.params, "params", step)
+        if not jax.dtypes.issubdtype(item["key"].dtype, jax.dtypes.prng_key):
+            # After a read that failed orbax may forget that these numbers are a key.
+            item["key"] = jax.random.wrap_key_data(item["key"])
         return abstract.replace(**item)
 
     def set_aside(self, step: int) -> None:
