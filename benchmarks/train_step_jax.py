@@ -1,0 +1,90 @@
+"""Our side of `benchmarks.train_step`: a process that makes a training step when it is asked to."""
+
+import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
+
+import argparse
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.conv_speed import matmul
+from benchmarks.worker import serve
+from build import build_loss, build_model, build_optimizer, build_path
+from configs.cifar10 import cifar10
+from data import Scaler
+from parallel.mesh import make_mesh, put_batch
+from training.plan import compile_step
+from training.sharding import jit_step
+from training.state import create_state, parameter_count
+from training.step import make_train_step
+
+CONFIGS = {"ddpm": ("vp", "ddpm"), "ncsnpp": ("ve", "ncsnpp")}
+
+
+Answers = dict[str, Callable[[], float]]
+
+
+def make(network: str, batch: int, size: int, nf: int) -> tuple[dict[str, Any], Answers]:
+    """What is told of the step, and what can be asked for."""
+    config = cifar10(*CONFIGS[network])
+    config.model.nf = nf
+    model, shape = build_model(config, (size, size, 3)), (size, size, 3)
+    scaler = Scaler(256, config.data.centered, config.data.uniform_dequantization)
+    loss = build_loss(config, build_path(config.sde), model, scaler)
+    tx, mesh = build_optimizer(config.optim, config.training.n_iters), make_mesh()
+
+    def initial():
+        x, cond = jnp.zeros((1, *shape)), jnp.ones(1)
+        return create_state(model.init(jax.random.key(0), x, cond)["params"], tx, 0)
+
+    holder = {"state": jax.jit(initial)()}
+    images = np.random.default_rng(0).integers(0, 256, (batch, *shape), np.uint8)
+    on_device = put_batch({"image": images}, mesh)
+    step = jit_step(make_train_step(loss, tx, config.training.ema_rate), mesh)
+    compiled, plan = compile_step(step, holder["state"], on_device)
+
+    def update():
+        holder["state"], metrics = compiled(holder["state"], on_device)
+        return metrics["loss"]
+
+    apply = jax.jit(lambda params, x, t: model.apply({"params": params}, x, t))
+    x, t = jax.random.normal(jax.random.key(1), (batch, *shape)), jnp.full((batch,), 0.5)
+    product, gflop = matmul()
+    facts = {
+        "implementation": "scorefield",
+        "parameters": parameter_count(holder["state"].params),
+        "gflop": plan.gflop,
+        "planned_mib": plan.state_mib + plan.besides_mib,
+        "compile_s": plan.seconds,
+    }
+    return facts, {
+        "step": lambda: seconds_of(update),
+        "forward": lambda: seconds_of(lambda: apply(holder["state"].params, x, t)),
+        "matmul": lambda: gflop / seconds_of(product),
+        "peak": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", choices=CONFIGS, required=True)
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--nf", type=int, default=128)
+    args = parser.parse_args()
+    serve(*make(args.network, args.batch, args.size, args.nf))
+
+
+if __name__ == "__main__":
+    main()
