@@ -20,7 +20,7 @@ from build import Experiment, build
 from check import CLASS_GUIDANCE
 from sde_lib.classifier import log_prob
 from sde_lib.prediction import PredictFn
-from training.run import restore_ema
+from training.restore import restore_ema
 
 # A network that answers a class within this, of its largest value, has not learnt any.
 IGNORED = 1e-5

@@ -39,7 +39,8 @@ from parallel.processes import JobError, is_lead, lost, start
 from training.checkpoint import CheckpointError
 from training.finite import TrainingDiverged
 from training.metrics import read_metrics, training_seconds
-from training.run import restore_ema, run_training, steps_as_they_come, steps_to_evaluate
+from training.restore import restore_ema, steps_as_they_come, steps_to_evaluate
+from training.run import run_training
 from training.stop import Stopped
 from training.workdir import claim, flatten
 
@@ -142,8 +143,10 @@ def run(experiment: Experiment, workdir: Path) -> None:
         check_condition(experiment, params)
         print(writers[MODE.value](experiment, params, workdir, step, seeds))
         return
+    # Of one that was not asked for by its number, the one before will do.
+    latest = STEP.value is None and not (WAIT.value or experiment.config.eval.all_ckpts)
     for wanted in steps_wanted(experiment, workdir):
-        step, params = restore_ema(experiment, workdir, wanted)
+        step, params = restore_ema(experiment, workdir, wanted, or_before=latest)
         check_condition(experiment, params)
         metrics = [row for row in read_metrics(workdir) if row["step"] <= step]
         report = evaluate(experiment, params, workdir, step, metrics, training_seconds(metrics))

@@ -88,7 +88,7 @@ def network(config: Path, workdir: Path, known: bool = True) -> Problem:
     import runpy
 
     from build import build
-    from training.run import restore_ema
+    from training.restore import restore_ema
 
     experiment = build(runpy.run_path(str(config))["get_config"]())
     _, params = restore_ema(experiment, workdir, None)

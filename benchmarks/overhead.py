@@ -22,7 +22,7 @@ from configs.digits import digits
 from data import Loader
 from parallel.mesh import make_mesh, put_batch
 from sde_lib import example_keys
-from training.run import initial
+from training.restore import initial
 from training.sharding import jit_step
 from training.step import make_train_step
 

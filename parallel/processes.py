@@ -4,6 +4,7 @@ Every process runs the same program. Process 0, the lead, writes what there is o
 """
 
 import io
+import json
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -94,6 +95,11 @@ def on_lead(action: Callable[[], T]) -> T | None:
     if said:
         raise ValueError(f"Process 0 stopped: {said.decode()}")
     return result
+
+
+def agreed(value: T) -> T:
+    """What the lead has, as JSON keeps it, of a value that processes may see differently."""
+    return json.loads(share(json.dumps(value).encode())[0])
 
 
 def each(count: int, make: Callable[[int], Arrays]) -> list[Arrays]:

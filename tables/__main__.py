@@ -12,6 +12,7 @@ import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tables.cells import References, finished
 from tables.models import make_ready
 from tables.render import markdown
 from training.checkpoint import CheckpointError
+from training.stop import Stopped
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,6 +40,9 @@ def main(arguments: list[str] | None = None) -> None:
     jax.config.update("jax_compilation_cache_dir", str(out / ".jax_cache"))
     try:
         make(TABLES[args.table](args.scale), args.scale, out, models)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        raise SystemExit(stopped.status) from None
     except (ValueError, OSError, CheckpointError) as error:
         raise SystemExit(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
 

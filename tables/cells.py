@@ -26,7 +26,7 @@ from evaluation.statistics import stream
 from evaluation.store import digest, put, read_json
 from tables.base import Cell, Setting
 from tables.models import config_of_cell
-from training.run import restore_ema
+from training.restore import restore_ema
 
 SPLITS = 10  # of an Inception score, as published
 

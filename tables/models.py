@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from build import build
 from tables.base import Cell, Model, Setting
 from training.checkpoint import CheckpointError
-from training.run import run_training, saved_steps
+from training.restore import saved_steps
+from training.run import run_training
 
 HERE = Path(__file__).resolve().parents[1]
 

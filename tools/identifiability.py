@@ -39,7 +39,7 @@ from likelihood.latents import Latents
 from sde_lib.gaussian import gaussian_flow
 from tools.describe import load
 from training.checkpoint import CheckpointError
-from training.run import restore_ema
+from training.restore import restore_ema
 from training.workdir import MEANING, claim, flatten
 
 MOST_DIMENSIONS = 4096  # of a covariance for `gaussian`; beyond it is left out

@@ -21,7 +21,7 @@ from samplers.schedule import save
 from sde_lib import example_keys
 from search import Effort, Task, search, trajectories
 from tools.search_data import TRAIN, sets_of
-from training.run import restore_ema
+from training.restore import restore_ema
 
 
 def digits_task(seed: int, count: int) -> Task:

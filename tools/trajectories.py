@@ -33,7 +33,7 @@ from sde_lib import example_keys, gaussian_predict, moments, split
 from sde_lib.empirical import Points, empirical_predict, points
 from tools.describe import load
 from training.checkpoint import CheckpointError
-from training.run import restore_ema
+from training.restore import restore_ema
 
 NETWORKS = ("trained", "empirical", "gaussian")
 FORMATS = ("svg", "png")

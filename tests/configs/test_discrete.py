@@ -14,7 +14,7 @@ from data import Loader
 from evaluation.sampling import draw
 from parallel.mesh import make_mesh, put_batch
 from sde_lib.prediction import from_score
-from training.run import initial
+from training.restore import initial
 from training.sharding import jit_step
 from training.step import make_train_step
 

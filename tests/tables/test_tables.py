@@ -21,7 +21,7 @@ from tables.cells import References, finished
 from tables.models import config_of_cell, make_ready
 from tables.render import markdown
 from training.checkpoint import CheckpointError
-from training.run import restore_ema
+from training.restore import restore_ema
 
 CHANGES = {"sampling.steps": 3, "sampling.batch_size": 16}
 SETTING = Setting(40, (0, 1), {"eval.features": ("classifier",)})

@@ -20,7 +20,8 @@ from configs.base import base
 from parallel.mesh import make_mesh
 from tools.import_score_sde import image_shape, import_checkpoint, remarks, target_of
 from training.checkpoint import Checkpoints
-from training.run import restore, restore_ema, run_training
+from training.restore import restore, restore_ema
+from training.run import run_training
 
 GOLDENS = Path(__file__).parent / "goldens"
 CHECKPOINT = GOLDENS / "checkpoint_original_format"

@@ -12,7 +12,7 @@ import pytest
 
 from parallel.mesh import abstract, make_mesh, replicated
 from training.checkpoint import CheckpointError, Checkpoints, Damaged
-from training.run import restore, restore_ema, steps_as_they_come, steps_to_evaluate
+from training.restore import restore, restore_ema, steps_as_they_come, steps_to_evaluate
 from training.state import create_state
 
 TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.linear_schedule(0.0, 1e-3, 5)))
@@ -301,7 +301,7 @@ def test_checkpoints_that_are_awaited(monkeypatch):
     """Each once and in order, whatever training writes or deletes between two looks."""
     looks = iter([[], [2], [2, 4], [4, 6, 8], [8, 10]])
     slept = []
-    monkeypatch.setattr("training.run.saved_steps", lambda workdir: next(looks))
+    monkeypatch.setattr("training.restore.saved_steps", lambda workdir: next(looks))
     monkeypatch.setattr("time.sleep", slept.append)
     section = SimpleNamespace(begin_ckpt=3, end_ckpt=-1)
     assert list(steps_as_they_come(section, None, 10, 5.0)) == [4, 6, 8, 10]

@@ -11,7 +11,7 @@ from build import build
 from parallel.mesh import check_batch, make_mesh
 from training.checkpoint import Checkpoints
 from training.metrics import read_metrics
-from training.run import restore
+from training.restore import restore
 from training.state import parameter_count
 
 CHANGES = {"eval__num_samples": 20, "training__ema_rate": 0.5}

@@ -16,7 +16,7 @@ from build import build
 from parallel.mesh import make_mesh
 from training.checkpoint import Checkpoints
 from training.metrics import read_metrics
-from training.run import restore
+from training.restore import restore
 
 CHANGES = {"training__n_iters": 9, "training__snapshot_freq": 3, "model__dropout": 0.25}
 
@@ -213,6 +213,10 @@ def test_a_damaged_checkpoint(faults, copy, harm):
     assert result.status == 0, result.err
     assert "The one before is taken." in result.out and "step_6" in result.out
     assert (copy / "checkpoints" / "9").is_dir()
+    if harm is flip:
+        result = faults.program(*faults.argv(copy, "eval"))
+        assert result.status == 0 and "The one before is taken." in result.out, result.err
+        assert json.loads((copy / "report.json").read_text())["step"] == 6
     result = faults.program(*argv, "--step", 9)
     assert result.status == 1 and "delete that folder" in result.err
     result = faults.goes_on(copy, 6)

@@ -13,7 +13,7 @@ from build import build
 from parallel.mesh import make_mesh
 from training.checkpoint import Checkpoints
 from training.metrics import read_metrics
-from training.run import restore
+from training.restore import restore
 
 CHANGES = {
     "training__n_iters": 20,

@@ -9,7 +9,7 @@ from build import build
 from parallel.mesh import make_mesh
 from training.checkpoint import Checkpoints
 from training.metrics import read_metrics
-from training.run import restore
+from training.restore import restore
 
 # Dies as by kill -9, once the row of step argv[1] is written; the checkpoint before it is whole.
 KILLED = """

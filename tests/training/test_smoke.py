@@ -22,7 +22,7 @@ from configs.base import base
 from data import Loader
 from evaluation.sampling import draw
 from parallel.mesh import make_mesh, put_batch
-from training.run import initial_or_latest
+from training.restore import initial_or_latest
 from training.sharding import jit_step
 from training.step import make_train_step
 

@@ -18,7 +18,7 @@ from data import Loader
 from losses.denoising import Draws, denoising_terms, reduce_terms
 from parallel.mesh import make_mesh, put_batch
 from sde_lib import SDES
-from training.run import initial_or_latest
+from training.restore import initial_or_latest
 from training.sharding import jit_step
 from training.state import create_state
 from training.step import ema_update, make_train_step, scan_steps

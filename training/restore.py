@@ -1,0 +1,151 @@
+"""Which checkpoint a run goes on from, and which an evaluation takes."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from parallel.mesh import abstract, local_mesh, state_shardings
+from parallel.processes import agreed, on_lead
+from training.checkpoint import CheckpointError, Checkpoints, Damaged
+from training.state import TrainState, create_state
+
+
+def initial_or_latest(experiment, checkpoints: Checkpoints, mesh) -> TrainState:
+    """The state to start from, placed on the mesh."""
+    if checkpoints.latest() is None:
+        make = lambda: initial(experiment)
+        return jax.jit(make, out_shardings=state_shardings(jax.eval_shape(make), mesh))()
+    return restore(experiment, checkpoints, mesh)
+
+
+def initial(experiment) -> TrainState:
+    seed = experiment.config.seed
+    # Step n draws from fold_in(key, n): the number here is one that no run reaches.
+    params = experiment.init_params(jax.random.fold_in(jax.random.key(seed), 2**32 - 1))
+    return create_state(params, experiment.tx, seed)
+
+
+def restore(experiment, checkpoints: Checkpoints, mesh) -> TrainState:
+    """The state of the latest checkpoint that is whole, placed on the mesh.
+
+    Those after it are moved aside, and said to be.
+
+    Raises:
+        CheckpointError: where there is none, none is whole, or it does not fit.
+    """
+    like = abstract(lambda: initial(experiment), mesh)
+    while True:
+        step = checkpoints.latest()
+        try:
+            return checkpoints.restore(like, step)
+        except Damaged as error:
+            if len(checkpoints.steps()) < 2:
+                raise
+            on_lead(lambda step=step: checkpoints.set_aside(step))
+            checkpoints.look_again()
+            print(f"{error} It is in {checkpoints.aside} now, and the run goes on from there.")
+
+
+def restore_ema(
+    experiment, workdir: Path, step: int | None = None, or_before: bool = False
+) -> tuple[int, Any]:
+    """`(step, averaged parameters)` of a checkpoint, the latest that is whole if no step is given.
+
+    One that is not whole is said to be, and left where it is, as training may be under way.
+
+    Args:
+        or_before: take the last before `step` that is whole, if that one is not.
+
+    Raises:
+        CheckpointError: as `Checkpoints` does, or where the workdir has none.
+    """
+    if not (workdir / "checkpoints").is_dir():
+        raise CheckpointError(
+            f"There is no checkpoint in {workdir}; run with --mode train first, or mend --workdir."
+        )
+    checkpoints = Checkpoints(workdir)
+    try:
+        # Each process evaluates by itself, with its own devices.
+        params = abstract(lambda: experiment.init_params(jax.random.key(0)), local_mesh())
+        return restore_whole_ema(checkpoints, params, step, or_before)
+    finally:
+        checkpoints.close()
+
+
+def restore_whole_ema(
+    checkpoints: Checkpoints, params: Any, step: int | None, or_before: bool
+) -> tuple[int, Any]:
+    """As `restore_ema`, of open checkpoints."""
+    if step is not None and not or_before:
+        return checkpoints.restore_ema(params, step)
+    there = lambda: [s for s in checkpoints.steps() if step is None or s <= step]
+    candidates = there()
+    while True:
+        candidate = candidates.pop() if candidates else None
+        try:
+            return checkpoints.restore_ema(params, candidate)
+        except Damaged as error:
+            checkpoints.look_again()
+            if candidate not in checkpoints.steps():
+                # Training that keeps a few has deleted it just now, and has written another.
+                candidates = there()
+            elif not candidates:
+                raise
+            else:
+                print(f"{error} The one before is taken.")
+
+
+def saved_steps(workdir: Path) -> list[int]:
+    """The steps of which there are checkpoints, rising."""
+    if not (workdir / "checkpoints").is_dir():
+        return []
+    checkpoints = Checkpoints(workdir)
+    steps = checkpoints.steps()
+    checkpoints.close()
+    return steps
+
+
+def steps_to_evaluate(section, workdir: Path, step: int | None = None) -> list[int | None]:
+    """`step` if given; else the last checkpoint from `begin_ckpt` to `end_ckpt`, or all of them.
+
+    None stands for the latest, of which `restore_ema` says that it is not there.
+
+    Raises:
+        CheckpointError: where none lies in that range.
+    """
+    if step is not None:
+        return [step]
+    steps = agreed(saved_steps(workdir))
+    if not steps:
+        return [None]
+    end = steps[-1] if section.end_ckpt < 0 else section.end_ckpt
+    chosen = [s for s in steps if section.begin_ckpt <= s <= end]
+    if not chosen:
+        raise CheckpointError(
+            f"There is no checkpoint from eval.begin_ckpt = {section.begin_ckpt} to eval.end_ckpt "
+            f"= {section.end_ckpt} in {workdir}; there are those of steps "
+            f"{', '.join(map(str, steps))}."
+        )
+    return chosen if section.all_ckpts else chosen[-1:]
+
+
+def steps_as_they_come(section, workdir: Path, last: int, seconds: float = 10.0) -> Iterator[int]:
+    """Each checkpoint from `begin_ckpt` to `end_ckpt` once, those to come awaited, until the last.
+
+    Args:
+        last: the step at which training ends, which is the last one where `end_ckpt` is -1.
+        seconds: from one look to the next.
+    """
+    end = last if section.end_ckpt < 0 else min(section.end_ckpt, last)
+    done: set[int] = set()
+    while not done or max(done) < end:
+        steps = agreed(saved_steps(workdir))
+        new = [s for s in steps if section.begin_ckpt <= s <= end and s not in done]
+        if not new:
+            time.sleep(seconds)
+        for step in new:
+            done.add(step)
+            yield step
