@@ -77,9 +77,7 @@ def train(
                 values = watch.read(pending)
                 pending.clear()
                 if skipped := values.get("skipped"):
-                    print(
-                        f"{skipped} steps up to {done} had no finite gradient; they were skipped."
-                    )
+                    print(f"{skipped} steps up to {done} were skipped: no finite gradient.")
                 writer.write(done, {**values, **clock.lap(done)})
                 bar.update(done - bar.n)
                 bar.set_postfix_str(f"loss {values.get('training_loss', float('nan')):.4f}")
