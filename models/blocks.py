@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from models.dropout import Dropout
 from models.layers import NIN, conv1x1, conv3x3, dense, group_norm, resize
 from models.pixels import spread
 
@@ -36,7 +37,7 @@ class ResnetBlockDDPM(nn.Module):
         h = conv3x3(self.features, dtype=self.dtype)(self.act(self.norm(x)))
         if temb is not None:
             h = h + spread(dense(self.features, dtype=self.dtype)(self.act(temb)), h.shape)
-        h = nn.Dropout(self.dropout)(self.act(self.norm(h)), deterministic=not train)
+        h = Dropout(self.dropout)(self.act(self.norm(h)), deterministic=not train)
         h = conv3x3(self.features, scale=0.0, dtype=self.dtype)(h)
         if x.shape[-1] != self.features:
             x = NIN(self.features, dtype=self.dtype)(x)
@@ -64,7 +65,7 @@ class ResnetBlockDDPMpp(nn.Module):
         if temb is not None:
             h = h + spread(dense(self.features, dtype=self.dtype)(self.act(temb)), h.shape)
         h = self.act(group_norm(self.features, dtype=self.dtype)(h))
-        h = nn.Dropout(self.dropout)(h, deterministic=not train)
+        h = Dropout(self.dropout)(h, deterministic=not train)
         h = conv3x3(self.features, scale=self.init_scale, dtype=self.dtype)(h)
         if x.shape[-1] != self.features:
             x = NIN(self.features, dtype=self.dtype)(x)
@@ -100,7 +101,7 @@ class ResnetBlockBigGANpp(nn.Module):
         if temb is not None:
             h = h + spread(dense(self.features, dtype=self.dtype)(self.act(temb)), h.shape)
         h = self.act(group_norm(self.features, dtype=self.dtype)(h))
-        h = nn.Dropout(self.dropout)(h, deterministic=not train)
+        h = Dropout(self.dropout)(h, deterministic=not train)
         h = conv3x3(self.features, scale=self.init_scale, dtype=self.dtype)(h)
         if channels != self.features or self.direction:
             x = conv1x1(self.features, dtype=self.dtype)(x)

@@ -67,7 +67,8 @@ class NIN(nn.Module):
         w = self.param("W", default_init(self.init_scale), shape, jnp.float32)
         b = self.param("b", nn.initializers.zeros, shape[1:], jnp.float32)
         x, w, b = (a.astype(self.dtype) for a in (x, w, b))
-        return x @ w + jnp.expand_dims(b, range(x.ndim - 1))
+        y = x @ w
+        return y + spread(b[None], y.shape)
 
 
 class Conv2d(nn.Module):

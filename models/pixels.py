@@ -9,6 +9,7 @@ at the speed of memory: the gradient of GroupNorm and swish takes a third to a s
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -29,10 +30,10 @@ def fence(x: jax.Array) -> jax.Array:
 
 
 def spread(v: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """(B, C) or (1, C) to `shape`, (B, H, W, C): the same at every pixel (and in every example)."""
+    """(B, C) or (1, C) to `shape`, (B, ..., C): the same at every pixel (and in every example)."""
     if not on_cpu():
-        return jnp.broadcast_to(v[:, None, None, :], shape)
-    pixels = shape[0] * shape[1] * shape[2] // v.shape[0]
+        return jnp.broadcast_to(jnp.expand_dims(v, range(1, len(shape) - 1)), shape)
+    pixels = math.prod(shape[:-1]) // v.shape[0]
     ones = jnp.ones((v.shape[0], pixels, 1), v.dtype)
     return lax.dot_general(ones, v[:, None], BATCHED, precision=EXACT).reshape(shape)
 

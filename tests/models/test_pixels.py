@@ -30,6 +30,14 @@ def test_spread_and_sum(on_cpu):
     np.testing.assert_allclose(down[0], WEIGHT.sum((0, 1, 2)), rtol=1e-5, atol=1e-5)
 
 
+def test_spread_over_pixels_in_a_row(on_cpu):
+    """As attention has them, (B, H W, C)."""
+    v, rows = jnp.arange(24.0).reshape(3, 8), WEIGHT.reshape(3, 24, 8)
+    np.testing.assert_array_equal(pixels.spread(v, rows.shape)[:, 11], v)
+    down = jax.grad(lambda v: jnp.sum(pixels.spread(v, rows.shape) * rows))(v)
+    np.testing.assert_allclose(down, rows.sum(1), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "ours, flax",
     [
