@@ -8,10 +8,13 @@ EMA, preprocessing, on a mesh) over one jitted value-and-gradient of the same lo
 """
 
 import argparse
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from ml_collections import ConfigDict
 
 import samplers
@@ -21,7 +24,7 @@ from configs.base import NETWORKS
 from configs.digits import digits
 from data import Loader
 from parallel.mesh import make_mesh, put_batch
-from sde_lib import example_keys
+from sde_lib import AffinePath, example_keys
 from training.restore import initial
 from training.sharding import jit_step
 from training.step import make_train_step
@@ -39,13 +42,16 @@ def problems() -> dict[str, SimpleNamespace]:
     return {"perceptron, batch 128": perceptron, "NCSN++ nf 32, batch 128": convolutional}
 
 
-def sampler_rows(experiment, params, repeats: int):
-    path, size = experiment.path, 128
-    keys = example_keys(0, jnp.arange(size))
-    x = path.prior_sample(keys, (size, *experiment.shape))
-    call = jax.jit(lambda p, x, t: experiment.predict(p)(x, t).eps)
-    times = jnp.asarray(0.5)
-    ts = samplers.make_grid("uniform", path, STEPS, 1e-3)
+class Loop(NamedTuple):
+    """`program(params, x)` is a jitted sampler, which calls the network `nfe` times."""
+
+    program: Callable[..., Array]
+    nfe: int
+
+
+def loops(path: AffinePath, predict: Callable, keys: Array, steps: int) -> dict[str, Loop]:
+    """Fixed-step samplers by name, for as many examples as there are keys."""
+    ts = samplers.make_grid("uniform", path, steps, 1e-3)
     methods = {
         "ddim": samplers.ddim(path),
         "heun": samplers.heun(path),
@@ -55,22 +61,36 @@ def sampler_rows(experiment, params, repeats: int):
             samplers.reverse_diffusion(path), samplers.langevin(path, 0.16)
         ),
     }
-    for name, method in methods.items():
-        run = jax.jit(
-            lambda p, x, method=method: (
-                samplers.sample(keys, experiment.predict(p), method, x, ts).x
-            )
+
+    def program(method):
+        return jax.jit(lambda p, x: samplers.sample(keys, predict(p), method, x, ts).x)
+
+    return {name: Loop(program(method), steps * method.nfe) for name, method in methods.items()}
+
+
+def bare(predict: Callable) -> Callable[..., Array]:
+    """`(params, x, nfe)`: the network alone, so many jitted calls one after the other."""
+    call = jax.jit(lambda p, x: predict(p)(x, jnp.asarray(0.5)).eps)
+
+    def run(params: Any, x: Array, nfe: int) -> Array:
+        for _ in range(nfe):
+            x = call(params, x)
+        return x
+
+    return run
+
+
+def sampler_rows(experiment, params, repeats: int):
+    keys = example_keys(0, jnp.arange(128))
+    x = experiment.path.prior_sample(keys, (128, *experiment.shape))
+    network = bare(experiment.predict)
+    for name, (program, nfe) in loops(experiment.path, experiment.predict, keys, STEPS).items():
+        ratio, ours, alone = ratio_of(
+            lambda program=program: program(params, x),
+            lambda nfe=nfe: network(params, x, nfe),
+            repeats,
         )
-        nfe = STEPS * method.nfe
-
-        def bare(nfe=nfe):
-            y = x
-            for _ in range(nfe):
-                y = call(params, y, times)
-            return y
-
-        ratio, ours, network = ratio_of(lambda run=run: run(params, x), bare, repeats)
-        yield f"sampler {name}, {nfe} NFE", ours, network, ratio
+        yield f"sampler {name}, {nfe} NFE", ours, alone, ratio
 
 
 def training_rows(experiment, repeats: int):

@@ -11,16 +11,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from benchmarks.conv_speed import matmul
+from benchmarks.work import work
 from benchmarks.worker import serve
 from build import build_loss, build_model, build_optimizer, build_path
 from configs.cifar10 import cifar10
 from data import Scaler
 from parallel.mesh import make_mesh, put_batch
+from tools.describe import abstract_params
 from training.plan import compile_step
 from training.sharding import jit_step
-from training.state import create_state, parameter_count
+from training.state import TrainState, create_state, parameter_count
 from training.step import make_train_step
 
 CONFIGS = {"ddpm": ("vp", "ddpm"), "ncsnpp": ("ve", "ncsnpp")}
@@ -29,11 +32,11 @@ CONFIGS = {"ddpm": ("vp", "ddpm"), "ncsnpp": ("ve", "ncsnpp")}
 Answers = dict[str, Callable[[], float]]
 
 
-def make(network: str, batch: int, size: int, nf: int) -> tuple[dict[str, Any], Answers]:
-    """What is told of the step, and what can be asked for."""
-    config = cifar10(*CONFIGS[network])
-    config.model.nf = nf
-    model, shape = build_model(config, (size, size, 3)), (size, size, 3)
+def first_state_and_step(
+    config: ConfigDict, batch: int, shape: tuple[int, ...]
+) -> tuple[TrainState, dict[str, jax.Array], Any]:
+    """The initial state, a batch of made-up images, and the jitted step, as in training."""
+    model = build_model(config, shape)
     scaler = Scaler(256, config.data.centered, config.data.uniform_dequantization)
     loss = build_loss(config, build_path(config.sde), model, scaler)
     tx, mesh = build_optimizer(config.optim, config.training.n_iters), make_mesh()
@@ -42,11 +45,27 @@ def make(network: str, batch: int, size: int, nf: int) -> tuple[dict[str, Any], 
         x, cond = jnp.zeros((1, *shape)), jnp.ones(1)
         return create_state(model.init(jax.random.key(0), x, cond)["params"], tx, 0)
 
-    holder = {"state": jax.jit(initial)()}
     images = np.random.default_rng(0).integers(0, 256, (batch, *shape), np.uint8)
-    on_device = put_batch({"image": images}, mesh)
     step = jit_step(make_train_step(loss, tx, config.training.ema_rate), mesh)
-    compiled, plan = compile_step(step, holder["state"], on_device)
+    return jax.jit(initial)(), put_batch({"image": images}, mesh), step
+
+
+def forward_work(config: ConfigDict, shape: tuple[int, ...]) -> float:
+    """GFLOP of the convolutions and matrix products of the network for one image."""
+    model = build_model(config, shape)
+    x, cond = jnp.zeros((1, *shape)), jnp.ones(1)
+    params = abstract_params(model, shape)
+    return work(lambda p: model.apply({"params": p}, x, cond), params) / 1e9
+
+
+def make(network: str, batch: int, size: int, nf: int) -> tuple[dict[str, Any], Answers]:
+    """What is told of the step, and what can be asked for."""
+    config = cifar10(*CONFIGS[network])
+    config.model.nf = nf
+    model, shape = build_model(config, (size, size, 3)), (size, size, 3)
+    state, on_device, step = first_state_and_step(config, batch, shape)
+    holder = {"state": state}
+    compiled, plan = compile_step(step, state, on_device)
 
     def update():
         holder["state"], metrics = compiled(holder["state"], on_device)
@@ -57,8 +76,9 @@ def make(network: str, batch: int, size: int, nf: int) -> tuple[dict[str, Any], 
     product, gflop = matmul()
     facts = {
         "implementation": "scorefield",
-        "parameters": parameter_count(holder["state"].params),
-        "gflop": plan.gflop,
+        "parameters": parameter_count(state.params),
+        # Forwards once, and backwards twice: for what came in and for the parameters.
+        "gflop": 3 * batch * forward_work(config, shape),
         "planned_mib": plan.state_mib + plan.besides_mib,
         "compile_s": plan.seconds,
     }
@@ -66,8 +86,13 @@ def make(network: str, batch: int, size: int, nf: int) -> tuple[dict[str, Any], 
         "step": lambda: seconds_of(update),
         "forward": lambda: seconds_of(lambda: apply(holder["state"].params, x, t)),
         "matmul": lambda: gflop / seconds_of(product),
-        "peak": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak": peak_mib,
     }
+
+
+def peak_mib() -> float:
+    """The largest resident memory that this process had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def seconds_of(call: Callable[[], Any]) -> float:

@@ -117,8 +117,13 @@ def make(network: str, batch: int) -> tuple[dict[str, Any], dict[str, Callable]]
         "step": lambda: seconds_of(step),
         "forward": lambda: seconds_of(step.forward),
         "matmul": lambda: 2e-9 * len(a) ** 3 / seconds_of(lambda: a @ a),
-        "peak": lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak": peak_mib,
     }
+
+
+def peak_mib() -> float:
+    """The largest resident memory that this process had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def seconds_of(call: Callable[[], Any]) -> float:

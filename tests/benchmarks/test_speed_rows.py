@@ -1,0 +1,74 @@
+"""The rows of `train_step`, `sampling` and `first_step`, from made-up seconds."""
+
+import pytest
+
+from benchmarks import sampling, train_step
+from benchmarks.first_step import STAGES, lengths
+
+
+class Scripted:
+    """A worker that answers from lists instead of measuring."""
+
+    def __init__(self, facts, **answers):
+        self.facts, self.answers = facts, {key: iter(value) for key, value in answers.items()}
+
+    def ask(self, what):
+        return next(self.answers[what])
+
+    def close(self):
+        pass
+
+
+def facts(name, gflop, parameters):
+    return {"implementation": name, "parameters": parameters, "gflop": gflop, "compile_s": 1.0}
+
+
+@pytest.mark.parametrize("parameters, share", [(7, 30.0 / 4 / 50), (8, 36.0 / 4 / 50)])
+def test_training_rows(monkeypatch, parameters, share):
+    """Ratios round by round, the best matmul rates as peak, and equal work for equal networks."""
+    ours = Scripted(
+        facts("ours", 30.0, 7),
+        step=[1.0, 2.0, 3.0],
+        forward=[0.5] * 3,
+        matmul=[40.0, 50.0, 50.0],
+        peak=[100],
+    )
+    peer = Scripted(
+        facts("peer", 36.0, parameters),
+        step=[2.0, 8.0, 4.0],
+        forward=[1.0] * 3,
+        matmul=[50.0, 20.0, 10.0],
+        peak=[200],
+    )
+    workers = iter([ours, peer])
+    monkeypatch.setattr(train_step, "Worker", lambda *_, **__: next(workers))
+    monkeypatch.setattr(train_step, "PAUSE", 0.0)
+    first, second = train_step.compare("ddpm", 3, "python")
+    wanted = {"implementation", "network", "batch", "images_per_s", "share_of_peak", "peak_mib"}
+    assert wanted | {"compile_s"} <= first.keys() & second.keys()
+    assert (first["seconds"], second["seconds"]) == (2.0, 4.0)
+    assert (first["images_per_s"], second["images_per_s"]) == (4.0, 2.0)
+    assert first["share_of_peak"] == pytest.approx(30.0 / 2 / 50)
+    assert second["share_of_peak"] == pytest.approx(share)
+    assert (first["ratio"], second["ratio"]) == (1.0, 0.5)  # of 1/2, 2/8, 3/4
+    assert (first["peak_mib"], second["peak_mib"]) == (100, 200)
+
+
+def test_sampling_rows():
+    """The loop over as many calls as it makes, and ours over the peer's by the same method."""
+    told = {"ddim": {"nfe": 2, "compile_s": 5.0}, "heun": {"nfe": 4, "compile_s": 6.0}}
+    ours = {"ddim": [1.0, 2.0], "heun": [3.0, 3.0], "bare 2": [1.0, 1.0], "bare 4": [2.0, 6.0]}
+    first, second = sampling.rows_of({"implementation": "a", "loops": told}, ours, 8, ours)
+    assert (first["overhead"], second["overhead"]) == (1.5, 1.0)
+    assert first["images_per_s"] == pytest.approx(8 / 1.5) and first["ratio"] == 1.0
+    peer = {"DDIMScheduler": [4.0, 4.0], "bare 2": [4.0, 2.0]}
+    loops = {"DDIMScheduler": {"nfe": 2, "compile_s": 0.0}}
+    (row,) = sampling.rows_of({"implementation": "b", "loops": loops}, peer, 8, ours)
+    assert (row["ratio"], row["overhead"], row["compile_s"]) == (0.375, 1.5, 0.0)
+
+
+def test_stages_add_up():
+    marks = {stage: 10.0 + 2.0**i for i, stage in enumerate(STAGES)}
+    found = lengths(9.0, marks)
+    assert [found[stage] for stage in STAGES] == [2.0, 1.0, 2.0, 4.0, 8.0]
+    assert found["total"] == sum(found[stage] for stage in STAGES)
