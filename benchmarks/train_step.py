@@ -8,9 +8,8 @@ DDPM for CIFAR-10 (35 M parameters, batch 8) beside diffusers' UNet2DModel, and 
 with dropout. Every implementation is a process of its own (`train_step_jax`, `train_step_torch`),
 so that memory is told apart and thread pools do not share a core; they step in turn, and what
 counts is the median over rounds of the ratio in a round. Peak is the best product of two 3072 x
-3072 matrices that any of them made in the same rounds. Work is that of `benchmarks.work`, three
-times forwards; score-models, whose network is another, gets PyTorch's own count, which includes the
-padding. PYTHON is an interpreter with torch,
+3072 matrices that any of them made in the same rounds. Work is what `benchmarks.work`
+counts of each network forwards, three times. PYTHON is an interpreter with torch,
 diffusers and score-models; without one, ours runs alone. `--sweep` tells what a step of ours costs
 by batch, resolution and width instead.
 """
@@ -90,18 +89,14 @@ def compare(network: str, rounds: int, torch: str | None) -> list[dict[str, Any]
     rows = []
     for k, worker in enumerate(workers):
         step = float(np.median(seconds[:, k]))
-        # The same layers are the same work, however PyTorch counts the padding.
-        same = worker.facts["parameters"] == workers[0].facts["parameters"]
-        gflop = workers[0].facts["gflop"] if same else worker.facts["gflop"]
         rows.append({
             **worker.facts,
-            "gflop": gflop,
             "network": network,
             "batch": batch,
             "seconds": step,
             "forward_seconds": float(np.median(forward[:, k])),
             "images_per_s": batch / step,
-            "share_of_peak": gflop / step / peak,
+            "share_of_peak": worker.facts["gflop"] / step / peak,
             "peak_gflops": peak,
             "peak_mib": worker.ask("peak"),
             # Images a second of this one over those of ours, round by round.

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from benchmarks.taps import taps_inside
+
 
 def work(function: Callable, *args: Any) -> float:
     """FLOP of one call of `function`, which is traced and not run; args may be shapes."""
@@ -58,10 +60,9 @@ def _of_convolution(equation: core.JaxprEqn) -> int:
     outside = out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]]
     inside = 1
     for axis, (stride, (before, _)) in enumerate(zip(params["window_strides"], params["padding"])):
-        size = image[numbers.lhs_spec[2 + axis]]
-        inside *= sum(
-            0 <= stride * position + offset - before < size
-            for position in range(out[numbers.out_spec[2 + axis]])
-            for offset in range(kernel[numbers.rhs_spec[2 + axis]])
+        size, length = (
+            shape[spec[2 + axis]]
+            for shape, spec in ((image, numbers.lhs_spec), (out, numbers.out_spec))
         )
+        inside *= taps_inside(size, length, kernel[numbers.rhs_spec[2 + axis]], stride, before)
     return 2 * outside * inside
