@@ -1,6 +1,6 @@
 """What does the loop of a sampler add to the network, and how fast is it beside diffusers'?
 
-    python -m benchmarks.sampling [--steps 5] [--batch 8] [--rounds 7] [--torch PYTHON] [--json OUT]
+    python -m benchmarks.sampling [--steps 5] [--batch 8] [--rounds 5] [--torch PYTHON] [--json OUT]
 
 DDPM for CIFAR-10 (35 M parameters, float32), `--steps` steps. Ours: DDIM and Heun on the flow's
 ODE, ancestral sampling, and reverse diffusion with a Langevin corrector (PC). Beside them the
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--torch", default=sys.executable, help="interpreter with the peers")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

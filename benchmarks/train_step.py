@@ -1,7 +1,7 @@
 """How fast is a training step beside PyTorch, and how near to the machine's peak?
 
     python -m benchmarks.train_step [--network ddpm ncsnpp] [--rounds 7] [--torch PYTHON]
-                                    [--json OUT] [--sweep]
+                                    [--json OUT] [--sweep] [--one-core]
 
 DDPM for CIFAR-10 (35 M parameters, batch 8) beside diffusers' UNet2DModel, and NCSN++ continuous
 (63 M, batch 4) beside that of score-models: forward, backward, clipping, Adam and average, float32,
@@ -11,11 +11,13 @@ counts is the median over rounds of the ratio in a round. Peak is the best produ
 3072 matrices that any of them made in the same rounds. Work is what `benchmarks.work`
 counts of each network forwards, three times. PYTHON is an interpreter with torch,
 diffusers and score-models; without one, ours runs alone. `--sweep` tells what a step of ours costs
-by batch, resolution and width instead.
+by batch, resolution and width instead. `--one-core` is for a busy machine: everything runs on the
+last core, and seconds are those of CPU time; with more, threads of PyTorch wait for each other.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -146,7 +148,10 @@ def main() -> None:
     parser.add_argument("--torch", default=sys.executable, help="interpreter with the peers")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--one-core", action="store_true")
     args = parser.parse_args()
+    if args.one_core:
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # the workers inherit it
     if args.sweep:
         rows = sweep()
     else:

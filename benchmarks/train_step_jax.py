@@ -4,7 +4,6 @@ import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
 
 import argparse
 import resource
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.conv_speed import matmul
 from benchmarks.work import work
-from benchmarks.worker import serve
+from benchmarks.worker import clock, serve
 from build import build_loss, build_model, build_optimizer, build_path
 from configs.cifar10 import cifar10
 from data import Scaler
@@ -96,9 +95,9 @@ def peak_mib() -> float:
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
+    begin = clock()
     jax.block_until_ready(call())
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
 def main() -> None:

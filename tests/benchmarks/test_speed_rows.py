@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import sampling, train_step
+from benchmarks import sampling, train_step, worker
 from benchmarks.first_step import STAGES, lengths
 
 
@@ -71,3 +71,10 @@ def test_stages_add_up():
     found = lengths(9.0, marks)
     assert [found[stage] for stage in STAGES] == [2.0, 1.0, 2.0, 4.0, 8.0]
     assert found["total"] == sum(found[stage] for stage in STAGES)
+
+
+@pytest.mark.parametrize("cores, used", [({3}, "process_time"), ({0, 1}, "perf_counter")])
+def test_the_clock_of_a_single_core_is_the_process(monkeypatch, cores, used):
+    monkeypatch.setattr(worker.os, "sched_getaffinity", lambda _: cores)
+    monkeypatch.setattr(worker.time, used, lambda: -7.0)
+    assert worker.clock() == -7.0
