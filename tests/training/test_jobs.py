@@ -179,7 +179,9 @@ def test_a_process_that_dies_stops_the_others(program, images, images_config, tr
     assert second.status == 9
     assert first.status == 1
     assert "lost another one" in first.err and "goes on from its last checkpoint" in first.err
-    assert time.monotonic() - begin < 60
+    assert (
+        time.monotonic() - begin < 120
+    )  # start and compilation included; a job that hangs does not end
     assert Checkpoints(tmp_path).steps() == [10]
     results = succeeded(program.job(2, *argv))
     assert "from step 10 to 20" in results[0].out
