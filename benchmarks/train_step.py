@@ -12,7 +12,7 @@ counts is the median over rounds of the ratio in a round. Peak is the best produ
 counts of each network forwards, three times. PYTHON is an interpreter with torch,
 diffusers and score-models; without one, ours runs alone. `--sweep` tells what a step of ours costs
 by batch, resolution and width instead. `--one-core` is for a busy machine: everything runs on the
-last core, and seconds are those of CPU time; with more, threads of PyTorch wait for each other.
+last core, and seconds are those of CPU time. With both cores PyTorch took four times as long as that there.
 """
 
 import argparse
