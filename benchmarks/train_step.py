@@ -8,11 +8,11 @@ DDPM for CIFAR-10 (35 M parameters, batch 8) beside diffusers' UNet2DModel, and 
 with dropout. Every implementation is a process of its own (`train_step_jax`, `train_step_torch`),
 so that memory is told apart and thread pools do not share a core; they step in turn, and what
 counts is the median over rounds of the ratio in a round. Peak is the best product of two 3072 x
-3072 matrices that any of them made in the same rounds. Work is what `benchmarks.work`
-counts of each network forwards, three times. PYTHON is an interpreter with torch,
-diffusers and score-models; without one, ours runs alone. `--sweep` tells what a step of ours costs
-by batch, resolution and width instead. `--one-core` is for a busy machine: everything runs on the
-last core, and seconds are those of CPU time. With both cores PyTorch took four times as long as that there.
+3072 matrices that any of them made in the same rounds. Work is what `benchmarks.work` counts of
+each network forwards, three times. PYTHON is an interpreter with torch, diffusers and score-models;
+without one, ours runs alone. `--sweep` tells what a step of ours costs by batch, resolution and
+width instead. `--one-core` is for a busy machine, where PyTorch on all cores took four times as
+long: everything runs on the last core, and seconds are those of CPU time.
 """
 
 import argparse
