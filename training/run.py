@@ -46,8 +46,9 @@ def run_training(
     check_batch(config.batch_size // config.accumulate, mesh, per_update(config))
     check_steps_left(workdir, config)
     with contextlib.ExitStack() as stack:
-        on_lead(lambda: claim(workdir, experiment.config, force_config, training=True))
+        # Held before it is claimed: with --force_config a claim writes.
         on_lead(lambda: stack.enter_context(held(workdir)))
+        on_lead(lambda: claim(workdir, experiment.config, force_config, training=True))
         checkpoints = Checkpoints(workdir, config.keep_snapshots)
         stack.enter_context(contextlib.closing(checkpoints))
         state = initial_or_latest(experiment, checkpoints, mesh)
