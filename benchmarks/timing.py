@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -40,3 +41,10 @@ def ratio_of(
             times.append(time.perf_counter() - begin)
     ratios = np.asarray(first) / np.asarray(second)
     return float(np.median(ratios)), float(np.median(first)), float(np.median(second))
+
+
+def matmul(n: int = 3072) -> tuple[Callable[[], jax.Array], float]:
+    """A product of two n x n matrices, whose rate stands for the machine's peak, and its GFLOP."""
+    a = jnp.asarray(np.random.default_rng(0).standard_normal((n, n)), jnp.float32)
+    product = jax.jit(lambda a: a @ a)
+    return lambda: product(a), 2e-9 * n**3

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks.conv_speed import matmul
+from benchmarks.timing import matmul
 from benchmarks.work import work
 from benchmarks.worker import clock, serve
 from build import build_loss, build_model, build_optimizer, build_path
