@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from models import winograd
+
 EXACT = lax.Precision.HIGHEST
 
 
@@ -95,7 +97,10 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-        y = lax.conv_general_dilated(
-            x, kernel, self.strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        if on_cpu() and self.strides == (1, 1) and winograd.fits(x, kernel):
+            y = winograd.conv3x3(x, kernel)
+        else:
+            y = lax.conv_general_dilated(
+                x, kernel, self.strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
         return y + spread(bias[None], y.shape)

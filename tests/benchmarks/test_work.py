@@ -9,6 +9,7 @@ from benchmarks.train_step_jax import forward_work
 from benchmarks.work import work
 from configs.cifar10 import cifar10
 from models.pixels import pixel_sum, spread
+from models.winograd import conv3x3
 
 
 def convolve(stride, padding):
@@ -24,6 +25,13 @@ def test_convolutions_leave_out_the_padding():
     assert work(convolve(1, "VALID"), x, k) == 2 * 2 * 5 * 7 * (3 * 6) * (3 * 4)
     # With stride 2 an even axis is padded at its far side alone.
     assert work(convolve(2, "SAME"), x, k) == 2 * 2 * 5 * 7 * (3 * 4 - 1) * (3 * 3 - 1)
+
+
+def test_fewer_products_count_by_their_definition():
+    x, k = jnp.zeros((2, 8, 6, 64)), jnp.zeros((3, 3, 64, 72))
+    assert work(conv3x3, x, k) == work(convolve(1, "SAME"), x, k)
+    back = jax.linear_transpose(lambda x: conv3x3(x, k), x)
+    assert work(back, jnp.zeros((2, 8, 6, 72))) == work(conv3x3, x, k)
 
 
 def test_products_and_what_is_none():
