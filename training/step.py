@@ -30,14 +30,18 @@ def make_train_step(
     def step(state: TrainState, batch: dict[str, Array]):
         key = jax.random.fold_in(state.key, state.step)
         grads, metrics = gradient(state.params, state, key, batch)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema_params = ema_update(state.ema_params, params, state.step, ema_decay)
         metrics = {**metrics, "grad_norm": optax.global_norm(grads)}
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-        keep = lambda new, old: jnp.where(finite, new, old)
+
+        def update(grads, params, ema_params, opt_state):
+            updates, opt_state = tx.update(grads, opt_state, params)
+            params = optax.apply_updates(params, updates)
+            return params, ema_update(ema_params, params, state.step, ema_decay), opt_state
+
+        # A branch, not a choice leaf by leaf, which would copy the whole state: on CPUs that takes
+        # a fifth of the step of DDPM for CIFAR-10.
         before = (state.params, state.ema_params, state.opt_state)
-        after = jax.tree.map(keep, (params, ema_params, opt_state), before)
+        after = jax.lax.cond(finite, update, lambda _, *old: old, grads, *before)
         return TrainState(state.step + 1, *after, state.key), metrics
 
     return step
