@@ -33,6 +33,7 @@ def measure(workers: list[Worker], rounds: int) -> list[dict[str, list[float]]]:
         order = list(zip(workers, times))
         for worker, seconds in order if i % 2 else reversed(order):
             time.sleep(PAUSE)
+            worker.ask(asked(worker)[0])  # not counted, as in `train_step`
             for name, values in seconds.items():
                 values.append(worker.ask(name))
     return times

@@ -27,14 +27,14 @@ def test_training_rows(monkeypatch):
     """Ratios round by round, and the best matmul rates as peak."""
     ours = Scripted(
         facts("ours", 30.0, 7),
-        step=[1.0, 2.0, 3.0],
+        step=[9.0, 1.0, 9.0, 2.0, 9.0, 3.0],  # the first of each round does not count
         forward=[0.5] * 3,
         matmul=[40.0, 50.0, 50.0],
         peak=[100],
     )
     peer = Scripted(
         facts("peer", 36.0, 8),
-        step=[2.0, 8.0, 4.0],
+        step=[9.0, 2.0, 9.0, 8.0, 9.0, 4.0],
         forward=[1.0] * 3,
         matmul=[50.0, 20.0, 10.0],
         peak=[200],
