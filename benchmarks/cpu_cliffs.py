@@ -4,8 +4,7 @@
 
 Each row times two forms of the same computation, interleaved, and says which one the code uses:
 the default `n_jitted_steps = 1`, the likelihood's forward mode, FIR filters as shifted slices and
-nearest upsampling by broadcast, norms as products with ones, and 3x3 convolutions by Winograd's
-products follow from these.
+nearest upsampling by broadcast, and norms as products with ones follow from these.
 """
 
 import argparse
@@ -18,7 +17,6 @@ from jax import lax
 from benchmarks.timing import ratio_of
 from models.layers import group_norm
 from models.resample import fir_downsample, nearest_upsample
-from models.winograd import conv3x3
 
 LOOPS = 4
 
@@ -117,29 +115,12 @@ def norm_gradient():
     return "norm's gradient: sums / products", lambda: sums(params, x), lambda: products(params, x)
 
 
-def wide_convolution(batch: int, size: int, channels: int):
-    """A 3x3 convolution and both its gradients: by XLA and by fewer products."""
-    shapes = (batch, size, size, channels), (3, 3, channels, channels)
-    x, kernel = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes))
-
-    def gradient(f):
-        both = jax.grad(lambda x, kernel: jnp.sum(f(x, kernel) ** 2), argnums=(0, 1))
-        return jax.jit(both)
-
-    plain, fewer = gradient(conv), gradient(conv3x3)
-    name = f"{batch} x {size} x {size} x {channels} convolved: XLA / fewer products"
-    return name, lambda: plain(x, kernel), lambda: fewer(x, kernel)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=15)
     repeats = parser.parse_args().repeats
     print(f"{'avoided / used':<48}{'avoided ms':>12}{'used ms':>10}{'ratio':>8}")
     cases = (
-        lambda: wide_convolution(8, 16, 256),
-        lambda: wide_convolution(8, 32, 128),
-        lambda: wide_convolution(64, 8, 64),
         weight_gradient_in_scan,
         reverse_mode_in_loop,
         fir_gradient,
