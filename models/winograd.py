@@ -124,14 +124,18 @@ def _plain_kernel_gradient(x: Array, y: Array) -> Array:
     return jax.linear_transpose(lambda k: _plain(x, k, turned=False), kernel)(y)[0]
 
 
-def _batched(plain: Callable, args: tuple, axes: tuple, **params: Any) -> tuple[Array, int]:
-    """Images in batches of batches are one batch; products of each with each are left to XLA."""
-    x, kernel = args
-    if "turned" not in params or axes[1] is not None:
-        return jax.vmap(functools.partial(plain, **params), axes)(*args), 0
-    x = jnp.moveaxis(x, axes[0], 0)
-    y = convolution_p.bind(x.reshape(-1, *x.shape[2:]), kernel, **params)
+def _batched_convolution(args: tuple, axes: tuple, *, turned: bool) -> tuple[Array, int]:
+    """A batch of batches of images is one batch; kernels that differ are left to XLA."""
+    (x, kernel), (axis, kernel_axis) = args, axes
+    if kernel_axis is not None:
+        return jax.vmap(functools.partial(_plain, turned=turned), axes)(x, kernel), 0
+    x = jnp.moveaxis(x, axis, 0)
+    y = convolution_p.bind(x.reshape(-1, *x.shape[2:]), kernel, turned=turned)
     return y.reshape(*x.shape[:2], *y.shape[1:]), 0
+
+
+def _batched_gradient(args: tuple, axes: tuple) -> tuple[Array, int]:
+    return jax.vmap(_plain_kernel_gradient, axes)(*args), 0
 
 
 def _shape(plain: Callable, x: Any, other: Any, **params: Any) -> Any:
@@ -155,17 +159,19 @@ def _compiled(primitive: Primitive, *args: Array, **params: Any) -> Array:
     return primitive.bind(*args, **params)
 
 
-def _primitive(name: str, fast: Callable, plain: Callable) -> Primitive:
+def _primitive(name: str, fast: Callable, plain: Callable, batched: Callable) -> Primitive:
     primitive = Primitive(name)
     primitive.def_impl(functools.partial(_compiled, primitive))
     primitive.def_abstract_eval(functools.partial(_shape, plain))
     mlir.register_lowering(primitive, _lower(fast, plain))
-    batching.primitive_batchers[primitive] = functools.partial(_batched, plain)
+    batching.primitive_batchers[primitive] = batched
     return primitive
 
 
-convolution_p = _primitive("conv3x3", _convolution, _plain)
-kernel_gradient_p = _primitive("conv3x3_gradient", _kernel_gradient, _plain_kernel_gradient)
+convolution_p = _primitive("conv3x3", _convolution, _plain, _batched_convolution)
+kernel_gradient_p = _primitive(
+    "conv3x3_gradient", _kernel_gradient, _plain_kernel_gradient, _batched_gradient
+)
 ad.defbilinear(
     convolution_p,
     lambda ct, x, kernel, turned: convolution_p.bind(ct, kernel, turned=not turned),
