@@ -138,10 +138,6 @@ def _batched_gradient(args: tuple, axes: tuple) -> tuple[Array, int]:
     return jax.vmap(_plain_kernel_gradient, axes)(*args), 0
 
 
-def _shape(plain: Callable, x: Any, other: Any, **params: Any) -> Any:
-    return x.update(shape=jax.eval_shape(functools.partial(plain, **params), x, other).shape)
-
-
 def _lower(fast: Callable, plain: Callable) -> Callable:
     """A program for one device; one for several is divided by XLA, which knows how to divide its
     own convolutions."""
@@ -159,18 +155,32 @@ def _compiled(primitive: Primitive, *args: Array, **params: Any) -> Array:
     return primitive.bind(*args, **params)
 
 
-def _primitive(name: str, fast: Callable, plain: Callable, batched: Callable) -> Primitive:
+def _primitive(
+    name: str, fast: Callable, plain: Callable, batched: Callable, shape: Callable
+) -> Primitive:
     primitive = Primitive(name)
     primitive.def_impl(functools.partial(_compiled, primitive))
-    primitive.def_abstract_eval(functools.partial(_shape, plain))
+    primitive.def_abstract_eval(
+        lambda x, other, **params: x.update(shape=shape(x, other, **params))
+    )
     mlir.register_lowering(primitive, _lower(fast, plain))
     batching.primitive_batchers[primitive] = batched
     return primitive
 
 
-convolution_p = _primitive("conv3x3", _convolution, _plain, _batched_convolution)
+convolution_p = _primitive(
+    "conv3x3",
+    _convolution,
+    _plain,
+    _batched_convolution,
+    lambda x, kernel, turned: (*x.shape[:3], kernel.shape[2 if turned else 3]),
+)
 kernel_gradient_p = _primitive(
-    "conv3x3_gradient", _kernel_gradient, _plain_kernel_gradient, _batched_gradient
+    "conv3x3_gradient",
+    _kernel_gradient,
+    _plain_kernel_gradient,
+    _batched_gradient,
+    lambda x, y: (3, 3, x.shape[3], y.shape[3]),
 )
 ad.defbilinear(
     convolution_p,
