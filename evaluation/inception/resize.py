@@ -71,7 +71,10 @@ def to_side(images: np.ndarray, name: str, side: int = SIDE) -> np.ndarray:
 
 def _between(images: np.ndarray, side: int, place) -> np.ndarray:
     rows, columns = (_weights(n, side, place).astype(np.float32) for n in images.shape[1:3])
-    return np.einsum("ph,qw,nhwc->npqc", rows, columns, images, optimize=True)
+    # Two products for each plane by itself: one product of all planes would add in another order
+    # for a grey image than for a coloured one, and for an image alone than for one among others.
+    planes = np.ascontiguousarray(np.moveaxis(images, -1, 1))
+    return np.moveaxis(rows @ planes @ columns.T, 1, -1)
 
 
 def _weights(before: int, after: int, place) -> np.ndarray:
