@@ -42,13 +42,11 @@ from training.metrics import read_metrics, training_seconds
 from training.restore import restore_ema, steps_as_they_come, steps_to_evaluate
 from training.run import run_training
 from training.stop import Stopped
-from training.workdir import claim, flatten
+from training.workdir import claim, flatten, keep_programs
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where a run reads and writes.")
-# Modes that the processes of a job share.
-SHARED = ("train", "eval", "sample", "fid_stats")
 # Modes that write what a checkpoint makes of some numbers: of samples, or of data examples.
 WRITERS = {
     "sample": run_sampling,
@@ -78,7 +76,7 @@ def main(argv: list[str]) -> None:
     try:
         join_job()
         experiment = build(CONFIG.value, reads_data=MODE.value not in ("sample", "decode"))
-        enable_compilation_cache(workdir)
+        keep_programs(workdir.parent)
         run(experiment, workdir)
     except Stopped as stopped:
         leave(str(stopped), stopped.status)
@@ -101,11 +99,6 @@ def join_job() -> None:
                 "--coordinator, --num_processes and --process_id go with --distributed."
             )
         return
-    if MODE.value not in SHARED:
-        raise ValueError(
-            f"--mode is {MODE.value}, which one process does alone; leave --distributed out, or "
-            f"take one of {', '.join(SHARED)}."
-        )
     start(*given)
     if not is_lead():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open to the end
@@ -173,10 +166,6 @@ def build_writer(experiment: Experiment) -> Callable:
         "edit.method": config.edit.method if config.edit.method != "none" else "",
     }
     for key, method in given.items():
-        if method and DISTRIBUTED.value:
-            raise ValueError(
-                f"{key} is {method!r}, which one process does alone; leave --distributed out."
-            )
         if method and MODE.value != "sample":
             raise ValueError(
                 f"{key} is {method!r}, which takes images in --mode sample, and --mode is "
@@ -216,11 +205,6 @@ def quiet() -> None:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         sys.unraisablehook = lambda _: None
-
-
-def enable_compilation_cache(workdir: Path) -> None:
-    """Compiled programs are kept beside the workdir: a second run starts at once."""
-    jax.config.update("jax_compilation_cache_dir", str(workdir.parent / ".jax_cache"))
 
 
 def parse_flags(argv: list[str]) -> list[str]:

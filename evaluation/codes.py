@@ -7,13 +7,14 @@ of example i belongs to `(eval.seed, i)` and the parameters, and not to its batc
 
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from evaluation.sampling import in_parts
+from evaluation.sampling import in_parts, in_shares
 from likelihood.latents import Latents, decode, encode
 from parallel.mesh import by_device
 from samplers.base import SampleResult
@@ -62,11 +63,11 @@ def decode_codes(experiment, params: Any, z: np.ndarray, denoise: bool = False) 
 
 
 def in_batches(experiment, batch: Callable, params: Any, array: np.ndarray) -> Any:
-    """`batch(params, part)` over parts of `sampling.batch_size` along the first axis, see
-    `in_parts`."""
+    """`batch(params, part)` over parts of `sampling.batch_size` along the first axis, which the
+    processes of a job share, see `in_shares`."""
     size = min(experiment.config.sampling.batch_size, len(array))
     run = by_device(batch, shared=1)
-    return in_parts(lambda part: run(params, part), size, array)
+    return in_shares(partial(in_parts, lambda part: run(params, part), size), size, array)
 
 
 def to_levels(experiment, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ What is drawn for image i comes from `example_keys(eval.seed, i)`: it does not d
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +18,13 @@ from evaluation.sampling import (
     arrays_of,
     depend_on_each_other,
     in_parts,
+    in_shares,
     own_parameters,
     pictured,
     to_levels,
 )
 from parallel.mesh import by_device
+from parallel.processes import is_lead
 from sde_lib import example_keys, fold_in, split
 
 SHOWN = 8  # edits of an image in the picture
@@ -64,7 +67,7 @@ def edit(experiment, editing, params: Any, seeds: range) -> Edited:
     together = depend_on_each_other(experiment.config.sampling)
     run, own = by_device(batch, shared=2, together=together), own_parameters(experiment)
     part = lambda keys, x, label: run(params, own, keys, x, label)
-    x, nfe, _ = in_parts(part, size, draws, image[which], label)
+    x, nfe, _ = in_shares(partial(in_parts, part, size), size, draws, image[which], label)
     labels = None if classes is None else np.asarray(label[:k])
     return Edited(np.asarray(image), x.reshape(n, k, *image.shape[1:]), float(nfe.mean()), labels)
 
@@ -90,7 +93,6 @@ def run_editing(
             "the steps; lower edit.content or guidance.scale, or raise sampling.steps."
         )
     folder = workdir / "edited" / f"step_{step}"
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"{section.method}_{seeds.start}-{seeds.stop - 1}"
     levels, unit = to_levels(experiment, found.x)
     _, image = to_levels(experiment, found.image)
@@ -103,15 +105,16 @@ def run_editing(
         "nfe": found.nfe,
         **changes(editing.keep, image, unit),
     }
-    told = {} if found.labels is None else {"labels": found.labels}
-    np.savez(
-        folder / f"{name}.npz", arr_0=levels, image=found.image, indices=np.asarray(seeds), **told
-    )
-    (folder / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
-    if pictured(experiment):
-        columns = np.concatenate([image[:ROWS, None], unit[:ROWS, :SHOWN]], axis=1)
-        rows = columns.reshape(-1, *experiment.shape)
-        save_png(folder / f"{name}.png", grid(rows, columns=columns.shape[1]))
+    if is_lead():
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = {"arr_0": levels, "image": found.image, "indices": np.asarray(seeds)}
+        told = {} if found.labels is None else {"labels": found.labels}
+        np.savez(folder / f"{name}.npz", **arrays, **told)
+        (folder / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
+        if pictured(experiment):
+            columns = np.concatenate([image[:ROWS, None], unit[:ROWS, :SHOWN]], axis=1)
+            rows = columns.reshape(-1, *experiment.shape)
+            save_png(folder / f"{name}.png", grid(rows, columns=columns.shape[1]))
     shown = ("nfe", "changed", "changed_kept", "spread")
     return {**{key: report[key] for key in shown}, "folder": str(folder)}
 

@@ -23,6 +23,7 @@ from evaluation.pictures import grid, save_png
 from evaluation.run import strict
 from evaluation.sampling import pictured
 from likelihood.latents import round_trip_error, temperature
+from parallel.processes import is_lead
 from samplers.interpolation import walk
 
 SHOWN = 16  # examples in a figure, or walks
@@ -54,17 +55,15 @@ def run_encode(experiment, params: Any, workdir: Path, step: int, seeds: range) 
     }
     if source.labels is not None:
         arrays["labels"] = source.labels[indices[kept]]
-    folder = workdir / "latents" / f"step_{step}" / experiment.config.latents.dataset
-    file = f"latents_{seeds.start}-{seeds.stop - 1}"
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / f"{file}.npz", **arrays)
     error = np.asarray(round_trip_error(x, back.x))
     report = encode_report(experiment, codes, back, error, arrays)
-    (folder / f"{file}.json").write_text(json.dumps(strict(report), indent=2) + "\n")
-    if pictured(experiment):
-        first, last = (to_levels(experiment, v[:SHOWN])[1] for v in (x, back.x))
-        picture = np.concatenate([first, code_picture(codes.z[:SHOWN]), last])
-        save_png(folder / f"{file}.png", grid(picture, columns=len(first)))
+    first, last = (to_levels(experiment, v[:SHOWN])[1] for v in (x, back.x))
+    picture = np.concatenate([first, code_picture(codes.z[:SHOWN]), last])
+    folder = workdir / "latents" / f"step_{step}" / experiment.config.latents.dataset
+    stem = f"latents_{seeds.start}-{seeds.stop - 1}"
+    write(experiment, folder, stem, arrays, picture, len(first))
+    if is_lead():
+        (folder / f"{stem}.json").write_text(json.dumps(strict(report), indent=2) + "\n")
     return {**report, "folder": str(folder)}
 
 
@@ -120,7 +119,8 @@ def run_decode(experiment, params: Any, workdir: Path, step: int, seeds: range) 
     if "indices" in codes:
         arrays["indices"] = codes["indices"][kept]
     stem = f"decoded_{file.stem.removeprefix('latents_')}_tau_{section.temperature:g}"
-    folder = write(experiment, workdir, step, stem, arrays, unit[:256], None)
+    folder = workdir / "latents" / f"step_{step}"
+    write(experiment, folder, stem, arrays, unit[:256], None)
     told = {"samples": len(z), "nfe": float(result.nfe), "failed": int(result.failed.sum())}
     return {**told, "file": str(file), "folder": str(folder)}
 
@@ -159,7 +159,8 @@ def run_interpolate(
     }
     stem = f"walk_{section.blend}_{seeds.start}-{seeds.stop - 1}"
     picture = unit[:SHOWN].reshape(-1, *experiment.shape)
-    folder = write(experiment, workdir, step, stem, arrays, picture, section.nodes)
+    folder = workdir / "latents" / f"step_{step}"
+    write(experiment, folder, stem, arrays, picture, section.nodes)
     told = {"pairs": len(z), "nodes": section.nodes, "nfe": float(result.nfe)}
     return {**told, "failed": int(result.failed.sum()), "folder": str(folder)}
 
@@ -186,11 +187,11 @@ def rms_of(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(values**2)))
 
 
-def write(experiment, workdir: Path, step: int, stem: str, arrays, unit, columns) -> Path:
-    """The arrays, and a picture where the data are images."""
-    folder = workdir / "latents" / f"step_{step}"
+def write(experiment, folder: Path, stem: str, arrays: dict, unit, columns: int | None) -> None:
+    """The arrays, and a picture where the data are images; by the lead alone."""
+    if not is_lead():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / f"{stem}.npz", **arrays)
     if pictured(experiment):
         save_png(folder / f"{stem}.png", grid(unit, columns=columns))
-    return folder

@@ -7,6 +7,7 @@ The noise of the measurement of example i, and the draws of its restorations, co
 
 import json
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,11 +23,13 @@ from evaluation.sampling import (
     by_example,
     depend_on_each_other,
     in_parts,
+    in_shares,
     pictured,
     to_levels,
 )
 from guidance import LinearOperator, measure
 from parallel.mesh import by_device
+from parallel.processes import each, is_lead
 from sde_lib import example_keys, fold_in, split
 
 SHOWN = 5  # restorations of an example in the picture
@@ -115,17 +118,23 @@ def one_by_one(experiment, restoration, params: Any, keys: jax.Array, y: jax.Arr
 
     size = min(experiment.config.sampling.batch_size, n * k)
     run = by_device(batch, shared=1, together=depend_on_each_other(experiment.config.sampling))
-    return in_parts(lambda keys, y: run(params, keys, y), size, draws, y[which])
+    part = partial(in_parts, lambda keys, y: run(params, keys, y), size)
+    return in_shares(part, size, draws, y[which])
 
 
 def together(experiment, restoration, params: Any, keys: jax.Array, y: jax.Array):
-    """All restorations of an example by one run, example after example."""
+    """All restorations of an example by one run, example after example; the processes of a job
+    share the examples."""
     k = experiment.config.guidance.samples
     run = jax.jit(lambda params, key, y: restoration.together(key, experiment.predict(params), y))
-    found = [jax.device_get(run(params, key, one)) for key, one in zip(keys, y)]
-    each = lambda values: np.repeat(np.asarray(values), k)
-    x = np.concatenate([result.x for result in found])
-    return x, each([result.nfe for result in found]), np.zeros(len(x), bool)
+
+    def example(i: int) -> dict[str, np.ndarray]:
+        result = jax.device_get(run(params, keys[i], y[i]))
+        return {"x": result.x, "nfe": np.full(k, result.nfe)}
+
+    found = each(len(y), example)
+    x, nfe = (np.concatenate([result[name] for result in found]) for name in ("x", "nfe"))
+    return x, nfe, np.zeros(len(x), bool)
 
 
 def run_restoration(
@@ -145,7 +154,6 @@ def run_restoration(
             "take another guidance.method."
         )
     folder = workdir / "restored" / f"step_{step}"
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"{section.method}_{section.operator}_{seeds.start}-{seeds.stop - 1}"
     report = {
         "step": step,
@@ -157,17 +165,23 @@ def run_restoration(
         "failed": int(found.failed.sum()),
         **scores(experiment, restoration.operator, found, section.noise_std),
     }
-    mean, std = mean_and_std(found)
-    levels = to_levels(experiment, np.nan_to_num(found.x))[0]
-    arrays = {"arr_0": levels, "y": found.y, "mean": mean, "std": std}
-    if found.truth is not None:
-        arrays["truth"] = found.truth
-    np.savez(folder / f"{name}.npz", **arrays, indices=np.asarray(seeds), failed=found.failed)
-    (folder / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
-    if pictured(experiment):
-        picture(experiment, restoration.operator, found, folder / f"{name}.png")
+    if is_lead():
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = restored_arrays(experiment, found)
+        np.savez(folder / f"{name}.npz", **arrays, indices=np.asarray(seeds))
+        (folder / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
+        if pictured(experiment):
+            picture(experiment, restoration.operator, found, folder / f"{name}.png")
     shown = ("nfe", "failed", "psnr", "ssim", "misfit", "coverage", "spread")
     return {**{key: report[key] for key in shown if key in report}, "folder": str(folder)}
+
+
+def restored_arrays(experiment, found: Restored) -> dict[str, np.ndarray]:
+    """What the npz holds: restorations in levels as `arr_0`, and the rest in units of the model."""
+    mean, std = mean_and_std(found)
+    levels = to_levels(experiment, np.nan_to_num(found.x))[0]
+    arrays = {"arr_0": levels, "y": found.y, "mean": mean, "std": std, "failed": found.failed}
+    return arrays if found.truth is None else {**arrays, "truth": found.truth}
 
 
 def mean_and_std(found: Restored) -> tuple[np.ndarray, np.ndarray]:

@@ -31,14 +31,9 @@ def draw(experiment, params: Any, indices: Sequence[int], seed: int) -> SampleRe
     Returns model-scaled `x` (n, ...), the mean `nfe`, and `failed` (n,). The last batch is padded,
     so one program serves all.
     """
-    indices, size = np.asarray(indices, np.int32), experiment.config.sampling.batch_size
-    call, parts = (
-        drawing(experiment, params, seed),
-        np.split(indices, range(size, len(indices), size)),
-    )
-    found = each(len(parts), lambda i: dict(zip(("x", "nfe", "failed"), call(parts[i]))))
-    joined = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
-    return SampleResult(joined["x"], None, np.mean(joined["nfe"]), joined["failed"])
+    call, size = drawing(experiment, params, seed), experiment.config.sampling.batch_size
+    x, nfe, failed = in_shares(call, size, np.asarray(indices, np.int32))
+    return SampleResult(x, None, np.mean(nfe), failed)
 
 
 def drawing(experiment, params: Any, seed: int) -> Callable[[np.ndarray], list[np.ndarray]]:
@@ -102,6 +97,18 @@ def in_parts(run: Callable, size: int, *arrays) -> list[np.ndarray]:
         result = jax.device_get(run(*(array[full] for array in arrays)))
         found.append([leaf[: len(part)] for leaf in result])
     return [np.concatenate(leaves) for leaves in zip(*found)]
+
+
+def in_shares(run: Callable, size: int, *arrays) -> list[np.ndarray]:
+    """`run(*parts)` as `in_parts` has it, over parts that the processes of a job share; the last
+    part is as long as it is."""
+
+    def part(i: int) -> dict[str, np.ndarray]:
+        rows = slice(i * size, (i + 1) * size)
+        return {str(k): v for k, v in enumerate(run(*(array[rows] for array in arrays)))}
+
+    found = each(-(-len(arrays[0]) // size), part)
+    return [np.concatenate([part[name] for part in found]) for name in found[0]]
 
 
 def arrays_of(result: SampleResult) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -16,8 +16,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from evaluation.store import put
 from tables import TABLES
 from tables.base import SCALES, SETTINGS, Table
@@ -26,6 +24,7 @@ from tables.models import make_ready
 from tables.render import markdown
 from training.checkpoint import CheckpointError
 from training.stop import Stopped
+from training.workdir import keep_programs
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -37,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     out = args.out.absolute()
     models = args.models.absolute() if args.models else out / "models"
-    jax.config.update("jax_compilation_cache_dir", str(out / ".jax_cache"))
+    keep_programs(out)
     try:
         make(TABLES[args.table](args.scale), args.scale, out, models)
     except Stopped as stopped:

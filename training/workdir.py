@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import jax
+
 # What the parameters mean, and what training them depends on. Sampling, likelihood and evaluation
 # are free to change from run to run.
 MEANING = ("sde", "model", "prediction", "data")
@@ -52,6 +54,13 @@ def claim(workdir: Path, config: Any, force: bool = False, *, training: bool) ->
     if training:
         create(workdir)
         path.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
+
+
+def keep_programs(folder: Path) -> None:
+    """Compiled programs are kept in `folder/.jax_cache`, so that a second run starts at once; or
+    where the user wants them, by `JAX_COMPILATION_CACHE_DIR`."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder / ".jax_cache"))
 
 
 def create(workdir: Path) -> None:

@@ -201,8 +201,6 @@ def test_a_job_that_is_not_complete(program, images, tmp_path):
     result = program(*argv, "--distributed", *job)
     assert "--process_id is 2 and --num_processes 2; number the processes from 0 to 1" in result.err
     assert "go with --distributed" in program(*argv, "--num_processes", 2).err
-    encoding = arguments(images, tmp_path, "encode")
-    assert "one process does alone" in program(*encoding, "--distributed", *job).err
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,67 @@
+"""What a job of several processes makes of examples is what one process makes of them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from tiny import flags
+
+# Runs what follows in one process, or in each of a job: compilation is what takes time here.
+RUNS = """
+import json, sys
+from pathlib import Path
+import main
+
+*argv, runs = (a.removeprefix("runs=") for a in sorted(sys.argv, key=lambda a: "runs=" in a))
+main.parse_flags(argv)
+main.join_job()
+for mode, changes in json.loads(runs):
+    config = main.CONFIG.value.copy_and_resolve_references()
+    config.update_from_flattened_dict(changes)
+    main.FLAGS.mode = mode
+    main.run(main.build(config), Path(main.WORKDIR.value))
+"""
+TRAIN = {"latents__dataset": "train", "edit__images": "train", "guidance__dataset": "train"}
+RESTORED = {"guidance.operator": "mask", "guidance.samples": 2, "guidance.noise_std": 0.3}
+# By what it writes, each the work of several batches, of which the last is not full.
+MADE = {
+    "latents/step_6/train/latents_0-10": ("encode", {}),
+    "latents/step_6/decoded_0-10_tau_0.8": ("decode", {"latents.temperature": 0.8}),
+    "latents/step_6/walk_slerp_0-10": ("interpolate", {"latents.nodes": 3}),
+    "edited/step_6/sdedit_0-10": ("sample", {"edit.method": "sdedit", "edit.samples": 2}),
+    "restored/step_6/mmps_mask_0-10": ("sample", {"guidance.method": "mmps", **RESTORED}),
+    "restored/step_6/ensemble_mask_0-10": (
+        "sample",
+        {"guidance.method": "ensemble", "guidance.particles": 8, **RESTORED},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def made(program, images, tmp_path_factory):
+    """Workdirs in which one process and three have made all of it."""
+    alone, job = (tmp_path_factory.mktemp(name) for name in ("alone", "job"))
+    argv = ["--config", images, *flags(**TRAIN)]
+    trained = program(*argv, "--mode", "train", "--workdir", alone)
+    assert trained.status == 0, trained.err
+    shutil.copytree(alone, job, dirs_exist_ok=True)
+    argv += ["--mode", "sample", "--seeds", "0-10", f"runs={json.dumps(list(MADE.values()))}"]
+    results = [
+        program.script(RUNS, *argv, "--workdir", alone),
+        *program.job(3, *argv, "--workdir", job, script=RUNS),
+    ]
+    assert [result.status for result in results] == [0] * 4, results[-1].err
+    # The lead alone speaks.
+    assert [result.out.count("'folder'") for result in results] == [6, 6, 0, 0]
+    return alone, job
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MADE)
+def test_a_job_makes_what_one_process_makes(made, name):
+    one, three = (np.load(folder / f"{name}.npz") for folder in made)
+    assert set(one) == set(three)
+    for key in one:
+        np.testing.assert_array_equal(three[key], one[key], err_msg=key)
+    assert all((folder / f"{name}.png").is_file() for folder in made)
