@@ -12,6 +12,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+def pytest_configure(config):
+    """Most of the time of the tests goes into compiling small programs: workers share them, and the
+    next run finds them. `pytest --cache-clear` forgets them."""
+    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("programs")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
 @pytest.fixture
 def x64():
     """Float64 for one test, so that what is left of an error is the method's and not rounding's.

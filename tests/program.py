@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+
 ROOT = Path(__file__).resolve().parents[1]
 
 SERVER = """
@@ -80,6 +82,9 @@ class Program:
         # A device count left by the caller must not decide what a test sees.
         environment.pop("XLA_FLAGS", None)
         self._folder = tempfile.TemporaryDirectory()
+        # Children find their programs where the tests keep theirs.
+        for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"):
+            environment[name.upper()] = str(getattr(jax.config, name))
         self._server = subprocess.Popen(
             [sys.executable, "-c", SERVER],
             stdin=subprocess.PIPE,

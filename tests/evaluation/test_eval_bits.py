@@ -31,7 +31,6 @@ from evaluation.rows import figure_rows
 from evaluation.run import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.usefixtures("compiled_once")
 RUN = {"eval__batch_size": 20, "eval__bpd_repeats": 2}  # three batches, twice
 BATCHES = 6
 

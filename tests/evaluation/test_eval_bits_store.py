@@ -15,7 +15,6 @@ from evaluation.bits import data_bits
 from evaluation.bits_store import BitsStore, make_plan
 from evaluation.store import hash_arrays
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 PLAN = {"seed": 1, "likelihood": {"rtol": 1e-5}}
 INDEX = np.arange(3, 6)
 open_store = partial(stores.open_store, BitsStore)

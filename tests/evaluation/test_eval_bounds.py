@@ -14,7 +14,6 @@ from evaluation.bounds import MORE_BOUNDS, noise_in_levels
 from evaluation.rows import figure_rows
 from evaluation.run import bits_section
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 EPS = 0.02  # where the noise is two levels and more, so that no term can be left out
 SCALE = 2.0 / LEVELS
 Z, WEIGHT = np.polynomial.hermite_e.hermegauss(200)

@@ -14,7 +14,6 @@ from build_guidance import build_classes, check_condition
 from configs.digits import digits_classifier
 from evaluation.sampling import draw, run_sampling, trajectory
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 MEANS, STD = (-0.5, 0.3, 0.0), 0.2  # of class 0, of class 1, and of none
 METHODS = {
     "pc": {"sampling__predictor": "heun", "sampling__steps": 30, "sampling__eps": 0.01},

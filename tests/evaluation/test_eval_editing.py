@@ -17,7 +17,6 @@ from evaluation.editing import edit, run_editing
 from evaluation.given import given_images
 from sde_lib import example_keys
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 SHAPE, D, N = (4, 4, 1), 16, 12
 PLACE = np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(D, 2)
 COV = 0.25**2 * np.exp(-np.linalg.norm(PLACE[:, None] - PLACE[None], axis=2) / 2.0)

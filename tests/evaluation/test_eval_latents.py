@@ -20,8 +20,6 @@ from evaluation.codes import (
 from evaluation.latents import run_decode, run_encode, run_interpolate
 from sde_lib import example_keys, fold_in, split
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 # Fixed steps: an adaptive solve takes three times as long to compile.
 TIGHT = {
     "likelihood__solver": "adams",

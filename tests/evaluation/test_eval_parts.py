@@ -13,8 +13,6 @@ from evaluation.loss import make_eval_loss
 from evaluation.run import evaluate
 from evaluation.sampling import draw, run_sampling
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 # The loss.
 
 

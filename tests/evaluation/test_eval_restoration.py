@@ -14,7 +14,6 @@ from build_restoration import build_mask, build_restoration
 from evaluation.restoration import Restored, mean_and_std, restore, run_restoration, scores
 from guidance.operators import dense
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 SHAPE, D, N = (4, 4, 1), 16, 24
 # Neighbours are alike: measured averages tell of single pixels.
 PLACE = np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(D, 2)

@@ -20,8 +20,6 @@ from evaluation.pictures import loss_curve
 from evaluation.run import evaluate
 from evaluation.sampling import draw, run_sampling, to_levels
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 # The report.
 
 METRICS = [{"step": s, "training_loss": 1.0 / s, "grad_norm": 1.0} for s in range(1, 9)]

@@ -12,7 +12,6 @@ from evaluation.sample_store import ARRAYS, SampleStore, make_plan
 from evaluation.sampling import draw, stored_samples, to_levels
 from evaluation.store import open_store
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 INDEX = np.arange(8, 12, dtype=np.int32)
 BATCH = {
     "index": INDEX,
