@@ -22,11 +22,11 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from build import Experiment, build
-from build_editing import build_editing
-from build_guidance import build_classes, check_condition
-from build_restoration import build_restoration
-from check import RESTORATION
+from builders.experiment import Experiment, build
+from builders.editing import build_editing
+from builders.guidance import build_classes, check_condition
+from builders.restoration import build_restoration
+from builders.checks import RESTORATION
 from data.source import unknown
 from evaluation.editing import run_editing
 from evaluation.fid_stats import write_fid_stats

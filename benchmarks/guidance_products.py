@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.timing import interleaved
-from build import build_model, build_path, build_predict
+from builders.model import build_model, build_predict
+from builders.path import build_path
 from configs.ve.cifar10_ncsnpp_continuous import get_config
 from guidance import mmps
 from guidance.operators import downsample

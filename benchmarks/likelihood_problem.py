@@ -87,7 +87,7 @@ def network(config: Path, workdir: Path, known: bool = True) -> Problem:
     takes long, is left nan."""
     import runpy
 
-    from build import build
+    from builders.experiment import build
     from training.restore import restore_ema
 
     experiment = build(runpy.run_path(str(config))["get_config"]())

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 import samplers
 from benchmarks.timing import ratio_of
-from build import build
+from builders.experiment import build
 from configs.base import NETWORKS
 from configs.digits import digits
 from data import Loader

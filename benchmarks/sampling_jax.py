@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from benchmarks.overhead import bare, loops
 from benchmarks.train_step_jax import Answers, peak_mib, seconds_of
 from benchmarks.worker import serve
-from build import build_model, build_path, build_predict
+from builders.model import build_model, build_predict
+from builders.path import build_path
 from configs.cifar10 import cifar10
 from sde_lib import example_keys
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from build import build_optimizer
+from builders.training import build_optimizer
 from parallel.mesh import gathered, mesh_of, state_shardings
 from tools.describe import Step, abstract_step, load, network_of
 from training.plan import MIB

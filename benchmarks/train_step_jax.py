@@ -15,7 +15,9 @@ from ml_collections import ConfigDict
 from benchmarks.timing import matmul
 from benchmarks.work import work
 from benchmarks.worker import clock, serve
-from build import build_loss, build_model, build_optimizer, build_path
+from builders.model import build_model
+from builders.path import build_path
+from builders.training import build_loss, build_optimizer
 from configs.cifar10 import cifar10
 from data import Scaler
 from parallel.mesh import make_mesh, put_batch

@@ -1,6 +1,6 @@
 """Every default, once, with its type. A config file is the differences from `base(...)`.
 
-A section is the keyword arguments of one constructor; `build.py` is its only reader. The sections
+A section is the keyword arguments of one constructor; `builders/` alone reads it. The sections
 `sde` and `model` hold the arguments of the law and of the network that are named, and no others,
 so a flag that the chosen law or network does not know is refused instead of ignored.
 """

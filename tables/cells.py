@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from build import Experiment, build
+from builders.experiment import Experiment, build
 from evaluation.bits import data_bits
 from evaluation.bits_store import make_plan as bits_plan
 from evaluation.compare import Judge, features, judges

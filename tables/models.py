@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from build import build
+from builders.experiment import build
 from tables.base import Cell, Model, Setting
 from training.checkpoint import CheckpointError
 from training.restore import saved_steps

@@ -12,7 +12,7 @@ import numpy as np
 from closed_form import Gaussian
 from tiny import tiny
 
-from build import build
+from builders.experiment import build
 from configs.base import base
 from sde_lib.prediction import parametrize
 

@@ -27,13 +27,7 @@ ALLOWED = {
 }
 OURS = {
     *ALLOWED,
-    "build",
-    "build_editing",
-    "build_guidance",
-    "build_restoration",
-    "build_sampling",
-    "build_training",
-    "check",
+    "builders",
     "main",
     "xla_flags",
     "tables",
@@ -42,13 +36,7 @@ OURS = {
     "tests",
 }
 READS_CONFIGS = {
-    "build",
-    "build_editing",
-    "build_guidance",
-    "build_restoration",
-    "build_sampling",
-    "build_training",
-    "check",
+    "builders",
     "main",
     "tables",
     "tools",
@@ -104,7 +92,7 @@ def test_nobody_imports_main():
     ]
 
 
-def test_only_main_and_build_see_a_config():
+def test_only_main_and_builders_see_a_config():
     reads = {"ml_collections", "configs"}
     readers = READS_CONFIGS | {"tests", "benchmarks"}
     assert not [f for f in FILES if part_of(f) not in readers if reads & names(f)]

@@ -18,7 +18,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from build import build_loss, build_model, build_optimizer, build_path
+from builders.model import build_model
+from builders.path import build_path
+from builders.training import build_loss, build_optimizer
 from data import Scaler, stated_shape
 from losses.denoising import LossFn
 from parallel.mesh import mesh_of

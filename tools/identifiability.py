@@ -32,7 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from build import Experiment, build, data_moments
+from builders.experiment import Experiment, build
+from builders.sources import data_moments
 from evaluation.codes import dequantised, encode_data
 from evaluation.run import strict
 from likelihood.latents import Latents

@@ -19,8 +19,11 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 import main as program
-from build import build_data, build_model, build_optimizer, build_path
-from check import check_combinations, check_numbers
+from builders.checks import check_combinations, check_numbers
+from builders.model import build_model
+from builders.path import build_path
+from builders.sources import build_data
+from builders.training import build_optimizer
 from data import stated_shape
 from data.torch_file import LEGACY_MAGIC, ZIP_MAGIC
 from tools.flax_checkpoint import OriginalState, read_flax

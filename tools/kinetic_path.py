@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from build import build_data
+from builders.sources import build_data
 from data import Scaler
 from sde_lib.kinetic import Kinetic
 from sde_lib.separation import Separation, estimate

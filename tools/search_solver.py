@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 
 from benchmarks.sampler_problem import LAW
-from build import build
+from builders.experiment import build
 from samplers.schedule import save
 from sde_lib import example_keys
 from search import Effort, Task, search, trajectories

@@ -14,7 +14,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 import main as program
-from build import build
+from builders.experiment import build
 from evaluation.feature_classifier import fit, save_classifier, space_of
 from evaluation.features import accuracy
 from evaluation.images import of_source

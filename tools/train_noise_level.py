@@ -20,9 +20,10 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 import main as program
-from build import build_path, build_sources
-from build_training import build_preprocessing
-from check import check_combinations, check_numbers, choose
+from builders.checks import check_combinations, check_numbers, choose
+from builders.path import build_path
+from builders.sources import build_sources
+from builders.training import build_preprocessing
 from data import Loader, Scaler
 from losses.noise_level import noise_level_loss
 from models.noise_level import CLASSIFIERS, FILE, Trained, save

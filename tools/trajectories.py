@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from build import Experiment, build
-from check import choose
+from builders.experiment import Experiment, build
+from builders.checks import choose
 from evaluation.recording import record
 from evaluation.run import strict
 from evaluation.score_deviation import compare, paired

@@ -17,15 +17,11 @@ import likelihood
 import losses
 import samplers
 import sde_lib
-from build import (
-    build,
-    build_flow_solver,
-    build_likelihood,
-    build_loss,
-    build_path,
-    data_moments,
-)
-from build_training import build_preprocessing
+from builders.experiment import build
+from builders.likelihood import build_flow_solver, build_likelihood
+from builders.path import build_path
+from builders.sources import data_moments
+from builders.training import build_loss, build_preprocessing
 from configs.base import LAWS, base
 from data import Scaler
 from losses import denoising_loss
@@ -131,7 +127,7 @@ class Zero:
 
 def test_dropout_in_training_alone(experiment, monkeypatch):
     network = Zero()
-    monkeypatch.setattr("build.build_model", lambda config, shape: network)
+    monkeypatch.setattr("builders.experiment.build_model", lambda config, shape: network)
     zero = build(tiny())
     batch = {"image": jnp.asarray(zero.train.fetch(np.arange(4)))}
     jax.eval_shape(lambda: zero.loss({}, None, jax.random.key(0), batch))

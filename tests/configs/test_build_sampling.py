@@ -10,7 +10,8 @@ from closed_form import Gaussian
 
 import samplers
 import sde_lib
-from build_sampling import Known, build_sampler
+from builders.sampling import build_sampler
+from builders.steps import Known
 from configs.base import LAWS, base
 from models.noise_level import FILE, NoiseLevelMLP, Trained
 from models.noise_level import save as save_network

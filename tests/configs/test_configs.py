@@ -13,8 +13,12 @@ from program import ROOT
 import data
 import models
 import sde_lib
-from build import build, build_model, build_path, loader_arguments
-from build_sampling import Known, build_sampler
+from builders.experiment import build
+from builders.model import build_model
+from builders.path import build_path
+from builders.sampling import build_sampler
+from builders.sources import loader_arguments
+from builders.steps import Known
 from configs.base import CLASSIFIERS, DATA, LAWS, NETWORKS, TABLED, base
 from configs.cifar10 import cifar10
 from configs.digits import digits

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import losses
-from build import build, build_path
-from build_sampling import build_sampler
-from check import check_combinations
+from builders.checks import check_combinations
+from builders.experiment import build
+from builders.path import build_path
+from builders.sampling import build_sampler
 from configs.base import base
 from data import Loader
 from evaluation.sampling import draw

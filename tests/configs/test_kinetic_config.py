@@ -10,8 +10,9 @@ from closed_form import Gaussian
 from program import ROOT
 
 import sde_lib
-from build import build, build_path
-from check import check_combinations
+from builders.checks import check_combinations
+from builders.experiment import build
+from builders.path import build_path
 from configs.base import base
 from configs.digits_kinetic import get_config
 from sde_lib import Flow, example_keys, fold_in

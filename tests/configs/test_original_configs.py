@@ -14,9 +14,12 @@ import pytest
 from network_sizes import attention, refinenet, unet
 from program import ROOT
 
-from build import build_likelihood, build_loss, build_optimizer, build_path
-from build_sampling import Known, build_sampler
-from check import check_combinations, check_numbers
+from builders.checks import check_combinations, check_numbers
+from builders.likelihood import build_likelihood
+from builders.path import build_path
+from builders.sampling import build_sampler
+from builders.steps import Known
+from builders.training import build_loss, build_optimizer
 from configs.base import DATA
 from data import Scaler
 from tools.describe import KNOWN, network_of

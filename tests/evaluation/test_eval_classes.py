@@ -9,8 +9,8 @@ import pytest
 from closed_form import Gaussian
 from known_data import LEVELS, PARAMS, SHAPE, config, exact
 
-from build import build
-from build_guidance import build_classes, check_condition
+from builders.experiment import build
+from builders.guidance import build_classes, check_condition
 from configs.digits import digits_classifier
 from evaluation.sampling import draw, run_sampling, trajectory
 

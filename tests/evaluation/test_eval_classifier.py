@@ -9,7 +9,7 @@ import pytest
 from known_data import LEVELS, PARAMS, SHAPE, config
 from scipy.stats import norm
 
-from build import build
+from builders.experiment import build
 from data import from_array
 from evaluation.classifier import by_level
 from evaluation.rows import figure_rows

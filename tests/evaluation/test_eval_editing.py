@@ -11,8 +11,8 @@ from known_data import LEVELS, PARAMS, config
 from PIL import Image
 from scipy.special import dawsn
 
-from build import build
-from build_editing import build_editing
+from builders.editing import build_editing
+from builders.experiment import build
 from evaluation.editing import edit, run_editing
 from evaluation.given import given_images
 from sde_lib import example_keys

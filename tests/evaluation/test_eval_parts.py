@@ -7,7 +7,7 @@ import pytest
 from known_data import LEVELS, MEAN, N_TEST, PARAMS, SHAPE, STD, Affine, affine, exact, vectors
 from scipy.stats import norm
 
-from build import build_loss
+from builders.training import build_loss
 from evaluation.bits import data_bits
 from evaluation.loss import make_eval_loss
 from evaluation.run import evaluate

@@ -9,8 +9,9 @@ from closed_form import Gaussian
 from known_data import LEVELS, PARAMS, config
 from PIL import Image
 
-from build import build
-from build_restoration import build_mask, build_restoration
+from builders.experiment import build
+from builders.operators import build_mask
+from builders.restoration import build_restoration
 from evaluation.restoration import Restored, mean_and_std, restore, run_restoration, scores
 from guidance.operators import dense
 

@@ -7,7 +7,7 @@ import pytest
 from tiny import tiny
 
 import tables.models
-from build import build
+from builders.experiment import build
 from evaluation.compare import features, judges
 from evaluation.features import accuracy
 from evaluation.frechet import Moments, frechet_distance

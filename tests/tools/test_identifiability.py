@@ -11,7 +11,7 @@ from closed_form import Gaussian
 from known_data import PARAMS, config
 from tiny import tiny
 
-from build import build
+from builders.experiment import build
 from tools import identifiability
 from tools.identifiability import compare, config_of, correlations
 

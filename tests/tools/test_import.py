@@ -15,7 +15,8 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 from flax.traverse_util import flatten_dict
 from program import Program
 
-from build import build, build_model
+from builders.experiment import build
+from builders.model import build_model
 from configs.base import base
 from parallel.mesh import make_mesh
 from tools.import_score_sde import image_shape, import_checkpoint, remarks, target_of

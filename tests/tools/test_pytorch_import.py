@@ -11,7 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from torch_bytes import saved, saved_before, tensor
 
-from build import build_model
+from builders.model import build_model
 from configs.base import base
 from tools.import_score_sde import import_checkpoint, remarks
 from tools.pytorch_checkpoint import flax_names, to_flax

@@ -9,7 +9,7 @@ import pytest
 from program import ROOT
 from tiny import tiny
 
-from build import build
+from builders.experiment import build
 from evaluation.trajectory_figures import DRAWINGS
 from tools import trajectories
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny import flags
 
-from build import build
+from builders.experiment import build
 from parallel.mesh import check_batch, make_mesh
 from training.checkpoint import Checkpoints
 from training.metrics import read_metrics

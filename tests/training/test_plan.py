@@ -8,7 +8,7 @@ import optax
 import pytest
 from tiny import tiny
 
-from build import build
+from builders.experiment import build
 from parallel.mesh import make_mesh, put_batch
 from training.metrics import read_metrics
 from training.plan import compile_step

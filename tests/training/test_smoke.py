@@ -17,7 +17,7 @@ sys.path.insert(0, "tests")
 import jax, numpy as np
 from types import SimpleNamespace
 from tiny import tiny
-from build import build
+from builders.experiment import build
 from configs.base import base
 from data import Loader
 from evaluation.sampling import draw

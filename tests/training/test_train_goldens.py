@@ -11,7 +11,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from build import build_optimizer
+from builders.training import build_optimizer
 from losses.denoising import Draws, denoising_terms, reduce_terms
 from losses.discrete import level_terms
 from sde_lib import SDES

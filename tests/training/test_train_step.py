@@ -13,7 +13,8 @@ import pytest
 from ml_collections import ConfigDict
 from tiny import tiny
 
-from build import build, build_optimizer
+from builders.experiment import build
+from builders.training import build_optimizer
 from data import Loader
 from losses.denoising import Draws, denoising_terms, reduce_terms
 from parallel.mesh import make_mesh, put_batch

@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 
 import guidance
 import samplers
-from build import Experiment
-from build_restoration import build_mask
-from build_sampling import build_end, build_parts
-from check import CLASS_GUIDANCE, choose
+from builders.checks import CLASS_GUIDANCE, choose
+from builders.experiment import Experiment
+from builders.operators import build_mask
+from builders.steps import build_end, build_parts
 from evaluation.given import given_source
 from guidance.operators.mask import broadcast_mask
 from samplers.base import SampleResult

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 import data
 import losses
 import sde_lib
-from check import choose, classes_told
+from builders.checks import choose, classes_told
 from losses.denoising import LossFn
 from sde_lib.prediction import CONDITIONING, KINDS
 

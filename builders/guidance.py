@@ -16,8 +16,8 @@ from jax import Array
 from ml_collections import ConfigDict
 
 import guidance
-from build import Experiment, build
-from check import CLASS_GUIDANCE
+from builders.checks import CLASS_GUIDANCE
+from builders.experiment import Experiment, build
 from sde_lib.classifier import log_prob
 from sde_lib.prediction import PredictFn
 from training.restore import restore_ema

@@ -1,0 +1,109 @@
+"""A config as an `Experiment`: all that a run is made of, each section by a builder of its own.
+
+Everything that can be refused is refused here, before anything is compiled or written.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+from ml_collections import ConfigDict
+
+import data
+import likelihood
+import samplers
+import sde_lib
+from builders.checks import check_combinations, check_numbers, classes_told
+from builders.likelihood import build_flow_solver, build_likelihood
+from builders.model import build_logits, build_model, build_predict
+from builders.path import build_path
+from builders.sampling import build_sampler
+from builders.sources import build_sources, data_moments
+from builders.steps import Known
+from builders.training import build_loss, build_optimizer
+from losses.denoising import LossFn
+from samplers.base import SampleFn
+from sde_lib.classifier import LogitsFn
+from sde_lib.prediction import PredictFn
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a run is made of. All functions are pure; none knows of the config.
+
+    - `loss(params, state, key, batch)`: batch as the loader gives it, raw levels included.
+    - `predict(params, label=None) -> PredictFn`: the network without dropout, told classes (B,) if
+      it knows any.
+    - `logits(params) -> LogitsFn` where the network is a classifier of noisy states, and None where
+      it is not. A classifier predicts nothing else: the functions below then raise ValueError.
+    - `sample(key, predict, x)`: x from the prior at `t1`.
+    - `log_likelihood(key, predict, x)`: nats of scaled data, by `flow_solver`, as codes are.
+    - `classes`, the guidance of samples to classes, which `build_classes` adds; None for none.
+    - `scaler` is that of training; `bits_scaler` always dequantises, as bits/dim needs.
+    """
+
+    config: ConfigDict
+    path: sde_lib.AffinePath
+    model: Any
+    shape: tuple[int, ...]
+    scaler: data.Scaler
+    bits_scaler: data.Scaler
+    train: data.Source
+    test: data.Source
+    loss: LossFn
+    tx: optax.GradientTransformation
+    predict: Callable[..., PredictFn]
+    logits: Callable[[Any], LogitsFn] | None
+    sample: SampleFn
+    flow_solver: samplers.Solver | likelihood.Adams
+    log_likelihood: Callable[..., likelihood.LogLik]
+    classes: Any = None
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that the network is told, or tells apart; 0 for none."""
+        return classes_told(self.config)
+
+    def init_params(self, key: Array) -> Any:
+        x, cond = jnp.zeros((1, *self.shape)), jnp.ones((1,))
+        return self.model.init(key, x, cond)["params"]
+
+
+def build(config: ConfigDict, reads_data: bool = True) -> Experiment:
+    """Builds all parts of a run.
+
+    With `reads_data` false, images that are not on the disk are no error where the config states
+    their size, which is all that sampling needs.
+
+    Raises:
+        ValueError: for a name that is not known, or a number out of range. One sentence.
+    """
+    check_numbers(config)
+    path = build_path(config.sde)
+    check_combinations(config)
+    train, test = build_sources(config, reads_data)
+    scaler = data.Scaler(train.levels, config.data.centered, config.data.uniform_dequantization)
+    model = build_model(config, train.shape)
+    rank = config.sampling.teleport_rank or None
+    moments = lambda: data_moments(train, scaler, config.data.random_flip, rank)
+    known = Known(config.training.continuous, moments)
+    return Experiment(
+        config=config,
+        path=path,
+        model=model,
+        shape=train.shape,
+        scaler=scaler,
+        bits_scaler=scaler.replace(dequantize=train.levels > 0),
+        train=train,
+        test=test,
+        loss=build_loss(config, path, model, scaler),
+        tx=build_optimizer(config.optim, config.training.n_iters),
+        predict=build_predict(config, path, model),
+        logits=build_logits(config, path, model),
+        sample=build_sampler(config.sampling, path, known),
+        flow_solver=build_flow_solver(config.likelihood),
+        log_likelihood=build_likelihood(config.likelihood, path),
+    )

@@ -1,0 +1,65 @@
+"""The sections `model` and `prediction` of a config as a network, and what its output means."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from ml_collections import ConfigDict
+
+import models
+import sde_lib
+from builders.checks import choose
+from builders.training import build_prediction
+from sde_lib.classifier import LogitsFn, make_logits
+from sde_lib.prediction import PredictFn
+
+DTYPES = ("float32", "bfloat16")
+
+
+def build_model(config: ConfigDict, shape: tuple[int, ...]) -> Any:
+    network = choose("model.name", config.model.name, {**models.MODELS, **models.CLASSIFIERS})
+    kwargs = {key: value for key, value in config.model.items() if key != "name"}
+    known = {field.name for field in dataclasses.fields(network)} - {"parent", "name"}
+    if not set(kwargs) <= known:
+        extra = ", ".join(sorted(set(kwargs) - known))
+        raise ValueError(
+            f"model.name is {config.model.name!r}, which has no option {extra}; start from a "
+            "config file of that network."
+        )
+    kwargs["dtype"] = jnp.dtype(choose("model.dtype", kwargs["dtype"], DTYPES))
+    if "centered" in known:
+        kwargs["centered"] = config.data.centered
+    if "sigma_min" in known and "sigma_min" in config.sde:
+        kwargs.update(sigma_min=config.sde.sigma_min, sigma_max=config.sde.sigma_max)
+    model = network(**kwargs)
+    model.check(shape)
+    return model
+
+
+def build_predict(config: ConfigDict, path: sde_lib.AffinePath, model: Any):
+    """`(params, label=None) -> PredictFn`."""
+    kind = build_prediction(config)
+
+    def predict(params, label: Array | None = None) -> PredictFn:
+        if config.model.name in models.CLASSIFIERS:
+            raise ValueError(
+                f"model.name is {config.model.name!r}, a classifier, which has no score; name its "
+                "workdir in guidance.classifier of a run that samples."
+            )
+        known = {} if label is None else {"label": label}
+        apply = lambda x, cond: model.apply({"params": params}, x, cond, **known)
+        return sde_lib.parametrize(path=path, apply=apply, **kind)
+
+    return predict
+
+
+def build_logits(
+    config: ConfigDict, path: sde_lib.AffinePath, model: Any
+) -> Callable[[Any], LogitsFn] | None:
+    """`params -> (x, t) -> logits`, where the network is a classifier."""
+    if config.model.name not in models.CLASSIFIERS:
+        return None
+    apply_of = lambda params: lambda x, sigma: model.apply({"params": params}, x, sigma)
+    return lambda params: make_logits(path, apply_of(params), config.prediction.sigma_data)

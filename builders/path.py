@@ -1,0 +1,48 @@
+"""The section `sde` of a config as a law of noise."""
+
+import dataclasses
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+import sde_lib
+from builders.checks import choose
+
+PROGRAM = Path(__file__).resolve().parents[1]
+
+
+def build_path(section: ConfigDict) -> sde_lib.AffinePath:
+    name = section.name.lower()
+    laws = {**sde_lib.SDES, **sde_lib.TABLED}
+    law = choose("sde.name", sde_lib.ALIASES.get(name, name), laws)
+    fields = {field.name for field in dataclasses.fields(law)}
+    kwargs = {key: value for key, value in section.items() if key != "name"}
+    if fields != set(kwargs):
+        raise ValueError(
+            f"sde.name is {section.name!r}, whose numbers are {', '.join(sorted(fields))}, but the "
+            f"section has {', '.join(sorted(kwargs))}; start from a config file of that law."
+        )
+    if not 0.0 < kwargs["t0"] < kwargs["t1"]:
+        raise ValueError(f"sde.t0 = {section.t0} must lie between 0 and sde.t1 = {section.t1}.")
+    if name in ("flow", "kinetic") and not kwargs["t1"] < 1.0:
+        raise ValueError(
+            f"sde.t1 = {section.t1} must be below 1, where the drift of {name!r} is infinite."
+        )
+    for low, high in (("beta_min", "beta_max"), ("sigma_min", "sigma_max")):
+        if low in kwargs and not 0.0 < kwargs[low] < kwargs[high]:
+            raise ValueError(
+                f"sde.{low} = {kwargs[low]} must lie between 0 and sde.{high} = {kwargs[high]}."
+            )
+    if name in sde_lib.TABLED:
+        return law.from_file(table_file(section.table), section.t0, section.t1)
+    return law(**kwargs)
+
+
+def table_file(name: str) -> Path:
+    """The file of a law's table: from the current folder, or else from that of the program."""
+    if not name:
+        raise ValueError(
+            "sde.table is empty; make a table with `python -m tools.kinetic_path --config FILE "
+            "--out TABLE.json` and name it with --config.sde.table=TABLE.json."
+        )
+    return next((p for p in (Path(name), PROGRAM / name) if p.is_file()), Path(name))

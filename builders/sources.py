@@ -1,0 +1,85 @@
+"""The section `data` of a config as a training and a test split."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+import data
+import sde_lib
+from builders.checks import check_classes, check_data, choose
+from configs.base import DATA
+
+# Keys that all data have.
+COMMON = ("dataset", "centered", "random_flip", "uniform_dequantization")
+MOMENTS_BATCH = 1000
+
+
+def build_sources(config: ConfigDict, reads_data: bool) -> tuple[data.Source, data.Source]:
+    """Training and test split, checked against the config; or stand-ins, see `build`."""
+    try:
+        train, test = build_data(config.data)
+    except FileNotFoundError:
+        shape = data.stated_shape(config.data)
+        if reads_data or shape is None:
+            raise
+        name = config.data.get("name", config.data.dataset)
+        return tuple(data.unread(name, split, shape) for split in ("train", "test"))
+    check_data(config, train, test)
+    check_classes(config, train, test)
+    return train, test
+
+
+def build_data(section: ConfigDict) -> tuple[data.Source, data.Source]:
+    """Training and test split."""
+    choose("data.dataset", section.dataset, data.SOURCES)
+    own = [key for key in section if key not in COMMON]
+    if set(own) != set(DATA[section.dataset]):
+        raise ValueError(
+            f"data.dataset is {section.dataset!r}, whose options are "
+            f"{', '.join(DATA[section.dataset]) or 'none'}, but the section has "
+            f"{', '.join(own) or 'none'}; start from a config file of such data."
+        )
+    if section.dataset in ("idx", "image_folder", "npz") and not section.path:
+        raise ValueError(
+            f"data.path is empty; data.dataset = {section.dataset!r} reads a file or folder: give "
+            "it with --config.data.path=PATH."
+        )
+    splits = ("train", section.get("eval_split", "test"))
+    kwargs = loader_arguments(section)
+    return tuple(data.load(section.dataset, split, **kwargs) for split in splits)
+
+
+def loader_arguments(section: ConfigDict) -> dict[str, Any]:
+    """What the section says, by the names of the loader; what it leaves empty is left out."""
+    renamed = {"name": "dataset", "num_channels": "channels"}
+    if section.dataset == "tfds":
+        renamed["path"] = "data_dir"
+    kwargs = {}
+    for key in set(DATA[section.dataset]) - {"eval_split"}:
+        value = section[key]
+        if value == "" or value == () or (key == "num_channels" and value == 0):
+            continue
+        if key in ("image_size", "crop") and len(value) == 1:
+            # A flag can only give a tuple: --config.data.image_size=32 arrives as (32,).
+            value = value[0]
+        kwargs[renamed.get(key, key)] = value
+    return kwargs
+
+
+def data_moments(
+    train: data.Source, scaler: data.Scaler, flip: bool, rank: int | None
+) -> sde_lib.Moments:
+    """Mean and covariance of the training data as the model sees them, read once in batches."""
+
+    def batches():
+        for first in range(0, train.size, MOMENTS_BATCH):
+            raw = train.fetch(np.arange(first, min(first + MOMENTS_BATCH, train.size)))
+            image = np.asarray(scaler.to_model(jax.random.key(first), jnp.asarray(raw)))
+            yield image
+            if flip and image.ndim == 4:
+                yield image[:, :, ::-1]
+
+    return sde_lib.moments(batches(), rank)
