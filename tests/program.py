@@ -20,7 +20,7 @@ import jax
 ROOT = Path(__file__).resolve().parents[1]
 
 SERVER = """
-import json, os, sys, traceback
+import atexit, json, os, sys, threading, traceback
 import jax, main
 from absl import app
 
@@ -48,6 +48,9 @@ def child(call):
         traceback.print_exc()
         status = 1
     finally:
+        # The end of an interpreter, at which the processes of a job wait for each other.
+        threading._shutdown()
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
