@@ -2,9 +2,13 @@
 
 import contextlib
 import json
+import time
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
+# Without the thread of its SummaryWriter, which would tell of a full disk after we have.
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 
 class MetricWriter:
@@ -17,8 +21,11 @@ class MetricWriter:
     def __init__(self, workdir: Path, start_step: int = 0, active: bool = True):
         self._active = active
         if active:
-            purge = start_step if start_step else None
-            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
+            (workdir / "tensorboard").mkdir(exist_ok=True)
+            self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
+            if start_step:
+                log = SessionLog(status=SessionLog.START)
+                self._events.write_event(Event(step=start_step, session_log=log))
             path = workdir / "metrics.jsonl"
             # A kill may have cut the last line short, and the next one must not go on from there.
             cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
@@ -36,14 +43,14 @@ class MetricWriter:
         try:
             self._rows.write(json.dumps({"step": step, **values}) + "\n")
             self._rows.flush()
+            self._events.write_event(event(step, values))
+            self._events.flush()
         except OSError as error:
             raise OSError(
                 f"The row of step {step} could not be written to {self._rows.name} "
                 f"({error.strerror}); the last checkpoint is whole. Make room there, and the same "
                 "command goes on."
             ) from error
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
         if self._active:
@@ -51,6 +58,12 @@ class MetricWriter:
             for file in (self._rows, self._events):
                 with contextlib.suppress(OSError):
                     file.close()
+
+
+def event(step: int, values: dict[str, float]) -> Event:
+    """One row as TensorBoard reads it."""
+    scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+    return Event(wall_time=time.time(), step=step, summary=Summary(value=scalars))
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:

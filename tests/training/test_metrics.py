@@ -1,6 +1,9 @@
 """The rows of a run: appended over restarts, read as if there had been none."""
 
 import json
+import struct
+
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from training.metrics import MetricWriter, read_metrics, training_seconds
 
@@ -37,13 +40,25 @@ def test_no_rows(tmp_path):
     assert read_metrics(tmp_path) == [] and training_seconds([]) == 0.0
 
 
+def events(file):
+    """The records of a file of TensorBoard: length, checksum, content, checksum."""
+    content = file.read_bytes()
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        yield Event.FromString(content[12 : 12 + length])
+        content = content[16 + length :]
+
+
 def test_events_for_tensorboard(tmp_path):
-    writer = MetricWriter(tmp_path)
-    writer.write(1, {"training_loss": 0.125})
-    writer.close()
+    """Of a run that goes on from step 3; what was logged beyond it is forgotten there."""
+    writer = MetricWriter(tmp_path, 3)
+    row = {"training_loss": 0.125, "skipped": 2}
+    writer.write(4, row)
     (file,) = (tmp_path / "tensorboard").iterdir()
-    assert b"training_loss" in file.read_bytes()
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
-        "step": 1,
-        "training_loss": 0.125,
-    }
+    version, start, logged = events(file)  # on the disk before it is closed
+    writer.close()
+    assert version.file_version == "brain.Event:2"
+    assert start.step == 3 and start.session_log.status == SessionLog.START
+    assert logged.step == 4
+    assert {value.tag: value.simple_value for value in logged.summary.value} == row
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 4, **row}
