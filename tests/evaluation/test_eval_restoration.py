@@ -91,8 +91,9 @@ def test_draws_of_the_posterior(images, case):
     np.testing.assert_allclose(spread.mean(), 1.0, atol=0.06)
 
 
-def test_an_example_is_restored_the_same_alone(images):
-    known = experiment(images, guidance__method="mmps", **CASES["mmps"])
+@pytest.mark.parametrize("method", ["mmps", "ensemble"])
+def test_an_example_is_restored_the_same_alone(images, method):
+    known = experiment(images, guidance__method=method, **CASES[method])
     few = build_restoration(known)
     together = restore(known, few, PARAMS, range(6))
     alone = restore(known, few, PARAMS, range(4, 5))
