@@ -12,11 +12,13 @@ RUNS = """
 import json, sys
 from pathlib import Path
 import main
+from parallel.processes import share
 
 *argv, runs = (a.removeprefix("runs=") for a in sorted(sys.argv, key=lambda a: "runs=" in a))
 main.parse_flags(argv)
 main.join_job()
 for mode, changes in json.loads(runs):
+    share(b"")  # what the lead wrote before is there for the others
     config = main.CONFIG.value.copy_and_resolve_references()
     config.update_from_flattened_dict(changes)
     main.FLAGS.mode = mode
