@@ -7,14 +7,13 @@ of example i belongs to `(eval.seed, i)` and the parameters, and not to its batc
 
 import zipfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from evaluation.sampling import in_parts, in_shares
+from evaluation.sampling import in_shares
 from likelihood.latents import Latents, decode, encode
 from parallel.mesh import by_device
 from samplers.base import SampleResult
@@ -67,7 +66,7 @@ def in_batches(experiment, batch: Callable, params: Any, array: np.ndarray) -> A
     processes of a job share, see `in_shares`."""
     size = min(experiment.config.sampling.batch_size, len(array))
     run = by_device(batch, shared=1)
-    return in_shares(partial(in_parts, lambda part: run(params, part), size), size, array)
+    return in_shares(lambda part: run(params, part), size, array)
 
 
 def to_levels(experiment, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,6 @@ What is drawn for image i comes from `example_keys(eval.seed, i)`: it does not d
 """
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,6 @@ from evaluation.pictures import grid, save_png
 from evaluation.sampling import (
     arrays_of,
     depend_on_each_other,
-    in_parts,
     in_shares,
     own_parameters,
     pictured,
@@ -67,7 +65,7 @@ def edit(experiment, editing, params: Any, seeds: range) -> Edited:
     together = depend_on_each_other(experiment.config.sampling)
     run, own = by_device(batch, shared=2, together=together), own_parameters(experiment)
     part = lambda keys, x, label: run(params, own, keys, x, label)
-    x, nfe, _ = in_shares(partial(in_parts, part, size), size, draws, image[which], label)
+    x, nfe, _ = in_shares(part, size, draws, image[which], label)
     labels = None if classes is None else np.asarray(label[:k])
     return Edited(np.asarray(image), x.reshape(n, k, *image.shape[1:]), float(nfe.mean()), labels)
 

@@ -7,7 +7,6 @@ The noise of the measurement of example i, and the draws of its restorations, co
 
 import json
 import zipfile
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,6 @@ from evaluation.sampling import (
     arrays_of,
     by_example,
     depend_on_each_other,
-    in_parts,
     in_shares,
     pictured,
     to_levels,
@@ -118,8 +116,7 @@ def one_by_one(experiment, restoration, params: Any, keys: jax.Array, y: jax.Arr
 
     size = min(experiment.config.sampling.batch_size, n * k)
     run = by_device(batch, shared=1, together=depend_on_each_other(experiment.config.sampling))
-    part = partial(in_parts, lambda keys, y: run(params, keys, y), size)
-    return in_shares(part, size, draws, y[which])
+    return in_shares(lambda keys, y: run(params, keys, y), size, draws, y[which])
 
 
 def together(experiment, restoration, params: Any, keys: jax.Array, y: jax.Array):

@@ -31,21 +31,19 @@ def draw(experiment, params: Any, indices: Sequence[int], seed: int) -> SampleRe
     Returns model-scaled `x` (n, ...), the mean `nfe`, and `failed` (n,). The last batch is padded,
     so one program serves all.
     """
-    call, size = drawing(experiment, params, seed), experiment.config.sampling.batch_size
-    x, nfe, failed = in_shares(call, size, np.asarray(indices, np.int32))
+    run, size = drawing(experiment, params, seed), experiment.config.sampling.batch_size
+    x, nfe, failed = in_shares(run, size, np.asarray(indices, np.int32))
     return SampleResult(x, None, np.mean(nfe), failed)
 
 
-def drawing(experiment, params: Any, seed: int) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """`indices (n,) -> x, nfe, failed`, each (n, ...); one program, compiled at the first call."""
-    section = experiment.config.sampling
+def drawing(experiment, params: Any, seed: int) -> Callable:
+    """`indices (n,) -> x, nfe, failed`, each (n, ...); compiled at the first call."""
     batch = by_device(
         lambda params, own, i: arrays_of(sample_batch(experiment, params, seed, i, own)),
         shared=2,
-        together=depend_on_each_other(section),
+        together=depend_on_each_other(experiment.config.sampling),
     )
-    run = lambda i: batch(params, own_parameters(experiment), i)
-    return lambda indices: in_parts(run, section.batch_size, indices)
+    return lambda indices: batch(params, own_parameters(experiment), indices)
 
 
 def depend_on_each_other(section) -> bool:
@@ -69,17 +67,16 @@ def stored_samples(
     """
     config = experiment.config
     store = open_store(SampleStore, folder, make_plan(experiment, params, step))
-    call = drawing(experiment, params, config.eval.seed)
+    size, run = config.sampling.batch_size, drawing(experiment, params, config.eval.seed)
 
     def batch_of(batch: int, index: np.ndarray) -> dict[str, np.ndarray]:
         if (found := store.load(batch, index)) is not None:
             return found
-        x, nfe, failed = call(index)
+        x, nfe, failed = in_parts(run, size, index)
         found = dict(zip(ARRAYS, (index, to_levels(experiment, x)[0], nfe, failed)))
         store.save(batch, found)
         return found
 
-    size = config.sampling.batch_size
     parts = np.split(np.arange(n, dtype=np.int32), range(size, n, size))
     batches = each(len(parts), lambda batch: batch_of(batch, parts[batch]))
     return {name: np.concatenate([found[name] for found in batches]) for name in ARRAYS}
@@ -100,12 +97,12 @@ def in_parts(run: Callable, size: int, *arrays) -> list[np.ndarray]:
 
 
 def in_shares(run: Callable, size: int, *arrays) -> list[np.ndarray]:
-    """`run(*parts)` as `in_parts` has it, over parts that the processes of a job share; the last
-    part is as long as it is."""
+    """The same, with the parts shared by the processes of a job."""
 
     def part(i: int) -> dict[str, np.ndarray]:
         rows = slice(i * size, (i + 1) * size)
-        return {str(k): v for k, v in enumerate(run(*(array[rows] for array in arrays)))}
+        made = in_parts(run, size, *(array[rows] for array in arrays))
+        return {str(k): leaf for k, leaf in enumerate(made)}
 
     found = each(-(-len(arrays[0]) // size), part)
     return [np.concatenate([part[name] for part in found]) for name in found[0]]
