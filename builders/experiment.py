@@ -24,6 +24,7 @@ from builders.sampling import build_sampler
 from builders.sources import build_sources, data_moments
 from builders.steps import Known
 from builders.training import build_loss, build_optimizer
+from data.source import unknown
 from losses.denoising import LossFn
 from samplers.base import SampleFn
 from sde_lib.classifier import LogitsFn
@@ -84,7 +85,35 @@ def build(config: ConfigDict, reads_data: bool = True) -> Experiment:
     check_numbers(config)
     path = build_path(config.sde)
     check_combinations(config)
-    train, test = build_sources(config, reads_data)
+    return assemble(config, path, *build_sources(config, reads_data))
+
+
+def replaced(experiment: Experiment, section: str, **values: Any) -> Experiment:
+    """The same experiment with other values in one section of its config.
+
+    Data and network stay as they are, so `section` is one that says what is done with a trained
+    network: "sampling", "likelihood", "eval", "latents", "guidance" or "edit".
+
+    Raises:
+        ValueError: for a key that the section does not have, or a value that no run can have.
+    """
+    config = ConfigDict(experiment.config.to_dict())
+    for key, value in values.items():
+        if key not in config[section]:
+            raise ValueError(unknown(f"key of {section}", key, tuple(config[section])))
+        try:
+            config[section][key] = value
+        except TypeError as error:
+            raise ValueError(f"{section}.{key} is {value!r}: {error}.") from None
+    check_numbers(config)
+    check_combinations(config)
+    return assemble(config, experiment.path, experiment.train, experiment.test)
+
+
+def assemble(
+    config: ConfigDict, path: sde_lib.AffinePath, train: data.Source, test: data.Source
+) -> Experiment:
+    """An experiment of a checked config, its law and its data."""
     scaler = data.Scaler(train.levels, config.data.centered, config.data.uniform_dequantization)
     model = build_model(config, train.shape)
     rank = config.sampling.teleport_rank or None

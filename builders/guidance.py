@@ -4,7 +4,6 @@ It is built for the modes that sample, on top of an experiment; a classifier is 
 read from its workdir with the config that lies there.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from ml_collections import ConfigDict
 import guidance
 from builders.checks import CLASS_GUIDANCE
 from builders.experiment import Experiment, build
+from builders.stored import stored_config
 from sde_lib.classifier import log_prob
 from sde_lib.prediction import PredictFn
 from training.restore import restore_ema
@@ -119,16 +119,14 @@ def load_classifier(experiment: Experiment, workdir: str) -> Experiment:
             "guidance.classifier is empty; train a classifier, with a config such as "
             "configs/digits_vp_classifier.py, and name its workdir."
         )
-    file = Path(workdir) / "config.json"
-    if not file.is_file():
+    if not (Path(workdir) / "config.json").is_file():
         raise ValueError(
             f"guidance.classifier is {workdir}, where there is no config.json; name the workdir of "
             "a run that trained a classifier."
         )
-    stored = tuples(json.loads(file.read_text()))
-    # A config of an older version may lack options; those that do not make a classifier are ours.
+    # Sections that say nothing of a classifier itself are those of this run.
     ours = experiment.config.to_dict()
-    config = ConfigDict({**stored, **{key: {**ours[key], **stored.get(key, {})} for key in BESIDE}})
+    config = ConfigDict({**stored_config(Path(workdir)).to_dict(), **{k: ours[k] for k in BESIDE}})
     other = build(config, reads_data=False)
     if other.logits is None:
         raise ValueError(
@@ -146,13 +144,6 @@ def load_classifier(experiment: Experiment, workdir: str) -> Experiment:
                 "see the same states: train one with this run's."
             )
     return other
-
-
-def tuples(tree: Any) -> Any:
-    """What JSON made lists as the tuples that they were."""
-    if isinstance(tree, dict):
-        return {key: tuples(value) for key, value in tree.items()}
-    return tuple(map(tuples, tree)) if isinstance(tree, list) else tree
 
 
 def check_condition(experiment: Experiment, params: Any) -> None:

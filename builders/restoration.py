@@ -33,8 +33,14 @@ class Restoration(NamedTuple):
     together: Callable[..., SampleResult] | None = None
 
 
-def build_restoration(experiment: Experiment) -> Restoration | None:
+def build_restoration(
+    experiment: Experiment, operator: LinearOperator | None = None
+) -> Restoration | None:
     """The restoration that a config asks for; None where it asks for none.
+
+    Args:
+        operator: what measured, in place of `guidance.operator`; the measurements are then given
+            with it.
 
     Raises:
         ValueError: for an operator that does not fit the data, pictures that are not there, or a
@@ -44,9 +50,10 @@ def build_restoration(experiment: Experiment) -> Restoration | None:
     section = config.guidance
     if section.method not in RESTORATION:
         return None
-    operator = build_operator(section, experiment.shape)
-    if not section.measurement:
-        given_source(experiment, section.dataset)  # refused here, if at all
+    if operator is None:
+        operator = build_operator(section, experiment.shape)
+        if not section.measurement:
+            given_source(experiment, section.dataset)  # refused here, if at all
     if section.method == "ensemble":
         return Restoration(operator, together=build_ensemble(config, path, operator))
     if section.method in STEPPING:

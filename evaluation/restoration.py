@@ -49,22 +49,32 @@ class Restored(NamedTuple):
 def restore(experiment, restoration, params: Any, seeds: range) -> Restored:
     """Measures and restores the examples of those numbers, `guidance.samples` times each; or
     restores the rows of those numbers in a file of measurements."""
-    section, seed = experiment.config.guidance, experiment.config.eval.seed
-    keys = fold_in(example_keys(seed, np.asarray(seeds)), 2)
-    *measuring, own_keys = split(keys, 3)
+    section = experiment.config.guidance
+    *measuring, own_keys = keys_of(experiment, np.asarray(seeds))
     if section.measurement:
         truth, y = None, read_measurement(Path(section.measurement), restoration.operator, seeds)
     else:
         truth, y = measured(experiment, restoration.operator, seeds, *measuring)
+    return restored(experiment, restoration, params, own_keys, y)._replace(truth=truth)
 
-    n, k = len(y), section.samples
+
+def keys_of(experiment, indices: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Keys `(n,)` of examples with these numbers: for their dequantisation, for the noise of their
+    measurement, for their restorations."""
+    return split(fold_in(example_keys(experiment.config.eval.seed, indices), 2), 3)
+
+
+def restored(experiment, restoration, params: Any, keys: jax.Array, y) -> Restored:
+    """`guidance.samples` restorations of each measurement y `(n, *shape_out)`, keys `(n,)`; the
+    truth is left out."""
+    n, k = len(y), experiment.config.guidance.samples
     make = one_by_one if restoration.together is None else together
-    x, nfe, failed = make(experiment, restoration, params, own_keys, y)
+    x, nfe, failed = make(experiment, restoration, params, keys, y)
     x = x.reshape(n, k, *experiment.shape)
     # A guide that is too stiff for the steps ends in what is not finite.
     failed = failed.reshape(n, k) | ~np.isfinite(x.reshape(n, k, -1)).all(axis=-1)
     x = np.where(failed.reshape(n, k, *(1,) * len(experiment.shape)), np.nan, x)
-    return Restored(truth, np.asarray(y), x, float(nfe.mean()), failed)
+    return Restored(None, np.asarray(y), x, float(nfe.mean()), failed)
 
 
 def measured(experiment, operator: LinearOperator, seeds: range, data_keys, noise_keys):

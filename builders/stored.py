@@ -1,0 +1,58 @@
+"""The config that lies in a workdir, whatever version of the program wrote it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import sde_lib
+from configs.base import base
+
+# Of these a key that is missing did not exist when they were written, and the constructor's own
+# default is what was done then.
+WHOLE = ("sde", "model")
+
+
+def stored_config(workdir: Path) -> ConfigDict:
+    """The config of a run, from `<workdir>/config.json`, completed by the defaults of today.
+
+    Raises:
+        ValueError: where there is no such file, or it is not a config.
+    """
+    file = Path(workdir) / "config.json"
+    if not file.is_file():
+        raise ValueError(
+            f"There is no config.json in {workdir}; name the workdir of a run that was trained or "
+            "imported."
+        )
+    try:
+        stored = tuples(json.loads(file.read_text(encoding="utf-8")))
+        law, network = stored["sde"]["name"], stored["model"]["name"]
+        law = sde_lib.ALIASES.get(law.lower(), law.lower())
+        config = base(law, network, stored["data"]["dataset"], stored["training"]["continuous"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{file} is not the config of a run ({type(error).__name__}: {error}); restore the "
+            "file, or train in another workdir."
+        ) from None
+    return completed(config, stored)
+
+
+def completed(config: ConfigDict, stored: dict[str, Any]) -> ConfigDict:
+    """The stored sections, in which keys that are missing have the values of `config`."""
+    ours = config.to_dict()
+    sections = {
+        name: {**ours[name], **value} if name in ours and name not in WHOLE else value
+        for name, value in stored.items()
+        if isinstance(value, dict)
+    }
+    rest = {name: value for name, value in stored.items() if name not in sections}
+    return ConfigDict({**ours, **rest, **sections})
+
+
+def tuples(tree: Any) -> Any:
+    """What JSON made lists as the tuples that they were."""
+    if isinstance(tree, dict):
+        return {key: tuples(value) for key, value in tree.items()}
+    return tuple(map(tuples, tree)) if isinstance(tree, list) else tree

@@ -1,0 +1,218 @@
+"""A trained run in one line, for a notebook or a script.
+
+    from scorefield import open_run
+
+    run = open_run("runs/digits")
+    run.sample(range(64), predictor="heun", steps=30).levels
+    run.log_likelihood(run.to_model(run.test.fetch(range(8)))).logp
+    run.restore(y, operator, method="mmps", noise_std=0.05, samples=4).x
+
+Every method takes the keys of its config section as keywords, for that call alone. Samples are as
+the command line draws them: sample i depends on its number and on `eval.seed`, whatever is drawn
+beside it. States are in units of the model unless said otherwise, with a batch axis first. Arrays
+come back as NumPy arrays. A method compiles its program once for each set of keywords and shape.
+"""
+
+import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from builders.experiment import Experiment, build, replaced
+from builders.restoration import build_restoration
+from builders.stored import stored_config
+from data import Source, from_array
+from evaluation.bits import DataBits, data_bits
+from evaluation.codes import decode_codes, dequantised, encode_data
+from evaluation.restoration import Restored, keys_of, restored
+from evaluation.sampling import drawing, in_parts, to_levels
+from guidance import LinearOperator
+from likelihood import LogLik
+from likelihood.latents import Latents
+from parallel.mesh import by_device
+from samplers.base import SampleResult
+from sde_lib import AffinePath, example_keys
+from sde_lib.prediction import PredictFn
+from training.restore import restore_ema
+
+
+class Samples(NamedTuple):
+    """`x` (n, ...) in units of the model; `levels` (n, ...), as the data set has them; `nfe`, the
+    mean number of evaluations of the network; `failed` (n,)."""
+
+    x: np.ndarray
+    levels: np.ndarray
+    nfe: float
+    failed: np.ndarray
+
+
+class Run:
+    """What `open_run` returns: `step` and averaged `params` of a checkpoint, and what they do."""
+
+    def __init__(self, workdir: Path, experiment: Experiment, step: int, params: Any):
+        self.workdir, self.experiment, self.step, self.params = workdir, experiment, step, params
+        self._kept: dict[Any, Any] = {}
+
+    def __repr__(self) -> str:
+        config = self.experiment.config
+        return f"Run({self.workdir}, {config.sde.name}, {config.model.name}, step {self.step})"
+
+    @property
+    def path(self) -> AffinePath:
+        """The law of noise."""
+        return self.experiment.path
+
+    @property
+    def train(self) -> Source:
+        """The training split; its `fetch(indices)` gives raw examples."""
+        return self.experiment.train
+
+    @property
+    def test(self) -> Source:
+        return self.experiment.test
+
+    @functools.cached_property
+    def predict(self) -> PredictFn:
+        """`(x, t) -> Prediction(x0, eps, score, velocity)`, compiled; samplers and guides take it."""
+        return jax.jit(self.experiment.predict(self.params))
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """`report.json`, as the last `--mode eval` left it.
+
+        Raises:
+            FileNotFoundError: where none has been written.
+        """
+        file = self.workdir / "report.json"
+        if not file.is_file():
+            raise FileNotFoundError(f"There is no {file}; run with --mode eval first.")
+        return json.loads(file.read_text(encoding="utf-8"))
+
+    def to_model(self, raw: Any, indices: Sequence[int] | None = None) -> np.ndarray:
+        """Raw examples (n, ...) in units of the model. Levels are dequantised by uniform noise that
+        belongs to the examples' numbers, 0 to n - 1 if not given."""
+        raw = np.asarray(raw)
+        return dequantised(self.experiment, raw, numbers(raw, indices))
+
+    def to_levels(self, x: Any) -> np.ndarray:
+        """States (n, ...) as the data set has its examples: the inverse of `to_model`."""
+        return to_levels(self.experiment, np.asarray(x))[0]
+
+    def sample(self, seeds: Sequence[int] = range(64), **sampling: Any) -> Samples:
+        """Samples with these numbers; keywords are keys of `sampling`."""
+        experiment = self._with("sampling", sampling)
+        seed = experiment.config.eval.seed
+        run = self._once("sample", sampling, lambda: drawing(experiment, self.params, seed))
+        size = experiment.config.sampling.batch_size
+        x, nfe, failed = in_parts(run, size, np.asarray(seeds, np.int32))
+        return Samples(x, to_levels(experiment, x)[0], float(np.mean(nfe)), failed)
+
+    def log_likelihood(self, x: Any, seed: int = 0, **likelihood: Any) -> LogLik:
+        """`log p` of states (n, ...) by the flow, in nats, summed over dimensions; keywords are keys
+        of `likelihood`. Example i draws its probes from `example_keys(seed, i)`."""
+        experiment = self._with("likelihood", likelihood)
+
+        def batch(params, indices, x):
+            keys = example_keys(seed, indices)
+            return experiment.log_likelihood(keys, experiment.predict(params), x)
+
+        run = self._once(("logp", seed), likelihood, lambda: by_device(batch, shared=1))
+        x = self._states(x)
+        size = min(experiment.config.eval.batch_size, len(x))
+        given = numbers(x), x
+        return LogLik(*in_parts(lambda *rows: run(self.params, *rows), size, *given))
+
+    def bits_per_dim(self, levels: Any, **likelihood: Any) -> DataBits:
+        """Bits/dim of raw examples (n, ...), with their mean and its standard error.
+
+        Raises:
+            ValueError: for continuous data, which have no bits/dim.
+        """
+        if not self.train.levels:
+            raise ValueError("Bits/dim is not defined for continuous data; take log_likelihood.")
+        given = from_array("given", "given", np.asarray(levels), None, self.train.levels)
+        return data_bits(self._with("likelihood", likelihood), self.params, given)
+
+    def encode(self, x: Any, **likelihood: Any) -> Latents:
+        """Codes of states (n, ...): their ends at t1 by the flow, in units of the prior's std."""
+        return encode_data(self._with("likelihood", likelihood), self.params, self._states(x))
+
+    def decode(self, z: Any, denoise: bool = False, **likelihood: Any) -> SampleResult:
+        """States of codes (n, ...), by the same flow backwards."""
+        experiment = self._with("likelihood", likelihood)
+        return decode_codes(experiment, self.params, self._states(z), denoise)
+
+    def restore(
+        self, y: Any, operator: LinearOperator, method: str = "mmps", **guidance: Any
+    ) -> Restored:
+        """Restorations x (n, K, ...) of measurements `y = A x0 + noise`, (n, *shape_out).
+
+        Args:
+            operator: A, such as `guidance.OPERATORS["blur"](run.experiment.shape, 1.5)`.
+            method: as `guidance.method` of a config.
+            guidance: keys of that section: `noise_std`, `samples` for K, ...
+        """
+        experiment = self._with("guidance", {"method": method, **guidance})
+        restoration = build_restoration(experiment, operator)
+        if restoration is None:
+            raise ValueError(f"guidance.method is {method!r}, which restores nothing; take 'mmps'.")
+        y = np.asarray(y, np.float32)
+        if y.shape[1:] != tuple(operator.shape_out):
+            raise ValueError(
+                f"y has shape {y.shape} and {operator.name!r} measures {operator.shape_out}; it "
+                f"must be {('n', *operator.shape_out)}."
+            )
+        keys = keys_of(experiment, numbers(y))[-1]
+        return restored(experiment, restoration, self.params, keys, y)
+
+    def _with(self, section: str, values: dict[str, Any]) -> Experiment:
+        """The experiment with other values in one section of the config."""
+        if not values:
+            return self.experiment
+        make = lambda: replaced(self.experiment, section, **values)
+        return self._once(section, values, make)
+
+    def _once(self, what: Any, values: dict[str, Any], make: Callable[[], Any]) -> Any:
+        """What `make` returns, made once for these keywords."""
+        key = what, json.dumps(values, sort_keys=True, default=repr)
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+    def _states(self, x: Any) -> np.ndarray:
+        """`x` as float32 states.
+
+        Raises:
+            ValueError: for another shape than (n, ...) of an example.
+        """
+        x, shape = np.asarray(x, np.float32), tuple(self.experiment.shape)
+        if x.ndim == 0 or x.shape[1:] != shape or len(x) == 0:
+            raise ValueError(f"The states have shape {x.shape}; this run takes {('n', *shape)}.")
+        return x
+
+
+def open_run(workdir: str | Path, step: int | None = None) -> Run:
+    """Opens a run that was trained, or imported by `tools.import_score_sde`.
+
+    Args:
+        workdir: where it lies; the config is the one in it.
+        step: of the checkpoint, the latest if not given.
+
+    Raises:
+        ValueError: where there is no run, or its config is damaged.
+        CheckpointError: where there is no such checkpoint.
+    """
+    workdir = Path(workdir).expanduser().absolute()
+    experiment = build(stored_config(workdir), reads_data=False)
+    return Run(workdir, experiment, *restore_ema(experiment, workdir, step))
+
+
+def numbers(array: np.ndarray, given: Sequence[int] | None = None) -> np.ndarray:
+    """The numbers of examples, `(n,)`: those given, or 0 to n - 1."""
+    return np.asarray(np.arange(len(array)) if given is None else given, np.int32)

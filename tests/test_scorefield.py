@@ -1,0 +1,113 @@
+"""A run opened in one line gives what the command line gives."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import tiny
+
+from builders.experiment import build
+from evaluation.sampling import draw
+from guidance import OPERATORS
+from likelihood import bits_per_dim
+from scorefield import open_run
+from training.run import run_training
+
+CHANGES = {"likelihood__divergence": "exact", "likelihood__steps": 8, "sampling__denoise": False}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run of two steps, with a checkpoint at each."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    config = tiny(training__n_iters=2, training__snapshot_freq=1, **CHANGES)
+    run_training(build(config), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(workdir):
+    return open_run(workdir)
+
+
+def test_what_it_is(run, workdir):
+    assert run.step == 2 and open_run(str(workdir), step=1).step == 1
+    assert (run.path.beta_max, run.test.size, run.experiment.shape) == (20.0, 297, (8, 8, 1))
+    assert "digits, vp, mlp, step 2" in repr(run)
+
+
+def test_samples_are_those_of_the_command_line(run):
+    """By their numbers, with the section as it is and with another solver."""
+    expected = draw(run.experiment, run.params, range(12), seed=0)
+    np.testing.assert_array_equal(run.sample(range(12)).x, expected.x)
+    few = run.sample([7, 3], predictor="heun", steps=2)
+    assert few.nfe == 4 and few.levels.shape == (2, 8, 8, 1) and not few.failed.any()
+    np.testing.assert_array_equal(few.x[1], run.sample([3], predictor="heun", steps=2).x[0])
+
+
+def test_likelihood_and_bits_are_two_names_of_one_number(run):
+    """With the exact divergence there are no probes, so only the noise of the levels matters."""
+    levels = run.test.fetch(np.arange(3))
+    logp = run.log_likelihood(run.to_model(levels)).logp
+    bits = run.bits_per_dim(levels).per_example
+    volume = run.experiment.bits_scaler.log_volume()
+    np.testing.assert_allclose(bits, bits_per_dim(jnp.asarray(logp), 64, volume), rtol=1e-5)
+
+
+def test_codes_come_back(run):
+    x = run.to_model(run.test.fetch(np.arange(2)))
+    codes = run.encode(x, steps=40)
+    back = run.decode(codes.z, steps=40)
+    np.testing.assert_allclose(back.x, x, atol=2e-2)
+    np.testing.assert_array_equal(run.to_levels(back.x), run.test.fetch(np.arange(2)))
+
+
+def test_a_restoration_keeps_what_was_measured(run):
+    keep = np.zeros((8, 8), int)
+    keep[:4] = 1
+    operator = OPERATORS["mask"]((8, 8, 1), keep)
+    y = np.asarray(operator.forward(run.to_model(run.test.fetch(np.arange(2)))))
+    found = run.restore(y, operator, "impute", samples=3, noise_std=0.0)
+    assert found.x.shape == (2, 3, 8, 8, 1) and not found.failed.any()
+    for k in range(3):
+        np.testing.assert_allclose(operator.forward(found.x[:, k]), y, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda run: run.sample([0], predicter="heun"), "did you mean 'predictor'"),
+        (lambda run: run.sample([0], predictor="hoin"), "Unknown sampling.predictor 'hoin'"),
+        (lambda run: run.sample([0], steps=0), "sampling.steps is 0; it must be positive"),
+        (lambda run: run.sample([0], steps="many"), "sampling.steps is 'many'"),
+        (lambda run: run.encode(np.zeros((2, 64))), r"shape \(2, 64\); this run takes"),
+        (lambda run: run.restore(0, OPERATORS["greyscale"]((8, 8, 3)), "none"), "restores nothing"),
+        (lambda run: run.report, "run with --mode eval first"),
+    ],
+)
+def test_errors(run, call, words):
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        call(run)
+
+
+def test_a_workdir_of_an_earlier_version(run, workdir, tmp_path):
+    """Keys and sections that came later have their defaults; what was trained is what is said."""
+    (tmp_path / "checkpoints").symlink_to(workdir / "checkpoints")
+    stored = json.loads((workdir / "config.json").read_text())
+    del stored["edit"], stored["sampling"]["teleport_sigma"], stored["mesh"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    old = open_run(tmp_path)
+    assert old.experiment.config.to_dict() == run.experiment.config.to_dict()
+
+
+def test_what_is_no_run(tmp_path):
+    with pytest.raises(ValueError, match=r"There is no config\.json in .*nowhere"):
+        open_run(tmp_path / "nowhere")
+    for text in ("[1, 2]", "3", "{", '{"sde": 1}', "[" * 5000):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=r"config\.json is not the config of a run"):
+            open_run(tmp_path)
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(ValueError, match="is not the config of a run"):
+        open_run(tmp_path)
