@@ -122,7 +122,7 @@ def run(experiment: Experiment, workdir: Path) -> None:
         for path in write_fid_stats(experiment, workdir):
             print(f"wrote {path}")
         return
-    claim(workdir, experiment.config, FORCE.value, training=False)
+    claim(workdir, experiment.settings, FORCE.value, training=False)
     if experiment.logits is not None and MODE.value != "eval":
         raise ValueError(
             f"--mode {MODE.value} needs a score, and model.name = {experiment.config.model.name!r} "

@@ -79,7 +79,7 @@ class Run:
 
     @functools.cached_property
     def predict(self) -> PredictFn:
-        """`(x, t) -> Prediction(x0, eps, score, velocity)`, compiled; samplers and guides take it."""
+        """`(x, t) -> Prediction(x0, eps, score, velocity)`, compiled; for samplers, guides."""
         return jax.jit(self.experiment.predict(self.params))
 
     @property
@@ -114,8 +114,8 @@ class Run:
         return Samples(x, to_levels(experiment, x)[0], float(np.mean(nfe)), failed)
 
     def log_likelihood(self, x: Any, seed: int = 0, **likelihood: Any) -> LogLik:
-        """`log p` of states (n, ...) by the flow, in nats, summed over dimensions; keywords are keys
-        of `likelihood`. Example i draws its probes from `example_keys(seed, i)`."""
+        """`log p` of states (n, ...) by the flow, in nats, summed over dimensions; keywords are
+        keys of `likelihood`. Example i draws its probes from `example_keys(seed, i)`."""
         experiment = self._with("likelihood", likelihood)
 
         def batch(params, indices, x):

@@ -3,77 +3,91 @@
 from pathlib import Path
 
 from jax import Array
-from ml_collections import ConfigDict
 
 import samplers
-import sde_lib
-from builders.steps import Known, build_method
+from builders.steps import Parts
 from models.noise_level import FILE, Trained, load
+from samplers import denoising_mcmc as mcmc
 from samplers.base import SampleFn, SampleResult
-from samplers.denoising_mcmc import denoising_mcmc
 from samplers.langevin_gibbs import Walk
 from samplers.levels import make_levels
 from sde_lib.prediction import PredictFn
 
 
-def build_denoising_mcmc(section: ConfigDict, path: sde_lib.AffinePath, known: Known) -> SampleFn:
-    """Chains that begin with a run of Heun, and whose states the configured method denoises."""
-    del known
-    network = build_level_network(section)
-    levels = make_levels(path, network.options["levels"], network.sigma_min, network.sigma_max)
-    ts = samplers.make_grid(section.grid, path, section.chain_start_steps, section.eps)
-    walk = Walk(
-        section.chain_eta,
-        section.chain_moves,
-        section.chain_update,
-        build_burn_in(section),
-        section.chain_start_std,
-    )
+def denoising_mcmc(
+    parts: Parts,
+    network: str = "",
+    eta: float = 0.1,
+    moves: int = 10,
+    update: str = "argmax",
+    outputs: int = 1,
+    start_steps: int = 20,
+    start_std: float = 0.5,
+    burn_in: tuple = ((10, 0.1),),
+) -> SampleFn:
+    """Chains that begin with a run of Heun, and whose states the predictor and corrector denoise.
+
+    Args:
+        network: the workdir that tools.train_noise_level was given.
+        eta: step size of a move, in units of data^2.
+        moves: moves of the chain for a sample.
+        update: how a noise level is chosen, "argmax" or "gibbs".
+        outputs: samples that a chain gives one after the other; above 1 they share its seed, that
+            of the first.
+        start_steps: steps of the run of Heun that the chain begins with.
+        start_std: the noise added to the end of that run.
+        burn_in: moves before the first sample, rows (number, step size).
+    """
+    path, section = parts.path, parts.section
+    trained = build_level_network(section, network, outputs)
+    levels = make_levels(path, trained.options["levels"], trained.sigma_min, trained.sigma_max)
+    ts = samplers.make_grid(section.grid, path, start_steps, section.eps)
+    walk = Walk(eta, moves, update, burn_in_rows(burn_in), start_std)
 
     def start(key: Array, predict: PredictFn, x: Array) -> SampleResult:
         return samplers.sample(key, predict, samplers.heun(path), x, ts, denoise=True)
 
-    return denoising_mcmc(
+    return mcmc.denoising_mcmc(
         path,
         levels,
-        network.logits,
+        trained.logits,
         start,
-        build_method(section, path),
+        parts.step(),
         walk,
         steps=section.steps,
         eps=section.eps,
         grid=section.grid,
-        outputs=section.chain_outputs,
+        outputs=outputs,
     )
 
 
-def build_level_network(section: ConfigDict) -> Trained:
+def build_level_network(section, network: str, outputs: int) -> Trained:
     """The network of p(level | y), which must be there before anything is built on it."""
     if not section.denoise:
         raise ValueError(
             "sampling.denoise is False, and sampling.method 'denoising_mcmc' ends with the "
             "conditional mean of the data always; set it to True."
         )
-    if section.batch_size % section.chain_outputs:
+    if outputs < 1 or section.batch_size % outputs:
         raise ValueError(
-            f"sampling.batch_size is {section.batch_size} and sampling.chain_outputs "
-            f"{section.chain_outputs}; a batch is made of whole chains: make it a multiple."
+            f"sampling.batch_size is {section.batch_size} and sampling.denoising_mcmc.outputs "
+            f"{outputs}; a batch is made of whole chains: make it a multiple."
         )
-    if not section.chain_network:
+    if not network:
         raise ValueError(
-            "sampling.chain_network is empty; train a network of the noise level with `python -m "
-            "tools.train_noise_level --config FILE --workdir DIR` and name its folder with "
-            "--config.sampling.chain_network=DIR."
+            "sampling.denoising_mcmc.network is empty; train a network of the noise level with "
+            "`python -m tools.train_noise_level --config FILE --workdir DIR` and name its folder "
+            "with --config.sampling.denoising_mcmc.network=DIR."
         )
-    return load(Path(section.chain_network) / FILE)
+    return load(Path(network) / FILE)
 
 
-def build_burn_in(section: ConfigDict) -> tuple[tuple[int, float], ...]:
-    """The rows `(number, eta)` of `sampling.chain_burn_in`."""
-    for row in section.chain_burn_in:
+def burn_in_rows(rows: tuple) -> tuple[tuple[int, float], ...]:
+    """The rows `(number, eta)`."""
+    for row in rows:
         if not isinstance(row, tuple) or len(row) != 2 or int(row[0]) != row[0]:
             raise ValueError(
-                f"sampling.chain_burn_in has the row {row!r}; a row is (number of moves, step "
-                "size), and the rows stand in a tuple."
+                f"sampling.denoising_mcmc.burn_in has the row {row!r}; a row is (number of moves, "
+                "step size), and the rows stand in a tuple."
             )
-    return tuple((int(number), eta) for number, eta in section.chain_burn_in)
+    return tuple((int(number), eta) for number, eta in rows)

@@ -39,15 +39,9 @@ RANGES = (
     (
         "training.batch_size training.n_iters training.accumulate training.n_jitted_steps "
         "training.log_freq mesh.fsdp optim.lr "
-        "optim.eps prediction.sigma_data sampling.steps sampling.batch_size sampling.n_steps_each "
-        "sampling.rtol sampling.atol sampling.sde_rtol sampling.sde_atol sampling.max_steps "
-        "likelihood.num_probes likelihood.eps likelihood.steps likelihood.order "
-        "likelihood.sigma_data likelihood.rtol likelihood.atol "
-        "likelihood.max_steps eval.batch_size eval.num_samples eval.bpd_repeats "
-        "eval.bpd_samples "
-        "sampling.solver_order sampling.sigma_data sampling.sde_eta sampling.s_tmax "
-        "sampling.s_noise sampling.chain_eta sampling.chain_moves sampling.chain_outputs "
-        "sampling.chain_start_steps model.num_scales model.width model.depth model.expansion "
+        "optim.eps prediction.sigma_data sampling.steps sampling.batch_size likelihood.eps "
+        "eval.batch_size eval.num_samples eval.bpd_repeats eval.bpd_samples "
+        "model.num_scales model.width model.depth model.expansion "
         "model.nf model.num_res_blocks latents.temperature guidance.samples guidance.factor "
         "guidance.lines guidance.angles guidance.blur_std guidance.data_std guidance.iterations "
         "guidance.repeats guidance.jump guidance.particles edit.samples edit.strength edit.repeats",
@@ -57,15 +51,13 @@ RANGES = (
     (
         "optim.warmup optim.weight_decay optim.grad_clip training.eval_freq training.snapshot_freq "
         "training.max_skipped "
-        "training.keep_snapshots sampling.snr sampling.eta sampling.s_churn sampling.s_tmin "
-        "sampling.teleport_sigma sampling.teleport_rank sampling.lml "
-        "sampling.chain_start_std guidance.noise_std guidance.zeta edit.content",
+        "training.keep_snapshots guidance.noise_std guidance.zeta edit.content",
         lambda x: 0 <= x < math.inf,
         "be finite and not negative",
     ),
     ("training.label_dropout edit.eta edit.eta_kept", lambda x: 0 <= x <= 1, "lie in [0, 1]"),
     (
-        "optim.beta1 optim.beta2 training.ema_rate model.dropout sampling.lml_freeze",
+        "optim.beta1 optim.beta2 training.ema_rate model.dropout",
         lambda x: 0 <= x < 1,
         "lie in [0, 1)",
     ),
@@ -114,11 +106,6 @@ def check_combinations(config: ConfigDict) -> None:
             f"prediction.conditioning is {config.prediction.conditioning!r}, which takes negative "
             "values, and model.embedding_type is 'fourier', which takes their logarithm; condition "
             "on 'sigma', or take another embedding."
-        )
-    if config.sampling.method == "sde" and config.sampling.batching == "batch":
-        raise ValueError(
-            "sampling.batching is 'batch' and sampling.method 'sde'; the adaptive SDE steps by "
-            "example only: take batching 'example' or method 'ode'."
         )
 
 

@@ -16,11 +16,13 @@ import data
 import likelihood
 import samplers
 import sde_lib
+from builders.aliases import modern
 from builders.checks import check_combinations, check_numbers, classes_told
 from builders.likelihood import build_flow_solver, build_likelihood
 from builders.model import build_logits, build_model, build_predict
 from builders.path import build_path
 from builders.sampling import build_sampler
+from builders.sections import pruned, used
 from builders.sources import build_sources, data_moments
 from builders.steps import Known
 from builders.training import build_loss, build_optimizer
@@ -64,6 +66,11 @@ class Experiment:
     classes: Any = None
 
     @property
+    def settings(self) -> ConfigDict:
+        """The config with the sections that it uses and no others, as it is written down."""
+        return pruned(self.config)
+
+    @property
     def num_classes(self) -> int:
         """Classes that the network is told, or tells apart; 0 for none."""
         return classes_told(self.config)
@@ -82,6 +89,7 @@ def build(config: ConfigDict, reads_data: bool = True) -> Experiment:
     Raises:
         ValueError: for a name that is not known, or a number out of range. One sentence.
     """
+    config = modernised(config)
     check_numbers(config)
     path = build_path(config.sde)
     check_combinations(config)
@@ -97,17 +105,36 @@ def replaced(experiment: Experiment, section: str, **values: Any) -> Experiment:
     Raises:
         ValueError: for a key that the section does not have, or a value that no run can have.
     """
-    config = ConfigDict(experiment.config.to_dict())
-    for key, value in values.items():
-        if key not in config[section]:
-            raise ValueError(unknown(f"key of {section}", key, tuple(config[section])))
+    config = experiment.config.copy_and_resolve_references()
+    choices = [key for key in values if key in config[section]]
+    for key in (*choices, *(key for key in values if key not in choices)):
+        place = place_of(section, config[section], key)
         try:
-            config[section][key] = value
+            place[key] = values[key]
         except TypeError as error:
-            raise ValueError(f"{section}.{key} is {value!r}: {error}.") from None
+            raise ValueError(f"{section}.{key} is {values[key]!r}: {error}.") from None
+    config = modernised(config)
     check_numbers(config)
     check_combinations(config)
     return assemble(config, experiment.path, experiment.train, experiment.test)
+
+
+def place_of(name: str, section: ConfigDict, key: str) -> ConfigDict:
+    """Where a key of a section belongs: to the section itself, or to a method that it uses."""
+    methods = [section[method] for method in sorted(used(name, section))]
+    for place in (section, *methods):
+        if key in place:
+            return place
+    known = [known for place in (section, *methods) for known in place]
+    raise ValueError(unknown(f"key of {name}", key, known))
+
+
+def modernised(config: ConfigDict) -> ConfigDict:
+    """A config whose old keys have been moved to where they belong now."""
+    config = config.copy_and_resolve_references()
+    for name in ("sampling", "likelihood"):
+        config[name] = modern(name, config[name])
+    return config
 
 
 def assemble(
@@ -116,7 +143,7 @@ def assemble(
     """An experiment of a checked config, its law and its data."""
     scaler = data.Scaler(train.levels, config.data.centered, config.data.uniform_dequantization)
     model = build_model(config, train.shape)
-    rank = config.sampling.teleport_rank or None
+    rank = config.sampling.pc.teleport_rank or None
     moments = lambda: data_moments(train, scaler, config.data.random_flip, rank)
     known = Known(config.training.continuous, moments)
     return Experiment(

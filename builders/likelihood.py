@@ -8,8 +8,9 @@ from ml_collections import ConfigDict
 import likelihood
 import samplers
 import sde_lib
+from builders.aliases import modern
 from builders.checks import choose
-from builders.steps import build_solver
+from builders.steps import construct
 from sde_lib.prediction import PredictFn
 
 
@@ -17,8 +18,10 @@ def build_likelihood(
     section: ConfigDict, path: sde_lib.AffinePath
 ) -> Callable[..., likelihood.LogLik]:
     """`(key, predict, x) -> LogLik`."""
-    make = choose("likelihood.divergence", section.divergence, likelihood.DIVERGENCES)
-    divergence, solver = make(section.num_probes), build_flow_solver(section)
+    solver, section = build_flow_solver(section), modern("likelihood", section)
+    name = section.divergence
+    make = choose("likelihood.divergence", name, likelihood.DIVERGENCES)
+    divergence = construct(f"likelihood.{name}", make, section[name])
 
     def run(key: Array, predict: PredictFn, x: Array) -> likelihood.LogLik:
         return likelihood.log_likelihood(
@@ -30,9 +33,14 @@ def build_likelihood(
 
 def build_flow_solver(section: ConfigDict) -> samplers.Solver | likelihood.Adams:
     """Of the flow between data and noise: to a tolerance, or in fixed steps."""
-    if section.solver != "adams":
-        return build_solver("likelihood", section)
-    choose("likelihood.variable", section.variable, samplers.VARIABLES)
-    solver = likelihood.Adams(section.steps, section.order, section.variable, section.sigma_data)
-    likelihood.check_adams(solver)
-    return solver
+    name = section.solver
+    make = choose("likelihood.solver", name, likelihood.FLOW_SOLVERS)
+    choose("likelihood.divergence", section.divergence, likelihood.DIVERGENCES)
+    own = modern("likelihood", section)[name]
+
+    def checked(**options) -> samplers.Solver | likelihood.Adams:
+        solver = make(**options)
+        (likelihood.check_adams if name == "adams" else samplers.check_solver)(solver)
+        return solver
+
+    return construct(f"likelihood.{name}", lambda **options: checked(**options), own)

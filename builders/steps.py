@@ -1,16 +1,17 @@
-"""What several methods of sampling are made of: solvers, grids, and one step of a method."""
+"""One step of a method: the predictor and the corrector of a config, and the grid they go down."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from inspect import signature
+from typing import Any, NamedTuple
 
 from jax import Array
 from ml_collections import ConfigDict
 
 import samplers
 import sde_lib
-from builders.checks import choose
 
-SAMPLER_ALIASES = {"ancestral_sampling": "ancestral"}
+# Predictors that follow an ODE, which may be turned whole; others may have noise or memory.
+TURNED = ("heun", "dpm_solver", "adams_bashforth", "unipc", "velocity_ab")
 
 
 class Known(NamedTuple):
@@ -24,103 +25,109 @@ class Known(NamedTuple):
     moments: Callable[[], sde_lib.Moments] | None = None
 
 
-def build_solver(name: str, section: ConfigDict) -> samplers.Solver:
-    known = (*samplers.SOLVERS, "adams") if name == "likelihood" else samplers.SOLVERS
-    choose(f"{name}.solver", section.solver, known)
-    choose(f"{name}.variable", section.variable, samplers.VARIABLES)
-    return samplers.Solver(
-        section.solver,
-        section.rtol,
-        section.atol,
-        section.max_steps,
-        section.variable,
-        section.sigma_data,
-    )
+class Parts(NamedTuple):
+    """What a method of sampling is made of: the law, the section `sampling`, and what is known."""
+
+    path: sde_lib.AffinePath
+    section: ConfigDict
+    known: Known = Known()
+
+    def step(self) -> samplers.Sampler:
+        return build_method(self.section, self.path)
+
+    def grid(self) -> Array:
+        return build_grid(self.section, self.path)
+
+    def end(self) -> float:
+        return build_end(self.section, self.path)
+
+
+def construct(where: str, make: Callable, section: Mapping[str, Any], **given: Any) -> Any:
+    """Calls a constructor with its section, and with those of `given` that it has arguments for.
+
+    Args:
+        where: the section's name, such as "sampling.edm". Where the constructor refuses one of its
+            options, the sentence begins with the whole key.
+    """
+    takes = signature(make).parameters
+    given = {name: value for name, value in given.items() if name in takes}
+    try:
+        return make(**given, **section)
+    except ValueError as error:
+        if str(error).split(" ")[0] in section:
+            raise ValueError(f"{where}.{error}") from None
+        raise
 
 
 def build_grid(section: ConfigDict, path: sde_lib.AffinePath) -> Array:
-    return samplers.make_grid(section.grid, path, section.steps, build_end(section, path))
+    own = section.get(section.grid, {})
+    make = lambda **own: samplers.make_grid(section.grid, path, section.steps, section.eps, **own)
+    return construct(f"sampling.{section.grid}", make, own)
 
 
 def build_end(section: ConfigDict, path: sde_lib.AffinePath) -> float:
     """The last node: eps, or where the recipe of the two-stage grid stops."""
-    if section.grid != "two_stage":
-        return section.eps
-    return samplers.early_end(path, samplers.RECIPES[section.recipe], section.eps)
+    recipe = section.get(section.grid, {}).get("recipe", "")
+    return (
+        samplers.early_end(path, samplers.RECIPES[recipe], section.eps) if recipe else section.eps
+    )
 
 
 def build_method(section: ConfigDict, path: sde_lib.AffinePath) -> samplers.Sampler:
     """The predictor and the corrector of one step."""
-    predictor = build_predictor(section, path)
-    corrector = build_corrector(section, path, section.n_steps_each)
-    return samplers.predictor_corrector(predictor, corrector, section.order)
+    predictor, corrector = build_predictor(section, path), build_corrector(section, path)
+    return samplers.predictor_corrector(predictor, corrector, section.pc.order)
 
 
 def build_parts(section: ConfigDict, path: sde_lib.AffinePath) -> list[samplers.Sampler]:
     """The same one by one and in order, each step of the corrector by itself: for what has to act
     after each of them."""
-    predictor, corrector = build_predictor(section, path), build_corrector(section, path, 1)
-    correctors = [corrector] * section.n_steps_each
-    parts = [predictor, *correctors] if section.order == "paper" else [*correctors, predictor]
+    predictor, corrector = build_predictor(section, path), build_corrector(section, path, n_steps=1)
+    count = section[section.corrector].n_steps if corrector else 0
+    correctors = [corrector] * count
+    parts = [predictor, *correctors] if section.pc.order == "paper" else [*correctors, predictor]
     return [part for part in parts if part is not None]
 
 
 def build_predictor(section: ConfigDict, path: sde_lib.AffinePath) -> samplers.Sampler | None:
     """The predictor of one step, None if there is none."""
-    fast = {"order": section.solver_order, "form": section.form}
-    churn = {key: section[key] for key in ("steps", "s_churn", "s_tmin", "s_tmax", "s_noise")}
-    own = {
-        "ancestral": {"variance": section.variance},
-        "ddim": {"eta": section.eta},
-        "dpm_solver": fast,
-        "dpm_multistep": {**fast, "eta": section.eta},
-        "adams_bashforth": fast,
-        "unipc": {**fast, "variant": section.variant},
-        "edm": {**churn, "eta": section.eta},
-        "bdia": {"gamma": section.gamma, "frame": "unit"},
-        "restoration": {"look_back": section.look_back},
-        "velocity_ab": {"order": section.solver_order, "sigma_data": section.sigma_data},
-        "euler_maruyama": {"probability_flow": section.probability_flow},
-        "reverse_diffusion": {"probability_flow": section.probability_flow},
-    }
-    name = SAMPLER_ALIASES.get(section.predictor, section.predictor)
+    name = section.predictor
     if name == "none":
         if section.corrector == "none":
             raise ValueError("sampling.predictor and sampling.corrector are both 'none'; name one.")
         return None
-    if section.probability_flow and "probability_flow" not in own.get(name, {}):
-        raise ValueError(
-            f"sampling.probability_flow is set, but the predictor {name!r} has no such form; "
-            "take euler_maruyama or reverse_diffusion."
-        )
-    predictor = samplers.PREDICTORS[name](path, **own.get(name, {}))
-    return build_lml(section, path, name, predictor) if section.lml else predictor
+    own = section.get(name, {})
+    predictor = construct(
+        f"sampling.{name}", samplers.PREDICTORS[name], own, path=path, steps=section.steps
+    )
+    if not section.pc.lml:
+        return predictor
+    check_turned(name, own, section.pc)
+    return samplers.lml(
+        path, predictor, section.pc.lml, section.pc.lml_placement, section.pc.lml_freeze
+    )
 
 
 def build_corrector(
-    section: ConfigDict, path: sde_lib.AffinePath, n_steps: int
+    section: ConfigDict, path: sde_lib.AffinePath, **changes: Any
 ) -> samplers.Sampler | None:
     """The corrector of one step, None if there is none."""
     if section.corrector == "none":
         return None
-    make = samplers.CORRECTORS[section.corrector]
-    at = "end" if section.order == "paper" else "start"
-    return make(path, section.snr, n_steps, section.norm, at)
+    at = "end" if section.pc.order == "paper" else "start"
+    own, name = {**section[section.corrector], **changes}, section.corrector
+    return construct(f"sampling.{name}", samplers.CORRECTORS[name], own, path=path, at=at)
 
 
-def build_lml(
-    section: ConfigDict, path: sde_lib.AffinePath, name: str, predictor: samplers.Sampler
-) -> samplers.Sampler:
-    """The predictor with its direction turned; refused where noise would be turned with it."""
-    solves = name in ("heun", "dpm_solver", "adams_bashforth", "unipc", "velocity_ab")
-    solves = solves or (name in ("ddim", "dpm_multistep", "edm") and section.eta == 0)
-    solves = solves and not (name == "edm" and section.s_churn)
-    solves = solves or (name == "euler_maruyama" and section.probability_flow)
-    turns_eps = name == "ddim" and section.lml_placement == "direction"
+def check_turned(name: str, own: Mapping[str, Any], pc: ConfigDict) -> None:
+    """Refuses to turn a predictor whose noise or memory would be turned with it."""
+    noisy = own.get("eta", 0.0) or own.get("s_churn", 0.0)
+    solves = name in TURNED or (name in ("ddim", "dpm_multistep", "edm") and not noisy)
+    solves = solves or (name == "euler_maruyama" and own["probability_flow"])
+    turns_eps = name == "ddim" and pc.lml_placement == "direction"
     if not (solves or turns_eps):
         raise ValueError(
-            f"sampling.lml is {section.lml} around the predictor {name!r}, whose noise or memory "
+            f"sampling.pc.lml is {pc.lml} around the predictor {name!r}, whose noise or memory "
             "it would turn too; take ddim, dpm_solver, dpm_multistep, adams_bashforth or unipc "
-            "without noise, or set sampling.lml=0."
+            "without noise, or set sampling.pc.lml=0."
         )
-    return samplers.lml(path, predictor, section.lml, section.lml_placement, section.lml_freeze)

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import sde_lib
+from builders.aliases import modern
 from configs.base import base
 
 # Of these a key that is missing did not exist when they were written, and the constructor's own
@@ -41,14 +42,20 @@ def stored_config(workdir: Path) -> ConfigDict:
 
 def completed(config: ConfigDict, stored: dict[str, Any]) -> ConfigDict:
     """The stored sections, in which keys that are missing have the values of `config`."""
-    ours = config.to_dict()
-    sections = {
-        name: {**ours[name], **value} if name in ours and name not in WHOLE else value
-        for name, value in stored.items()
-        if isinstance(value, dict)
-    }
-    rest = {name: value for name, value in stored.items() if name not in sections}
-    return ConfigDict({**ours, **rest, **sections})
+    found = config.to_dict()
+    for name, value in stored.items():
+        nested = isinstance(value, dict) and name in found and name not in WHOLE
+        found[name] = merged(found[name], value) if nested else value
+    found = ConfigDict(found)
+    for name in ("sampling", "likelihood"):
+        found[name] = modern(name, found[name], strict=False)
+    return found
+
+
+def merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """A section with the stored values, the methods' sections in it likewise."""
+    nested = lambda key, value: isinstance(value, dict) and isinstance(ours.get(key), dict)
+    return {**ours, **{k: {**ours[k], **v} if nested(k, v) else v for k, v in theirs.items()}}
 
 
 def tuples(tree: Any) -> Any:

@@ -42,8 +42,8 @@ def annealed(config: ConfigDict, techniques: str) -> ConfigDict:
     config.sampling.steps = levels.number
     config.sampling.predictor = "none"
     config.sampling.corrector = "ald"
-    config.sampling.n_steps_each = levels.n_steps
-    config.sampling.snr = levels.snr
+    config.sampling.ald.n_steps = levels.n_steps
+    config.sampling.ald.snr = levels.snr
     config.training.ema_rate = 0.999 if "5" in techniques else 0.0  # at 0 the last parameters
     config.optim.lr = 1e-4 if "3" in techniques else 1e-3
     config.optim.warmup = 0

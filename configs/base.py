@@ -7,6 +7,9 @@ so a flag that the chosen law or network does not know is refused instead of ign
 
 from ml_collections import ConfigDict
 
+from builders.aliases import old_keys
+from builders.sections import sections
+
 LAWS = {
     "vp": {"beta_min": 0.1, "beta_max": 20.0, "t0": 1e-5, "t1": 1.0},
     "subvp": {"beta_min": 0.1, "beta_max": 20.0, "t0": 1e-5, "t1": 1.0},
@@ -132,6 +135,14 @@ DATA = {
 }
 
 
+def add_methods(section: ConfigDict, name: str) -> None:
+    """Adds the sections of the methods that a section may choose, made from their signatures, and
+    fields for the keys that they had before methods had sections."""
+    for method, options in sections(name).items():
+        section[method] = ConfigDict(options)
+    section.update(old_keys(name))
+
+
 def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDict:
     """The defaults for a law, a network and a kind of data, by name.
 
@@ -204,78 +215,30 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.sampling.method = "pc" if continuous else "score_sde"
     config.sampling.predictor = "reverse_diffusion" if law == "ve" else "euler_maruyama"
     config.sampling.corrector = "langevin" if law == "ve" else "none"
-    config.sampling.order = "paper"  # predictor, then corrector; or "original"
-    config.sampling.snr = 0.16
-    config.sampling.n_steps_each = 1
-    # Langevin step sizes by example; or by batch, as in the released code.
-    config.sampling.norm = "example" if continuous else "batch"
-    config.sampling.variance = "posterior"  # of ancestral sampling; or "forward"
-    config.sampling.eta = 0.0  # strength of the noise of ddim, dpm_multistep and edm
-    # Of dpm_solver, dpm_multistep, adams_bashforth, velocity_ab, unipc and dpm_adaptive.
-    config.sampling.solver_order = 2
-    config.sampling.form = "data"  # what is expanded; or "noise"
-    config.sampling.variant = "b2"  # of unipc; or "b1"
-    config.sampling.s_churn = 0.0  # of edm (Karras et al. 2022, algorithm 2), with the next three
-    config.sampling.s_tmin = 0.0
-    config.sampling.s_tmax = 1e6
-    config.sampling.s_noise = 1.0
-    config.sampling.gamma = 1.0  # of bdia
-    # Of velocity_ab and of the variables "lam" and "angle", about the largest size of the data.
-    config.sampling.sigma_data = 1.25
-    # Of "unified": one of configs/solvers/ or a path; steps, grid and denoise are the schedule's.
-    config.sampling.schedule = "digits_10"
-    # Of "pc", rows (low, high, times, steps): from noise level low back to high, and down again.
-    config.sampling.restarts = ()
-    config.sampling.look_back = 1.0  # of restoration, as a share of t; 1 is DDIM
-    config.sampling.lml = 0.0  # strength of Levenberg-Marquardt-Langevin around the predictor
-    config.sampling.lml_placement = "noise"  # or "data", "direction" (ddim), "velocity"
-    config.sampling.lml_freeze = 0.0  # part of the time, from t1, that it leaves alone
-    # Of "denoising_mcmc": the workdir that tools.train_noise_level was given, the step size of a
-    # move in units of data^2, moves for a sample, how a level is chosen (or "gibbs"), samples that
-    # a chain gives one after the other: above 1 they share its seed, that of the first.
-    config.sampling.chain_network = ""
-    config.sampling.chain_eta = 0.1
-    config.sampling.chain_moves = 10
-    config.sampling.chain_update = "argmax"
-    config.sampling.chain_outputs = 1
-    # And how it begins: with a run of Heun and noise on it, then moves in rows (number, step size).
-    config.sampling.chain_start_steps = 20
-    config.sampling.chain_start_std = 0.5
-    config.sampling.chain_burn_in = ((10, 0.1),)
-    config.sampling.probability_flow = False
-    # Noise level c / a above which the Gaussian model of the training data moves x, in one jump and
-    # without the network; 0 switches it off. The rank is that of its covariance; 0 takes all.
-    config.sampling.teleport_sigma = 0.0
-    config.sampling.teleport_rank = 0
     config.sampling.steps = 1000
     config.sampling.grid = "uniform"
-    config.sampling.recipe = "sd15_5"  # of the grid "two_stage": where the run ends
     config.sampling.eps = {"vp": 1e-3, "subvp": 1e-3, "edm": 0.002}.get(law, 1e-5)
     config.sampling.denoise = True  # end with the conditional mean at eps, one more evaluation
-    config.sampling.solver = "tsit5"
-    config.sampling.variable = "lam" if law == "edm" else "t"  # or "angle": steps are even in
-    config.sampling.rtol = 1e-5
-    config.sampling.atol = 1e-5
-    config.sampling.sde_rtol = 1e-2  # of method "sde", whose steps shrink with noise, not with it
-    config.sampling.sde_atol = 1e-2
-    config.sampling.sde_eta = 1.0  # and the strength of its noise
-    config.sampling.max_steps = 10_000
-    config.sampling.batching = "example"  # adaptive steps by example; or "batch", one for all
     config.sampling.batch_size = 64
+    add_methods(config.sampling, "sampling")
+    if not continuous:
+        # As in the released code.
+        config.sampling.langevin.norm = config.sampling.ald.norm = "batch"
+    config.sampling.bdia.frame = "unit"
+    config.sampling.two_stage.recipe = "sd15_5"
 
     config.likelihood = ConfigDict()
     config.likelihood.divergence = "rademacher"
-    config.likelihood.num_probes = 1
-    # "adams" takes `steps` steps of that order; the others choose their steps by the tolerances.
+    # "adams" takes a number of steps; the others choose their steps by tolerances.
     config.likelihood.solver = "tsit5"
-    config.likelihood.steps = 64
-    config.likelihood.order = 4
-    config.likelihood.variable = config.sampling.variable
-    config.likelihood.sigma_data = 0.5  # a standard deviation of the data; of "lam" and "angle"
-    config.likelihood.rtol = 1e-5
-    config.likelihood.atol = 1e-5
-    config.likelihood.max_steps = 10_000
     config.likelihood.eps = numbers["t0"]
+    add_methods(config.likelihood, "likelihood")
+    if law == "edm":
+        # Nearly all of the time of EDM is noise.
+        for section in (config.sampling, config.likelihood):
+            for own in section.values():
+                if isinstance(own, ConfigDict) and own.get("variable") == "t":
+                    own.variable = "lam"
 
     config.eval = ConfigDict()
     config.eval.batch_size = 256

@@ -46,9 +46,6 @@ def digits(law: str) -> ConfigDict:
 
     # 64 steps: mean bits/dim within 1e-4 of 512 steps, at half the evaluations of tsit5 in t.
     config.likelihood.solver = "adams"
-    config.likelihood.variable = "angle"
-    config.likelihood.rtol = 1e-4
-    config.likelihood.atol = 1e-4
 
     config.eval.num_samples = 1500
     config.eval.batch_size = 297

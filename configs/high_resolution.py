@@ -23,7 +23,7 @@ def high_resolution(
     config = base(law, network, "image_folder" if data in FACES else "tfds", continuous)
     config.training.batch_size = 64
     config.training.n_iters = 2_400_000
-    config.sampling.snr = 0.075
+    config.sampling.langevin.snr = 0.075
     # For one device. The released code takes the batch of `eval`, split over many.
     config.sampling.batch_size = 32
     config.eval.batch_size = 512
@@ -76,7 +76,7 @@ def faces_1024(data: str) -> ConfigDict:
     config.model.num_res_blocks = 1
     config.training.batch_size = 8
     config.training.ema_rate = 0.9999
-    config.sampling.snr = 0.15
+    config.sampling.langevin.snr = 0.15
     config.sampling.batch_size = 8
     config.eval.batch_size = 8
     return config

@@ -39,7 +39,7 @@ def make_plan(
         "samples": config.eval.bpd_samples,
         "bound": bound,
         **({"elbo_times": config.eval.elbo_times} if bound.startswith("elbo") else {}),
-        "likelihood": config.likelihood.to_dict(),
+        "likelihood": experiment.settings.likelihood.to_dict(),
     }
     return {**json.loads(json.dumps(plan)), **network_plan(experiment, params, step)}
 

@@ -133,12 +133,13 @@ def arrived(failed: np.ndarray, section) -> np.ndarray:
 
 def mend(section) -> str:
     """What to try where every solve failed."""
+    own = section[section.solver]
     if section.solver == "adams":
         return (
-            f"raise likelihood.steps = {section.steps}, or take a likelihood.solver that chooses "
+            f"raise likelihood.adams.steps = {own.steps}, or take a likelihood.solver that chooses "
             "its steps, such as tsit5"
         )
     return (
-        f"raise likelihood.max_steps = {section.max_steps}, loosen likelihood.rtol and atol, or "
-        "take another likelihood.solver"
+        f"raise likelihood.{section.solver}.max_steps = {own.max_steps}, loosen its rtol and "
+        "atol, or take another likelihood.solver"
     )

@@ -99,7 +99,7 @@ def run_editing(
         "images": [seeds.start, seeds.stop - 1],
         "edit": section.to_dict(),
         "guidance": experiment.config.guidance.to_dict(),
-        "sampling": experiment.config.sampling.to_dict(),
+        "sampling": experiment.settings.sampling.to_dict(),
         "nfe": found.nfe,
         **changes(editing.keep, image, unit),
     }

@@ -94,7 +94,7 @@ def encode_report(experiment, codes, back, error: np.ndarray, arrays: dict) -> d
             "std": float(arrays["variance"].std()),
             "std_of_normal": (2.0 / (n - 1)) ** 0.5 if n > 1 else None,
         },
-        "likelihood": experiment.config.likelihood.to_dict(),
+        "likelihood": experiment.settings.likelihood.to_dict(),
     }
 
 

@@ -167,7 +167,7 @@ def run_restoration(
         "examples": [seeds.start, seeds.stop - 1],
         "dataset": section.measurement or section.dataset,
         "guidance": section.to_dict(),
-        "sampling": experiment.config.sampling.to_dict(),
+        "sampling": experiment.settings.sampling.to_dict(),
         "nfe": found.nfe,
         "failed": int(found.failed.sum()),
         **scores(experiment, restoration.operator, found, section.noise_std),

@@ -42,8 +42,8 @@ def evaluate(
     chosen = judges(experiment) if shown else []
     report: dict[str, Any] = {
         **about(experiment, params, step),
-        "likelihood": config.likelihood.to_dict(),
-        "sampling": config.sampling.to_dict(),
+        "likelihood": experiment.settings.likelihood.to_dict(),
+        "sampling": experiment.settings.sampling.to_dict(),
         "guidance": config.guidance.to_dict(),
         "nfe": {},
     }
@@ -105,7 +105,7 @@ def write(experiment, workdir: Path, step: int, metrics: list[dict], report: dic
             "training": f"{report['seconds']['train']:.0f} s",
         },
         "rows": figure_rows(report),
-        "config": experiment.config.to_dict(),
+        "config": experiment.settings.to_dict(),
     }
     write_page(workdir / "report.html", page, pictures, curve)
 

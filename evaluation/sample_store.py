@@ -28,7 +28,7 @@ def make_plan(experiment, params: Any, step: int | None) -> dict[str, Any]:
         "centered": experiment.scaler.centered,
         "dequantize": experiment.scaler.dequantize,
         "seed": config.eval.seed,
-        "sampling": config.sampling.to_dict(),
+        "sampling": experiment.settings.sampling.to_dict(),
         "guidance": config.guidance.to_dict(),
         "guide": None if classes is None or classes.own is None else hash_arrays(classes.own),
     }

@@ -50,10 +50,15 @@ def depend_on_each_other(section) -> bool:
     """Whether the samples of a batch do: by a common step size, or as outputs of one chain."""
     corrects = section.method in ("pc", "score_sde") and section.corrector != "none"
     return (
-        (section.method in ADAPTIVE and section.batching == "batch")
-        or (corrects and section.norm == "batch")
-        or (section.method == "denoising_mcmc" and section.chain_outputs > 1)
+        by_batch(section)
+        or (corrects and section[section.corrector].norm == "batch")
+        or (section.method == "denoising_mcmc" and section.denoising_mcmc.outputs > 1)
     )
+
+
+def by_batch(section) -> bool:
+    """Whether an adaptive solve takes one step size for all samples of a batch."""
+    return section.get(section.method, {}).get("batching") == "batch"
 
 
 def stored_samples(
@@ -138,7 +143,7 @@ def by_example(experiment, run):
     """`run(keys, x, given)` on a batch, for a method that would itself map over examples: then the
     mapping is done here, so that each meets its own `given`."""
     section = experiment.config.sampling
-    if section.method not in ADAPTIVE or section.batching != "example":
+    if section.method not in ADAPTIVE or by_batch(section):
         return run
     one = lambda key, x, given: run(key[None], x[None], given[None])
 
@@ -180,8 +185,9 @@ def run_sampling(experiment, params: Any, workdir: Path, step: int, seeds: range
     kept = ~result.failed  # a failed solve has no sample
     if not kept.any():
         raise ValueError(
-            f"None of {len(seeds)} solves reached its end in sampling.max_steps = "
-            f"{experiment.config.sampling.max_steps} steps; raise it, or loosen the tolerance."
+            f"None of {len(seeds)} solves by sampling.method = "
+            f"{experiment.config.sampling.method!r} reached its end; raise its max_steps, or "
+            "loosen its tolerance."
         )
     levels, unit = to_levels(experiment, result.x[kept])
     numbers = np.asarray(seeds)[kept]

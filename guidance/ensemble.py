@@ -90,7 +90,7 @@ def ensemble(
     check_counts(particles=(particles, 1), corrections=(corrections, 0), probes=(probes, 1))
     check_numbers(fraction, eta, threshold, start, exact)
     check_steps(path, misfit, ts, fraction, eta)
-    flow = dpm_solver(path) if flow is None else flow
+    flow = dpm_solver(path, 2, "noise") if flow is None else flow
 
     def move(key: Array, predict: PredictFn, lap: ValueFn, x: Array, s: Array, h: Array):
         """The Langevin half at s over h in lam: the new states, and what log w gains."""

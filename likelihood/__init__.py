@@ -1,5 +1,7 @@
 """Densities: exact log-likelihood by the probability-flow ODE, bounds, and bits per dimension."""
 
+from functools import partial
+
 from likelihood.adams import Adams, check_adams
 from likelihood.bits import Weighted, bits_per_dim, importance_weighted
 from likelihood.decoder import (
@@ -11,9 +13,14 @@ from likelihood.decoder import (
 from likelihood.divergence import DIVERGENCES
 from likelihood.elbo import Elbo, diffusion_loss, elbo_continuous, elbo_discrete, prior_kl
 from likelihood.ode import LogLik, log_likelihood
+from samplers.solve import SOLVERS, Solver
+
+# How the flow between data and noise is solved: in fixed steps, or to a tolerance.
+FLOW_SOLVERS = {"adams": Adams, **{name: partial(Solver, name) for name in SOLVERS}}
 
 __all__ = [
     "DIVERGENCES",
+    "FLOW_SOLVERS",
     "Adams",
     "Elbo",
     "LogLik",

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from samplers.frame import Frame
+from samplers.frame import VARIABLES, Frame
+from sde_lib.ranges import one_of, positive
 
 MAX_ORDER = 8
 # Where the nodes lie between data and noise, for w even in [0, 1]. Over the angle they are closer
@@ -58,6 +59,8 @@ def check_adams(solver: Adams) -> None:
         raise ValueError(f"steps is {solver.steps}; take at least 1.")
     if not 1 <= solver.order <= MAX_ORDER:
         raise ValueError(f"order is {solver.order}; it must lie between 1 and {MAX_ORDER}.")
+    one_of(VARIABLES, variable=solver.variable)
+    positive(sigma_data=solver.sigma_data)
 
 
 def lay_out(solver: Adams, frame: Frame) -> np.ndarray:

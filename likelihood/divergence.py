@@ -15,6 +15,7 @@ from jax import Array
 
 from sde_lib.noise import fold_in, normal_like
 from sde_lib.noise import rademacher_like as signs_like
+from sde_lib.ranges import positive
 
 Field = Callable[[Array], Array]
 
@@ -50,6 +51,7 @@ class Divergence(NamedTuple):
 
 def hutchinson(draw: Callable[[Array, Array], Array], num_probes: int) -> Divergence:
     """`e^T (d field / d x) e` with E[e e^T] = I (Hutchinson 1990; Song et al. 2021, eq. 40)."""
+    positive(num_probes=num_probes)
 
     def probes(key: Array, x: Array) -> Array:
         return jnp.stack([draw(fold_in(key, k), x) for k in range(num_probes)])
@@ -104,6 +106,7 @@ def hutch_pp(num_probes: int = 1) -> Divergence:
     with K random signs S and K of e, fixed during a solve: 3 K tangents of one linearisation, and
     K estimates. J is far from even where the data lie near a surface.
     """
+    positive(num_probes=num_probes)
 
     def probes(key: Array, x: Array) -> Array:
         dims = x[0].size

@@ -34,7 +34,7 @@ from samplers.restoration import (
 from samplers.reverse_diffusion import reverse_diffusion
 from samplers.schedule import Schedule, Step
 from samplers.score_sde import score_sde
-from samplers.solve import SOLVERS, Solver
+from samplers.solve import SOLVERS, Solver, check_solver
 from samplers.teleport import teleport
 from samplers.two_stage_grid import RECIPES, early_end
 from samplers.unified import unified
@@ -80,6 +80,7 @@ __all__ = [
     "bdia",
     "candidate_scores",
     "chain",
+    "check_solver",
     "ddim",
     "decode",
     "dpm_adaptive",

@@ -36,7 +36,7 @@ class History(NamedTuple):
 
 
 def adams_bashforth(
-    path: AffinePath, order: int = 3, form: str = "data", basis: str = "lam"
+    path: AffinePath, order: int = 2, form: str = "data", basis: str = "lam"
 ) -> Sampler:
     """The last `order` outputs, fewer at the start, in the variable `basis`.
 

@@ -5,6 +5,7 @@ Ho et al. 2020 (DDPM), eq. 6 and 7; for VE, Song et al. 2021, appendix F.
 
 from samplers.base import Sampler, State, start
 from sde_lib import AffinePath, expand
+from sde_lib.ranges import one_of
 
 VARIANCES = ("posterior", "forward")
 
@@ -16,6 +17,7 @@ def ancestral(path: AffinePath, variance: str = "posterior") -> Sampler:
     `"forward"`, std = q, exact where they are standard normal and the paper's choice for VP
     (its `sqrt(beta)`); on VE the latter leaves noise in the result.
     """
+    one_of(VARIANCES, variance=variance)
 
     def step(key, predict, state, t, s):
         x = state.x

@@ -13,12 +13,13 @@ from jax import Array
 
 from samplers.base import Sampler, State, start
 from sde_lib import AffinePath, expand, fold_in
+from sde_lib.ranges import not_negative, one_of, positive
 
 NORMS = ("example", "batch")
 
 
 def langevin(
-    path: AffinePath, snr: float, n_steps: int = 1, norm: str = "example", at: str = "end"
+    path: AffinePath, snr: float = 0.16, n_steps: int = 1, norm: str = "example", at: str = "end"
 ) -> Sampler:
     """`x + e g + sqrt(2 e) z`, g the score, `e = 2 alpha (snr |z| / |g|)^2`.
 
@@ -27,7 +28,14 @@ def langevin(
     fluctuations; `"batch"` averages both norms over the batch as the original did, which makes a
     sample depend on those beside it. A step size that depends on x keeps `p |score|^2` in place of
     p: for a Gaussian a variance too large by 2 / D, which is little for images and much for D = 2.
+
+    Args:
+        snr: the signal-to-noise ratio of a step.
+        n_steps: steps at each time.
+        norm: "example" or "batch".
+        at: "end" corrects at s, after a predictor; "start" at t, before it.
     """
+    check(snr, n_steps, norm)
 
     def size(score: Array, z: Array) -> Array:
         if norm == "batch":
@@ -38,10 +46,10 @@ def langevin(
 
 
 def annealed_langevin(
-    path: AffinePath, snr: float, n_steps: int = 1, norm: str = "example", at: str = "end"
+    path: AffinePath, snr: float = 0.16, n_steps: int = 1, norm: str = "example", at: str = "end"
 ) -> Sampler:
     """The same with `e = 2 alpha (snr c)^2`, c the noise level (Song & Ermon 2019, algorithm 1)."""
-    del norm
+    check(snr, n_steps, norm)
     return _corrector(path, n_steps, at, lambda score, z, u: (snr * path.coeffs(u).c) ** 2)
 
 
@@ -59,6 +67,12 @@ def _corrector(path: AffinePath, n_steps: int, at: str, step_size: Callable) -> 
         return State(jax.lax.fori_loop(0, n_steps, inner, state.x))
 
     return Sampler(start, step, nfe=n_steps)
+
+
+def check(snr: float, n_steps: int, norm: str) -> None:
+    not_negative(snr=snr)
+    positive(n_steps=n_steps)
+    one_of(NORMS, norm=norm)
 
 
 def norms(x: Array) -> Array:

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from samplers.base import Sampler, State, start
 from sde_lib import AffinePath, expand
+from sde_lib.ranges import not_negative
 
 
 def ddim(path: AffinePath, eta: float = 0.0) -> Sampler:
@@ -18,7 +19,11 @@ def ddim(path: AffinePath, eta: float = 0.0) -> Sampler:
         1 - exp(-2 e h) = eta^2 (1 - exp(-2 h)),
 
     so e tends to `eta^2` for small h, and both are 1 together.
+
+    Args:
+        eta: strength of the noise, 0 without and 1 as ancestral sampling has it.
     """
+    not_negative(eta=eta)
 
     def step(key, predict, state, t, s):
         x = state.x

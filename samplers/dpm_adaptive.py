@@ -50,8 +50,8 @@ class Progress(NamedTuple):
 def dpm_adaptive(
     path: AffinePath,
     eps: float,
-    order: int = 3,
-    form: str = "noise",
+    order: int = 2,
+    form: str = "data",
     control: Control = CONTROL,
     per_example: bool = True,
     denoise: bool = False,

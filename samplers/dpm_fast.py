@@ -18,7 +18,7 @@ def dpm_fast(
     path: AffinePath,
     nfe: int,
     eps: float,
-    form: str = "noise",
+    form: str = "data",
     grid: str = "uniform_lam",
     denoise: bool = False,
 ) -> SampleFn:

@@ -28,6 +28,7 @@ def dpm_multistep(
     order: int = 2,
     form: str = "data",
     eta: float = 0.0,
+    lower_order_final: bool = False,
     steps: int | None = None,
 ) -> Sampler:
     """The order rises 1, 2, k with the history there is.
@@ -36,9 +37,9 @@ def dpm_multistep(
         form: "noise" is DPM-Solver, "data" DPM-Solver++.
         eta: strength of the noise, for the data form: 0 the ODE, 1 the reverse SDE (SDE-DPM-
             Solver++). Order 1 with eta = 1 is ancestral sampling.
-        steps: if given, the number of steps of the grid, and the order falls again at its end: the
-            last step is of order 1, the one before at most of order 2. Steadier below about ten
-            steps.
+        lower_order_final: let the order fall again at the end of a grid of `steps` steps: the last
+            step is of order 1, the one before at most of order 2. Steadier below about ten steps.
+        steps: the number of steps of the grid, where the order is to fall.
 
     Raises:
         ValueError: for an order or form that does not exist, a negative eta, or eta in the form
@@ -56,7 +57,7 @@ def dpm_multistep(
         x, past = state
         move = interval(path, t, s, form, eta)
         now = target(predict(x, t), form)
-        allowed = order if steps is None else jnp.minimum(order, steps - past.done)
+        allowed = jnp.minimum(order, steps - past.done) if lower_order_final else order
         out = expand(move.ratio, x) * x
         out = out + expand(move.weight, x) * extrapolate(move, now, past, allowed)
         if eta != 0.0:

@@ -13,7 +13,7 @@ FIRST_STAGE = {1: 0.5, 2: 0.5, 3: 1.0 / 3.0}
 def dpm_solver(
     path: AffinePath,
     order: int = 2,
-    form: str = "noise",
+    form: str = "data",
     r1: float | None = None,
     r2: float = 2.0 / 3.0,
 ) -> Sampler:

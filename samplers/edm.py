@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from samplers.base import Sampler, State, start
 from sde_lib import AffinePath, expand
+from sde_lib.ranges import not_negative, positive
 
 
 def edm(
@@ -11,7 +12,7 @@ def edm(
     steps: int = 18,
     s_churn: float = 0.0,
     s_tmin: float = 0.0,
-    s_tmax: float = float("inf"),
+    s_tmax: float = 1e6,
     s_noise: float = 1.0,
     eta: float = 0.0,
 ) -> Sampler:
@@ -37,7 +38,8 @@ def edm(
     Raises:
         ValueError: for a negative churn or eta, for both, or for fewer than one step.
     """
-    check(steps, s_churn, eta)
+    check(steps, s_churn, eta, s_tmax=s_tmax, s_noise=s_noise)
+    not_negative(s_tmin=s_tmin)
     gamma = min(s_churn / steps, 2.0**0.5 - 1.0)
 
     def churned(key, x, t, s):
@@ -66,7 +68,8 @@ def edm(
     return Sampler(start, step, nfe=2)
 
 
-def check(steps: int, s_churn: float, eta: float) -> None:
+def check(steps: int, s_churn: float, eta: float, **positive_numbers: float) -> None:
+    positive(**positive_numbers)
     if s_churn < 0.0 or steps < 1:
         raise ValueError(
             f"s_churn is {s_churn} over {steps} steps; take a churn of at least 0 and at least one "

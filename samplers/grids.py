@@ -70,8 +70,8 @@ GRIDS: dict[str, Callable[..., Array]] = {
 }
 
 
-def make_grid(name: str, path: AffinePath, steps: int, eps: float) -> Array:
-    """The grid called `name`, checked.
+def make_grid(name: str, path: AffinePath, steps: int, eps: float, **options: float) -> Array:
+    """The grid called `name`, checked; `options` are those of the grid, such as `rho`.
 
     Raises:
         ValueError: for fewer than one step, an `eps` outside (0, t1), or times that do not fall
@@ -85,7 +85,7 @@ def make_grid(name: str, path: AffinePath, steps: int, eps: float) -> Array:
         )
     # The times must be numbers, under `jit` too, as they are checked.
     with jax.ensure_compile_time_eval():
-        ts = GRIDS[name](path, steps, eps)
+        ts = GRIDS[name](path, steps, eps, **options)
     if not np.all(np.diff(np.asarray(ts)) < 0):
         raise ValueError(
             f"The grid {name!r} with {steps} steps down to eps = {eps} repeats a time in "

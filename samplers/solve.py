@@ -15,6 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from samplers.frame import VARIABLES
+from sde_lib.ranges import one_of, positive
+
 SOLVERS = {
     "tsit5": diffrax.Tsit5,
     "dopri5": diffrax.Dopri5,
@@ -46,6 +49,13 @@ class Solver(NamedTuple):
     variable: str = "t"
     sigma_data: float = 0.5
     adjoint: str = "forward"
+
+
+def check_solver(solver: Solver) -> None:
+    """Raises ValueError for a name that is not known, or a number that no solve can have."""
+    one_of(tuple(SOLVERS), solver=solver.method)
+    one_of(VARIABLES, variable=solver.variable)
+    positive(**{key: getattr(solver, key) for key in ("rtol", "atol", "max_steps", "sigma_data")})
 
 
 class Solved(NamedTuple):

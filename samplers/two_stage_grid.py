@@ -19,6 +19,7 @@ import numpy as np
 from jax import Array
 
 from sde_lib import EDM, VP, AffinePath
+from sde_lib.ranges import one_of
 
 RHO_TIME = 1.2
 
@@ -99,14 +100,25 @@ def early_end(path: AffinePath, recipe: Recipe, lowest: float) -> float:
 
 
 def two_stage(
-    path: AffinePath, steps: int, eps: float, rho: float = RHO_TIME, clock: AffinePath | None = None
+    path: AffinePath,
+    steps: int,
+    eps: float,
+    rho: float = RHO_TIME,
+    clock: AffinePath | None = None,
+    recipe: str = "",
 ) -> Array:
-    """`(steps + 1,)` times from t1 to eps, where eps is what `early_end` gives.
+    """`(steps + 1,)` times from t1 to eps, or to where a recipe stops before eps.
+
+    Args:
+        recipe: a name in `RECIPES`, whose `early_end` is the last node; empty for eps itself.
 
     The nodes are `K` in the time of `clock`, a law whose time at the same `c / a` is meant: by
     default the law's own, in which VE is all but even in log sigma. The time of EDM is the noise
     level itself, of which nearly all is large, so there it is VP's.
     """
+    if recipe:
+        one_of(tuple(RECIPES), recipe=recipe)
+        eps = early_end(path, RECIPES[recipe], eps)
     if clock is None:
         clock = VP() if isinstance(path, EDM) else path
     with jax.ensure_compile_time_eval():

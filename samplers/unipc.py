@@ -21,7 +21,7 @@ from sde_lib import AffinePath, expand
 VARIANTS = ("b1", "b2")
 
 
-def unipc(path: AffinePath, order: int = 3, form: str = "data", variant: str = "b2") -> Sampler:
+def unipc(path: AffinePath, order: int = 2, form: str = "data", variant: str = "b2") -> Sampler:
     """UniPC-p, one evaluation a step, which serves three ends.
 
     At t the output of the network at the *predicted* x first corrects the step that led there (the
@@ -32,6 +32,11 @@ def unipc(path: AffinePath, order: int = 3, form: str = "data", variant: str = "
     solution, whatever B(h); for two they set its solution to 1/2, and the weight is
     `B(h) / (2 h r)` with `B = h` ("b1") or `exp(h) - 1` ("b2"). So "b2" with p = 2 predicts as
     DPM-Solver 2M does. Steps at the start use the points there are.
+
+    Args:
+        order: 1 to 4.
+        form: what is expanded, "data" or "noise".
+        variant: "b1" or "b2", above.
 
     Raises:
         ValueError: for an order outside 1 to 4, or an unknown form or variant.

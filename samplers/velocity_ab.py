@@ -26,13 +26,14 @@ _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(MAX_ORDER // 2)
 POINTS, WEIGHTS = 0.5 * (_POINTS + 1.0), 0.5 * _WEIGHTS
 
 
-def velocity_ab(path: AffinePath, order: int = 3, sigma_data: float = 1.0) -> Sampler:
+def velocity_ab(path: AffinePath, order: int = 2, sigma_data: float = 1.25) -> Sampler:
     """`y_s = y_t + sum_j w_j v_j` over the last `order` velocities, fewer at the start.
 
     Args:
-        sigma_data: sigma_d, in the units of the data. Large, it leaves noise expanded in
-            `rho = c / a` (DEIS, `adams_bashforth` with form "noise" and basis "rho"); small, data
-            expanded in `a / c`.
+        order: 1 to 4.
+        sigma_data: sigma_d, about the largest size of the data, in their units. Large, it leaves
+            noise expanded in `rho = c / a` (DEIS, `adams_bashforth` with form "noise" and basis
+            "rho"); small, data expanded in `a / c`.
 
     One evaluation a step. As in every method that starts with a step of order 1, the slope of the
     error tends to 2 for the orders above, after many more steps than one would take.

@@ -9,7 +9,7 @@ PREDICTORS = {
     "reverse diffusion": {"sampling.predictor": "reverse_diffusion"},
     "probability flow": {
         "sampling.predictor": "reverse_diffusion",
-        "sampling.probability_flow": True,
+        "sampling.reverse_diffusion.probability_flow": True,
     },
 }
 # P at N and 2N steps, C at 2N, PC at N: the last three cost the same.
@@ -56,7 +56,7 @@ SCALES = {
             "ve": dict(zip(("none", *PREDICTORS), (0.22, 0.17, 0.16, 0.17))),
             "vp": dict(zip(("none", *PREDICTORS), (0.27, 0.01, 0.01, 0.04))),
         },
-        {"sampling.grid": "uniform", "sampling.norm": "batch"},
+        {"sampling.grid": "uniform", "sampling.langevin.norm": "batch"},
     ),
 }
 
@@ -78,7 +78,7 @@ def cells_of(law: str, made: Scale) -> list[Cell]:
     n, model, snr = made.steps, made.models[law], made.snr[law]
     cells = []
     for name, predictor in PREDICTORS.items():
-        langevin = {"sampling.corrector": "langevin", "sampling.snr": snr[name]}
+        langevin = {"sampling.corrector": "langevin", "sampling.langevin.snr": snr[name]}
         once, twice, both = PUBLISHED[law][name]
         for column, steps, more, value in (
             (f"P{n}", n, {"sampling.corrector": "none"}, once),
@@ -91,7 +91,7 @@ def cells_of(law: str, made: Scale) -> list[Cell]:
     alone = {
         "sampling.predictor": "none",
         "sampling.corrector": "langevin",
-        "sampling.snr": snr["none"],
+        "sampling.langevin.snr": snr["none"],
     }
     changes = {**made.changes, **alone, **pc(2 * n)}
     value = {"frechet": PUBLISHED[law]["none"][0]}

@@ -8,9 +8,9 @@ from tables.base import Cell, Model, Table, digits, released
 
 ODE = {
     "sampling.method": "ode",
-    "sampling.solver": "dopri5",
-    "sampling.rtol": 1e-5,
-    "sampling.atol": 1e-5,
+    "sampling.ode.solver": "dopri5",
+    "sampling.ode.rtol": 1e-5,
+    "sampling.ode.atol": 1e-5,
 }
 # The config of a released model, bits/dim, FID.
 PUBLISHED = {

@@ -17,7 +17,7 @@ CORRECTED = {
     **EULER,
     "sampling.predictor": "reverse_diffusion",
     "sampling.corrector": "langevin",
-    "sampling.snr": 0.16,
+    "sampling.langevin.snr": 0.16,
 }
 # The config of a released model, how it is sampled, FID, Inception score.
 PUBLISHED = {

@@ -13,23 +13,22 @@ PLAIN = {
     "sampling.denoise": False,
     "sampling.eps": 1e-3,
     "sampling.grid": "uniform_lam",
-    "sampling.form": "data",
 }
 # A method and its FID at 5, 8 and 10 evaluations.
 ROWS = {
     "DPM-Solver++": (
-        {**PLAIN, "sampling.predictor": "dpm_multistep", "sampling.solver_order": 3},
+        {**PLAIN, "sampling.predictor": "dpm_multistep", "sampling.dpm_multistep.order": 3},
         (28.4, 5.33, 3.99),
     ),
     "UniPC": (
-        {**PLAIN, "sampling.predictor": "unipc", "sampling.solver_order": 3},
+        {**PLAIN, "sampling.predictor": "unipc", "sampling.unipc.order": 3},
         (23.6, 5.16, 3.89),
     ),
     "velocity_ab, tangent": (
         {
             **PLAIN,
             "sampling.predictor": "velocity_ab",
-            "sampling.solver_order": 4,
+            "sampling.velocity_ab.order": 4,
             "sampling.grid": "tangent",
         },
         (None, None, None),
@@ -47,7 +46,7 @@ def unified(scale: str) -> Table:
         for nfe, value in zip(NFE, published)
     ]
     for nfe, value in zip(NFE, SEARCHED):
-        how = {"sampling.method": "unified", "sampling.schedule": f"digits_{nfe}"}
+        how = {"sampling.method": "unified", "sampling.unified.schedule": f"digits_{nfe}"}
         how |= {"sampling.eps": 1e-3}
         cells.append(Cell("searched schedule", str(nfe), model, how, {"frechet": value}))
     caption = (

@@ -22,6 +22,7 @@ import main as program
 from builders.checks import check_combinations, check_numbers
 from builders.model import build_model
 from builders.path import build_path
+from builders.sections import pruned
 from builders.sources import build_data
 from builders.training import build_optimizer
 from data import stated_shape
@@ -75,7 +76,7 @@ def import_checkpoint(
     checkpoints.save(state)
     checkpoints.wait()
     checkpoints.close()
-    claim(workdir, config, training=True)
+    claim(workdir, pruned(config), training=True)
     return original, state
 
 

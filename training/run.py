@@ -48,7 +48,7 @@ def run_training(
     with contextlib.ExitStack() as stack:
         # Held before it is claimed: with --force_config a claim writes.
         on_lead(lambda: stack.enter_context(held(workdir)))
-        on_lead(lambda: claim(workdir, experiment.config, force_config, training=True))
+        on_lead(lambda: claim(workdir, experiment.settings, force_config, training=True))
         checkpoints = Checkpoints(workdir, config.keep_snapshots)
         stack.enter_context(contextlib.closing(checkpoints))
         state = initial_or_latest(experiment, checkpoints, mesh)

@@ -1,0 +1,138 @@
+"""Old names of keys: those of configs written before methods had sections, and of score_sde.
+
+One table, `ALIASES`. Where a target has a name in braces, the chosen method of that key is meant:
+with `sampling.corrector = "ald"`, `sampling.snr` is `sampling.ald.snr`. Where there are several
+targets, the first is meant that is in use.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from builders.sections import choices, chosen, sections, used
+
+ALIASES = {
+    "sampling.order": ("pc.order",),
+    "sampling.restarts": ("pc.restarts",),
+    "sampling.teleport_sigma": ("pc.teleport_sigma",),
+    "sampling.teleport_rank": ("pc.teleport_rank",),
+    "sampling.lml": ("pc.lml",),
+    "sampling.lml_placement": ("pc.lml_placement",),
+    "sampling.lml_freeze": ("pc.lml_freeze",),
+    "sampling.snr": ("{corrector}.snr",),
+    "sampling.n_steps_each": ("{corrector}.n_steps",),
+    "sampling.norm": ("{corrector}.norm",),
+    "sampling.variance": ("{predictor}.variance",),
+    "sampling.eta": ("{predictor}.eta",),
+    "sampling.solver_order": ("{predictor}.order", "{method}.order"),
+    "sampling.form": ("{predictor}.form", "{method}.form"),
+    "sampling.variant": ("{predictor}.variant",),
+    "sampling.s_churn": ("{predictor}.s_churn",),
+    "sampling.s_tmin": ("{predictor}.s_tmin",),
+    "sampling.s_tmax": ("{predictor}.s_tmax",),
+    "sampling.s_noise": ("{predictor}.s_noise",),
+    "sampling.gamma": ("{predictor}.gamma",),
+    "sampling.look_back": ("{predictor}.look_back",),
+    "sampling.probability_flow": ("{predictor}.probability_flow",),
+    "sampling.sigma_data": ("{predictor}.sigma_data", "{method}.sigma_data"),
+    "sampling.recipe": ("{grid}.recipe",),
+    "sampling.schedule": ("unified.schedule",),
+    "sampling.solver": ("ode.solver",),
+    "sampling.variable": ("{method}.variable",),
+    "sampling.rtol": ("ode.rtol",),
+    "sampling.atol": ("ode.atol",),
+    "sampling.sde_rtol": ("sde.rtol",),
+    "sampling.sde_atol": ("sde.atol",),
+    "sampling.sde_eta": ("sde.eta",),
+    "sampling.max_steps": ("{method}.max_steps",),
+    "sampling.batching": ("{method}.batching",),
+    "sampling.chain_network": ("denoising_mcmc.network",),
+    "sampling.chain_eta": ("denoising_mcmc.eta",),
+    "sampling.chain_moves": ("denoising_mcmc.moves",),
+    "sampling.chain_update": ("denoising_mcmc.update",),
+    "sampling.chain_outputs": ("denoising_mcmc.outputs",),
+    "sampling.chain_start_steps": ("denoising_mcmc.start_steps",),
+    "sampling.chain_start_std": ("denoising_mcmc.start_std",),
+    "sampling.chain_burn_in": ("denoising_mcmc.burn_in",),
+    "likelihood.num_probes": ("{divergence}.num_probes",),
+    "likelihood.steps": ("{solver}.steps",),
+    "likelihood.order": ("{solver}.order",),
+    "likelihood.variable": ("{solver}.variable",),
+    "likelihood.sigma_data": ("{solver}.sigma_data",),
+    "likelihood.rtol": ("{solver}.rtol",),
+    "likelihood.atol": ("{solver}.atol",),
+    "likelihood.max_steps": ("{solver}.max_steps",),
+}
+
+# Old names of methods, by the key that chooses them.
+NAMES = {"predictor": {"ancestral_sampling": "ancestral"}}
+
+
+def old_keys(name: str) -> dict[str, Any]:
+    """The old keys of a section, as fields without a value that take one of the right type."""
+    own, tables = sections(name), {choice.key: choice.table for choice in choices(name)}
+    fields = {}
+    for key, targets in aliases_of(name):
+        place, option = targets[0].split(".")
+        methods = tables[place[1:-1]] if place.startswith("{") else (place,)
+        values = (own[method][option] for method in methods if option in own.get(method, {}))
+        fields[key] = config_dict.placeholder(type(next(values)))
+    return fields
+
+
+def aliases_of(name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The old keys of a section with their targets."""
+    for old, targets in ALIASES.items():
+        section, key = old.split(".")
+        if section == name:
+            yield key, targets
+
+
+def modern(name: str, section: ConfigDict, strict: bool = True) -> ConfigDict:
+    """A section of a config with its old keys moved to where they belong now.
+
+    Args:
+        strict: refuse an old key whose method is not chosen. A stored config has all old keys,
+            whatever was chosen; there they are left out.
+
+    Raises:
+        ValueError: for such a key.
+    """
+    values = section.to_dict()
+    for key, names in NAMES.items():
+        if key in values:
+            values[key] = names.get(values[key], values[key])
+    found = {k: v for k, v in values.items() if k not in dict(aliases_of(name))}
+    in_use = used(name, found)
+    for key, targets in aliases_of(name):
+        value = values.get(key)
+        if value is None:
+            continue
+        place = next(places(found, in_use, chosen(name, found), targets), None)
+        if place is not None:
+            found[place[0]] = {**found[place[0]], place[1]: value}
+        elif strict:
+            raise ValueError(unused(f"{name}.{key}", value, name, found))
+    return ConfigDict({**found, **old_keys(name)})
+
+
+def places(
+    found: Mapping[str, Any], in_use: set[str], picked: Mapping[str, str], targets: tuple[str, ...]
+) -> Iterator[tuple[str, str]]:
+    """`(section, option)` of those targets that are in use."""
+    for target in targets:
+        template, option = target.split(".")
+        key = template.strip("{}")
+        section = picked.get(key, "") if template.startswith("{") else key
+        if section in in_use and option in found.get(section, {}):
+            yield section, option
+
+
+def unused(key: str, value: Any, name: str, section: Mapping[str, Any]) -> str:
+    """The sentence for a key of a method that is not chosen."""
+    picked = ", ".join(f"{name}.{k} is {v!r}" for k, v in chosen(name, section).items())
+    return (
+        f"{key} is set to {value!r}, and no chosen method reads it ({picked}); leave the key out, "
+        "or choose its method."
+    )

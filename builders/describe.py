@@ -1,0 +1,77 @@
+"""`--describe sampling.edm`: the keys of a section, with meaning, type and default.
+
+A method's section is told from its constructor: the first sentence of its docstring, and the lines
+on its arguments.
+"""
+
+import inspect
+import re
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from builders.sections import CHOICES, choices, options
+from data.source import unknown
+
+
+def describe(key: str, config: ConfigDict) -> str:
+    """What a section is for and what its keys are; `key` is "sampling", "sampling.edm", ...
+
+    Raises:
+        ValueError: for a section that does not exist.
+    """
+    name, _, method = key.partition(".")
+    if name not in config or not isinstance(config[name], ConfigDict):
+        raise ValueError(unknown("section", name, [k for k, v in config.items() if is_section(v)]))
+    if not method:
+        return describe_section(name, config[name])
+    for choice in choices(name):
+        if method in choice.table:
+            return describe_method(key, f"{name}.{choice.key}", choice.table[method], choice.given)
+    known = [entry for choice in choices(name) for entry in choice.table]
+    raise ValueError(unknown(f"section of {name}", method, known))
+
+
+def is_section(value: object) -> bool:
+    return isinstance(value, ConfigDict)
+
+
+def describe_section(name: str, section: ConfigDict) -> str:
+    """The section's own keys, and the methods that its choices may name."""
+    lines = [f"{name}: values of this config"]
+    lines += [f"  {key} = {value!r}" for key, value in section.items() if is_own(value)]
+    for choice in (choice for choice in CHOICES if choice.section == name):
+        lines.append(f"{name}.{choice.key} is one of {', '.join(choice.table)}")
+    if len(lines) > 1 and choices(name):
+        lines.append(f"--describe {name}.METHOD tells the keys of a method.")
+    return "\n".join(lines)
+
+
+def is_own(value: object) -> bool:
+    """Whether a field is a key of the section itself: no section, and no old name of a key."""
+    return value is not None and not is_section(value)
+
+
+def describe_method(key: str, chosen_by: str, make: Callable, given: tuple[str, ...]) -> str:
+    """The method's purpose and its options."""
+    text = inspect.getdoc(make) or ""
+    method = key.split(".")[1]
+    lines = [f"{key}, read where {chosen_by} is {method!r}", f"  {text.partition(chr(10))[0]}"]
+    told = arguments(text)
+    for name, default in options(make, given).items():
+        meaning = told.get(name, "")
+        lines.append(f"  {name}: {type(default).__name__} = {default!r}  {meaning}".rstrip())
+    return "\n".join(lines if len(lines) > 2 else [*lines, "  It has no keys of its own."])
+
+
+def arguments(text: str) -> dict[str, str]:
+    """The lines on arguments in a docstring, by name."""
+    block = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", text, re.MULTILINE)
+    found: dict[str, str] = {}
+    for line in block[1].splitlines() if block else ():
+        if entry := re.match(r"[ ]{4}(\w[\w, ]*): (.*)", line):
+            names = [name.strip() for name in entry[1].split(",")]
+            found.update(dict.fromkeys(names, entry[2]))
+        elif line.strip() and found:
+            found.update({name: f"{found[name]} {line.strip()}" for name in names})
+    return found

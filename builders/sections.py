@@ -1,0 +1,98 @@
+"""Sections of a config that are made from signatures.
+
+A method's section is the keyword arguments of its constructor: `sampling.edm.s_churn`,
+`likelihood.adams.steps`. Names, types and defaults are read off the signature, so a new method is
+its file and one line of a table. `CHOICES` says which key of the config picks from which table.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+import likelihood
+import samplers
+from builders.methods import METHODS
+
+PLAIN = (bool, int, float, str, tuple)
+# Arguments that all methods of sampling share: keys of `sampling` itself.
+SHARED = ("steps", "grid", "eps", "denoise", "batch_size")
+
+
+class Choice(NamedTuple):
+    """One key of a config that picks an entry of a table, such as `sampling.predictor`.
+
+    `given`: arguments of the entries that come from elsewhere and have no key of their own.
+    """
+
+    section: str
+    key: str
+    table: Mapping[str, Callable]
+    given: tuple[str, ...] = ()
+
+
+CHOICES = (
+    Choice("sampling", "method", {name: method.make for name, method in METHODS.items()}, SHARED),
+    Choice("sampling", "predictor", samplers.PREDICTORS, SHARED),
+    Choice("sampling", "corrector", samplers.CORRECTORS, ("at",)),
+    Choice("sampling", "grid", samplers.GRIDS, SHARED),
+    Choice("likelihood", "solver", likelihood.FLOW_SOLVERS, ("method", "adjoint")),
+    Choice("likelihood", "divergence", likelihood.DIVERGENCES),
+)
+
+
+def options(make: Callable, given: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Keyword arguments of a constructor that have a plain default, without those of `given`."""
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(make).parameters.items()
+        if isinstance(parameter.default, PLAIN) and name not in given
+    }
+
+
+def sections(section: str) -> dict[str, dict[str, Any]]:
+    """The sections of all methods that a section of the config may pick; empty ones are left out.
+
+    `sections("sampling")["edm"]` is `{"s_churn": 0.0, ...}`.
+    """
+    found = {}
+    for choice in choices(section):
+        for name, make in choice.table.items():
+            if own := options(make, choice.given):
+                found[name] = own
+    return found
+
+
+def choices(section: str) -> tuple[Choice, ...]:
+    """The choices that a section of the config makes."""
+    return tuple(choice for choice in CHOICES if choice.section == section)
+
+
+def pruned(config: ConfigDict) -> ConfigDict:
+    """A config with the sections of methods that it uses and no others."""
+    found = config.to_dict()
+    for name in {choice.section for choice in CHOICES}:
+        idle = sections(name).keys() - used(name, found[name])
+        found[name] = {k: v for k, v in found[name].items() if k not in idle and v is not None}
+    return ConfigDict(found)
+
+
+def chosen(name: str, section: Mapping[str, Any]) -> dict[str, str]:
+    """What a section of the config picks, by key: `{"method": "pc", "predictor": "ddim", ...}`.
+
+    A choice that the chosen method of sampling does not make is left out: "ode" has no predictor.
+    """
+    picked = {choice.key: section[choice.key] for choice in choices(name)}
+    if name == "sampling" and picked["method"] in METHODS:
+        makes = METHODS[picked["method"]].uses
+        picked = {key: value for key, value in picked.items() if key in makes or key == "method"}
+    return picked
+
+
+def used(name: str, section: Mapping[str, Any]) -> set[str]:
+    """The sections of methods that a section of the config uses."""
+    found = set(chosen(name, section).values())
+    if name == "sampling" and section["method"] in METHODS:
+        found |= set(METHODS[section["method"]].uses)
+    return found & set(sections(name))

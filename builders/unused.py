@@ -1,0 +1,58 @@
+"""Keys that are set and that nothing reads: refused, so that nobody tunes what has no effect."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from builders.aliases import unused
+from builders.sections import CHOICES, sections, used
+from configs.base import base
+
+CHOOSING = {choice.section for choice in CHOICES}
+
+
+def check_flags(config: ConfigDict, given: Iterable[str]) -> None:
+    """Refuses flags for a method that is not chosen.
+
+    Args:
+        given: keys that were set by flags, such as "sampling.edm.s_churn".
+
+    Raises:
+        ValueError: for such a key.
+    """
+    for key in given:
+        name, *rest = key.split(".")
+        if name in CHOOSING and len(rest) == 2 and rest[0] in idle(name, config[name]):
+            raise ValueError(unused(key, config[name][rest[0]][rest[1]], name, config[name]))
+
+
+def check_file(config: ConfigDict) -> None:
+    """Refuses a config file that sets a key of a method that it does not choose.
+
+    A flag may choose another method afterwards; what the file says of its own one is left out then.
+
+    Raises:
+        ValueError: for such a key.
+    """
+    defaults = base_of(config)
+    for name in CHOOSING if defaults else ():
+        for method in idle(name, config[name]):
+            for option, value in config[name][method].items():
+                if value != defaults[name][method].get(option):
+                    key = f"{name}.{method}.{option}"
+                    raise ValueError(unused(key, value, name, config[name]))
+
+
+def idle(name: str, section: Mapping[str, Any]) -> set[str]:
+    """The sections of methods that a section of the config does not use."""
+    return sections(name).keys() - used(name, section)
+
+
+def base_of(config: ConfigDict) -> ConfigDict | None:
+    """The defaults that a config began with; None for a law or network of the user's own."""
+    names = config.sde.name, config.model.name, config.data.dataset, config.training.continuous
+    try:
+        return base(*names)
+    except KeyError:
+        return None

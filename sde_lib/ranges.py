@@ -1,0 +1,35 @@
+"""What a number may be, said where it is given: one sentence with the value and the rule.
+
+A value that is traced or an array is left to its owner.
+"""
+
+import math
+import numbers
+from collections.abc import Callable
+
+
+def check(values: dict[str, object], holds: Callable[[float], bool], rule: str) -> None:
+    """Raises ValueError for a number of which `holds` is false; nan is such a number."""
+    for name, value in values.items():
+        if isinstance(value, numbers.Real) and not holds(value):
+            raise ValueError(f"{name} is {value}; it must {rule}.")
+
+
+def positive(**values: object) -> None:
+    """`positive(snr=snr)` refuses 0, negative numbers, inf and nan."""
+    check(values, lambda x: 0 < x < math.inf, "be positive and finite")
+
+
+def not_negative(**values: object) -> None:
+    check(values, lambda x: 0 <= x < math.inf, "be finite and not negative")
+
+
+def below_one(**values: object) -> None:
+    check(values, lambda x: 0 <= x < 1, "lie in [0, 1)")
+
+
+def one_of(known: tuple[str, ...], **values: str) -> None:
+    """`one_of(("data", "noise"), form=form)` refuses any other name."""
+    for name, value in values.items():
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(known)}.")

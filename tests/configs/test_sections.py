@@ -1,0 +1,173 @@
+"""A method's section is its constructor's signature: what it holds, who reads it, what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from closed_form import Gaussian
+from ml_collections import ConfigDict
+
+import likelihood
+import samplers
+from builders.aliases import ALIASES, modern
+from builders.describe import describe
+from builders.experiment import build, replaced
+from builders.likelihood import build_flow_solver
+from builders.sampling import build_sampler
+from builders.sections import CHOICES, options, pruned, sections, used
+from builders.unused import check_file, check_flags
+from configs.base import base
+from samplers import edm
+from samplers.base import Sampler, State, start
+from sde_lib import VP
+
+
+def config(**sampling):
+    config = base("vp", "mlp", "digits")
+    config.sampling.update(sampling)
+    return config
+
+
+def test_a_section_is_the_signature():
+    assert sections("sampling")["edm"] == {
+        "s_churn": 0.0, "s_tmin": 0.0, "s_tmax": 1e6, "s_noise": 1.0, "eta": 0.0
+    }  # fmt: skip
+    assert sections("likelihood")["adams"] == likelihood.Adams()._asdict()
+    assert options(edm) == {"steps": 18, **sections("sampling")["edm"]}
+    assert base("vp", "mlp", "digits").sampling.langevin.to_dict() == {
+        "snr": 0.16, "n_steps": 1, "norm": "example"
+    }  # fmt: skip
+
+
+def test_a_new_predictor_is_a_function_and_a_line(monkeypatch):
+    """Its option is in the config, reaches the formula, is told by --describe, and is pruned."""
+
+    def shrink(path, share: float = 0.5) -> Sampler:
+        """Multiplies x by a share.
+
+        Args:
+            share: what is left of x after a step.
+        """
+        del path
+        return Sampler(start, lambda key, predict, state, t, s: State(share * state.x), nfe=0)
+
+    monkeypatch.setitem(samplers.PREDICTORS, "shrink", shrink)
+    ours = config(predictor="shrink", steps=3, denoise=False)
+    ours.sampling.shrink.share = 0.25
+    found = build_sampler(ours.sampling, VP())(jax.random.key(0), None, jnp.ones((2, 1)))
+    np.testing.assert_allclose(found.x, 0.25**3)
+    assert "shrink" in pruned(ours).sampling and "ddim" not in pruned(ours).sampling
+    said = describe("sampling.shrink", ours)
+    assert "share: float = 0.5  what is left of x after a step." in said
+    assert "sampling.predictor is 'shrink'" in said
+
+
+def test_a_new_solver_and_a_new_divergence(monkeypatch):
+    monkeypatch.setitem(likelihood.FLOW_SOLVERS, "few", lambda steps=5: likelihood.Adams(steps, 1))
+    section = base("vp", "mlp", "digits").likelihood
+    section.solver = "few"
+    section.few.steps = 7
+    section.few.steps = 7
+    monkeypatch.setattr(samplers, "check_solver", lambda solver: None)
+    assert build_flow_solver(section) == likelihood.Adams(7, 1)
+
+
+def test_a_number_that_no_method_takes_is_told_with_its_key():
+    for keys, words in {
+        ("langevin", "snr", -1.0): r"sampling\.langevin\.snr is -1.0; it must be finite",
+        ("ancestral", "variance", "none"): r"sampling\.ancestral\.variance is 'none'",
+    }.items():
+        ours = config(predictor="ancestral", corrector="langevin")
+        ours.sampling[keys[0]][keys[1]] = keys[2]
+        with pytest.raises(ValueError, match=words):
+            build_sampler(ours.sampling, VP())
+
+
+def test_keys_of_methods_that_are_not_chosen_are_refused():
+    ours = config(predictor="ddim")
+    ours.sampling.edm.s_churn = 40.0
+    words = r"sampling\.edm\.s_churn is set to 40.0, and .*sampling\.predictor is 'ddim'"
+    with pytest.raises(ValueError, match=words):
+        check_flags(ours, ["sampling.edm.s_churn", "sampling.steps"])
+    with pytest.raises(ValueError, match=words):
+        check_file(ours)
+    check_flags(ours, ["sampling.ddim.eta", "sampling.steps", "training.n_iters"])
+    ours.sampling.predictor = "edm"
+    check_file(ours)
+    check_flags(ours, ["sampling.edm.s_churn"])
+    ours.sampling.method = "ode"  # which has no predictor
+    with pytest.raises(ValueError, match=r"sampling\.method is 'ode'"):
+        check_flags(ours, ["sampling.edm.s_churn"])
+
+
+@pytest.mark.parametrize("law", ["vp", "ve", "edm"])
+def test_defaults_of_every_law_refuse_nothing(law):
+    for continuous in (True, False):
+        check_file(base(law, "ncsnpp", "digits", continuous))
+
+
+def test_old_names_reach_the_chosen_method():
+    """A value each, so that none can stand in the place of another."""
+    section = config(predictor="unipc", corrector="ald", snr=0.3, n_steps_each=4).sampling
+    section.update(solver_order=3, form="noise", variant="b1", order="original", norm="batch")
+    found = modern("sampling", section)
+    assert found.unipc.to_dict() == {"order": 3, "form": "noise", "variant": "b1"}
+    assert found.ald.to_dict() == {"snr": 0.3, "n_steps": 4, "norm": "batch"}
+    assert found.pc.order == "original" and found.langevin.snr == 0.16
+    assert modern("sampling", found) == found
+
+
+def test_an_old_name_of_a_method_that_is_not_chosen():
+    section = config(predictor="heun", snr=0.3).sampling
+    with pytest.raises(ValueError, match=r"sampling\.snr is set to 0.3.*corrector is 'none'"):
+        modern("sampling", section)
+    assert modern("sampling", section, strict=False).langevin.snr == 0.16
+
+
+def test_every_old_name_has_a_place():
+    """Each target is an option of some method."""
+    for key, targets in ALIASES.items():
+        name = key.split(".")[0]
+        tables = {choice.key: choice.table for choice in CHOICES if choice.section == name}
+        for target in targets:
+            place, option = target.split(".")
+            methods = tables[place[1:-1]] if place[0] == "{" else (place,)
+            assert any(option in sections(name).get(method, {}) for method in methods), key
+
+
+def test_a_run_writes_the_sections_that_it_uses():
+    ours = pruned(config(predictor="edm", corrector="langevin", grid="karras"))
+    inner = {key for key, value in ours.sampling.items() if isinstance(value, ConfigDict)}
+    assert inner == {"pc", "edm", "langevin", "karras"}
+    assert None not in ours.sampling.values()
+    assert used("sampling", config(method="ode").sampling) == {"ode"}
+
+
+def test_keywords_of_a_run_may_be_keys_of_its_methods():
+    experiment = build(config(steps=2))
+    other = replaced(experiment, "sampling", s_churn=40.0, predictor="edm", steps=5)
+    assert (other.config.sampling.edm.s_churn, other.config.sampling.steps) == (40.0, 5)
+    assert experiment.config.sampling.predictor == "euler_maruyama"
+    with pytest.raises(ValueError, match=r"sampling\.s_churn is set to 40.0"):
+        replaced(experiment, "sampling", s_churn=40.0)
+
+
+def test_grids_have_options():
+    """`rho` reaches the grid: at 1 the noise levels of `karras` are even."""
+    ours = config(predictor="heun", grid="karras", steps=4, denoise=False)
+    ours.sampling.karras.rho = 1.0
+    predict = Gaussian.scalar(0.0, 1.0).predict(VP())
+    ts = build_sampler(ours.sampling, VP())(jax.random.key(0), predict, jnp.ones((1, 1))).ts
+    sigma = np.exp(-np.asarray(VP().lam(ts), np.float64))
+    np.testing.assert_allclose(np.diff(sigma), np.diff(sigma).mean(), rtol=1e-3)
+
+
+def test_sections_are_described():
+    ours = base("vp", "mlp", "digits")
+    assert "s_churn: float = 0.0" in describe("sampling.edm", ours)
+    assert "sampling.predictor is one of euler_maruyama" in describe("sampling", ours)
+    assert "It has no keys of its own" in describe("sampling.heun", ours)
+    with pytest.raises(ValueError, match="did you mean 'langevin'"):
+        describe("sampling.langevine", ours)
+    with pytest.raises(ValueError, match="did you mean 'sampling'"):
+        describe("samplng", ours)
