@@ -5,10 +5,12 @@ of points, the score, the denoiser, the density, and for Gaussian data the flow 
 formulas in the coefficients. Nothing here comes from the project but `path.coeffs`: each
 prediction is a posterior mean of its own, never converted from another one.
 
-A state is `(B, ...)`, flattened to `(B, D)` inside; a time is `()` or `(B,)`. Everything is in
-float64 where that is switched on.
+A state is `(B, ...)`, flattened to `(B, D)` inside; a time is `()` or `(B,)`. Inside a traced
+function the formulas are evaluated by JAX. On plain arrays NumPy evaluates them in float64, which
+compiles nothing; predictions and states then have the dtype of the given state.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -25,12 +27,37 @@ class Exact(NamedTuple):
     velocity: jax.Array
 
 
+def _traced(*trees):
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def _namespace(*trees):
+    """`jax.numpy` inside a traced function, NumPy on plain arrays."""
+    return jnp if _traced(trees) else np
+
+
+def _coeffs(path, t):
+    """`a, c` and their derivatives in t."""
+    value, slope = jax.jvp(path.coeffs, (t,), (jnp.ones_like(t),))
+    return value.a, value.c, slope.a, slope.c
+
+
+_coeffs_by_law = partial(jax.jit, static_argnums=0)(_coeffs)
+
+
 def _columns(path, x, t):
     """`a, c, a', c'` as `(B, 1)` and `x` as `(B, D)`."""
-    t = jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape[:1])
-    value, slope = jax.jvp(path.coeffs, (t,), (jnp.ones_like(t),))
-    columns = [v[:, None] for v in (value.a, value.c, slope.a, slope.c)]
-    return x.reshape(x.shape[0], -1), *columns
+    if _traced(path, x, t):
+        t = jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape[:1])
+        return x.reshape(x.shape[0], -1), *(v[:, None] for v in _coeffs(path, t))
+    x = np.asarray(x)
+    t = np.broadcast_to(np.asarray(t, x.dtype), x.shape[:1])
+    try:
+        found = _coeffs_by_law(path, t)
+    except ValueError:  # a law that holds arrays, which has no hash
+        found = _coeffs(path, jnp.asarray(t))
+    columns = [np.asarray(v, np.float64)[:, None] for v in found]
+    return x.reshape(x.shape[0], -1).astype(np.float64), *columns
 
 
 def _predict(path, posterior_means):
@@ -39,9 +66,23 @@ def _predict(path, posterior_means):
     def predict(x, t):
         flat, a, c, da, dc = _columns(path, x, t)
         x0, eps, score = posterior_means(flat, a, c)
-        return Exact(*(v.reshape(x.shape) for v in (x0, eps, score, da * x0 + dc * eps)))
+        fields = (x0, eps, score, da * x0 + dc * eps)
+        return Exact(*(v.reshape(x.shape).astype(x.dtype) for v in fields))
 
     return predict
+
+
+def _logsumexp(logp):
+    """Over the last axis."""
+    xp = _namespace(logp)
+    top = xp.max(logp, axis=-1, keepdims=True)
+    return xp.log(xp.sum(xp.exp(logp - top), axis=-1)) + top[..., 0]
+
+
+def _softmax(logp):
+    """Over the last axis."""
+    xp = _namespace(logp)
+    return xp.exp(logp - _logsumexp(logp)[..., None])
 
 
 class Gaussian(NamedTuple):
@@ -81,8 +122,8 @@ class Gaussian(NamedTuple):
         x, a, c, _, _ = _columns(path, x, t)
         L, U = np.linalg.eigh(self.cov)
         v = a**2 * L[None] + c**2
-        y = (x - a * self.mean[None]) @ U
-        return -0.5 * jnp.sum(y**2 / v + jnp.log(2 * jnp.pi * v), axis=-1)
+        y, xp = (x - a * self.mean[None]) @ U, _namespace(a, x)
+        return -0.5 * xp.sum(y**2 / v + xp.log(2 * np.pi * v), axis=-1)
 
     def flow_map(self, path, x, s, t):
         """The probability-flow ODE from s to t, both numbers: each mode is scaled by its spread."""
@@ -90,8 +131,9 @@ class Gaussian(NamedTuple):
         _, a_t, c_t, _, _ = _columns(path, x, t)
         L, U = np.linalg.eigh(self.cov)
         L, mean = L[None], self.mean[None]
-        gain = jnp.sqrt((a_t**2 * L + c_t**2) / (a_s**2 * L + c_s**2))
-        return (a_t * mean + (gain * ((flat - a_s * mean) @ U)) @ U.T).reshape(x.shape)
+        gain = _namespace(a_s, a_t, flat).sqrt((a_t**2 * L + c_t**2) / (a_s**2 * L + c_s**2))
+        end = a_t * mean + (gain * ((flat - a_s * mean) @ U)) @ U.T
+        return end.reshape(x.shape).astype(x.dtype)
 
 
 class Mixture(NamedTuple):
@@ -119,16 +161,18 @@ class Mixture(NamedTuple):
         """Log of `weight_j N(x; a m_j, v_j I)`, `x - a m_j` and `v_j`, each with an axis j."""
         v = a**2 * self.stds[None] ** 2 + c**2
         d = x[:, None, :] - a[:, :, None] * self.means[None]
-        logp = -0.5 * (jnp.sum(d**2, -1) / v + x.shape[-1] * jnp.log(2 * jnp.pi * v))
+        xp = _namespace(x, v)
+        logp = -0.5 * (xp.sum(d**2, -1) / v + x.shape[-1] * xp.log(2 * np.pi * v))
         return np.log(self.weights)[None] + logp, d, v[:, :, None]
 
     def _posterior(self, x, a, c):
         logp, d, v = self._components(x, a, c)
-        share = jax.nn.softmax(logp, axis=-1)[:, :, None]
+        share = _softmax(logp)[:, :, None]
         a, c = a[:, :, None], c[:, :, None]
         gain = a * self.stds[None, :, None] ** 2 / v
-        x0 = jnp.sum(share * (self.means[None] + gain * d), axis=1)
-        return x0, jnp.sum(share * c / v * d, axis=1), -jnp.sum(share / v * d, axis=1)
+        total = partial(_namespace(a, x).sum, axis=1)
+        x0 = total(share * (self.means[None] + gain * d))
+        return x0, total(share * c / v * d), -total(share / v * d)
 
     def predict(self, path):
         return _predict(path, self._posterior)
@@ -139,7 +183,7 @@ class Mixture(NamedTuple):
     def logp(self, path, x, t):
         """Log density of x_t in nats, `(B,)`."""
         x, a, c, _, _ = _columns(path, x, t)
-        return jax.nn.logsumexp(self._components(x, a, c)[0], axis=-1)
+        return _logsumexp(self._components(x, a, c)[0])
 
 
 class Empirical(NamedTuple):
@@ -159,12 +203,12 @@ class Empirical(NamedTuple):
 
     def _components(self, x, a, c):
         d = x[:, None, :] - a[:, :, None] * self.points[None]
-        return -0.5 * jnp.sum(d**2, axis=-1) / c**2, d
+        return -0.5 * _namespace(a, x).sum(d**2, axis=-1) / c**2, d
 
     def _posterior(self, x, a, c):
         logp, d = self._components(x, a, c)
-        share = jax.nn.softmax(logp, axis=-1)
-        pull = jnp.einsum("bn,bnd->bd", share, d)
+        share = _softmax(logp)
+        pull = _namespace(a, x).einsum("bn,bnd->bd", share, d)
         return share @ self.points, pull / c, -pull / c**2
 
     def predict(self, path):
@@ -176,8 +220,8 @@ class Empirical(NamedTuple):
     def logp(self, path, x, t):
         """Log density of x_t in nats, `(B,)`."""
         x, a, c, _, _ = _columns(path, x, t)
-        norm = 0.5 * x.shape[-1] * jnp.log(2 * jnp.pi * c[:, 0] ** 2) + np.log(len(self.points))
-        return jax.nn.logsumexp(self._components(x, a, c)[0], axis=-1) - norm
+        norm = 0.5 * x.shape[-1] * _namespace(c).log(2 * np.pi * c[:, 0] ** 2)
+        return _logsumexp(self._components(x, a, c)[0]) - norm - np.log(len(self.points))
 
 
 def w2(mean1, cov1, mean2, cov2):

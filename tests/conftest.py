@@ -11,12 +11,26 @@ import pytest
 # `import closed_form` from any test file, whatever folder it is in.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from compiling import compile_laws
+
 
 def pytest_configure(config):
     """Most of the time of the tests goes into compiling small programs: workers share them, and the
     next run finds them. `pytest --cache-clear` forgets them."""
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compile_laws()
+
+
+@pytest.fixture(autouse=True)
+def optimiser(request):
+    """Switches XLA's optimiser off, which takes a third of the time of compiling small programs.
+
+    `@pytest.mark.optimised` switches it on, for a test whose programs run for longer than they are
+    compiled, or whose numbers need it.
+    """
+    optimised = request.node.get_closest_marker("optimised") is not None
+    jax.config.update("jax_disable_most_optimizations", not optimised)
 
 
 @pytest.fixture
