@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import sde_lib
-from builders.aliases import modern
+from builders.aliases import modernised
 from configs.base import base
 
 # Of these a key that is missing did not exist when they were written, and the constructor's own
@@ -46,10 +46,7 @@ def completed(config: ConfigDict, stored: dict[str, Any]) -> ConfigDict:
     for name, value in stored.items():
         nested = isinstance(value, dict) and name in found and name not in WHOLE
         found[name] = merged(found[name], value) if nested else value
-    found = ConfigDict(found)
-    for name in ("sampling", "likelihood"):
-        found[name] = modern(name, found[name], strict=False)
-    return found
+    return modernised(ConfigDict(found), strict=False)
 
 
 def merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:

@@ -285,15 +285,9 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     # guides: "dps", "pigdm", "mmps", "annealed"; by samplers: "impute", "repaint", "ddrm"; or by
     # weighted particles: "ensemble".
     config.guidance.method = "none"
-    config.guidance.label = (
-        -1
-    )  # the class of all samples; -1 for i mod model.num_classes of sample i
-    config.guidance.scale = 1.0  # w; 0 is without guidance, 1 the class itself
-    config.guidance.interval = (
-        0.0,
-        1e6,
-    )  # noise levels c / a in which w applies, of classifier_free
-    config.guidance.rescale = 0.0
+    # The class of all samples; -1 for i mod model.num_classes of sample i.
+    config.guidance.label = -1
+    config.guidance.scale = 1.0  # w, for classes; 0 is without guidance, 1 the class itself
     config.guidance.classifier = ""  # the workdir of a run that trained a classifier
     # Measurements are made of examples of this split, those that --seeds numbers; or of the
     # pictures of a folder.
@@ -309,14 +303,8 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.guidance.factor = 2  # of downsample
     config.guidance.lines = 4  # of fourier, half of them at its centre
     config.guidance.angles = 8  # of radon, evenly spread
-    config.guidance.zeta = 1.0  # strength of dps
-    config.guidance.data_std = 1.0  # of a value of the data, for pigdm and mmps
-    config.guidance.iterations = 5  # of conjugate gradients, for mmps
-    config.guidance.repeats = 10  # of repaint, for each block of `jump` steps
-    config.guidance.jump = 1
-    config.guidance.particles = 1000  # of ensemble, for each measurement
-    config.guidance.eta = 0.85  # of ddrm, with the next
-    config.guidance.eta_b = 1.0
+    add_methods(config.guidance, "guidance")
+    config.guidance.mmps.iterations = 5
 
     config.edit = ConfigDict()
     # "none"; "sdedit", noised part of the way and sampled down; "flow", up the flow ODE and down.
