@@ -71,13 +71,10 @@ def build_restoration(
 
 def build_guide(section: ConfigDict, path, operator: LinearOperator):
     """`y -> GuideFn`."""
-    name, given = (
-        section.method,
-        {"path": path, "operator": operator, "noise_std": section.noise_std},
-    )
-    return lambda y: construct(
-        f"guidance.{name}", guidance.GUIDES[name], section.get(name, {}), y=y, **given
-    )
+    name = section.method
+    given = {"path": path, "operator": operator, "noise_std": section.noise_std}
+    own, make = section.get(name, {}), guidance.GUIDES[name]
+    return lambda y: construct(f"guidance.{name}", make, own, y=y, **given)
 
 
 def build_stepping(config: ConfigDict, path, operator: LinearOperator):
@@ -100,7 +97,8 @@ def build_stepping(config: ConfigDict, path, operator: LinearOperator):
     positive(**section.repaint)
     if section.method == "repaint" and (len(ts) - 1) % section.repaint.jump:
         raise ValueError(
-            f"guidance.repaint.jump is {section.repaint.jump}; it must divide sampling.steps = {len(ts) - 1}."
+            f"guidance.repaint.jump is {section.repaint.jump}; it must divide sampling.steps = "
+            f"{len(ts) - 1}."
         )
 
     def run(keys: Array, predict, x: Array, y: Array) -> SampleResult:
@@ -130,8 +128,8 @@ def build_ensemble(config: ConfigDict, path, operator: LinearOperator):
     start(np.zeros(operator.shape_out))
     if section.samples > count:
         raise ValueError(
-            f"guidance.samples is {section.samples} and guidance.ensemble.particles {count}; draws of an "
-            "ensemble repeat each other then: take more particles."
+            f"guidance.samples is {section.samples} and guidance.ensemble.particles {count}; draws "
+            "of an ensemble repeat each other then: take more particles."
         )
 
     def run(key: Array, predict, y: Array) -> SampleResult:
