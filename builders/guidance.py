@@ -4,7 +4,6 @@ It is built for the modes that sample, on top of an experiment; a classifier is 
 read from its workdir with the config that lies there.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from builders.experiment import Experiment, build
 from sde_lib.classifier import log_prob
 from sde_lib.prediction import PredictFn
 from training.restore import restore_ema
+from training.workdir import read_config
 
 # A network that answers a class within this, of its largest value, has not learnt any.
 IGNORED = 1e-5
@@ -125,7 +125,7 @@ def load_classifier(experiment: Experiment, workdir: str) -> Experiment:
             f"guidance.classifier is {workdir}, where there is no config.json; name the workdir of "
             "a run that trained a classifier."
         )
-    stored = tuples(json.loads(file.read_text()))
+    stored = tuples(read_config(file))
     # A config of an older version may lack options; those that do not make a classifier are ours.
     ours = experiment.config.to_dict()
     config = ConfigDict({**stored, **{key: {**ours[key], **stored.get(key, {})} for key in BESIDE}})

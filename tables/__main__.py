@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from evaluation.store import put
 from tables import TABLES
 from tables.base import SCALES, SETTINGS, Table
 from tables.cells import References, finished
@@ -25,6 +24,7 @@ from tables.render import markdown
 from training.checkpoint import CheckpointError
 from training.stop import Stopped
 from training.workdir import keep_programs
+from whole_files import put
 
 
 def main(arguments: list[str] | None = None) -> None:

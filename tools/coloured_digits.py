@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.colors import hsv_to_rgb
 
 from data import load
+from whole_files import put_arrays
 
 
 def coloured(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     file = parser.parse_args(argv).file
     (x, y, _), (x_test, y_test, _) = coloured("train"), coloured("test")
     file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(file, x=x, y=y, x_test=x_test, y_test=y_test, levels=17)
+    put_arrays(file, x=x, y=y, x_test=x_test, y_test=y_test, levels=17)
     print(f"wrote {file}: {len(x)} and {len(x_test)} images {x.shape[1:]}")
 
 

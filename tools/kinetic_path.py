@@ -23,6 +23,7 @@ from data import Scaler
 from sde_lib.kinetic import Kinetic
 from sde_lib.separation import Separation, estimate
 from tools.describe import load
+from whole_files import put
 
 
 def training_data(config: ConfigDict, examples: int, seed: int) -> np.ndarray:
@@ -50,7 +51,7 @@ def write(path: Path, content: dict) -> None:
     """One key a line, so that two tables can be compared."""
     lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    put(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ from sde_lib.empirical import Points, empirical_predict, points
 from tools.describe import load
 from training.checkpoint import CheckpointError
 from training.restore import restore_ema
+from whole_files import put
 
 NETWORKS = ("trained", "empirical", "gaussian")
 FORMATS = ("svg", "png")
@@ -115,9 +116,9 @@ def main(argv: list[str] | None = None) -> None:
     numbers |= {"network": given.network, "method": given.method, "seed": given.seed}
     given.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(strict(numbers), indent=2, allow_nan=False)
-    (given.out / "trajectories.json").write_text(text + "\n")
+    put(given.out / "trajectories.json", text + "\n")
     for name, picture in figures(found.sigma, told, format=given.format).items():
-        (given.out / f"{name}.{given.format}").write_bytes(picture)
+        put(given.out / f"{name}.{given.format}", picture)
     print(headline(numbers))
     print(f"wrote trajectories.json and figures to {given.out}")
 
