@@ -43,6 +43,7 @@ from training.checkpoint import CheckpointError
 from training.restore import restore_ema
 from training.workdir import MEANING, claim, flatten, read_config
 from whole_files import put
+from builders.places import place
 
 MOST_DIMENSIONS = 4096  # of a covariance for `gaussian`; beyond it is left out
 
@@ -176,12 +177,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", type=Path, required=True, help="config file of the first run")
-    parser.add_argument("--workdir", type=Path, required=True, help="of the first run")
-    parser.add_argument("--other_config", type=Path, help="of the second; that of the first if not")
-    parser.add_argument("--other_workdir", type=Path, required=True, help="of the second run")
+    parser.add_argument("--config", type=place, required=True, help="config file of the first run")
+    parser.add_argument("--workdir", type=place, required=True, help="of the first run")
+    parser.add_argument(
+        "--other_config", type=place, help="of the second; that of the first if not"
+    )
+    parser.add_argument("--other_workdir", type=place, required=True, help="of the second run")
     parser.add_argument("--count", type=int, default=128, help="test images, from the first on")
-    parser.add_argument("--out", type=Path, help="file of the numbers")
+    parser.add_argument("--out", type=place, help="file of the numbers")
     return parser.parse_args(argv)
 
 

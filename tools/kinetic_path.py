@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from builders.places import place
 from builders.sources import build_data
 from data import Scaler
 from sde_lib.kinetic import Kinetic
@@ -56,8 +57,8 @@ def write(path: Path, content: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", type=Path, required=True, help="a config file, for its data")
-    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--config", type=place, required=True, help="a config file, for its data")
+    parser.add_argument("--out", type=place, required=True, help="the JSON file to write")
     parser.add_argument("--examples", type=int, default=50_000, help="at most")
     parser.add_argument("--draws", type=int, default=10_000, help="pairs of an example and a noise")
     parser.add_argument("--nodes", type=int, default=64, help="angles between no noise and all")
