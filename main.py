@@ -29,6 +29,7 @@ from builders.editing import build_editing
 from builders.guidance import build_classes, check_condition
 from builders.places import expanded, place
 from builders.restoration import build_restoration
+from builders.sources import needs_data
 from builders.checks import RESTORATION
 from data.source import unknown
 from evaluation.editing import run_editing
@@ -87,7 +88,7 @@ def main(argv: list[str]) -> None:
         check_read()
         folder = workdir()
         join_job()
-        experiment = build(CONFIG.value, reads_data=MODE.value not in ("sample", "decode"))
+        experiment = build(CONFIG.value, needs_data(CONFIG.value, MODE.value))
         keep_programs(folder.parent)
         run(experiment, folder)
     except Stopped as stopped:
