@@ -21,6 +21,7 @@ from builders.checks import check_combinations, check_numbers, classes_told
 from builders.likelihood import build_flow_solver, build_likelihood
 from builders.model import build_logits, build_model, build_predict
 from builders.path import build_path
+from builders.places import expanded
 from builders.sampling import build_sampler
 from builders.sections import pruned, used
 from builders.sources import build_sources, data_moments
@@ -89,7 +90,7 @@ def build(config: ConfigDict, reads_data: bool = True) -> Experiment:
     Raises:
         ValueError: for a name that is not known, or a number out of range. One sentence.
     """
-    config = modernised(config)
+    config = modernised(expanded(config))
     check_numbers(config)
     path = build_path(config.sde)
     check_combinations(config)

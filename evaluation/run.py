@@ -15,8 +15,8 @@ from evaluation.page import write_page
 from evaluation.rows import figure_rows
 from evaluation.sampling import pictured
 from evaluation.sections import about, bits_section, sampling_section
-from evaluation.store import put
 from parallel.processes import is_lead
+from whole_files import put
 
 
 def evaluate(

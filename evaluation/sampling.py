@@ -19,6 +19,7 @@ from parallel.mesh import by_device
 from parallel.processes import each, is_lead
 from samplers.base import SampleResult
 from sde_lib import example_keys, split
+from whole_files import put_arrays
 
 # Methods that solve each example by itself.
 ADAPTIVE = ("ode", "sde", "dpm_adaptive")
@@ -199,7 +200,7 @@ def run_sampling(experiment, params: Any, workdir: Path, step: int, seeds: range
     if is_lead():
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"samples_{seeds.start}-{seeds.stop - 1}.npz"
-        np.savez(file, arr_0=levels, seeds=numbers, **told)
+        put_arrays(file, arr_0=levels, seeds=numbers, **told)
         if pictured(experiment):
             save_png(folder / "sample.png", grid(unit[:256]))
     return {**written, "folder": str(folder)}

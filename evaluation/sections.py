@@ -15,6 +15,7 @@ from evaluation.images import Images, of_array, of_levels, of_source
 from evaluation.pictures import grid, save_png
 from evaluation.sampling import pictured, stored_samples, trajectory
 from parallel.processes import is_lead
+from whole_files import put_arrays
 
 
 def about(experiment, params: Any, step: int) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def sampling_section(experiment, params, mixture, chosen, workdir: Path, report:
     # A failed solve has no sample: it is counted above, and left out of everything below.
     levels = found["x"][~found["failed"]]
     if is_lead():
-        np.savez(workdir / "samples.npz", arr_0=levels)
+        put_arrays(workdir / "samples.npz", arr_0=levels)
     if not pictured(experiment):
         return seconds
     samples, test = of_levels(levels, experiment.scaler.levels), of_source(experiment.test)

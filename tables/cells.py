@@ -23,10 +23,11 @@ from evaluation.inception_score import inception_score
 from evaluation.sample_store import make_plan as sample_plan
 from evaluation.sampling import stored_samples
 from evaluation.statistics import stream
-from evaluation.store import digest, put, read_json
+from evaluation.store import digest, read_json
 from tables.base import Cell, Setting
 from tables.models import config_of_cell
 from training.restore import restore_ema
+from whole_files import put
 
 SPLITS = 10  # of an Inception score, as published
 

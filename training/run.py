@@ -48,12 +48,14 @@ def run_training(
     with contextlib.ExitStack() as stack:
         # Held before it is claimed: with --force_config a claim writes.
         on_lead(lambda: stack.enter_context(held(workdir)))
-        on_lead(lambda: claim(workdir, experiment.settings, force_config, training=True))
+        forced = on_lead(lambda: claim(workdir, experiment.settings, force_config, training=True))
         checkpoints = Checkpoints(workdir, config.keep_snapshots)
         stack.enter_context(contextlib.closing(checkpoints))
         state = initial_or_latest(experiment, checkpoints, mesh)
         writer = MetricWriter(workdir, int(state.step), is_lead())
         stack.enter_context(contextlib.closing(writer))
+        if forced:
+            writer.tell(int(state.step), forced=forced)
         loader = Loader(
             experiment.train,
             config.batch_size,
