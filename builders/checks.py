@@ -56,7 +56,7 @@ RANGES = (
     ),
     (
         "optim.warmup optim.weight_decay optim.grad_clip training.eval_freq training.snapshot_freq "
-        "training.max_skipped "
+        "training.max_skipped eval.loss_examples "
         "training.keep_snapshots sampling.snr sampling.eta sampling.s_churn sampling.s_tmin "
         "sampling.teleport_sigma sampling.teleport_rank sampling.lml "
         "sampling.chain_start_std guidance.noise_std guidance.zeta edit.content",

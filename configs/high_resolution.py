@@ -27,6 +27,7 @@ def high_resolution(
     # For one device. The released code takes the batch of `eval`, split over many.
     config.sampling.batch_size = 32
     config.eval.batch_size = 512
+    config.eval.loss_examples = 512
     config.eval.enable_bpd = False
 
     config.data.image_size = (side, side)
@@ -79,4 +80,5 @@ def faces_1024(data: str) -> ConfigDict:
     config.sampling.snr = 0.15
     config.sampling.batch_size = 8
     config.eval.batch_size = 8
+    config.eval.loss_examples = 64
     return config

@@ -120,7 +120,7 @@ def per_update(config) -> str:
 def periodic_actions(experiment, workdir: Path, mesh) -> tuple[Every, ...]:
     """Evaluation loss of the averaged parameters, and a picture of samples at snapshots."""
     config = experiment.config
-    eval_loss = make_eval_loss(experiment)
+    eval_loss = make_eval_loss(experiment, config.eval.loss_examples)
     averaged = lambda state: localised(state.ema_params, mesh)
     actions = [
         Every(config.training.eval_freq, lambda state: {"eval_loss": eval_loss(averaged(state))})
