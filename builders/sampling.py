@@ -68,11 +68,13 @@ def build_fixed_steps(section: ConfigDict, path: sde_lib.AffinePath, known: Know
     if restarts:
         samplers.restart(path, method, ts, restarts)  # refused here, if at all
 
-    def run(key: Array, predict: PredictFn, x: Array, ts: Array = ts, collect=None) -> SampleResult:
+    def run(
+        key: Array, predict: PredictFn, x: Array, ts: Array = ts, collect=None, frames=None
+    ) -> SampleResult:
         if restarts:
             again = samplers.restart(path, method, ts, restarts, section.denoise)
-            return again(key, predict, x, collect)
-        return samplers.sample(key, predict, method, x, ts, collect, section.denoise)
+            return again(key, predict, x, collect, frames)
+        return samplers.sample(key, predict, method, x, ts, collect, section.denoise, frames)
 
     if not section.teleport_sigma:
         return run
