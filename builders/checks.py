@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from data import Source
 from data.source import unknown
 from evaluation.bounds import MORE_BOUNDS
-from evaluation.compare import METRICS
 from evaluation.inception import RELEASES, RESIZES
+from evaluation.metrics import METRICS
 from evaluation.spaces import FEATURE_SPACES
 from models import CLASSIFIERS
 from samplers.interpolation import INTERPOLATIONS
@@ -194,6 +194,7 @@ def check_data(config: ConfigDict, train: Source, test: Source) -> None:
     """Refuses what the data at hand do not allow."""
     section = config.eval
     choose("eval.bpd_dataset", section.bpd_dataset, ("train", "test"))
+    choose("eval.reference", section.reference, ("train", "test"))
     choose("guidance.method", config.guidance.method, GUIDANCE)
     choose("latents.dataset", config.latents.dataset, ("train", "test"))
     for name in section.bounds:

@@ -307,6 +307,8 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     # And "precision_recall", "density_coverage", "sliced_wasserstein", "fid_infinity",
     # "inception_score".
     config.eval.metrics = ("frechet", "kid", "mmd")
+    # The split that distances are to: "test", unseen in training; or "train", as in papers.
+    config.eval.reference = "test"
     config.eval.statistics = ""  # npz of the first space, the distance to which is told besides
     config.eval.statistics_space = ""  # id of its space, where the file does not say
     config.eval.mixture = False  # fit the mixture baseline: for data of a few hundred dimensions

@@ -52,8 +52,7 @@ def restart(
     denoise: bool = False,
     grid: GridFn = karras,
 ) -> Callable[..., SampleResult]:
-    """A `SampleFn`, `(key, predict, x, collect=None, frames=None) -> SampleResult`, with restarts on
-    the way.
+    """A `SampleFn` with restarts on the way, which takes `collect` and `frames` as `sample` does.
 
     Args:
         sampler: of an ODE as a rule. What it remembers is forgotten where noise is added.
