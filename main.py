@@ -39,7 +39,7 @@ from evaluation.fid_stats import write_fid_stats
 from evaluation.latents import run_decode, run_encode, run_interpolate
 from evaluation.restoration import run_restoration
 from evaluation.rows import figure_rows
-from evaluation.run import evaluate
+from evaluation.run import make_evaluation
 from evaluation.sampling import run_sampling
 from parallel.processes import JobError, is_lead, lost, start
 from training.checkpoint import CheckpointError
@@ -186,11 +186,12 @@ def run(experiment: Experiment, workdir: Path) -> None:
         return
     # Of one that was not asked for by its number, the one before will do.
     latest = STEP.value is None and not (WAIT.value or experiment.config.eval.all_ckpts)
+    evaluate = make_evaluation(experiment)
     for wanted in steps_wanted(experiment, workdir):
         step, params = restore_ema(experiment, workdir, wanted, or_before=latest)
         check_condition(experiment, params)
         metrics = [row for row in read_metrics(workdir) if row["step"] <= step]
-        report = evaluate(experiment, params, workdir, step, metrics, training_seconds(metrics))
+        report = evaluate(params, workdir, step, metrics, training_seconds(metrics))
         print(f"checkpoint {step}")
         for row in figure_rows(report):
             print(format_row(row))

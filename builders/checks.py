@@ -12,8 +12,8 @@ import guidance
 from data import Source
 from data.source import unknown
 from evaluation.bounds import MORE_BOUNDS
-from evaluation.compare import METRICS
 from evaluation.inception import RELEASES, RESIZES
+from evaluation.metrics import METRICS
 from evaluation.spaces import FEATURE_SPACES
 from models import CLASSIFIERS
 from samplers.interpolation import INTERPOLATIONS
@@ -51,8 +51,8 @@ RANGES = (
     ),
     (
         "optim.warmup optim.weight_decay optim.grad_clip training.eval_freq training.snapshot_freq "
-        "training.max_skipped "
-        "training.keep_snapshots guidance.noise_std edit.content",
+        "training.max_skipped training.keep_snapshots eval.loss_examples guidance.noise_std "
+        "edit.content",
         lambda x: 0 <= x < math.inf,
         "be finite and not negative",
     ),
@@ -182,6 +182,7 @@ def check_data(config: ConfigDict, train: Source, test: Source) -> None:
     """Refuses what the data at hand do not allow."""
     section = config.eval
     choose("eval.bpd_dataset", section.bpd_dataset, ("train", "test"))
+    choose("eval.reference", section.reference, ("train", "test"))
     choose("guidance.method", config.guidance.method, GUIDANCE)
     choose("latents.dataset", config.latents.dataset, ("train", "test"))
     for name in section.bounds:

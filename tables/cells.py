@@ -16,10 +16,11 @@ import numpy as np
 from builders.experiment import Experiment, build
 from evaluation.bits import data_bits
 from evaluation.bits_store import make_plan as bits_plan
-from evaluation.compare import Judge, features, judges
 from evaluation.frechet import Moments, frechet_distance
+from evaluation.gather import features
 from evaluation.images import Images, of_levels, of_source
 from evaluation.inception_score import inception_score
+from evaluation.judges import Judge, judges
 from evaluation.sample_store import make_plan as sample_plan
 from evaluation.sampling import stored_samples
 from evaluation.statistics import stream

@@ -41,6 +41,7 @@ UNKNOWN_NAMES = [
     ("likelihood.divergence=hutchinson", "likelihood.divergence 'hutchinson'", "rademacher"),
     ("eval.bpd_dataset=tset", "eval.bpd_dataset 'tset'", "'test'"),
     ("eval.features=('pixel',)", "eval.features 'pixel'", "'pixels'"),
+    ("eval.reference=tset", "eval.reference 'tset'", "'test'"),
 ]
 
 IMPOSSIBLE_NUMBERS = [
