@@ -3,6 +3,7 @@
 python main.py --config configs/digits_vp.py --workdir runs/digits --mode train
 python main.py --config ... --workdir ... --mode eval|sample|fid_stats [--config.section.key=v]
 python main.py --config ... --workdir ... --mode encode|decode|interpolate
+python main.py --config ... --describe sampling|sampling.edm|...
 """
 
 import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
@@ -22,9 +23,10 @@ from pathlib import Path
 
 import jax
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from builders.aliases import modernised
+from builders.describe import describe
 from builders.experiment import Experiment, build
 from builders.editing import build_editing
 from builders.guidance import build_classes, check_condition
@@ -33,6 +35,7 @@ from builders.restoration import build_restoration
 from builders.unused import check_file, check_flags
 from builders.sources import needs_data
 from builders.checks import RESTORATION
+from configs.base import base
 from data.source import unknown
 from evaluation.editing import run_editing
 from evaluation.fid_stats import write_fid_stats
@@ -71,6 +74,7 @@ COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, 
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the job, likewise.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this one, likewise.")
 FORCE = flags.DEFINE_bool("force_config", False, "Go on in a workdir of another config.")
+DESCRIBE = flags.DEFINE_string("describe", None, "A section, such as sampling.edm: tell its keys.")
 flags.mark_flags_as_required(["config", "workdir", "mode"])
 # The modes that read a flag which not all of them do.
 READ_BY = {
@@ -263,7 +267,10 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Turns what absl and ml_collections raise on a bad flag into one sentence."""
     try:
         argv = expand_config_file(argv)
-        check_config_flags(argv)
+        config = check_config_flags(argv)
+        if (section := value_of("describe", argv)) is not None:
+            print(describe(section, config or base("vp", "mlp", "digits")))
+            raise SystemExit(0)
         rest = FLAGS(argv)
         check_flags(CONFIG.value, config_flags.get_override_values(FLAGS["config"]))
         FLAGS["config"].value = modernised(expanded(CONFIG.value))
@@ -277,23 +284,35 @@ def expand_config_file(argv: list[str]) -> list[str]:
     return [re.sub(r"^(--?config=)(~.*)$", lambda m: f"{m[1]}{place(m[2])}", a) for a in argv]
 
 
-def check_config_flags(argv: list[str]) -> None:
-    """Raises ValueError for a config file that is not there, or keys that it does not have."""
+def value_of(name: str, argv: list[str]) -> str | None:
+    """What a flag is given among the arguments, before they are parsed; None where it is not."""
     words = [word for argument in argv[1:] for word in argument.split("=", 1)]
-    path = next((b for a, b in pairwise(words) if a.lstrip("-") == "config"), None)
+    return next((b for a, b in pairwise(words) if a.lstrip("-") == name), None)
+
+
+def check_config_flags(argv: list[str]) -> ConfigDict | None:
+    """The config of the file, without the flags that change it; None where no file is named.
+
+    Raises:
+        ValueError: for a file that is not there, a flag for a key that it does not have, or a key
+            that the file sets and nothing reads.
+    """
+    path = value_of("config", argv)
     if path is None:
-        return
+        return None
     if not Path(path).is_file():
         raise ValueError(f"there is no config file {path}; see configs/.")
     config = runpy.run_path(path)["get_config"]()
     check_file(config)
     keys = flatten(config.to_dict())
-    for word in words:
-        key = word.lstrip("-")
-        if word.startswith("-") and key.startswith("config."):
+    current = [key for key, value in keys.items() if value is not None]
+    for argument in argv[1:]:
+        key = argument.split("=", 1)[0].lstrip("-")
+        if argument.startswith("-") and key.startswith("config."):
             key = key.removeprefix("config.")
             if key not in keys:
-                raise ValueError(unknown("config key", key, keys))
+                raise ValueError(unknown("config key", key, current))
+    return config
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ on its arguments.
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from builders.sections import CHOICES, choices, options
+from builders.sections import CHOICES, Choice, choices
 from data.source import unknown
 
 
@@ -27,7 +28,7 @@ def describe(key: str, config: ConfigDict) -> str:
         return describe_section(name, config[name])
     for choice in choices(name):
         if method in choice.table:
-            return describe_method(key, f"{name}.{choice.key}", choice.table[method], choice.given)
+            return describe_method(key, choice, config[name].get(method, {}))
     known = [entry for choice in choices(name) for entry in choice.table]
     raise ValueError(unknown(f"section of {name}", method, known))
 
@@ -52,15 +53,16 @@ def is_own(value: object) -> bool:
     return value is not None and not is_section(value)
 
 
-def describe_method(key: str, chosen_by: str, make: Callable, given: tuple[str, ...]) -> str:
-    """The method's purpose and its options."""
-    text = inspect.getdoc(make) or ""
+def describe_method(key: str, choice: Choice, section: Mapping[str, Any]) -> str:
+    """The method's purpose and its options, with their values in this config."""
     method = key.split(".")[1]
-    lines = [f"{key}, read where {chosen_by} is {method!r}", f"  {text.partition(chr(10))[0]}"]
+    text = inspect.getdoc(choice.table[method]) or ""
+    lines = [f"{key}, read where {choice.section}.{choice.key} is {method!r}"]
+    lines.append(f"  {text.partition(chr(10))[0]}")
     told = arguments(text)
-    for name, default in options(make, given).items():
+    for name, value in section.items():
         meaning = told.get(name, "")
-        lines.append(f"  {name}: {type(default).__name__} = {default!r}  {meaning}".rstrip())
+        lines.append(f"  {name}: {type(value).__name__} = {value!r}  {meaning}".rstrip())
     return "\n".join(lines if len(lines) > 2 else [*lines, "  It has no keys of its own."])
 
 

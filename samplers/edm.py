@@ -35,6 +35,13 @@ def edm(
     churn is the strength `log(1 + S_churn / steps) / h`, which varies over a grid that is not even
     in lam; in many even steps it is `S_churn / log(sigma_max / sigma_min)`.
 
+    Args:
+        steps: of the grid.
+        s_churn: the paper's strength of the noise, over all steps; 0 switches it off.
+        s_tmin, s_tmax: noise levels sigma = c / a between which noise is added.
+        s_noise: size of the noise, 1 as the law has it.
+        eta: the common strength, in place of s_churn.
+
     Raises:
         ValueError: for a negative churn or eta, for both, or for fewer than one step.
     """

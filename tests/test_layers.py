@@ -25,12 +25,14 @@ ALLOWED = {
     "likelihood": LAWS | {"samplers"},
     "training": LAWS | SOLVING | {"models", "data", "losses", "parallel", "evaluation"},
     "evaluation": LAWS | SOLVING | {"models", "data", "losses", "parallel"},
-    "configs": set(),
+    # For the signatures that sections are made from.
+    "configs": {"builders"},
 }
 OURS = {
     *ALLOWED,
     "builders",
     "main",
+    "scorefield",
     "xla_flags",
     *FOUNDATION,
     "tables",

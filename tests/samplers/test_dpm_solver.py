@@ -6,7 +6,6 @@ from fractions import Fraction
 from itertools import pairwise
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_form import M1, Gaussian
