@@ -224,6 +224,7 @@ def test_ode_failure_is_reported(per_example, short_solves):
 # Narrow in half of its directions: over t, at a tolerance of 0.1, these keep noise of several times
 # their own spread.
 ROW = Gaussian(np.full(16, 0.4), np.diag(np.repeat([0.3, 0.02], 8) ** 2))
+ORDER = np.arange(64)
 STARTS = np.float32(np.random.default_rng(0).standard_normal((64, 16)))
 
 
@@ -244,7 +245,7 @@ def reverse_sde():
 
     compiled = for_each(LAWS, run)
 
-    def of(name, x, tol, order=np.arange(64)):
+    def of(name, x, tol, order=ORDER):
         return jax.device_get(compiled(name, x[order], tol, order, EPS[name]))
 
     return of, calls
@@ -278,7 +279,7 @@ def test_sde_has_the_moments_of_the_data_and_one_path_for_all_tolerances(name, r
     gaps = [np.sqrt(np.mean((end - ends[2]) ** 2)) for end in ends[:2]]
     assert gaps[0] < 0.05 and gaps[1] < gaps[0] / 3, gaps
     assert np.all(np.diff(counts) > 0) and counts[0] < 250
-    again = run(name, x, 1e-1, np.arange(64)[::-1]).x[::-1]
+    again = run(name, x, 1e-1, ORDER[::-1]).x[::-1]
     np.testing.assert_allclose(again, ends[0], atol=2e-3)
 
 
