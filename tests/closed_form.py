@@ -76,6 +76,9 @@ def _logsumexp(logp):
     """Over the last axis."""
     xp = _namespace(logp)
     top = xp.max(logp, axis=-1, keepdims=True)
+    if xp is jnp:
+        # It cancels, and its derivative is 0 / 0 where a program recomputes logp to other digits.
+        top = jax.lax.stop_gradient(top)
     return xp.log(xp.sum(xp.exp(logp - top), axis=-1)) + top[..., 0]
 
 

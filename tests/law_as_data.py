@@ -4,8 +4,6 @@ A law that a program holds as a constant asks for a program of its own. With the
 as an argument, one program serves all laws.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -55,8 +53,4 @@ def for_each(laws, run):
     """`(name, *args) -> run(law, *args)` as one compiled program for all `laws`, a dictionary."""
     compiled = jax.jit(lambda index, *args: run(OneOf(index, tuple(laws.values())), *args))
 
-    @functools.wraps(run)
-    def call(name, *args):
-        return compiled(list(laws).index(name), *args)
-
-    return call
+    return lambda name, *args: compiled(list(laws).index(name), *args)

@@ -1,9 +1,12 @@
 """Codes against the closed flow of Gaussian data, and their moments against N(0, I)."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from any_law import AnyLaw
 from closed_form import Gaussian, Mixture
 
 from likelihood import Adams, log_likelihood
@@ -18,12 +21,17 @@ DATA = Gaussian(
     np.array([[0.5, 0.2, 0.0], [0.2, 0.3, 0.1], [0.0, 0.1, 0.8]]),
 )
 TIGHT = Solver("dopri5", 1e-7, 1e-7)
-SOLVERS = [
-    ("vp", TIGHT),
-    ("ve", TIGHT),
-    ("edm", Solver("dopri5", 1e-7, 1e-7, variable="lam")),
-    ("vp", Adams(64)),
-    ("ve", Adams(64)),
+SOLVERS = {
+    "tight": TIGHT,
+    "tight in lam": TIGHT._replace(variable="lam"),
+    "adams": Adams(64),
+}
+CASES = [
+    ("vp", "tight"),
+    ("ve", "tight"),
+    ("edm", "tight in lam"),
+    ("vp", "adams"),
+    ("ve", "adams"),
 ]
 
 
@@ -32,21 +40,40 @@ def at_eps(law, data, n, eps):
     rng = np.random.default_rng(1)
     a, _, c = (float(v) for v in law.coeffs(jnp.asarray(eps)))
     x0 = data.draw(rng, n)
-    return jnp.asarray(a * x0 + c * rng.standard_normal(x0.shape))
+    return a * x0 + c * rng.standard_normal(x0.shape)
 
 
-@pytest.mark.parametrize(("name", "solver"), SOLVERS)
-def test_codes_are_the_closed_flow_and_decode_to_the_data(name, solver, x64):
+@pytest.fixture(scope="module")
+def there_and_back():
+    """`(name, solver, x, eps) -> (codes, decoded)`; an adaptive solve is one program for all
+    laws."""
+
+    def both(law, solver, x, eps):
+        codes = encode(law, DATA.predict(law), x, SOLVERS[solver], eps)
+        return codes, decode(law, DATA.predict(law), codes.z, SOLVERS[solver], eps)
+
+    @partial(jax.jit, static_argnums=1)
+    def adaptive(which, solver, x, eps):
+        return both(AnyLaw(LAWS.values(), which), solver, x, eps)
+
+    @partial(jax.jit, static_argnums=(0, 2))
+    def fixed(name, x, eps):
+        return both(LAWS[name], "adams", x, eps)
+
+    def run(name, solver, x, eps):
+        if solver == "adams":
+            return jax.device_get(fixed(name, x, eps))
+        return jax.device_get(adaptive([*LAWS].index(name), solver, x, eps))
+
+    return run
+
+
+@pytest.mark.parametrize(("name", "solver"), CASES)
+def test_codes_are_the_closed_flow_and_decode_to_the_data(name, solver, there_and_back, x64):
     """From eps of its own, 1e-3, not t0; in units of the prior."""
     law, eps = LAWS[name], max(1e-3, LAWS[name].t0)
     x = at_eps(law, DATA, 6, eps)
-
-    @jax.jit
-    def run(x):
-        codes = encode(law, DATA.predict(law), x, solver, eps)
-        return codes, decode(law, DATA.predict(law), codes.z, solver, eps)
-
-    codes, back = run(x)
+    codes, back = there_and_back(name, solver, x, eps)
     truth = DATA.flow_map(law, x, eps, law.t1) / float(law.prior_std())
     np.testing.assert_allclose(codes.z, truth, atol=1e-5)
     assert np.std(truth) > 0.5
@@ -57,75 +84,105 @@ def test_codes_are_the_closed_flow_and_decode_to_the_data(name, solver, x64):
         assert result.failed.shape == (6,) and not np.any(result.failed)
 
 
+SPREAD = Mixture(np.array([0.5, 0.5]), np.array([[-0.6, 0.6], [0.6, -0.6]]), np.array([0.2, 0.4]))
+
+
+@pytest.fixture(scope="module")
+def encoded():
+    """`(which, x) -> Latents`, as used: float32."""
+
+    @jax.jit
+    def run(which, x):
+        law, solver = AnyLaw(LAWS.values(), which), Solver("tsit5", 1e-4, 1e-4, variable="lam")
+        return encode(law, SPREAD.predict(law), x, solver)
+
+    return run
+
+
 @pytest.mark.parametrize("name", LAWS)
-def test_codes_are_standard_normal(name):
-    """As used, float32; each moment within four of its standard errors, over 2000 draws.
+def test_codes_are_standard_normal(name, encoded):
+    """Each moment within four of its standard errors, over 2000 draws.
 
     The prior leaves out what is left of the data at t1, so they are data of zero mean whose spread
     is small beside the prior of VE, 50, or is that of the prior.
     """
     law, n = LAWS[name], 2000
-    data = Mixture(np.array([0.5, 0.5]), np.array([[-0.6, 0.6], [0.6, -0.6]]), np.array([0.2, 0.4]))
-    x = jnp.asarray(at_eps(law, data, n, law.t0), jnp.float32)
-    solver = Solver("tsit5", 1e-4, 1e-4, variable="lam")
-    codes = jax.jit(lambda x: encode(law, data.predict(law), x, solver))(x)
+    x = np.float32(at_eps(law, SPREAD, n, law.t0))
+    codes = encoded([*LAWS].index(name), x)
     z = np.asarray(codes.z, np.float64)
-    assert z.shape == (n, 2) and codes.z.dtype == jnp.float32
+    assert z.shape == (n, 2) and codes.z.dtype == np.float32
     cov = np.cov(z.T)
     assert np.all(np.abs(z.mean(0)) < 4 / n**0.5)
     assert np.all(np.abs(np.diag(cov) - 1) < 4 * (2 / n) ** 0.5)
     assert abs(cov[0, 1]) < 4 / n**0.5
     assert np.all(np.abs((z**4).mean(0) - 3) < 4 * (96 / n) ** 0.5)
     # The data are far from it: correlated, and of two parts.
-    assert abs(np.corrcoef(np.asarray(x).T)[0, 1]) > 0.5
+    assert abs(np.corrcoef(x.T)[0, 1]) > 0.5
 
 
-def test_the_code_is_the_latent_of_the_likelihood(x64):
+@pytest.mark.parametrize("solver", [TIGHT, Adams(32)], ids=["adaptive", "fixed"])
+def test_the_code_is_the_latent_of_the_likelihood(solver, x64):
     law, x = LAWS["vp"], at_eps(LAWS["vp"], DATA, 3, 1e-3)
-    predict = DATA.predict(law)
-    given = {"solver": TIGHT, "eps": 1e-3}
-    found = jax.jit(lambda x: encode(law, predict, x, **given).z)(x)
-    key = jax.random.key(0)
-    both = jax.jit(lambda x: log_likelihood(key, law, predict, x, divergence=exact(), **given))(x)
-    np.testing.assert_allclose(found, both.latent / law.prior_std(), atol=1e-6)
+    predict, key = DATA.predict(law), jax.random.key(0)
+    given = {"solver": solver, "eps": 1e-3}
+
+    @jax.jit
+    def run(x):
+        both = log_likelihood(key, law, predict, x, divergence=exact(), **given)
+        return encode(law, predict, x, **given).z, both.latent / law.prior_std()
+
+    np.testing.assert_allclose(*run(x), atol=1e-6)
 
 
 def test_a_batch_mate_changes_nothing():
     """One so far off that it takes many more steps; to the last bit, as no matrix is multiplied."""
     law = LAWS["vp"]
     data = Mixture(np.array([0.5, 0.5]), np.array([[-1.0, 0.5], [1.0, 0.5]]), np.array([0.05, 0.1]))
-    x = jnp.asarray([[0.9, 0.4], [0.01, 30.0], [-1.0, 0.6]], jnp.float32)
+    x = np.array([[0.9, 0.4], [0.01, 30.0], [-1.0, 0.6]], np.float32)
+    near = x.copy()
+    near[1] = 1.0, 0.5
     run = jax.jit(lambda x: encode(law, data.predict(law), x, Solver("tsit5", 1e-4, 1e-4)))
-    many, other = run(x), run(x.at[1].set(jnp.asarray([1.0, 0.5])))
+    many, other = jax.device_get((run(x), run(near)))
     np.testing.assert_array_equal(many.z[::2], other.z[::2])
     np.testing.assert_array_equal(many.nfe[::2], other.nfe[::2])
     assert many.nfe[1] != other.nfe[1]
 
 
-def test_a_failure_is_reported_and_kept_from_the_others():
-    """Values that are not finite by either solver, and too few steps."""
+@pytest.mark.parametrize(
+    "solver", [Solver("tsit5", 1e-3, 1e-3, max_steps=100), Adams(16)], ids=["adaptive", "fixed"]
+)
+def test_a_failure_is_reported_and_kept_from_the_others(solver):
+    """Values that are not finite, by either solver."""
     law = LAWS["vp"]
     predict = DATA.predict(law)
-    x = jnp.asarray([[0.1, 0.2, 0.3], [0.1, np.inf, 0.3]], jnp.float32)
-    for solver in (Solver("tsit5", 1e-3, 1e-3, max_steps=100), Adams(16)):
-        codes = jax.jit(lambda x, solver=solver: encode(law, predict, x, solver))(x)
-        assert codes.failed.tolist() == [False, True]
-        assert np.isfinite(codes.z[0]).all() and np.isnan(codes.z[1]).all()
-        back = jax.jit(lambda z, solver=solver: decode(law, predict, z, solver))(codes.z)
-        assert back.failed.tolist() == [False, True]
-        error = np.asarray(round_trip_error(x, back.x))
-        assert error[0] < 0.1 and np.isnan(error[1])
-    short = encode(law, predict, x[:1], Solver(max_steps=4))
+    x = np.array([[0.1, 0.2, 0.3], [0.1, np.inf, 0.3]], np.float32)
+
+    @jax.jit
+    def run(x):
+        codes = encode(law, predict, x, solver)
+        return codes, decode(law, predict, codes.z, solver)
+
+    codes, back = jax.device_get(run(x))
+    assert codes.failed.tolist() == [False, True]
+    assert np.isfinite(codes.z[0]).all() and np.isnan(codes.z[1]).all()
+    assert back.failed.tolist() == [False, True]
+    error = np.asarray(round_trip_error(x, back.x))
+    assert error[0] < 0.1 and np.isnan(error[1])
+
+
+def test_too_few_steps_are_a_failure():
+    law, x = LAWS["vp"], np.array([[0.1, 0.2, 0.3]], np.float32)
+    short = jax.jit(lambda x: encode(law, DATA.predict(law), x, Solver(max_steps=4)))(x)
     assert short.failed.tolist() == [True] and np.isnan(short.z).all()
 
 
 def test_denoising_ends_with_the_mean_of_the_data(x64):
     law, eps = LAWS["ve"], 0.3  # where the noise is not small
     predict, x = DATA.predict(law), at_eps(LAWS["ve"], DATA, 4, 0.3)
-    z = DATA.flow_map(law, x, eps, law.t1) / law.prior_std()
-    run = jax.jit(lambda z, denoise: decode(law, predict, z, TIGHT, eps, denoise), static_argnums=1)
-    plain, denoised = run(z, False), run(z, True)
-    np.testing.assert_allclose(denoised.x, predict(x, jnp.asarray(eps)).x0, atol=1e-5)
+    z = DATA.flow_map(law, x, eps, law.t1) / float(law.prior_std())
+    run = jax.jit(lambda z: [decode(law, predict, z, Adams(128), eps, flag) for flag in (0, 1)])
+    plain, denoised = jax.device_get(run(z))
+    np.testing.assert_allclose(denoised.x, predict(x, eps).x0, atol=1e-5)
     np.testing.assert_array_equal(denoised.nfe, plain.nfe + 1)
     assert np.abs(denoised.x - plain.x).max() > 1e-2
 
@@ -146,6 +203,6 @@ def test_temperature():
 def test_fixed_steps_need_a_law_that_is_known():
     run = jax.jit(lambda law, x: encode(law, DATA.predict(law), x, Adams(8)).z)
     with pytest.raises(ValueError, match="laid out when the program is built"):
-        run(LAWS["vp"], jnp.zeros((1, 3)))
+        run(LAWS["vp"], np.zeros((1, 3), np.float32))
     with pytest.raises(ValueError, match="order is 9"):
-        encode(LAWS["vp"], DATA.predict(LAWS["vp"]), jnp.zeros((1, 3)), Adams(8, 9))
+        encode(LAWS["vp"], DATA.predict(LAWS["vp"]), np.zeros((1, 3), np.float32), Adams(8, 9))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_form import Gaussian
+from law_as_data import for_each
 
 from samplers import SOLVERS, Solver, adaptive_ode, adaptive_sde
 from samplers.adaptive import flow
@@ -18,10 +19,10 @@ TOLERANCES = (1e-4, 1e-6, 1e-8)
 KEY = jax.random.key(0)
 
 
-def counted(f):
+def counted(f, calls=None):
     """A host counter of calls. Without arguments a callback runs once for all mapped examples, so
     it counts the longest solve of a batch."""
-    calls = []
+    calls = [] if calls is None else calls
 
     def wrapped(*args):
         jax.debug.callback(lambda: calls.append(1))
@@ -42,11 +43,11 @@ def test_solver_entry(method, x64):
         one = lambda y: solve_ode(field, y, t0, t1, Solver(method, tol, tol))
         return jax.vmap(one)(y0)
 
-    y0 = jnp.asarray([[1.0], [-2.5]])
+    y0 = np.array([[1.0], [-2.5]])
     for t0, t1 in ((0.0, 2.0), (2.0, 0.3)):
         for tol in (1e-3, 1e-6):
             calls.clear()
-            y, nfe, failed = jax.block_until_ready(solve(y0, t0, t1, tol))
+            y, nfe, failed = jax.device_get(solve(y0, t0, t1, tol))
             jax.effects_barrier()
             assert np.max(nfe) == len(calls) and not np.any(failed)
             assert np.max(abs(y - y0 * exact(t1) / exact(t0))) < 20 * tol
@@ -56,128 +57,147 @@ def test_count_without_mapping(x64):
     """The same count where nothing is mapped over."""
     field, calls = counted(lambda t, y: -y)
     solve = jax.jit(lambda y: solve_ode(field, y, 0.0, 1.0, Solver("tsit5")))
-    nfe = jax.block_until_ready(solve(jnp.ones(2))).nfe
+    nfe = jax.block_until_ready(solve(np.ones(2))).nfe
     jax.effects_barrier()
     assert nfe == len(calls) > 10
 
 
-@pytest.mark.parametrize("name", ["vp", "subvp", "ve", "edm"])
-def test_ode_reaches_the_flow_map(name, x64):
+def test_ode_reaches_the_flow_map(x64):
     """Gaussian data: the error is of the order of the tolerance, and falls with it."""
-    law, eps = LAWS[name], EPS[name]
-    predict, calls = counted(PLANE.predict(law))
-    run = jax.jit(
-        lambda x, tol: adaptive_ode(law, eps, Solver("dopri5", tol, tol))(KEY, predict, x)
-    )
-    x = law.prior_std() * jnp.asarray(np.random.default_rng(0).standard_normal((4, 2)))
-    reference = PLANE.flow_map(law, x, law.t1, eps)
-    errors, previous = [], 0
-    for tol in TOLERANCES:
-        calls.clear()
-        result = jax.block_until_ready(run(x, tol))
-        jax.effects_barrier()
-        errors.append(float(jnp.max(jnp.abs(result.x - reference))))
-        assert np.max(result.nfe) == len(calls) > previous and result.nfe.shape == (4,)
-        assert not np.any(result.failed)
-        previous = len(calls)
-    # Global error against local tolerance.
-    assert np.all(np.array(errors) < 100 * np.array(TOLERANCES)), errors
+    calls = []
+
+    def run(law, x, eps, tol):
+        predict, _ = counted(PLANE.predict(law), calls)
+        return adaptive_ode(law, eps, Solver("dopri5", tol, tol))(KEY, predict, x)
+
+    run, z = for_each(LAWS, run), np.random.default_rng(0).standard_normal((4, 2))
+    for name in ("vp", "subvp", "ve", "edm"):
+        law, eps = LAWS[name], EPS[name]
+        x = float(law.prior_std()) * z
+        reference = PLANE.flow_map(law, x, law.t1, eps)
+        errors, previous = [], 0
+        for tol in TOLERANCES:
+            calls.clear()
+            result = jax.device_get(run(name, x, eps, tol))
+            jax.effects_barrier()
+            errors.append(np.max(np.abs(result.x - reference)))
+            assert np.max(result.nfe) == len(calls) > previous and result.nfe.shape == (4,)
+            assert not np.any(result.failed)
+            previous = len(calls)
+        # Global error against local tolerance.
+        assert np.all(np.array(errors) < 100 * np.array(TOLERANCES)), (name, errors)
 
 
-@pytest.mark.parametrize("name", LAWS)
-def test_no_sample_is_wrong_unnoticed(name):
+def test_no_sample_is_wrong_unnoticed():
     """Every one of 2048 samples, at loose tolerances, in the variable that the configs name.
 
     Without a longest step 29 to 66 of them were off by 0.1 and more on VP and sub-VP; in t, EDM's
     largest errors are several times these.
     """
-    law, variable = LAWS[name], "lam" if name == "edm" else "t"
-    data = Gaussian.scalar(0.3, 0.7)
-    predict = data.predict(law)
-    solver = lambda tol: Solver(rtol=tol, atol=tol, variable=variable)
-    run = jax.jit(lambda x, tol: adaptive_ode(law, EPS[name], solver(tol))(KEY, predict, x))
-    x = law.prior_sample(KEY, (2048, 1))
-    reference = data.flow_map(law, x, law.t1, EPS[name])
-    for tol in (1e-2, 1e-3, 1e-4, 1e-5):
-        result = run(x, tol)
-        assert np.max(np.abs(result.x - reference)) < 10 * tol
-        assert not np.any(result.failed) and np.mean(result.nfe) < 125
+    data, z = Gaussian.scalar(0.3, 0.7), np.random.default_rng(0).standard_normal((2048, 1))
+
+    def run(law, x, eps, tol, variable="t"):
+        solver = Solver(rtol=tol, atol=tol, variable=variable)
+        return adaptive_ode(law, eps, solver)(KEY, data.predict(law), x)
+
+    in_t = for_each(LAWS, run)
+    in_lam = jax.jit(lambda name, *args: run(LAWS[name], *args, "lam"), static_argnums=0)
+    for name, law in LAWS.items():
+        x = np.float32(law.prior_std() * z)
+        reference = data.flow_map(law, x, law.t1, EPS[name])
+        for tol in (1e-2, 1e-3, 1e-4, 1e-5):
+            result = jax.device_get((in_lam if name == "edm" else in_t)(name, x, EPS[name], tol))
+            assert np.max(np.abs(result.x - reference)) < 10 * tol, (name, tol)
+            assert not np.any(result.failed) and np.mean(result.nfe) < 125
 
 
-@pytest.mark.parametrize("name", LAWS)
-def test_variable_of_integration(name, x64):
-    """Whatever the variable and the size of the data, the same end, backwards and forwards, by
-    other evaluations."""
-    law, predict = LAWS[name], PLANE.predict(LAWS[name])
-    x, eps = law.prior_sample(KEY, (4, 2)), EPS[name]
+def test_variable_of_integration(x64):
+    """Whatever the variable and the size of the data, the end is that of the flow, backwards and
+    forwards, by other evaluations; over t it is that of the two tests above."""
 
-    def solve(x, variable, sigma_data, to):
-        solver = Solver("dopri8", 1e-9, 1e-9, variable=variable, sigma_data=sigma_data)
-        return flow(law, predict, x, eps, solver, to)
+    def run(law, x, eps):
+        predict = PLANE.predict(law)
+        solver = lambda **frame: Solver("dopri8", 1e-9, 1e-9, **frame)
+        in_lam = flow(law, predict, x, eps, solver(variable="lam", sigma_data=0.5), "data")
+        angle = solver(variable="angle", sigma_data=0.8)
+        in_angle = flow(law, predict, x, eps, angle, "data")
+        return in_lam, in_angle, flow(law, predict, in_angle.y, eps, angle, "noise")
 
-    run = jax.jit(solve, static_argnums=(1, 2, 3))
-    in_t, in_lam = run(x, "t", 0.5, "data"), run(x, "lam", 0.5, "data")
-    in_angle = run(x, "angle", 0.8, "data")
-    assert np.all(in_lam.nfe != in_t.nfe)
-    for end in (in_lam, in_angle):
-        assert not np.any(end.failed)
-        np.testing.assert_allclose(end.y, in_t.y, atol=1e-6)
-    back = run(in_angle.y, "angle", 0.8, "noise")
-    np.testing.assert_allclose(back.y, x, rtol=1e-5, atol=1e-5)
+    run, z = for_each(LAWS, run), np.random.default_rng(0).standard_normal((4, 2))
+    for name, law in LAWS.items():
+        x = float(law.prior_std()) * z
+        in_lam, in_angle, back = jax.device_get(run(name, x, EPS[name]))
+        reference = PLANE.flow_map(law, x, law.t1, EPS[name])
+        assert np.all(in_lam.nfe != in_angle.nfe)
+        for end in (in_lam, in_angle):
+            assert not np.any(end.failed)
+            np.testing.assert_allclose(end.y, reference, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(back.y, x, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_data_of_one_size_do_not_move_in_the_frame():
     """Gaussian data of standard deviation sigma_d: the slope is zero in z, so the fewest steps
     there can be are exact."""
     law, data = VP(), Gaussian.scalar(0.0, 0.7)
-    x = law.prior_sample(KEY, (16, 1))
+    x = np.float32(np.random.default_rng(0).standard_normal((16, 1)))
     reference = data.flow_map(law, x, law.t1, 1e-3)
     for variable in ("lam", "angle"):
         solver = Solver("heun", 1e-4, 1e-4, variable=variable, sigma_data=0.7)
         end = jax.jit(lambda x, s=solver: flow(law, data.predict(law), x, 1e-3, s, "data"))(x)
         np.testing.assert_allclose(end.y, reference, rtol=1e-4, atol=1e-5)
         assert np.max(end.nfe) <= 2 * 12
-    coarse = Solver("heun", 1e-4, 1e-4, sigma_data=0.7)
-    assert np.min(flow(law, data.predict(law), x, 1e-3, coarse, "data").nfe) > 60
 
 
 def test_frames_that_do_not_exist():
-    run = lambda **change: flow(
-        VP(), PLANE.predict(VP()), jnp.zeros((1, 2)), 1e-3, Solver()._replace(**change), "data"
+    start = np.zeros((1, 2), np.float32)
+    run = lambda to="data", **change: flow(
+        VP(), PLANE.predict(VP()), start, 1e-3, Solver()._replace(**change), to
     )
     with pytest.raises(ValueError, match="variable is 's'; it must be one of t, lam, angle"):
         run(variable="s")
     with pytest.raises(ValueError, match=r"sigma_data is 0\.0"):
         run(variable="angle", sigma_data=0.0)
     with pytest.raises(ValueError, match="to is 'prior'"):
-        flow(VP(), PLANE.predict(VP()), jnp.zeros((1, 2)), 1e-3, Solver(), "prior")
+        run("prior")
     with pytest.raises(ValueError, match=r"sampling\.variable is 'angle'; the adaptive SDE"):
         adaptive_sde(VP(), 1e-3, Solver(variable="angle"))
 
 
 def test_ode_in_float32_at_the_default_tolerance():
     """With the last step to the conditional mean of the data, one evaluation more."""
-    law, eps, predict = VP(), jnp.float32(0.01), PLANE.predict(VP())
+    law, eps, predict = VP(), np.float32(0.01), PLANE.predict(VP())
     run = jax.jit(lambda x: adaptive_ode(law, 0.01, Solver(), denoise=True)(KEY, predict, x))
-    x = jax.random.normal(KEY, (16, 2))
-    result, reference = run(x), PLANE.flow_map(law, x, 1.0, eps)
-    assert result.x.dtype == jnp.float32
+    x = np.float32(np.random.default_rng(0).standard_normal((16, 2)))
+    result, reference = jax.device_get(run(x)), PLANE.flow_map(law, x, 1.0, eps)
+    assert result.x.dtype == np.float32
     np.testing.assert_allclose(result.x, predict(reference, eps).x0, atol=2e-4)
     assert np.max(abs(result.x - reference)) > 1e-3
     assert np.all(result.nfe % 6 == 2)  # 1 + 6 n of the solve, and 1
 
 
-def test_example_does_not_depend_on_its_batch_but_a_joint_solve_does():
-    law, solver = VP(), Solver("bosh3", 1e-4, 1e-4)
-    x = jax.random.normal(KEY, (4, 2))
-    others = x.at[1:].set(8.0 * x[1:])
+@pytest.fixture(scope="module")
+def short_solves():
+    """`(x, tolerance) -> result` of at most 60 steps, each example by itself and all jointly."""
+
+    def of(per_example):
+        solver = lambda tol: Solver("bosh3", tol, tol, 60)
+        method = lambda tol: adaptive_ode(VP(), 1e-3, solver(tol), per_example)
+        run = jax.jit(lambda x, tol: method(tol)(KEY, PLANE.predict(VP()), x))
+        return lambda x, tol: jax.device_get(run(x, tol))
+
+    return {True: of(True), False: of(False)}
+
+
+FOUR = np.float32(np.random.default_rng(0).standard_normal((4, 2)))
+
+
+def test_example_does_not_depend_on_its_batch_but_a_joint_solve_does(short_solves):
+    others = FOUR * np.float32([[1], [8], [8], [8]])
 
     def gap(per_example):
-        method = adaptive_ode(law, 1e-3, solver, per_example=per_example)
-        run = jax.jit(lambda x: method(KEY, PLANE.predict(law), x))
-        first, second = run(x), run(others)
-        assert first.nfe.shape == first.failed.shape == (4,)
-        return float(jnp.max(jnp.abs(first.x[0] - second.x[0]))), first
+        first, second = (short_solves[per_example](x, 1e-3) for x in (FOUR, others))
+        assert first.nfe.shape == first.failed.shape == (4,) and not np.any(first.failed)
+        return np.max(np.abs(first.x[0] - second.x[0])), first
 
     alone, result = gap(True)
     joint, together = gap(False)
@@ -187,70 +207,65 @@ def test_example_does_not_depend_on_its_batch_but_a_joint_solve_does():
 
 
 @pytest.mark.parametrize("per_example", [True, False])
-def test_ode_failure_is_reported(per_example):
+def test_ode_failure_is_reported(per_example, short_solves):
     """Too few steps, or a value that is not finite: `failed`, and nan in place of an answer."""
-    law = VP()
-    predict = PLANE.predict(law)
-    x = jax.random.normal(KEY, (3, 2))
-    # The tolerance is traced, so one compilation serves: 30 steps are enough at the first only.
-    run = jax.jit(
-        lambda x, tol: adaptive_ode(law, 1e-3, Solver("heun", tol, tol, 30), per_example)(
-            KEY, predict, x
-        )
-    )
-    result = run(x, 1e-5)
+    run = short_solves[per_example]
+    result = run(FOUR, 1e-6)
     assert np.all(result.failed) and np.all(np.isnan(result.x))
-    assert not np.any(run(x, 1e-2).failed)
-    result = run(x.at[1].set(jnp.nan), 1e-2)
-    expected = [False, True, False] if per_example else [True] * 3
+    assert not np.any(run(FOUR, 1e-3).failed)
+    holed = FOUR.copy()
+    holed[1] = np.nan
+    result = run(holed, 1e-3)
+    expected = [False, True, False, False] if per_example else [True] * 4
     np.testing.assert_array_equal(result.failed, expected)
     np.testing.assert_array_equal(np.isnan(result.x).any(1), expected)
 
 
-# The strength of the noise by law, so that several are seen.
-ETAS = {"vp": 1.0, "subvp": 0.5, "ve": 1.0, "edm": 2.0, "flow": 0.5}
 # Narrow in half of its directions: over t, at a tolerance of 0.1, these keep noise of several times
 # their own spread.
 ROW = Gaussian(np.full(16, 0.4), np.diag(np.repeat([0.3, 0.02], 8) ** 2))
+ORDER = np.arange(64)
+STARTS = np.float32(np.random.default_rng(0).standard_normal((64, 16)))
 
 
 @pytest.fixture(scope="module")
 def reverse_sde():
-    """`name -> (run, calls)`: one compiled `(keys, x, tolerance) -> result` for each law, over lam,
-    and the counter of its calls. A state above 1e6 is answered with nan."""
-    made = {}
+    """`(name, x, tolerance, order) -> result` over lam, the examples in an order of their numbers,
+    which seed their keys; and the counter of calls. A state above 1e6 is answered with nan."""
+    calls = []
 
-    def of(name):
-        if name not in made:
-            law, exact = LAWS[name], ROW.predict(LAWS[name])
-            broken = lambda x, t: jax.tree.map(
-                lambda v: jnp.where(abs(x) > 1e6, jnp.nan, v), exact(x, t)
-            )
-            predict, calls = counted(broken)
-            solver = lambda tol: Solver(rtol=tol, atol=tol, variable="lam")
-            run = lambda keys, x, tol: adaptive_sde(law, EPS[name], solver(tol), eta=ETAS[name])(
-                keys, predict, x
-            )
-            made[name] = jax.jit(run), calls
-        return made[name]
+    def run(law, x, tol, order, eps):
+        exact = ROW.predict(law)
+        broken = lambda x, t: jax.tree.map(
+            lambda v: jnp.where(abs(x) > 1e6, jnp.nan, v), exact(x, t)
+        )
+        solver = Solver(rtol=tol, atol=tol, variable="lam")
+        predict, _ = counted(broken, calls)
+        return adaptive_sde(law, eps, solver)(example_keys(0, order), predict, x)
 
-    return of
+    compiled = for_each(LAWS, run)
+
+    def of(name, x, tol, order=ORDER):
+        return jax.device_get(compiled(name, x[order], tol, order, EPS[name]))
+
+    return of, calls
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", LAWS)
 def test_sde_has_the_moments_of_the_data_and_one_path_for_all_tolerances(name, reverse_sde):
     """64 examples of 16 dimensions: mean and variance at eps within four standard errors. The
     Brownian path belongs to the key: distances to the solve at 2e-3 fall with the tolerance, as
-    about its power 0.7, where unrelated paths would be the data's 0.4 apart."""
+    about its power 0.7, where unrelated paths would be the data's 0.4 apart. Another strength than
+    1 is in test_strength.py."""
     law, n = LAWS[name], 64
-    run, calls = reverse_sde(name)
-    keys = example_keys(0, jnp.arange(n))
-    x = law.prior_sample(example_keys(1, jnp.arange(n)), (n, 16))
+    run, calls = reverse_sde
+    x = np.float32(law.prior_std() * STARTS)
     ends, counts = [], []
     for tol in (1e-1, 1e-2, 2e-3):
         calls.clear()
-        result = jax.block_until_ready(run(keys, x, tol))
+        result = run(name, x, tol)
         jax.effects_barrier()
         assert not np.any(result.failed)
         # ShARK: two evaluations of the drift an attempted step
@@ -264,17 +279,18 @@ def test_sde_has_the_moments_of_the_data_and_one_path_for_all_tolerances(name, r
     gaps = [np.sqrt(np.mean((end - ends[2]) ** 2)) for end in ends[:2]]
     assert gaps[0] < 0.05 and gaps[1] < gaps[0] / 3, gaps
     assert np.all(np.diff(counts) > 0) and counts[0] < 250
-    again = run(keys[::-1], x[::-1], 1e-1).x[::-1]
+    again = run(name, x, 1e-1, ORDER[::-1]).x[::-1]
     np.testing.assert_allclose(again, ends[0], atol=2e-3)
 
 
 def test_sde_ends_at_once_where_a_state_is_not_finite(reverse_sde):
     """A start that is nan, and one to which the network answers nan: each is reported, and the
     batch does not wait for it until `max_steps`."""
-    run, _ = reverse_sde("vp")
-    keys, x = example_keys(0, jnp.arange(64)), jnp.ones((64, 16))
-    whole = run(keys, x, 1e-1)
-    result = run(keys, x.at[1, 0].set(jnp.nan).at[2, 0].set(1e7), 1e-1)
+    run, _ = reverse_sde
+    x = np.ones((64, 16), np.float32)
+    whole = run("vp", x, 1e-1)
+    x[1, 0], x[2, 0] = np.nan, 1e7
+    result = run("vp", x, 1e-1)
     expected = np.isin(np.arange(64), (1, 2))
     np.testing.assert_array_equal(result.failed, expected)
     np.testing.assert_array_equal(np.isnan(result.x).any(1), expected)
@@ -285,7 +301,7 @@ def test_sde_ends_at_once_where_a_state_is_not_finite(reverse_sde):
 def test_sde_failure_is_reported_and_one_key_serves_a_batch():
     law = VP()
     method = adaptive_sde(law, 1e-3, Solver(max_steps=5), denoise=True)
-    result = jax.jit(lambda key, x: method(key, PLANE.predict(law), x))(KEY, jnp.ones((3, 2)))
+    result = jax.jit(lambda x: method(KEY, PLANE.predict(law), x))(np.ones((3, 2), np.float32))
     assert np.all(result.failed) and np.all(np.isnan(result.x))
     np.testing.assert_array_equal(result.nfe, 2 * 5 + 1)
     with pytest.raises(ValueError, match="without noise take"):

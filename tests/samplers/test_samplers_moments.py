@@ -2,14 +2,16 @@
 
 They are compared with an independent recursion (recursion.py): an index slip of one step, or a
 wrong factor, shows at ten steps.
-
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_form import Gaussian
+from law_as_data import for_each
 from recursion import (
     EPS,
     MEAN,
@@ -35,13 +37,14 @@ from samplers import (
     ddim,
     euler_maruyama,
     langevin,
-    make_grid,
     predictor_corrector,
     reverse_diffusion,
     sample,
 )
 from sde_lib import VE, VP, SubVP
 
+# Millions of random numbers, which are drawn several times faster by optimised programs.
+pytestmark = pytest.mark.optimised
 LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE()}
 
 PREDICTOR_CASES = {
@@ -63,6 +66,25 @@ CORRECTOR_CASES = {
     "langevin": (lambda path, at: langevin(path, SNR, 2, "batch", at), langevin_size),
     "ald": (lambda path, at: annealed_langevin(path, SNR, 2, at=at), ald_size),
 }
+ENDS = {"paper": "end", "original": "start"}
+
+
+def sampler_of(path, case):
+    """That of a predictor's case, or of a corrector's case and its order, after reverse
+    diffusion."""
+    if case in PREDICTOR_CASES:
+        return PREDICTOR_CASES[case][0](path)
+    corrector, order = case
+    make, _ = CORRECTOR_CASES[corrector]
+    return predictor_corrector(reverse_diffusion(path), make(path, ENDS[order]), order)
+
+
+def recursion_of(law, case, ts):
+    """Mean and variance of its output."""
+    if case in PREDICTOR_CASES:
+        return recursion(law, ts, PREDICTOR_CASES[case][1])
+    corrector, order = case
+    return recursion(law, ts, step_reverse_diffusion, CORRECTOR_CASES[corrector][1], order)
 
 
 def test_every_entry_is_here():
@@ -72,117 +94,112 @@ def test_every_entry_is_here():
     assert CORRECTOR_CASES.keys() == CORRECTORS.keys()
 
 
-def run(law_name, sampler, sizes, n):
-    """For each number of steps, n samples with the exact prediction, and their times in float64.
+@functools.cache
+def samples_of(case, n):
+    """`(name of a law, grids (S, N + 1)) -> (S, n)`, as one program for all laws: samples with the
+    exact prediction.
 
-    All grids are mapped over in one scan, which is compiled once: a short one waits at t1, where a
-    predictor does nothing and a corrector acts, as it does in the recursion.
+    All grids are mapped over in one scan: a short one waits at t1, where a predictor does nothing
+    and a corrector acts, as it does in the recursion.
     """
-    law, predict = LAWS[law_name], Gaussian.scalar(MEAN, STD).predict(LAWS[law_name])
-    grids = [make_grid("uniform", law, steps, EPS[law_name]) for steps in sizes]
-    grids = jnp.stack([jnp.pad(ts, (max(sizes) + 1 - len(ts), 0), mode="edge") for ts in grids])
 
-    @jax.jit
-    @jax.vmap
-    def samples(key, ts):
-        start, key = jax.random.split(key)
-        return sample(key, predict, sampler, law.prior_sample(start, (n, 1)), ts).x[:, 0]
+    def samples(law, grids):
+        predict, sampler = Gaussian.scalar(MEAN, STD).predict(law), sampler_of(law, case)
 
-    # This kind of key compiles in two thirds of the time.
-    out = samples(jax.random.split(jax.random.key(n, impl="rbg"), len(sizes)), grids)
-    return zip(np.asarray(out, np.float64), np.asarray(grids, np.float64))
+        def one(key, ts):
+            start, key = jax.random.split(key)
+            return sample(key, predict, sampler, law.prior_sample(start, (n, 1)), ts).x[:, 0]
+
+        # This kind of key compiles in two thirds of the time.
+        return jax.vmap(one)(jax.random.split(jax.random.key(n, impl="rbg"), len(grids)), grids)
+
+    return for_each(LAWS, samples)
+
+
+def even(law, sizes):
+    """Grids even in t, waiting at t1, in float32."""
+    grids = [np.linspace(1.0, EPS[law], steps + 1) for steps in sizes]
+    return np.float32([np.pad(ts, (max(sizes) + 1 - len(ts), 0), "edge") for ts in grids])
 
 
 def is_close(x, moments):
     """Sample mean and variance within four standard errors, those of the expected normal law: by
     its own spread a sample with heavy tails would excuse itself."""
-    (mean, var), n = moments, len(x)
+    (mean, var), n, x = moments, len(x), np.asarray(x, np.float64)
     return (
         abs(x.mean() - mean) < 4 * (var / n) ** 0.5 and abs(x.var() / var - 1) < 4 * (2 / n) ** 0.5
     )
 
 
-@pytest.mark.parametrize("case", PREDICTOR_CASES)
-@pytest.mark.parametrize("law", LAWS)
-def test_few_steps_follow_the_recursion(law, case):
-    make, step = PREDICTOR_CASES[case]
-    for x, ts in run(law, make(LAWS[law]), (10, 50), 20_000):
-        assert is_close(x, recursion(law, ts, step))
+CORRECTED = [(corrector, order) for corrector in CORRECTOR_CASES for order in ENDS]
 
 
-@pytest.mark.parametrize("order", ["paper", "original"])
-@pytest.mark.parametrize("corrector", CORRECTOR_CASES)
-@pytest.mark.parametrize("law", LAWS)
-def test_few_corrected_steps_follow_the_recursion(law, corrector, order):
-    """Two corrector steps each time: after the predictor at s, or before it at t."""
-    make, size = CORRECTOR_CASES[corrector]
-    at = {"paper": "end", "original": "start"}[order]
-    both = predictor_corrector(reverse_diffusion(LAWS[law]), make(LAWS[law], at), order)
-    for x, ts in run(law, both, (10, 50), 20_000):
-        assert is_close(x, recursion(law, ts, step_reverse_diffusion, size, order))
+@pytest.mark.parametrize("case", [*PREDICTOR_CASES, *CORRECTED], ids=str)
+def test_few_steps_follow_the_recursion(case):
+    """A corrector acts twice each time: after the predictor at s, or before it at t."""
+    for law in LAWS:
+        grids = even(law, (10, 50))
+        for x, ts in zip(np.asarray(samples_of(case, 20_000)(law, grids)), grids):
+            assert is_close(x, recursion_of(law, case, np.float64(ts))), law
 
 
-def check_many_steps(law, sampler, *recursion_args):
-    """At N = 1000 and 2000 the samples have the moments of the data.
+# DDIM with eta = 1 is the ancestral sampler, to which the recursion above already ties it. In the
+# original's order so many steps lack the last correction, no more.
+MANY = [case for case in PREDICTOR_CASES if "ddim" not in case]
+MANY += [(corrector, "paper") for corrector in CORRECTOR_CASES]
 
-    The bias that is left is known from the recursion, and is less than one standard error of 2500
-    samples (2 % of the mean's unit, 2.8 % of the variance). It is of order 1/N, at N = 1000 at most
-    1.8 % of the variance (ancestral on VP); but for Langevin, whose finite step leaves 2.6 % too
-    much at any N.
+
+@pytest.mark.parametrize("case", MANY, ids=str)
+def test_many_steps_give_the_data(case):
+    """At N = 1000 the samples have the moments of the data.
+
+    The bias that is left is known from the recursion, for N = 2000 too, and is less than one
+    standard error of 2500 samples (2 % of the mean's unit, 2.8 % of the variance). It is of order
+    1/N, at N = 1000 at most 1.8 % of the variance (ancestral on VP); but for Langevin, whose finite
+    step leaves 2.6 % too much at any N.
     """
-    n, moments = 2500, data_moments(law)
-    for x, ts in run(law, sampler, (1000, 2000), n):
-        mean, var = recursion(law, ts, *recursion_args)
-        assert abs(mean - moments[0]) < (moments[1] / n) ** 0.5
-        assert abs(var / moments[1] - 1.0) < (2 / n) ** 0.5
-        assert is_close(x, moments)
+    n = 2500
+    for law in LAWS:
+        moments, grids = data_moments(law), even(law, (1000,))
+        for ts in (np.float64(grids[0]), np.linspace(1.0, EPS[law], 2001)):
+            mean, var = recursion_of(law, case, ts)
+            assert abs(mean - moments[0]) < (moments[1] / n) ** 0.5
+            assert abs(var / moments[1] - 1.0) < (2 / n) ** 0.5
+        assert is_close(np.asarray(samples_of(case, n)(law, grids))[0], moments), law
 
 
-# DDIM with eta = 1 is the ancestral sampler, to which the recursion above already ties it.
-@pytest.mark.parametrize("case", [case for case in PREDICTOR_CASES if "ddim" not in case])
-@pytest.mark.parametrize("law", LAWS)
-def test_many_steps_give_the_data(law, case):
-    make, step = PREDICTOR_CASES[case]
-    check_many_steps(law, make(LAWS[law]), step)
-
-
-@pytest.mark.parametrize("corrector", CORRECTOR_CASES)
-@pytest.mark.parametrize("law", LAWS)
-def test_many_corrected_steps_give_the_data(law, corrector):
-    """In the paper's order; at so many steps the original's lacks the last correction, no more."""
-    make, size = CORRECTOR_CASES[corrector]
-    both = predictor_corrector(reverse_diffusion(LAWS[law]), make(LAWS[law], "end"))
-    check_many_steps(law, both, step_reverse_diffusion, size)
-
-
-@pytest.mark.parametrize("law", LAWS)
-def test_posterior_ancestral_is_exact_on_a_point(law):
+def test_posterior_ancestral_is_exact_on_a_point():
     """Data at one point: x0_hat is the truth, so each step is an exact draw, in 1, 2 or 10 steps.
 
     Starting from the exact law at t1, the output is `a MEAN + c z`, at an end where that noise is
     large enough to be seen in float32.
     """
-    path, n = LAWS[law], 40_000
-    predict, level = Gaussian.scalar(MEAN, 0.0).predict(path), Level(law, 0.1)
+    n = 40_000
     grids = [np.linspace(1.0, 0.1, steps + 1) for steps in (1, 2, 10)]
-    grids = jnp.asarray([np.pad(ts, (11 - len(ts), 0), mode="edge") for ts in grids])
+    grids = np.float32([np.pad(ts, (11 - len(ts), 0), mode="edge") for ts in grids])
 
-    @jax.jit
-    @jax.vmap
-    def samples(key, ts):
-        start, key = jax.random.split(key)
-        x, _ = path.perturb(start, jnp.full((n, 1), MEAN), jnp.asarray(1.0))
-        return sample(key, predict, ancestral(path), x, ts).x[:, 0]
+    def samples(law, grids):
+        predict = Gaussian.scalar(MEAN, 0.0).predict(law)
 
-    for x in np.asarray(samples(jax.random.split(jax.random.key(0), 3), grids), np.float64):
-        assert is_close(x, (level.a * MEAN, level.c**2))
+        def one(key, ts):
+            start, key = jax.random.split(key)
+            x, _ = law.perturb(start, jnp.full((n, 1), MEAN), jnp.asarray(1.0))
+            return sample(key, predict, ancestral(law), x, ts).x[:, 0]
+
+        return jax.vmap(one)(jax.random.split(jax.random.key(0), 3), grids)
+
+    samples = for_each(LAWS, samples)
+    for law in LAWS:
+        level = Level(law, 0.1)
+        for x in np.asarray(samples(law, grids)):
+            assert is_close(x, (level.a * MEAN, level.c**2)), law
 
 
 def test_forward_variance_is_exact_on_standard_normal_data():
     """On VP, where such data never change: N(0, 1) in, N(0, 1) out, in three steps."""
     path, n = LAWS["vp"], 40_000
     predict = Gaussian.scalar(0.0, 1.0).predict(path)
-    x, ts = jax.random.normal(jax.random.key(1), (n, 1)), jnp.linspace(1.0, 1e-3, 4)
-    sampler = ancestral(path, "forward")
+    x = np.float32(np.random.default_rng(1).standard_normal((n, 1)))
+    ts, sampler = np.float32(np.linspace(1.0, 1e-3, 4)), ancestral(path, "forward")
     out = jax.jit(lambda x: sample(jax.random.key(2), predict, sampler, x, ts).x)(x)
-    assert is_close(np.asarray(out, np.float64)[:, 0], (0.0, 1.0))
+    assert is_close(np.asarray(out)[:, 0], (0.0, 1.0))

@@ -1,0 +1,39 @@
+"""One law that is any of several, so that what is costly to compile is compiled once for all.
+
+    run = jax.jit(lambda which, x: log_likelihood(KEY, AnyLaw(LAWS.values(), which), ...))
+
+`which` is a number that the program is given, and each method is a `lax.switch` over the methods of
+the laws themselves. An adaptive solve takes seconds to compile, a formula of a law milliseconds.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from sde_lib import AffinePath
+
+
+class AnyLaw(AffinePath):
+    """Law number `which` of `laws`, whose methods must answer alike."""
+
+    __hash__ = None  # it holds a traced number: nothing may be kept by it
+
+    def __init__(self, laws, which):
+        self.laws, self.which = tuple(laws), which
+        self.t0, self.t1 = (
+            jnp.asarray([getattr(law, end) for law in self.laws])[which] for end in ("t0", "t1")
+        )
+
+    def _switch(self, name, *args):
+        return jax.lax.switch(self.which, [getattr(law, name) for law in self.laws], *args)
+
+
+def _method(name):
+    def call(self, *args):
+        return self._switch(name, *(jnp.asarray(arg) for arg in args))
+
+    call.__name__ = name
+    return call
+
+
+for _name in ("coeffs", "lam", "t_of_lam", "rates", "f", "g2", "prior_std", "prior_logp"):
+    setattr(AnyLaw, _name, _method(_name))
