@@ -87,7 +87,7 @@ def orthogonal(num_probes: int = 1) -> Divergence:
         dims = x[0].size
         if num_probes > dims:
             raise ValueError(
-                f"likelihood.num_probes is {num_probes} and an example has {dims} dimensions; "
+                f"num_probes is {num_probes} and an example has {dims} dimensions; "
                 "there are no more orthogonal probes than dimensions."
             )
         z = jnp.stack([normal_like(fold_in(key, k), x) for k in range(num_probes)])
@@ -112,7 +112,7 @@ def hutch_pp(num_probes: int = 1) -> Divergence:
         dims = x[0].size
         if num_probes > dims:
             raise ValueError(
-                f"likelihood.num_probes is {num_probes} and an example has {dims} dimensions; "
+                f"num_probes is {num_probes} and an example has {dims} dimensions; "
                 "Hutch++ takes no more directions than dimensions."
             )
         return jnp.stack([signs_like(fold_in(key, k), x) for k in range(2 * num_probes)])

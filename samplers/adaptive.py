@@ -104,7 +104,7 @@ def adaptive_sde(
         raise ValueError(f"eta is {eta}; without noise take `adaptive_ode`.")
     if solver.variable not in ("t", "lam"):
         raise ValueError(
-            f"sampling.variable is {solver.variable!r}; the adaptive SDE steps in 't' or in 'lam'."
+            f"variable is {solver.variable!r}; the adaptive SDE steps in 't' or in 'lam'."
         )
 
     def one(key: Array, predict: PredictFn, x: Array):

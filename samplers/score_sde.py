@@ -136,5 +136,5 @@ def check(path, predictor, corrector, num_scales, eps, n_steps, continuous, norm
             f"sampling.eps is {eps}; the end of sampling must lie between 0 and t1 = {path.t1}."
         )
     if n_steps < 1:
-        raise ValueError(f"sampling.n_steps_each is {n_steps}; a corrector needs at least 1.")
+        raise ValueError(f"n_steps is {n_steps}; a corrector needs at least 1.")
     check_levels(path, num_scales)

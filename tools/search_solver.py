@@ -6,7 +6,7 @@ python -m tools.search_solver --nfe 5 8 10 --config configs/digits_edm.py --work
 With --data digits the networks are optimal denoisers (`search_data.py`). With --config and
 --workdir the network is that of a run, with its averaged parameters: its truth is a fine solve of
 its own ODE, from its own prior to `sampling.eps`. Each schedule is written as NAME_NFE.json; sample
-with it by --config.sampling.method=unified --config.sampling.schedule=FILE.
+with it by --config.sampling.method=unified --config.sampling.unified.schedule=FILE.
 """
 
 import argparse
