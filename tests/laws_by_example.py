@@ -11,10 +11,11 @@ from sde_lib.affine import AffinePath
 
 
 class LawByExample(AffinePath):
-    """`which` `(B,)` is the place in `laws` of each example's law; times are `(..., B)`."""
+    """`which` `(B,)` is the place in `laws` of each example's law; times are `(..., B)`, and so is
+    `t1`, for a solver that asks for the first time."""
 
-    def __init__(self, laws, which):
-        self.laws, self.which = laws, which
+    def __init__(self, laws, which, t1=None):
+        self.laws, self.which, self.t1 = laws, which, t1
 
     def _choose(self, method, v):
         of_each = [getattr(law, method)(v) for law in self.laws]

@@ -1,11 +1,10 @@
 """Adaptive DPM-Solver: errors against an exact flow, and who decides on the steps."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_form import M1, Gaussian
-from rk4 import runge_kutta
+from fast_solvers import solution, starts
 
 from samplers.dpm_adaptive import Control, dpm_adaptive
 from sde_lib import EDM, VE, VP, Flow, SubVP
@@ -15,7 +14,7 @@ KEY = jax.random.key(0)
 
 
 def normals(n, dims):
-    return jnp.asarray(np.random.default_rng(0).standard_normal((n, dims)), jnp.result_type(float))
+    return np.random.default_rng(0).standard_normal((n, dims))
 
 
 def scaled(factor, **options):
@@ -23,9 +22,9 @@ def scaled(factor, **options):
     return Control(rtol=0.05 * factor, atol=0.0078 * factor, **options)
 
 
-@pytest.mark.parametrize(("order", "form"), [(2, "noise"), (3, "noise"), (3, "data")])
+@pytest.mark.parametrize(("order", "form"), [(2, "noise"), (3, "data")])
 def test_a_tighter_tolerance_costs_more_and_errs_less(order, form, x64):
-    """On M1, of 1000 starts: halved for order 2, quartered for order 3, whose error at the loosest
+    """On M1, of 200 starts: halved for order 2, quartered for order 3, whose error at the loosest
     is that of the longest step. Every reported evaluation is one that was made.
     """
     law, calls = VP(), []
@@ -35,26 +34,28 @@ def test_a_tighter_tolerance_costs_more_and_errs_less(order, form, x64):
         jax.debug.callback(lambda: calls.append(1))
         return exact(x, t)
 
-    x = normals(1000, 1)
-    truth = jax.jit(lambda x: runge_kutta(law, M1, x, 0.01, 500))(x)
     run = jax.jit(
         lambda x, factor: dpm_adaptive(law, 0.01, order, form, scaled(factor))(KEY, predict, x)
     )
     errors, costs = [], []
     for factor in (1.0, 0.5, 0.25) if order == 2 else (1.0, 0.25, 1 / 16):
         calls.clear()
-        result = jax.block_until_ready(run(x, factor))
+        result = jax.device_get(run(starts(), factor))
         jax.effects_barrier()
         assert np.max(result.nfe) == len(calls)
         assert np.all(result.nfe % order == 0) and not np.any(result.failed)
-        errors.append(float(jnp.sqrt(jnp.mean((result.x - truth) ** 2))))
-        costs.append(float(np.mean(result.nfe)))
+        errors.append(np.sqrt(np.mean((result.x - solution()) ** 2)))
+        costs.append(np.mean(result.nfe))
     assert np.all(np.diff(errors) < 0) and np.all(np.diff(costs) > 0), (errors, costs)
     assert errors[0] < 0.05 and errors[-1] < errors[0] / 1.5 and costs[0] < 40
 
 
-@pytest.mark.parametrize("name", LAWS)
-def test_no_sample_is_wrong_unnoticed(name):
+# Pairwise: every law and both forms of order 3, which the law does not know of.
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [("vp", "noise"), ("subvp", "data"), ("ve", "data"), ("edm", "noise"), ("flow", "noise")],
+)
+def test_no_sample_is_wrong_unnoticed(name, form):
     """In float32, every one of 2000 samples of Gaussian data ends within a few tolerances.
 
     Without a longest step single samples of one dimension end units away: the two orders agree
@@ -62,57 +63,62 @@ def test_no_sample_is_wrong_unnoticed(name):
     """
     law, data = LAWS[name], Gaussian.scalar(0.3, 0.7)
     eps = 1e-2
-    x = law.prior_std() * normals(2000, 1)
-    result = jax.jit(lambda x: dpm_adaptive(law, eps)(KEY, data.predict(law), x))(x)
+    x = np.float32(float(law.prior_std()) * normals(2000, 1))
+    method = dpm_adaptive(law, eps, form=form)
+    result = jax.device_get(jax.jit(lambda x: method(KEY, data.predict(law), x))(x))
     truth = data.flow_map(law, x, law.t1, eps)
-    assert result.x.dtype == jnp.float32 and not np.any(result.failed)
+    assert result.x.dtype == np.float32 and not np.any(result.failed)
     assert np.max(np.abs(result.x - truth)) < 0.05
     assert np.mean(result.nfe) < 60
 
 
-def test_an_example_does_not_depend_on_its_batch_but_a_joint_run_does():
+@pytest.mark.parametrize("per_example", [True, False])
+def test_an_example_does_not_depend_on_its_batch_but_a_joint_run_does(per_example):
+    """The first example among others, and in another place."""
     law = VP()
-    x = normals(4, 1)
-    others = x.at[1:].set(6.0 * x[1:])
-
-    def gap(per_example):
-        method = dpm_adaptive(law, 0.01, 2, per_example=per_example)
-        run = jax.jit(lambda x: method(KEY, M1.predict(law), x))
-        first, second, alone = run(x), run(others), run(x[:1])
-        assert first.nfe.shape == first.failed.shape == (4,)
-        if per_example:
-            np.testing.assert_allclose(alone.x[0], first.x[0], atol=1e-5)
-            assert alone.nfe[0] == first.nfe[0] == second.nfe[0]
-        else:
-            assert len(np.unique(first.nfe)) == 1
-        return float(jnp.max(jnp.abs(first.x[0] - second.x[0])))
-
-    assert gap(True) < 1e-5 < 1e-4 < gap(False)
+    method = dpm_adaptive(law, 0.01, 2, per_example=per_example)
+    run = jax.jit(lambda x: method(KEY, M1.predict(law), x))
+    x = np.float32(normals(4, 1))
+    others = np.concatenate([x[:1], 6.0 * x[1:]])
+    first, second, last = (jax.device_get(run(v)) for v in (x, others, others[::-1]))
+    assert first.nfe.shape == first.failed.shape == (4,)
+    gap = np.abs(first.x[0] - second.x[0])
+    if per_example:
+        np.testing.assert_allclose(last.x[3], first.x[0], atol=1e-5)
+        assert last.nfe[3] == first.nfe[0] == second.nfe[0]
+        assert gap < 1e-5
+    else:
+        assert len(np.unique(first.nfe)) == 1
+        assert gap > 1e-4
 
 
 def test_trials_by_hand(x64):
     """Order 2 on M1, accepted and rejected trials: the same count, and end, from the formulas."""
-    law, x, control = VP(), jnp.full((1, 1), 1.9), scaled(0.1)
-    predict, (first_lam, end) = M1.predict(law), law.lam(jnp.asarray([1.0, 0.01]))
+    law, x, control = VP(), np.full((1, 1), 1.9), scaled(0.1)
+    first_lam, end = np.asarray(law.lam(np.array([1.0, 0.01])))
 
     @jax.jit
     def run(first):
         options = control._replace(first=first, longest=1.0)
-        return dpm_adaptive(law, 0.01, 2, control=options)(KEY, predict, x)
+        return dpm_adaptive(law, 0.01, 2, control=options)(KEY, M1.predict(law), x)
 
-    @jax.jit
+    def coeffs(lam):
+        """Of a law with `a^2 + c^2 = 1`."""
+        return 1.0 / np.sqrt(1.0 + np.exp(-2.0 * lam)), 1.0 / np.sqrt(1.0 + np.exp(2.0 * lam))
+
+    def eps_of(x, lam):
+        return M1._posterior(x, *(np.full((1, 1), v) for v in coeffs(lam)))[1]
+
     def trial(x, before, lam, h):
-        t, middle, s = (law.t_of_lam(lam + part * h) for part in (0.0, 0.5, 1.0))
+        def held(eps, h):
+            (a, _), (a_s, c_s) = coeffs(lam), coeffs(lam + h)
+            return a_s / a * x - c_s * np.expm1(h) * eps
 
-        def held(eps, to, h):
-            return law.coeffs(to).a / law.coeffs(t).a * x - law.coeffs(to).c * jnp.expm1(h) * eps
-
-        eps = predict(x, t).eps
-        low = held(eps, s, h)
-        high = held(predict(held(eps, middle, h / 2), middle).eps, s, h)
-        size = jnp.maximum(jnp.abs(low), jnp.abs(before))
-        scale = jnp.maximum(control.atol, control.rtol * size)
-        return low, high, jnp.sqrt(jnp.mean(((high - low) / scale) ** 2))
+        eps = eps_of(x, lam)
+        low, high = held(eps, h), held(eps_of(held(eps, h / 2), lam + h / 2), h)
+        size = np.maximum(np.abs(low), np.abs(before))
+        scale = np.maximum(control.atol, control.rtol * size)
+        return low, high, np.sqrt(np.mean(((high - low) / scale) ** 2))
 
     counts = []
     for first in (0.6, 1e-3):
@@ -125,7 +131,7 @@ def test_trials_by_hand(x64):
             else:
                 rejected += 1
             h = 0.9 * h * E**-0.5
-        result = run(first)
+        result = jax.device_get(run(first))
         assert result.nfe[0] == used and rejected > 0
         np.testing.assert_allclose(result.x, now, rtol=1e-8)
         counts.append(used)
@@ -134,22 +140,23 @@ def test_trials_by_hand(x64):
 
 def test_failure_is_reported():
     """Too few trials, or a value that is not finite: `failed`, and nan in place of an answer."""
-    law, x = VP(), normals(3, 2)
+    law, x = VP(), np.float32(normals(3, 2))
     predict = Gaussian.scalar(0.3, 0.7, 2).predict(law)
     run = jax.jit(
         lambda x, factor: dpm_adaptive(
             law, 0.01, control=scaled(factor, max_steps=30), denoise=True
         )(KEY, predict, x)
     )
-    short = run(x, 1e-4)
+    short = jax.device_get(run(x, 1e-4))
     assert np.all(short.failed) and np.all(np.isnan(short.x))
     np.testing.assert_array_equal(short.nfe, 3 * 30 + 1)
-    result = run(x.at[1].set(jnp.nan), 1.0)
+    broken = np.where(np.arange(3)[:, None] == 1, np.float32(np.nan), x)
+    result = jax.device_get(run(broken, 1.0))
     np.testing.assert_array_equal(result.failed, [False, True, False])
     np.testing.assert_array_equal(np.isnan(result.x).any(1), [False, True, False])
     assert result.nfe[1] == 3 + 1  # given up at once
     fine = run(x, 1.0)
-    truth = predict(Gaussian.scalar(0.3, 0.7, 2).flow_map(law, x, 1.0, 0.01), jnp.asarray(0.01)).x0
+    truth = predict(Gaussian.scalar(0.3, 0.7, 2).flow_map(law, x, 1.0, 0.01), 0.01).x0
     np.testing.assert_allclose(fine.x, truth, atol=0.03)
 
 
@@ -158,9 +165,8 @@ def test_a_point_is_reached_by_the_longest_steps(x64):
     law, data = VP(), Gaussian(np.array([0.4]), np.zeros((1, 1)))
     x = normals(5, 1)
     method = dpm_adaptive(law, 0.01, control=Control(longest=1.0))
-    result = jax.jit(lambda x: method(KEY, data.predict(law), x))(x)
-    a, _, c = law.coeffs(jnp.asarray(0.01))
-    (a1, _, c1) = law.coeffs(jnp.asarray(1.0))
+    result = jax.device_get(jax.jit(lambda x: method(KEY, data.predict(law), x))(x))
+    (a1, a), _, (c1, c) = (np.asarray(v) for v in law.coeffs(np.array([1.0, 0.01])))
     truth = 0.4 * a + c * (x - 0.4 * a1) / c1
     np.testing.assert_allclose(result.x, truth, atol=1e-9)
     assert np.max(result.nfe) <= 9
