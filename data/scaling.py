@@ -17,6 +17,7 @@ to 256 levels and to this scaling only.
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,7 @@ class Scaler:
                 "for continuous data."
             )
 
+    @partial(jax.jit, static_argnums=0)
     def to_model(self, key: jax.Array | None, raw: jax.Array) -> jax.Array:
         """Levels (B, ...) to what the model sees, float32 (B, ...).
 
@@ -94,6 +96,7 @@ class Scaler:
             return y
         return jnp.clip((y + 1) / 2 if self.centered else y, 0, 1)
 
+    @partial(jax.jit, static_argnums=0)
     def quantize(self, y: jax.Array) -> jax.Array:
         """Model units to the nearest level, uint8 (uint16 above 256 levels), same shape.
 

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,7 +22,7 @@ from evaluation.sampling import (
 )
 from parallel.mesh import by_device
 from parallel.processes import is_lead
-from sde_lib import example_keys, fold_in, split
+from sde_lib import example_keys, fold_in, several, split
 from whole_files import put, put_arrays
 
 SHOWN = 8  # edits of an image in the picture
@@ -50,8 +49,8 @@ def edit(experiment, editing, params: Any, seeds: range) -> Edited:
     data_keys, own_keys = split(keys, 2)
     image = given_images(experiment, section.images, seeds, data_keys)
     n, k = len(image), section.samples
-    which, turn = np.repeat(np.arange(n), k), jnp.tile(jnp.arange(k), n)
-    draws = jax.vmap(jax.random.fold_in)(own_keys[which], turn)
+    which, turn = np.repeat(np.arange(n), k), np.tile(np.arange(k, dtype=np.int32), n)
+    draws = several(own_keys, k)
     label = turn if classes is None else classes.label(turn)
 
     def batch(params, own, keys, x, label):

@@ -28,7 +28,7 @@ from evaluation.sampling import (
 from guidance import LinearOperator, measure
 from parallel.mesh import by_device
 from parallel.processes import each, is_lead
-from sde_lib import example_keys, fold_in, split
+from sde_lib import example_keys, fold_in, several, split
 from whole_files import put, put_arrays
 
 SHOWN = 5  # restorations of an example in the picture
@@ -82,10 +82,11 @@ def measured(experiment, operator: LinearOperator, seeds: range, data_keys, nois
     """Examples of a split, or pictures, as the model sees them, and their measurements."""
     section = experiment.config.guidance
     truth = given_images(experiment, section.dataset, seeds, data_keys)
-    return np.asarray(truth), measure(noise_keys, operator, truth, section.noise_std)
+    observe = jax.jit(lambda keys, x: measure(keys, operator, x, section.noise_std))
+    return np.asarray(truth), np.asarray(observe(noise_keys, truth))
 
 
-def read_measurement(file: Path, operator: LinearOperator, seeds: range) -> jax.Array:
+def read_measurement(file: Path, operator: LinearOperator, seeds: range) -> np.ndarray:
     """`y` of an npz file, the rows of those numbers, in units of the model.
 
     Raises:
@@ -110,14 +111,14 @@ def read_measurement(file: Path, operator: LinearOperator, seeds: range) -> jax.
     y = y[seeds.start : seeds.stop]
     if not np.issubdtype(y.dtype, np.floating) or not np.isfinite(y).all():
         raise ValueError(f"`y` of {file} is {y.dtype} or not finite; give finite floats.")
-    return jnp.asarray(y, jnp.float32)
+    return y.astype(np.float32)
 
 
-def one_by_one(experiment, restoration, params: Any, keys: jax.Array, y: jax.Array):
+def one_by_one(experiment, restoration, params: Any, keys: jax.Array, y: np.ndarray):
     """Every restoration by itself: x (n K, ...), evaluations and failure (n K,)."""
     n, k = len(y), experiment.config.guidance.samples
     which = np.repeat(np.arange(n), k)
-    draws = jax.vmap(jax.random.fold_in)(keys[which], jnp.tile(jnp.arange(k), n))
+    draws = several(keys, k)
 
     def batch(params, keys, y):
         start, steps = split(keys, 2)
@@ -130,7 +131,7 @@ def one_by_one(experiment, restoration, params: Any, keys: jax.Array, y: jax.Arr
     return in_shares(lambda keys, y: run(params, keys, y), size, draws, y[which])
 
 
-def together(experiment, restoration, params: Any, keys: jax.Array, y: jax.Array):
+def together(experiment, restoration, params: Any, keys: jax.Array, y: np.ndarray):
     """All restorations of an example by one run, example after example; the processes of a job
     share the examples."""
     k = experiment.config.guidance.samples

@@ -14,7 +14,7 @@ from sde_lib.gaussian import Moments, gaussian_flow, gaussian_predict, moments
 from sde_lib.kinetic import Kinetic
 from sde_lib.mean_reverting import MeanReverting, clip_lam, make_mean_reverting
 from sde_lib.mean_reverting_given import Restoration, parametrize_given
-from sde_lib.noise import example_keys, fold_in, normal_like, split
+from sde_lib.noise import example_keys, fold_in, normal_like, several, split
 from sde_lib.prediction import KINDS, Prediction, parametrize
 from sde_lib.reverse import flow_drift, reverse_drift
 from sde_lib.score_only import score_only
@@ -63,6 +63,7 @@ __all__ = [
     "parametrize_given",
     "reverse_drift",
     "score_only",
+    "several",
     "simulate",
     "spectral_gap",
     "split",

@@ -3,18 +3,24 @@
 Wherever a function of this code base takes a `key`, it may be one key, or an array of keys with
 one entry per example. In the second case example i draws from its own key alone: sample 7 is the
 same alone, in a batch of 64, or on another number of devices.
+
+What makes keys of keys is one program each, and not one for every operation, outside `jit` too.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 
+@partial(jax.jit, static_argnums=0)
 def example_keys(seed: int, indices: Array) -> Array:
     """One key per example, `fold_in(key(seed), index)`. Shapes: `(B,)` integers to `(B,)` keys."""
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.asarray(indices))
 
 
+@jax.jit
 def fold_in(key: Array, data: Array | int) -> Array:
     """`jax.random.fold_in` for one key or one key per example."""
     if key.ndim == 0:
@@ -22,12 +28,20 @@ def fold_in(key: Array, data: Array | int) -> Array:
     return jax.vmap(lambda k: jax.random.fold_in(k, data))(key)
 
 
+@partial(jax.jit, static_argnums=1)
 def split(key: Array, num: int) -> tuple[Array, ...]:
     """`num` independent keys, each of the shape of `key`."""
     if key.ndim == 0:
         return tuple(jax.random.split(key, num))
     keys = jax.vmap(lambda k: jax.random.split(k, num))(key)
     return tuple(keys[:, i] for i in range(num))
+
+
+@partial(jax.jit, static_argnums=1)
+def several(keys: Array, times: int) -> Array:
+    """`times` keys of each of `(n,)`, those of one beside each other: `(n times,)`."""
+    of_one = lambda key: jax.vmap(lambda j: jax.random.fold_in(key, j))(jnp.arange(times))
+    return jax.vmap(of_one)(keys).reshape(-1)
 
 
 def normal_like(key: Array, x: Array) -> Array:

@@ -67,12 +67,12 @@ def test_the_law_of_edits_by_noise(images, law):
     """By the reverse SDE an edit is a draw of the data given the noised image: for Gaussian data of
     mean `m + g a (x - m)` and covariance `C - a g C + c^2 g g^T`, `g = a C (a^2 C + c^2)^-1`."""
     strength = {"vp": 0.4, "ve": 0.3}
-    steps = {"sampling__predictor": "ancestral", "sampling__steps": 300}
+    steps = {"sampling__predictor": "ancestral", "sampling__steps": 200}
     grid = {"sampling__grid": "uniform_lam"}
-    given = {"edit__unit": "sigma", "edit__strength": strength[law], "edit__samples": 150}
+    given = {"edit__unit": "sigma", "edit__strength": strength[law], "edit__samples": 40}
     known = experiment(images, law, **steps, **grid, **given)
     found = edited(known)
-    t = known.path.t_of_lam(-jnp.log(strength[law]))
+    t = known.path.t_of_lam(-np.log(strength[law]))
     a, _, c = (float(v) for v in known.path.coeffs(t))
     gain = a * DATA.cov @ np.linalg.inv(a**2 * DATA.cov + c**2 * np.eye(D))
     cov = DATA.cov - a * gain @ DATA.cov + c**2 * gain @ gain.T
@@ -120,7 +120,7 @@ def test_content_where_it_is_kept(images):
     apart = Gaussian(DATA.mean, 0.25**2 * np.eye(D))
     light = Gaussian(np.full(D, 0.3), 0.2**2 * np.eye(D))
     options = {"edit__keep": "left", "edit__content": 30.0, "sampling__steps": 200}
-    known = experiment(images, **FLOW | options | {"edit__samples": 1})
+    known = experiment(images, **FLOW | options | {"edit__samples": 2})
     known = dataclasses.replace(known, predict=lambda params: apart.predict(known.path))
     guide = Lighter(known.path)
     guide.predict = lambda params, own, label: light.predict(known.path)
@@ -154,7 +154,8 @@ def test_steps_are_repeated(images):
 
 
 def test_an_image_is_edited_the_same_alone(images):
-    known = experiment(images, edit__samples=3)
+    """The edits of several images share batches of four."""
+    known = experiment(images, edit__samples=6, sampling__batch_size=4)
     editing = build_editing(known)
     together = edit(known, editing, PARAMS, range(6))
     alone = edit(known, editing, PARAMS, range(4, 5))
@@ -178,7 +179,7 @@ def test_pictures_of_a_folder(images, tmp_path):
 
 
 def test_files_of_a_run(images, tmp_path):
-    known = experiment(images, edit__samples=4, edit__keep="left")
+    known = experiment(images, edit__samples=4, edit__keep="left", sampling__steps=20)
     shown = run_editing(build_editing(known), known, PARAMS, tmp_path, 7, range(2, 5))
     folder = tmp_path / "edited" / "step_7"
     report = json.loads((folder / "sdedit_2-4.json").read_text())

@@ -15,12 +15,13 @@ from builders.restoration import build_restoration
 from evaluation.restoration import Restored, mean_and_std, restore, run_restoration, scores
 from guidance.operators import dense
 
-SHAPE, D, N = (4, 4, 1), 16, 24
+SHAPE, D, N = (4, 4, 1), 16, 12
 # Neighbours are alike: measured averages tell of single pixels.
 PLACE = np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(D, 2)
 COV = 0.25**2 * np.exp(-np.linalg.norm(PLACE[:, None] - PLACE[None], axis=2) / 2.0)
 DATA = Gaussian(np.full(D, -0.1), COV + 1e-4 * np.eye(D))
 HEUN = {"sampling__predictor": "heun", "sampling__steps": 40, "sampling__eps": 0.001}
+QUICK = {"sampling__predictor": "ddim", "sampling__steps": 20, "sampling__eps": 0.001}
 LANGEVIN = {
     "sampling__predictor": "reverse_diffusion", "sampling__corrector": "langevin",
     "sampling__steps": 300, "sampling__snr": 0.16, "sampling__n_steps_each": 4,
@@ -61,7 +62,7 @@ CASES = {
         "guidance__samples": 12,
     },
     "ensemble": {
-        "guidance__noise_std": 0.1, "guidance__particles": 2000, "sampling__steps": 60,
+        "guidance__noise_std": 0.1, "guidance__particles": 1000, "sampling__steps": 60,
         "sampling__eps": 0.001,
     },
     "impute": {"guidance__operator": "mask", "guidance__mask": "left", **LANGEVIN},
@@ -72,7 +73,11 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+LONG = ("ensemble", "impute", "repaint")  # these run for longer than they are compiled
+MARKED = [pytest.param(k, marks=pytest.mark.optimised if k in LONG else ()) for k in CASES]
+
+
+@pytest.mark.parametrize("case", MARKED)
 def test_draws_of_the_posterior(images, case):
     known = experiment(images, guidance__method=case.split(",")[0], **CASES[case])
     restoration = build_restoration(known)
@@ -93,7 +98,9 @@ def test_draws_of_the_posterior(images, case):
 
 @pytest.mark.parametrize("method", ["mmps", "ensemble"])
 def test_an_example_is_restored_the_same_alone(images, method):
-    known = experiment(images, guidance__method=method, **CASES[method])
+    """The draws of several examples share batches of four."""
+    changes = {"sampling__batch_size": 4, "guidance__samples": 6, "guidance__particles": 100}
+    known = experiment(images, guidance__method=method, **CASES[method] | QUICK | changes)
     few = build_restoration(known)
     together = restore(known, few, PARAMS, range(6))
     alone = restore(known, few, PARAMS, range(4, 5))
@@ -170,7 +177,7 @@ def test_failures_are_left_out(images):
 
 
 def test_files(images, tmp_path):
-    changes = {"guidance__noise_std": 0.1, "guidance__samples": 3, **HEUN}
+    changes = {"guidance__noise_std": 0.1, "guidance__samples": 3, **QUICK}
     known = experiment(images, guidance__method="pigdm", guidance__data_std=0.25, **changes)
     restoration = build_restoration(known)
     told = run_restoration(restoration, known, PARAMS, tmp_path, 8, range(2, 7))
@@ -185,7 +192,7 @@ def test_files(images, tmp_path):
 
 def test_measurements_of_a_file(images, tmp_path):
     """The same draws as of the example that was measured, with nothing known of the truth."""
-    changes = {"guidance__noise_std": 0.1, "guidance__samples": 3, **HEUN}
+    changes = {"guidance__noise_std": 0.1, "guidance__samples": 3, **QUICK}
     known = experiment(images, guidance__method="mmps", **changes)
     restoration = build_restoration(known)
     found = restore(known, restoration, PARAMS, range(5))
@@ -219,7 +226,7 @@ def test_pictures_are_measured(images, tmp_path):
         Image.fromarray(np.uint8(np.round(picture[..., 0] * (255 / (LEVELS - 1))))).save(
             tmp_path / f"{name}.png"
         )
-    changes = {"guidance__noise_std": 0.1, "guidance__samples": 2, **HEUN}
+    changes = {"guidance__noise_std": 0.1, "guidance__samples": 2, **QUICK}
     known = experiment(images, guidance__method="mmps", guidance__dataset=str(tmp_path), **changes)
     found = restore(known, build_restoration(known), PARAMS, range(3))
     np.testing.assert_allclose(found.truth, (raw + 0.5) / LEVELS * 2 - 1, atol=1.5 / 255)
