@@ -23,6 +23,7 @@ from samplers import Solver
 from sde_lib import VE, VP, SubVP, example_keys
 
 KEY = jax.random.key(0)
+weighted = lambda logp: jax.device_get(jax.jit(importance_weighted)(logp))
 LAW, EPS = VP(), 0.12  # c = 0.38: neighbouring levels overlap
 VALUES = np.array([-1.0, -0.3, 0.2, 1.0])
 UNEVEN = np.array([0.1, 0.5, 0.15, 0.25])
@@ -58,15 +59,21 @@ def kernels(law=LAW, eps=EPS):
 
 def draws(P, n, num_draws=1, law=LAW, eps=EPS):
     """`(num_draws, 4, n)`, n examples of each level, in one program."""
-    u = jnp.asarray(np.repeat(np.arange(4), n)[:, None])
+    u = np.repeat(np.arange(4), n)[:, None]
     log_p = exactly(law, levels(P), eps)
-    values = jnp.asarray(VALUES)
     run = jax.jit(
         lambda u: (
-            closed_log_likelihood(KEY, law, log_p, values, u, eps=eps, num_draws=num_draws).logp
+            closed_log_likelihood(KEY, law, log_p, VALUES, u, eps=eps, num_draws=num_draws).logp
         )
     )
     return np.asarray(run(u)).reshape(num_draws, 4, n)
+
+
+@jax.jit
+def log_decoder_at(law, eps, values, u, x):
+    """At one time, and at one for each example."""
+    times = jnp.full(x.shape[:1], eps)
+    return log_decoder(law, eps, values, u, x), log_decoder(law, times, values, u, x)
 
 
 @pytest.mark.parametrize("law, eps", [(VP(), 1e-5), (VE(), 1e-5), (SubVP(), 1e-3)])
@@ -84,19 +91,22 @@ def test_log_decoder_in_float32_at_a_tiny_c(law, eps):
     logits = -0.5 * ((x[..., None] - a * values.astype(np.float64)) / c) ** 2
     truth = np.take_along_axis(log_softmax(logits, -1), u[..., None].astype(int), -1)
     truth = truth.sum((1, 2, 3, 4))
-    found = jax.jit(log_decoder)(law, eps, jnp.asarray(values), jnp.asarray(u), jnp.asarray(x))
-    assert found.shape == (3,) and found.dtype == jnp.float32
+    found, each = log_decoder_at(law, np.float32(eps), values, u, x)
+    assert found.shape == (3,) and found.dtype == np.float32
     np.testing.assert_allclose(found, truth, rtol=2e-3, atol=1e-2)
     assert truth[2] < -1e4 and np.all(np.isfinite(found))
-    times = jnp.full((3,), eps)
-    each = log_decoder(law, times, jnp.asarray(values), jnp.asarray(u), jnp.asarray(x))
     np.testing.assert_allclose(each, found, rtol=1e-4, atol=1e-6)
 
 
 def test_decoder_is_a_law_of_levels(x64):
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 1)))
-    every = [log_decoder(LAW, EPS, jnp.asarray(VALUES), jnp.full((5, 1), u), x) for u in range(4)]
+    x = np.random.default_rng(0).standard_normal((5, 1))
+    every = jax.jit(
+        lambda x: [log_decoder(LAW, EPS, VALUES, np.full((5, 1), u), x) for u in range(4)]
+    )(x)
     np.testing.assert_allclose(logsumexp(every, axis=0), 0.0, atol=1e-12)
+
+
+expected = jax.jit(expected_log_decoder)
 
 
 @pytest.mark.parametrize("eps", [1e-3, 0.05, 0.12, 0.6])
@@ -108,7 +118,7 @@ def test_expected_log_decoder_against_scipy(eps, x64):
         return norm.pdf(z) * log_softmax(logits)[u]
 
     truth = [quad(integrand, -9, 9, args=(u,), epsabs=1e-12, limit=200)[0] for u in range(4)]
-    found = jax.jit(expected_log_decoder)(LAW, eps, jnp.asarray(VALUES))
+    found = expected(LAW, eps, VALUES)
     np.testing.assert_allclose(found, truth, rtol=1e-9, atol=1e-11)
 
 
@@ -143,7 +153,7 @@ def test_many_draws_find_the_probability_of_the_model(x64):
     """`P(u) = int p_eps(x) p(u | x) dx`, by `importance_weighted` over 256 draws."""
     q, n = kernels(), 300
     truth = np.log(np.sum(UNEVEN @ q * (q / q.sum(0)), axis=1) * DX)
-    result = importance_weighted(jnp.asarray(draws(UNEVEN, n, 256).reshape(256, -1)))
+    result = weighted(draws(UNEVEN, n, 256).reshape(256, -1))
     z = ((result.logp.reshape(4, n) - truth[:, None]) / result.stderr.reshape(4, n)).ravel()
     # the bias of 256 draws is half their variance: a fortieth of an error or less
     assert np.max(result.stderr) < 0.06
@@ -157,7 +167,7 @@ def test_density_of_continuous_data(x64):
     law, eps, n = VP(), 0.2, 400
     a, c = numbers(law, eps)
     points = np.array([[0.0, 0.5], [1.2, -0.4], [2.0, 2.0]])
-    x = jnp.asarray(np.repeat(points, n, axis=0))
+    x = np.repeat(points, n, axis=0)
     run = jax.jit(
         lambda x: (
             noised_log_density(KEY, law, exactly(law, data, eps), x, eps=eps, num_draws=128).logp
@@ -172,7 +182,7 @@ def test_density_of_continuous_data(x64):
     assert np.all(abs(each.mean(axis=(0, 2)) - mean) < 4 * error)
     truth = norm.logpdf(points, 0.4, (s2 + (c / a) ** 2) ** 0.5).sum(1)
     assert np.all(mean < truth) and np.all(40 * error < -2 * np.log(a)), "D log a must be seen"
-    result = importance_weighted(found)
+    result = weighted(found)
     z = (result.logp.reshape(3, n) - truth[:, None]) / result.stderr.reshape(3, n)
     assert np.all(abs(np.mean(z, axis=1)) < 4 / n**0.5 + 0.5 * np.max(result.stderr))
 
@@ -186,34 +196,35 @@ def test_with_the_flow_as_density_in_float32():
         key, LAW, data.predict(LAW), x,
         divergence=DIVERGENCES["rademacher"](), eps=eps, solver=Solver("heun", 1e-4, 1e-4),
     )  # fmt: skip
-    values = jnp.linspace(-1, 1, 17, dtype=jnp.float32)
-    u = jnp.asarray(np.random.default_rng(0).integers(0, 17, (3, 2, 2, 3)).astype(np.uint8))
-    keys = example_keys(0, jnp.arange(3))
-    run = lambda log_p: jax.jit(
-        lambda keys, u: closed_log_likelihood(keys, LAW, log_p, values, u, eps=eps, num_draws=2)
-    )
+    values = np.linspace(-1, 1, 17, dtype=np.float32)
+    u = np.random.default_rng(0).integers(0, 17, (3, 2, 2, 3)).astype(np.uint8)
+
+    def run(log_p):
+        draw = lambda keys, u: closed_log_likelihood(
+            keys, LAW, log_p, values, u, eps=eps, num_draws=2
+        )
+        return lambda order: jax.device_get(jax.jit(draw)(example_keys(0, order), u[order]))
+
     solved, closed = run(flow), run(exactly(LAW, data, eps))
-    result = solved(keys, u)
+    given, order = np.arange(3), np.array([2, 0, 1])
+    result, plain = solved(given), closed(given)
     assert result.logp.shape == (2, 3) and result.latent.shape == (2, 3, 2, 2, 3)
-    np.testing.assert_allclose(result.logp, closed(keys, u).logp, atol=3e-3)
-    assert len(np.unique(np.asarray(result.logp))) == 6 and not np.any(result.failed)
+    np.testing.assert_allclose(result.logp, plain.logp, atol=3e-3)
+    assert len(np.unique(result.logp)) == 6 and not np.any(result.failed)
     # an example draws from its own key
-    order = jnp.asarray([2, 0, 1])
-    moved = closed(keys[order], u[order]).logp
-    np.testing.assert_allclose(moved, closed(keys, u).logp[:, order], rtol=1e-5)
+    np.testing.assert_allclose(closed(order).logp, plain.logp[:, order], rtol=1e-5)
 
 
 def test_what_is_refused():
-    values, x = jnp.asarray(VALUES, jnp.float32), jnp.zeros((2, 3))
+    values, x = np.float32(VALUES), np.zeros((2, 3), np.float32)
     with pytest.raises(ValueError, match="integers"):
         log_decoder(LAW, EPS, values, x, x)
     with pytest.raises(ValueError, match="must be equal"):
-        log_decoder(LAW, EPS, values, jnp.zeros((2, 1), int), x)
+        log_decoder(LAW, EPS, values, np.zeros((2, 1), int), x)
     with pytest.raises(ValueError, match="one number for each level"):
         log_decoder(LAW, EPS, values[None], x.astype(int), x)
     with pytest.raises(ValueError, match="integers"):
         closed_log_likelihood(KEY, LAW, None, values, x)
-    beyond = closed_log_likelihood(
-        KEY, LAW, exactly(LAW, levels(UNEVEN), EPS), values, jnp.asarray([[0], [4]]), eps=EPS
-    )
-    np.testing.assert_array_equal(np.isnan(beyond.logp), [[False, True]])
+    log_p = exactly(LAW, levels(UNEVEN), EPS)
+    beyond = jax.jit(lambda u: closed_log_likelihood(KEY, LAW, log_p, values, u, eps=EPS).logp)
+    np.testing.assert_array_equal(np.isnan(beyond(np.array([[0], [4]]))), [[False, True]])
