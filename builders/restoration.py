@@ -16,7 +16,7 @@ from builders.operators import build_operator
 from builders.steps import build_grid, build_parts
 from evaluation.given import given_source
 from guidance import LinearOperator
-from samplers.base import SampleResult
+from samplers.base import SampleResult, finished
 from sde_lib import split
 
 # Those that take steps of their own down a grid, and no adaptive solver.
@@ -95,7 +95,7 @@ def build_stepping(config: ConfigDict, path, operator: LinearOperator):
         if section.method == "ddrm":
             noise, etas = section.noise_std, (section.eta, section.eta_b)
             return guidance.ddrm(path, operator, y, noise, *etas)
-        return samplers.chain(*(guidance.impute(path, operator, y, part) for part in parts))
+        return guidance.impute(path, operator, y, *parts)
 
     method(np.zeros(operator.shape_out))
     if section.method == "repaint" and (len(ts) - 1) % section.jump:
@@ -141,7 +141,7 @@ def build_ensemble(config: ConfigDict, path, operator: LinearOperator):
         x = guidance.draws(drawing, found, section.samples)
         if denoise:
             x = predict(x, ts[-1]).x0
-        return SampleResult(x, None, found.nfe + denoise)
+        return finished(x, None, found.nfe + denoise)
 
     return run
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from samplers.base import Sampler, SampleResult, State
+from samplers.base import Sampler, SampleResult, State, begin, finished
 from samplers.grids import karras
 from sde_lib import AffinePath, expand, fold_in
 from sde_lib.prediction import PredictFn
@@ -89,10 +89,10 @@ def restart(
             state = sampler.step(fold_in(key, i), predict, state, t, s)
             return state, (collect(state) if collect else None)
 
-        state, trace = jax.lax.scan(body, sampler.init(x, ts[0]), steps)
+        state, trace = jax.lax.scan(body, begin(sampler, x, ts[0]), steps)
         nfe = jnp.asarray(n * sampler.nfe + denoise)
         x = predict(state.x, ts[-1]).x0 if denoise else state.x
-        return SampleResult(x, trace, nfe, ts=way)
+        return finished(x, trace, nfe, ts=way)
 
     return run
 

@@ -9,7 +9,8 @@ from closed_form import Gaussian
 from guidance import fill, impute, repaint
 from guidance.operators import downsample, greyscale, mask
 from samplers import CORRECTORS, PREDICTORS, chain, make_grid, sample
-from sde_lib import VE, VP, Flow, SubVP, example_keys
+from samplers.base import begin
+from sde_lib import EDM, VE, VP, Flow, SubVP, example_keys
 
 LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "flow": Flow()}
 DATA = Gaussian(np.array([0.5, -0.2]), np.array([[1.0, 0.8], [0.8, 1.0]]))
@@ -32,7 +33,7 @@ def run(path, steps, correct=0, repeats=1, **options):
     """Samples of the second coordinate, and the result."""
     ts = make_grid("uniform", path, steps, 1e-3)
     y = jnp.array([Y])
-    method = chain(*(impute(path, FIRST, y, part) for part in parts(path, correct)))
+    method = impute(path, FIRST, y, *parts(path, correct))
     predict, x = DATA.predict(path), path.prior_sample(KEYS, (N, 2))
     if repeats > 1:
         call = lambda: repaint(KEYS, path, predict, method, x, ts, repeats=repeats, **options)
@@ -89,7 +90,7 @@ def test_what_is_known_is_a_draw_of_its_law():
     path, y = VE(), jnp.array([Y])
     method = impute(path, FIRST, y, PREDICTORS["reverse_diffusion"](path))
     t1 = jnp.asarray(path.t1)
-    x = method.init(path.prior_sample(KEYS, (N, 2)), t1).x
+    x = method.enter(path.prior_sample(KEYS, (N, 2)), t1)
     predict = DATA.predict(path)
     for s in (t1, 0.5, 0.1):
         state = (
@@ -147,6 +148,21 @@ def test_colouring():
         x.sum(axis=-1).reshape(50, 4) / 3**0.5, np.broadcast_to(grey, (50, 4)), atol=2e-6
     )
     assert np.std(np.asarray(x)[..., 0], axis=0).min() > 0.1
+
+
+def test_the_start_is_completed_once_by_the_whole_of_a_step():
+    """At sigma = 1 the known coordinate of a draw 0 of the prior is y, whatever follows in a
+    step; the network is not shown twice of it where noise takes the run back."""
+    path, y = EDM(t1=1.0), jnp.array([Y])
+    x, t1 = jnp.zeros((1, 2)), jnp.asarray(1.0)
+    for correct in (0, 2):
+        method = impute(path, FIRST, y, *parts(path, correct))
+        first = begin(method, x, t1)
+        np.testing.assert_allclose(first.x, [[Y, 0.0]], rtol=1e-6)
+        np.testing.assert_array_equal(method.init(first.x, t1).x, first.x)
+    again = impute(path, FIRST, y, PREDICTORS["ancestral"](path))
+    with pytest.raises(ValueError, match="2 methods of a chain complete its start"):
+        chain(again, again)
 
 
 def test_bad_input():
