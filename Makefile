@@ -17,9 +17,10 @@ demo: $(VENV)/.run
 	$(RUN) main.py $(DEMO) --mode eval
 	@echo "Open runs/digits/report.html"
 
-# Two workers, one a core: compilation, of which tests are full, hardly uses a second one.
+# Two workers, one a core: compilation, of which tests are full, hardly uses a second one. Large pages
+# would slow it down by a tenth.
 test: $(VENV)/.dev
-	$(RUN) -m pytest -n 2 --dist worksteal
+	GLIBC_TUNABLES= $(RUN) -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

@@ -8,11 +8,13 @@ python main.py --config ... --workdir ... --mode encode|decode|interpolate
 import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
 
 import dataclasses
+import io
 import logging
 import os
 import re
 import runpy
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
@@ -22,10 +24,14 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
+from builders.aliases import modernised
 from builders.experiment import Experiment, build
 from builders.editing import build_editing
 from builders.guidance import build_classes, check_condition
+from builders.places import expanded, place
 from builders.restoration import build_restoration
+from builders.unused import check_file, check_flags
+from builders.sources import needs_data
 from builders.checks import RESTORATION
 from data.source import unknown
 from evaluation.editing import run_editing
@@ -33,7 +39,7 @@ from evaluation.fid_stats import write_fid_stats
 from evaluation.latents import run_decode, run_encode, run_interpolate
 from evaluation.restoration import run_restoration
 from evaluation.rows import figure_rows
-from evaluation.run import evaluate
+from evaluation.run import make_evaluation
 from evaluation.sampling import run_sampling
 from parallel.processes import JobError, is_lead, lost, start
 from training.checkpoint import CheckpointError
@@ -66,28 +72,70 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the jo
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this one, likewise.")
 FORCE = flags.DEFINE_bool("force_config", False, "Go on in a workdir of another config.")
 flags.mark_flags_as_required(["config", "workdir", "mode"])
+# The modes that read a flag which not all of them do.
+READ_BY = {
+    "seeds": ("sample", "encode", "interpolate"),
+    "step": ("eval", *WRITERS),
+    "wait": ("eval",),
+    "profile": ("train",),
+    "force_config": ("train", "eval", *WRITERS),
+}
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise SystemExit(f"Unexpected argument {argv[1]!r}; options begin with --.")
-    workdir = Path(WORKDIR.value).absolute()
     quiet()
     try:
+        check_read()
+        folder = workdir()
         join_job()
-        experiment = build(CONFIG.value, reads_data=MODE.value not in ("sample", "decode"))
-        keep_programs(workdir.parent)
-        run(experiment, workdir)
+        experiment = build(CONFIG.value, needs_data(CONFIG.value, MODE.value))
+        keep_programs(folder.parent)
+        run(experiment, folder)
     except Stopped as stopped:
         leave(str(stopped), stopped.status)
     except (ValueError, OSError, CheckpointError, JobError, TrainingDiverged) as error:
         if DEBUG.value:
             raise
-        leave(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        leave(told(error))
     except jax.errors.JaxRuntimeError as error:
         if DEBUG.value or not DISTRIBUTED.value:
             raise
         leave(f"JobError: {lost(error)}")
+    except Exception:
+        if not DISTRIBUTED.value:
+            raise
+        leave(traceback.format_exc())
+
+
+def check_read() -> None:
+    """Raises ValueError for a flag that was given and that the mode would ignore."""
+    for name, modes in READ_BY.items():
+        if FLAGS[name].present and MODE.value not in modes:
+            raise ValueError(
+                f"--{name} is given, and --mode {MODE.value} does not read it, only --mode "
+                f"{', '.join(modes)}; leave it out."
+            )
+
+
+def workdir() -> Path:
+    """The folder that `--workdir` names."""
+    if not WORKDIR.value:
+        raise ValueError(
+            "--workdir is empty; name the folder of the run, such as --workdir=runs/digits, or "
+            "--workdir=. for the current one."
+        )
+    return place(WORKDIR.value).absolute()
+
+
+def told(error: Exception) -> str:
+    """An error as one line, with what was noted of it on its way."""
+    text = " ".join(str(error).split())
+    notes = getattr(error, "__notes__", [])
+    if notes and text[-1:] not in (".", "?", "!"):
+        text += "."
+    return " ".join([f"{type(error).__name__}: {text}", *notes])
 
 
 def join_job() -> None:
@@ -138,11 +186,12 @@ def run(experiment: Experiment, workdir: Path) -> None:
         return
     # Of one that was not asked for by its number, the one before will do.
     latest = STEP.value is None and not (WAIT.value or experiment.config.eval.all_ckpts)
+    evaluate = make_evaluation(experiment)
     for wanted in steps_wanted(experiment, workdir):
         step, params = restore_ema(experiment, workdir, wanted, or_before=latest)
         check_condition(experiment, params)
         metrics = [row for row in read_metrics(workdir) if row["step"] <= step]
-        report = evaluate(experiment, params, workdir, step, metrics, training_seconds(metrics))
+        report = evaluate(params, workdir, step, metrics, training_seconds(metrics))
         print(f"checkpoint {step}")
         for row in figure_rows(report):
             print(format_row(row))
@@ -195,11 +244,14 @@ def format_row(row) -> str:
 
 
 def quiet() -> None:
-    """Leaves the word to the program, unless --debug is set.
+    """Leaves the word to the program, unless --debug is set; each line is said at once.
 
     orbax tells of every save at length; and where one array cannot be read it gives up on the
     others, each of which then complains to the terminal that nobody waits for it.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file or a pipe would otherwise get it in blocks of kilobytes, and nothing at a kill.
+        sys.stdout.reconfigure(line_buffering=True)
     logging.root.setLevel(logging.WARNING)
     if not DEBUG.value:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -210,10 +262,19 @@ def quiet() -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """Turns what absl and ml_collections raise on a bad flag into one sentence."""
     try:
+        argv = expand_config_file(argv)
         check_config_flags(argv)
-        return FLAGS(argv)
+        rest = FLAGS(argv)
+        check_flags(CONFIG.value, config_flags.get_override_values(FLAGS["config"]))
+        FLAGS["config"].value = modernised(expanded(CONFIG.value))
+        return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise SystemExit(f"Bad flag: {' '.join(str(error).split())}") from None
+
+
+def expand_config_file(argv: list[str]) -> list[str]:
+    """With the path in `--config=~/FILE` as it is meant."""
+    return [re.sub(r"^(--?config=)(~.*)$", lambda m: f"{m[1]}{place(m[2])}", a) for a in argv]
 
 
 def check_config_flags(argv: list[str]) -> None:
@@ -224,7 +285,9 @@ def check_config_flags(argv: list[str]) -> None:
         return
     if not Path(path).is_file():
         raise ValueError(f"there is no config file {path}; see configs/.")
-    keys = flatten(runpy.run_path(path)["get_config"]().to_dict())
+    config = runpy.run_path(path)["get_config"]()
+    check_file(config)
+    keys = flatten(config.to_dict())
     for word in words:
         key = word.lstrip("-")
         if word.startswith("-") and key.startswith("config."):

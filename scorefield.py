@@ -18,6 +18,7 @@ import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
 import functools
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from builders.restoration import build_restoration
 from builders.stored import stored_config
 from data import Source, from_array
 from evaluation.bits import DataBits, data_bits
+from evaluation.bounds import make_batch_bits
 from evaluation.codes import decode_codes, dequantised, encode_data
 from evaluation.restoration import Restored, keys_of, restored
 from evaluation.sampling import drawing, in_parts, to_levels
@@ -107,8 +109,8 @@ class Run:
     def sample(self, seeds: Sequence[int] = range(64), **sampling: Any) -> Samples:
         """Samples with these numbers; keywords are keys of `sampling`."""
         experiment = self._with("sampling", sampling)
-        seed = experiment.config.eval.seed
-        run = self._once("sample", sampling, lambda: drawing(experiment, self.params, seed))
+        make = lambda: drawing(experiment, experiment.config.eval.seed)
+        run = partial(self._once("sample", sampling, make), self.params)
         size = experiment.config.sampling.batch_size
         x, nfe, failed = in_parts(run, size, np.asarray(seeds, np.int32))
         return Samples(x, to_levels(experiment, x)[0], float(np.mean(nfe)), failed)
@@ -122,11 +124,12 @@ class Run:
             keys = example_keys(seed, indices)
             return experiment.log_likelihood(keys, experiment.predict(params), x)
 
-        run = self._once(("logp", seed), likelihood, lambda: by_device(batch, shared=1))
+        make = lambda: by_device(batch, shared=1)
+        run = partial(self._once(("logp", seed), likelihood, make), self.params)
         x = self._states(x)
         size = min(experiment.config.eval.batch_size, len(x))
         given = numbers(x), x
-        return LogLik(*in_parts(lambda *rows: run(self.params, *rows), size, *given))
+        return LogLik(*in_parts(run, size, *given))
 
     def bits_per_dim(self, levels: Any, **likelihood: Any) -> DataBits:
         """Bits/dim of raw examples (n, ...), with their mean and its standard error.
@@ -137,7 +140,9 @@ class Run:
         if not self.train.levels:
             raise ValueError("Bits/dim is not defined for continuous data; take log_likelihood.")
         given = from_array("given", "given", np.asarray(levels), None, self.train.levels)
-        return data_bits(self._with("likelihood", likelihood), self.params, given)
+        experiment = self._with("likelihood", likelihood)
+        batch_bits = self._once("bits", likelihood, lambda: make_batch_bits(experiment))
+        return data_bits(experiment, self.params, given, batch_bits=batch_bits)
 
     def encode(self, x: Any, **likelihood: Any) -> Latents:
         """Codes of states (n, ...): their ends at t1 by the flow, in units of the prior's std."""

@@ -55,6 +55,16 @@ ALIASES = {
     "sampling.chain_start_steps": ("denoising_mcmc.start_steps",),
     "sampling.chain_start_std": ("denoising_mcmc.start_std",),
     "sampling.chain_burn_in": ("denoising_mcmc.burn_in",),
+    "guidance.interval": ("{method}.interval",),
+    "guidance.rescale": ("{method}.rescale",),
+    "guidance.zeta": ("{method}.zeta",),
+    "guidance.data_std": ("{method}.data_std",),
+    "guidance.iterations": ("mmps.iterations",),
+    "guidance.repeats": ("{method}.repeats",),
+    "guidance.jump": ("{method}.jump",),
+    "guidance.particles": ("{method}.particles",),
+    "guidance.eta": ("ddrm.eta",),
+    "guidance.eta_b": ("ddrm.eta_b",),
     "likelihood.num_probes": ("{divergence}.num_probes",),
     "likelihood.steps": ("{solver}.steps",),
     "likelihood.order": ("{solver}.order",),
@@ -87,6 +97,17 @@ def aliases_of(name: str) -> Iterator[tuple[str, tuple[str, ...]]]:
         section, key = old.split(".")
         if section == name:
             yield key, targets
+
+
+SECTIONS = tuple(dict.fromkeys(old.split(".")[0] for old in ALIASES))
+
+
+def modernised(config: ConfigDict, strict: bool = True) -> ConfigDict:
+    """A config whose old keys have been moved to where they belong now; see `modern`."""
+    config = config.copy_and_resolve_references()
+    for name in SECTIONS:
+        config[name] = modern(name, config[name], strict)
+    return config
 
 
 def modern(name: str, section: ConfigDict, strict: bool = True) -> ConfigDict:

@@ -8,11 +8,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+import guidance
 from data import Source
 from data.source import unknown
 from evaluation.bounds import MORE_BOUNDS
-from evaluation.compare import METRICS
 from evaluation.inception import RELEASES, RESIZES
+from evaluation.metrics import METRICS
 from evaluation.spaces import FEATURE_SPACES
 from models import CLASSIFIERS
 from samplers.interpolation import INTERPOLATIONS
@@ -30,9 +31,9 @@ def choose(section: str, name: str, table) -> Any:
     return table[name] if hasattr(table, "keys") else name
 
 
-CLASS_GUIDANCE = ("classifier_free", "classifier")
-RESTORATION = ("dps", "pigdm", "mmps", "annealed", "impute", "repaint", "ddrm", "ensemble")
-GUIDANCE = ("none", *CLASS_GUIDANCE, *RESTORATION)
+CLASS_GUIDANCE = tuple(guidance.CLASS_GUIDES)
+RESTORATION = (*guidance.GUIDES, *guidance.RESTORERS)
+GUIDANCE = ("none", *guidance.METHODS)
 
 # Keys, what must hold of their numbers, and in words. A network has some of those of `model` only.
 RANGES = (
@@ -43,15 +44,15 @@ RANGES = (
         "eval.batch_size eval.num_samples eval.bpd_repeats eval.bpd_samples "
         "model.num_scales model.width model.depth model.expansion "
         "model.nf model.num_res_blocks latents.temperature guidance.samples guidance.factor "
-        "guidance.lines guidance.angles guidance.blur_std guidance.data_std guidance.iterations "
-        "guidance.repeats guidance.jump guidance.particles edit.samples edit.strength edit.repeats",
+        "guidance.lines guidance.angles guidance.blur_std "
+        "edit.samples edit.strength edit.repeats",
         lambda x: 0 < x < math.inf,
         "be positive and finite",
     ),
     (
         "optim.warmup optim.weight_decay optim.grad_clip training.eval_freq training.snapshot_freq "
-        "training.max_skipped "
-        "training.keep_snapshots guidance.noise_std guidance.zeta edit.content",
+        "training.max_skipped training.keep_snapshots eval.loss_examples guidance.noise_std "
+        "edit.content",
         lambda x: 0 <= x < math.inf,
         "be finite and not negative",
     ),
@@ -181,6 +182,7 @@ def check_data(config: ConfigDict, train: Source, test: Source) -> None:
     """Refuses what the data at hand do not allow."""
     section = config.eval
     choose("eval.bpd_dataset", section.bpd_dataset, ("train", "test"))
+    choose("eval.reference", section.reference, ("train", "test"))
     choose("guidance.method", config.guidance.method, GUIDANCE)
     choose("latents.dataset", config.latents.dataset, ("train", "test"))
     for name in section.bounds:

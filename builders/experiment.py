@@ -16,11 +16,12 @@ import data
 import likelihood
 import samplers
 import sde_lib
-from builders.aliases import modern
+from builders.aliases import modernised
 from builders.checks import check_combinations, check_numbers, classes_told
 from builders.likelihood import build_flow_solver, build_likelihood
 from builders.model import build_logits, build_model, build_predict
 from builders.path import build_path
+from builders.places import expanded
 from builders.sampling import build_sampler
 from builders.sections import pruned, used
 from builders.sources import build_sources, data_moments
@@ -89,7 +90,7 @@ def build(config: ConfigDict, reads_data: bool = True) -> Experiment:
     Raises:
         ValueError: for a name that is not known, or a number out of range. One sentence.
     """
-    config = modernised(config)
+    config = modernised(expanded(config))
     check_numbers(config)
     path = build_path(config.sde)
     check_combinations(config)
@@ -127,14 +128,6 @@ def place_of(name: str, section: ConfigDict, key: str) -> ConfigDict:
             return place
     known = [known for place in (section, *methods) for known in place]
     raise ValueError(unknown(f"key of {name}", key, known))
-
-
-def modernised(config: ConfigDict) -> ConfigDict:
-    """A config whose old keys have been moved to where they belong now."""
-    config = config.copy_and_resolve_references()
-    for name in ("sampling", "likelihood"):
-        config[name] = modern(name, config[name])
-    return config
 
 
 def assemble(

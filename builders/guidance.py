@@ -84,8 +84,7 @@ def by_network(experiment: Experiment, section: ConfigDict) -> tuple[int, dict[s
             label,
             classes,
             section.scale,
-            interval=tuple(section.interval),
-            rescale=section.rescale,
+            **section.classifier_free,
         )
 
     def answer(params, own, label: Array, x: Array, t: Array) -> Array:

@@ -60,11 +60,13 @@ def fixed_steps(
     if rows:
         samplers.restart(path, method, ts, rows)  # refused here, if at all
 
-    def run(key: Array, predict: PredictFn, x: Array, ts: Array = ts, collect=None) -> SampleResult:
+    def run(
+        key: Array, predict: PredictFn, x: Array, ts: Array = ts, collect=None, frames=None
+    ) -> SampleResult:
         if rows:
             again = samplers.restart(path, method, ts, rows, denoise)
-            return again(key, predict, x, collect)
-        return samplers.sample(key, predict, method, x, ts, collect, denoise)
+            return again(key, predict, x, collect, frames)
+        return samplers.sample(key, predict, method, x, ts, collect, denoise, frames)
 
     if not teleport_sigma:
         return run

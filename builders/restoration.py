@@ -13,14 +13,15 @@ import samplers
 from builders.checks import RESTORATION
 from builders.experiment import Experiment
 from builders.operators import build_operator
-from builders.steps import build_grid, build_parts
+from builders.steps import build_grid, build_parts, construct
 from evaluation.given import given_source
 from guidance import LinearOperator
 from samplers.base import SampleResult, finished
 from sde_lib import split
+from sde_lib.ranges import positive
 
 # Those that take steps of their own down a grid, and no adaptive solver.
-STEPPING = ("impute", "repaint", "ddrm", "ensemble")
+STEPPING = tuple(guidance.RESTORERS)
 
 
 class Restoration(NamedTuple):
@@ -70,14 +71,10 @@ def build_restoration(
 
 def build_guide(section: ConfigDict, path, operator: LinearOperator):
     """`y -> GuideFn`."""
-    options = {
-        "dps": {"zeta": section.zeta},
-        "pigdm": {"data_std": section.data_std},
-        "mmps": {"iterations": section.iterations, "data_std": section.data_std},
-        "annealed": {},
-    }[section.method]
-    make = guidance.GUIDES[section.method]
-    return lambda y: make(path, operator, y, section.noise_std, **options)
+    name = section.method
+    given = {"path": path, "operator": operator, "noise_std": section.noise_std}
+    own, make = section.get(name, {}), guidance.GUIDES[name]
+    return lambda y: construct(f"guidance.{name}", make, own, y=y, **given)
 
 
 def build_stepping(config: ConfigDict, path, operator: LinearOperator):
@@ -93,22 +90,22 @@ def build_stepping(config: ConfigDict, path, operator: LinearOperator):
 
     def method(y) -> samplers.Sampler:
         if section.method == "ddrm":
-            noise, etas = section.noise_std, (section.eta, section.eta_b)
-            return guidance.ddrm(path, operator, y, noise, *etas)
+            return guidance.ddrm(path, operator, y, section.noise_std, **section.ddrm)
         return guidance.impute(path, operator, y, *parts)
 
     method(np.zeros(operator.shape_out))
-    if section.method == "repaint" and (len(ts) - 1) % section.jump:
+    positive(**section.repaint)
+    if section.method == "repaint" and (len(ts) - 1) % section.repaint.jump:
         raise ValueError(
-            f"guidance.jump is {section.jump}; it must divide sampling.steps = {len(ts) - 1}."
+            f"guidance.repaint.jump is {section.repaint.jump}; it must divide sampling.steps = "
+            f"{len(ts) - 1}."
         )
 
     def run(keys: Array, predict, x: Array, y: Array) -> SampleResult:
         given = (keys, path, predict, method(y), x, ts)
         denoise = sampling.denoise
         if section.method == "repaint":
-            how = {"jump": section.jump, "repeats": section.repeats}
-            result = guidance.repaint(*given, **how, denoise=denoise)
+            result = guidance.repaint(*given, **section.repaint, denoise=denoise)
         else:
             result = samplers.sample(keys, predict, method(y), x, ts, denoise=denoise)
         if section.method == "ddrm":
@@ -122,17 +119,17 @@ def build_ensemble(config: ConfigDict, path, operator: LinearOperator):
     """`(key, predict, y) -> SampleResult`: draws of an ensemble for one measurement."""
     section, denoise = config.guidance, config.sampling.denoise
     check_stepping(config)
-    ts, count = build_grid(config.sampling, path), section.particles
+    ts, count = build_grid(config.sampling, path), section.ensemble.particles
 
     def start(y):
         misfit = guidance.gaussian_misfit(operator, y, section.noise_std)
-        return guidance.ensemble(path, misfit, ts, count)
+        return guidance.ensemble(path, misfit, ts, **section.ensemble)
 
     start(np.zeros(operator.shape_out))
     if section.samples > count:
         raise ValueError(
-            f"guidance.samples is {section.samples} and guidance.particles {count}; draws of an "
-            "ensemble repeat each other then: take more particles."
+            f"guidance.samples is {section.samples} and guidance.ensemble.particles {count}; draws "
+            "of an ensemble repeat each other then: take more particles."
         )
 
     def run(key: Array, predict, y: Array) -> SampleResult:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+import guidance
 import likelihood
 import samplers
 from builders.methods import METHODS
@@ -37,6 +38,7 @@ CHOICES = (
     Choice("sampling", "predictor", samplers.PREDICTORS, SHARED),
     Choice("sampling", "corrector", samplers.CORRECTORS, ("at",)),
     Choice("sampling", "grid", samplers.GRIDS, SHARED),
+    Choice("guidance", "method", guidance.METHODS, ("scale", "denoise")),
     Choice("likelihood", "solver", likelihood.FLOW_SOLVERS, ("method", "adjoint")),
     Choice("likelihood", "divergence", likelihood.DIVERGENCES),
 )

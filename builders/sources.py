@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 import data
 import sde_lib
-from builders.checks import check_classes, check_data, choose
+from builders.checks import RESTORATION, check_classes, check_data, choose
 from configs.base import DATA
 
 # Keys that all data have.
@@ -21,15 +21,48 @@ def build_sources(config: ConfigDict, reads_data: bool) -> tuple[data.Source, da
     """Training and test split, checked against the config; or stand-ins, see `build`."""
     try:
         train, test = build_data(config.data)
-    except FileNotFoundError:
-        shape = data.stated_shape(config.data)
-        if reads_data or shape is None:
-            raise
-        name = config.data.get("name", config.data.dataset)
-        return tuple(data.unread(name, split, shape) for split in ("train", "test"))
+    except FileNotFoundError as error:
+        shape, why = data.stated_shape(config.data), absence(config.data, str(error))
+        if reads_data:
+            raise FileNotFoundError(why) from error
+        if shape is None:
+            raise FileNotFoundError(
+                f"{why} No example is read here, but the size of one must be known, and the config "
+                "does not state it."
+            ) from error
+        name = called(config.data)
+        return tuple(data.unread(name, split, shape, why) for split in ("train", "test"))
     check_data(config, train, test)
     check_classes(config, train, test)
     return train, test
+
+
+def needs_data(config: ConfigDict, mode: str) -> bool:
+    """Whether a mode of the program reads examples; the others need no more than their size."""
+    if mode == "decode":
+        return False
+    if mode != "sample":
+        return True
+    section, splits = config.guidance, ("train", "test")
+    measured = section.method in RESTORATION and not section.measurement
+    return (
+        (measured and section.dataset in splits)
+        or (config.edit.method != "none" and config.edit.images in splits)
+        or config.sampling.pc.teleport_sigma > 0
+    )
+
+
+def absence(section: ConfigDict, error: str) -> str:
+    """The sentence for data that are not on the disk: which, where they were sought, the mend."""
+    mend = "--config.data.path=PATH"
+    text = f"The data of this config, {called(section)}, are not there. {error}"
+    return text if mend in text else f"{text} {mend} says where they lie."
+
+
+def called(section: ConfigDict) -> str:
+    """What the data of a config are called."""
+    name = section.get("name", "")
+    return f"{section.dataset} {name}" if name else section.dataset
 
 
 def build_data(section: ConfigDict) -> tuple[data.Source, data.Source]:
@@ -43,7 +76,7 @@ def build_data(section: ConfigDict) -> tuple[data.Source, data.Source]:
             f"{', '.join(own) or 'none'}; start from a config file of such data."
         )
     if section.dataset in ("idx", "image_folder", "npz") and not section.path:
-        raise ValueError(
+        raise FileNotFoundError(
             f"data.path is empty; data.dataset = {section.dataset!r} reads a file or folder: give "
             "it with --config.data.path=PATH."
         )

@@ -1,14 +1,14 @@
 """The config that lies in a workdir, whatever version of the program wrote it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 import sde_lib
-from builders.aliases import modern
+from builders.aliases import modernised
 from configs.base import base
+from training.workdir import read_config
 
 # Of these a key that is missing did not exist when they were written, and the constructor's own
 # default is what was done then.
@@ -27,12 +27,12 @@ def stored_config(workdir: Path) -> ConfigDict:
             f"There is no config.json in {workdir}; name the workdir of a run that was trained or "
             "imported."
         )
+    stored = tuples(read_config(file))
     try:
-        stored = tuples(json.loads(file.read_text(encoding="utf-8")))
         law, network = stored["sde"]["name"], stored["model"]["name"]
         law = sde_lib.ALIASES.get(law.lower(), law.lower())
         config = base(law, network, stored["data"]["dataset"], stored["training"]["continuous"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{file} is not the config of a run ({type(error).__name__}: {error}); restore the "
             "file, or train in another workdir."
@@ -46,10 +46,7 @@ def completed(config: ConfigDict, stored: dict[str, Any]) -> ConfigDict:
     for name, value in stored.items():
         nested = isinstance(value, dict) and name in found and name not in WHOLE
         found[name] = merged(found[name], value) if nested else value
-    found = ConfigDict(found)
-    for name in ("sampling", "likelihood"):
-        found[name] = modern(name, found[name], strict=False)
-    return found
+    return modernised(ConfigDict(found), strict=False)
 
 
 def merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What the CelebA configs share: 64 px, discrete-time VE, noise levels from 90 down to 0.01.
 
 The middle 140 x 140 pixels of the aligned photographs (218 x 178) are resized to 64 x 64. As in the
-released code, what is held out is TFDS's `validation`; there is a `test` too.
+released code, what is held out is TFDS's `validation`; there is a `test` too. Samples are compared
+with the training images in the features of Inception, as for CIFAR-10.
 """
 
 from ml_collections import ConfigDict
@@ -21,6 +22,8 @@ def celeba(architecture: str) -> ConfigDict:
     config.sampling.steps = config.model.num_scales
     config.sampling.batch_size = 1024
     config.eval.batch_size = 1024
+    config.eval.features = ("inception",)
+    config.eval.reference = "train"
     config.eval.enable_bpd = False
     config.data.name = "celeb_a"
     config.data.eval_split = "validation"

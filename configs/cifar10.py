@@ -4,6 +4,10 @@ NCSN++ is the architecture the paper found best for VE (FIR resampling, a residu
 input), DDPM++ the one for VP and sub-VP; `ddpm` is the network of Ho et al. 2020, the RefineNets go
 on to `annealed`. Batch 128, 1.3 M iterations; the deep ones have 8 residual blocks a level in place
 of 4, and 0.95 M. The data come from TFDS (`data.path` is its directory).
+
+`--mode eval` measures the FID of the papers: 50,000 samples against the training images, in the
+features of the Inception of 2015, whose weights are a file to be fetched (docs/metrics.md). Without
+the file it says so before anything is sampled; `--config.eval.features="('pixels',)"` does without.
 """
 
 from ml_collections import ConfigDict
@@ -28,6 +32,8 @@ def cifar10(law: str, architecture: str, deep: bool = False, continuous: bool = 
     config.sampling.steps = config.model.num_scales
     config.sampling.batch_size = 1024
     config.eval.batch_size = 1024
+    config.eval.features = ("inception",)
+    config.eval.reference = "train"
     config.eval.bpd_repeats = 5
     # A score known at so many levels only is a flow in stairs, which adaptive solvers cannot take.
     config.eval.enable_bpd = continuous or law != "ve"

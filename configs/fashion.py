@@ -42,6 +42,7 @@ def fashion(law: str) -> ConfigDict:
     config.sampling.steps = 500
     config.sampling.batch_size = 100
     config.eval.batch_size = 100
+    config.eval.loss_examples = 512
     config.eval.num_samples = 5000
     config.eval.features = ("classifier",)
     return config

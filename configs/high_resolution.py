@@ -6,6 +6,10 @@ larger side is cut to the smaller, the square resized. The faces come from a fol
 named by `--config.data.path=DIR` (the released code reads TFRecords of the same images, and
 evaluates on the training images; here a tenth is held out).
 
+Samples are compared with the training images by the Frechet distance of Inception features, as for
+CIFAR-10: its moments are streamed, so that three million bedrooms take no memory. 50,000 samples of
+256 px take 9 GiB of the host's.
+
 Numbers: Song et al. 2021, appendix H; the networks of Ho et al. 2020, appendix B, at 256 px.
 """
 
@@ -27,6 +31,10 @@ def high_resolution(
     # For one device. The released code takes the batch of `eval`, split over many.
     config.sampling.batch_size = 32
     config.eval.batch_size = 512
+    config.eval.loss_examples = 512
+    config.eval.features = ("inception",)
+    config.eval.reference = "train"
+    config.eval.metrics = ("frechet",)
     config.eval.enable_bpd = False
 
     config.data.image_size = (side, side)
@@ -67,7 +75,8 @@ def ddpm(config: ConfigDict) -> None:
 def faces_1024(data: str) -> ConfigDict:
     """NCSN++ of 1024 px under the continuous VE law, for "celebahq" or "ffhq".
 
-    The evaluation batch was 1024 in the released code: 13 GB of pixels alone. Here it is 8.
+    The evaluation batch was 1024 in the released code: 13 GB of pixels alone. Here it is 8. Its
+    50,000 samples would take 146 GiB; here they are 1000, judged by KID, which has no bias in n.
     """
     config = high_resolution("ve", "ncsnpp", data, side=1024)
     config.sde.sigma_max = 1348.0
@@ -79,4 +88,7 @@ def faces_1024(data: str) -> ConfigDict:
     config.sampling.langevin.snr = 0.15
     config.sampling.batch_size = 8
     config.eval.batch_size = 8
+    config.eval.num_samples = 1000
+    config.eval.metrics = ("kid",)
+    config.eval.loss_examples = 64
     return config

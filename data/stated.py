@@ -29,10 +29,10 @@ def stated_shape(section: Mapping[str, Any]) -> tuple[int, ...] | None:
     return SHAPES.get(name.partition(":")[0])
 
 
-def unread(name: str, split: str, shape: tuple[int, ...], levels: int = 256) -> Source:
-    """A source of 8-bit images that has a shape and nothing to fetch."""
+def unread(name: str, split: str, shape: tuple[int, ...], why: str, levels: int = 256) -> Source:
+    """A source of 8-bit images that has a shape and nothing to fetch: it says why instead."""
 
     def fetch(indices: np.ndarray) -> np.ndarray:
-        raise ValueError(f"{name} was not read, and example {indices[0]} of it is asked for.")
+        raise FileNotFoundError(why)
 
     return Source(name, split, fetch, None, 1, shape, levels)

@@ -1,5 +1,6 @@
 """Bits per dimension over a whole data set: no example dropped, none counted twice."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ def data_bits(
     folder: Path | None = None,
     step: int | None = None,
     bound: str = "flow",
+    batch_bits: Callable | None = None,
 ) -> DataBits:
     """Mean bits/dim over all examples of `source`, by a bound of `evaluation/bounds.py`.
 
@@ -50,13 +52,14 @@ def data_bits(
             values of the examples are written beside it, in a table of the same name.
         step: of the checkpoint, for the plan.
         bound: a name in `BOUNDS`.
+        batch_bits: what `make_batch_bits` returns for it, made once for several checkpoints.
 
     Raises:
         ValueError: where the data are continuous, so that bits/dim does not exist, or where no
             likelihood arrived.
     """
     config, size = experiment.config, min(experiment.config.eval.batch_size, source.size)
-    batch_bits = make_batch_bits(experiment, bound)
+    batch_bits = batch_bits or make_batch_bits(experiment, bound)
     plan = lambda: make_plan(experiment, params, source, step, bound)
     store = open_store(BitsStore, folder, plan()) if folder else None
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from data import Source
-from evaluation.store import Store, digest, network_plan, put, read_json
+from evaluation.store import Store, digest, network_plan, read_json
+from whole_files import put
 
 # Per example: its number, its value, the error of that value over probes, evaluations, failure.
 COLUMNS = {

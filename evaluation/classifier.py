@@ -1,5 +1,6 @@
 """How well a classifier of noisy states tells classes apart, noise level by noise level."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -25,8 +26,8 @@ class AtLevel(NamedTuple):
     cross_entropy: float
 
 
-def by_level(experiment, params: Any, source, seed: int) -> list[AtLevel]:
-    """Every example of `source` once at each level; its noise belongs to the example."""
+def make_by_level(experiment, source, seed: int) -> Callable[[Any], list[AtLevel]]:
+    """`params ->` every example of `source` once at each level, with noise of its own."""
     path, size = experiment.path, min(experiment.config.eval.batch_size, source.size)
     ends = jnp.asarray([path.t0, path.t1])
     low, high = np.exp(-np.asarray(path.lam(ends)))
@@ -38,13 +39,12 @@ def by_level(experiment, params: Any, source, seed: int) -> list[AtLevel]:
         logits = experiment.logits(params)(x, t)
         return jnp.argmax(logits, axis=-1) == label, -log_prob(lambda x, t: logits, x, t, label)
 
-    run, batches, found = by_device(batch, shared=2), list(padded_batches(source.size, size)), []
-    for sigma in LEVELS:
-        if not low <= sigma <= high:
-            continue
+    run, batches = by_device(batch, shared=2), list(padded_batches(source.size, size))
+
+    def at_level(params: Any, sigma: float) -> AtLevel:
         t = path.t_of_lam(-jnp.log(jnp.asarray(sigma)))
 
-        def told(i: int, t=t) -> dict[str, np.ndarray]:
+        def told(i: int) -> dict[str, np.ndarray]:
             indices, mask = batches[i]
             given = source.fetch(indices), source.labels[indices], indices.astype(np.int32)
             right, nats = run(params, t, *given)
@@ -54,5 +54,7 @@ def by_level(experiment, params: Any, source, seed: int) -> list[AtLevel]:
         right, nats = (np.concatenate([part[k] for part in parts]) for k in ("right", "nats"))
         share = float(right.mean())
         error = (share * (1.0 - share) / source.size) ** 0.5
-        found.append(AtLevel(sigma, share, error, float(nats.mean())))
-    return found
+        return AtLevel(sigma, share, error, float(nats.mean()))
+
+    reached = [sigma for sigma in LEVELS if low <= sigma <= high]
+    return lambda params: [at_level(params, sigma) for sigma in reached]

@@ -24,6 +24,7 @@ from evaluation.sampling import (
 from parallel.mesh import by_device
 from parallel.processes import is_lead
 from sde_lib import example_keys, fold_in, split
+from whole_files import put, put_arrays
 
 SHOWN = 8  # edits of an image in the picture
 ROWS = 16
@@ -107,8 +108,8 @@ def run_editing(
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {"arr_0": levels, "image": found.image, "indices": np.asarray(seeds)}
         told = {} if found.labels is None else {"labels": found.labels}
-        np.savez(folder / f"{name}.npz", **arrays, **told)
-        (folder / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
+        put_arrays(folder / f"{name}.npz", **arrays, **told)
+        put(folder / f"{name}.json", json.dumps(report, indent=2) + "\n")
         if pictured(experiment):
             columns = np.concatenate([image[:ROWS, None], unit[:ROWS, :SHOWN]], axis=1)
             rows = columns.reshape(-1, *experiment.shape)

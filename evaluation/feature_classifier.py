@@ -18,7 +18,9 @@ from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
 from evaluation.features import FeatureSpace, flatten_unit, hash_weights
-from evaluation.statistics import put_arrays, read
+from evaluation.statistics import read
+from evaluation.store import sha256
+from whole_files import put_arrays
 
 BUNDLED = Path(__file__).parent / "weights"
 DEEPEST = 10  # layers of a file
@@ -108,7 +110,8 @@ def save_classifier(path: Path, network: Perceptron) -> str:
     """Writes an npz of `weight_<i>`, `bias_<i>` and `classes`; returns its SHA-256."""
     arrays = {f"weight_{i}": w for i, w in enumerate(network.weights)}
     arrays |= {f"bias_{i}": b for i, b in enumerate(network.biases)}
-    return put_arrays(path, **arrays, classes=network.classes)
+    put_arrays(path, **arrays, classes=network.classes)
+    return sha256(path)
 
 
 def load_classifier(file: str) -> FeatureSpace:

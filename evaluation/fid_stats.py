@@ -5,10 +5,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from evaluation.compare import judges
 from evaluation.features import FeatureSpace
 from evaluation.frechet import Moments, merge_all
 from evaluation.images import Images, of_source
+from evaluation.judges import judges
+from evaluation.memory import check_moments
 from evaluation.statistics import stream, write_statistics
 from parallel.processes import each, is_lead
 
@@ -17,7 +18,10 @@ def write_fid_stats(experiment, workdir: Path) -> list[Path]:
     """Writes `stats/<data>_<space>.npz` with `mu`, `sigma`, `n`, `space` and the fingerprint."""
     folder = workdir / "stats"
     written = []
-    for space, *_ in judges(experiment):
+    chosen = judges(experiment)
+    for judge in chosen:
+        check_moments(judge.widths[0])
+    for space, *_ in chosen:
         moments = shared_stream(space, of_source(experiment.train))
         if not is_lead():
             continue

@@ -3,33 +3,47 @@
 An image is in [0, 1] on the data's own lattice, float64, as feature spaces take it.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 BATCH = 1000
+VALUES = 2**25  # of a batch at most: 256 MiB in float64, 170 colour images of 256 px
+PIXELS = 2**22  # of a picture of several images: 64 of 256 px, 4 of 1024 px
 
 
 class Images(NamedTuple):
-    """`fetch(first, last) -> (last - first, ...)` of `n` images."""
+    """`fetch(first, last) -> (last - first, *shape)` of `n` images."""
 
     n: int
     fetch: Callable[[int, int], np.ndarray]
+    shape: tuple[int, ...]
 
     def __len__(self) -> int:
         return self.n
 
-    def count(self, size: int = BATCH) -> int:
+    @property
+    def size(self) -> int:
+        """Of a batch; the last may be smaller."""
+        return max(1, min(BATCH, VALUES // math.prod(self.shape)))
+
+    def count(self) -> int:
         """Of batches."""
-        return -(-self.n // size)
+        return -(-self.n // self.size)
 
-    def batch(self, i: int, size: int = BATCH) -> np.ndarray:
-        return self.fetch(i * size, min((i + 1) * size, self.n))
+    def batch(self, i: int) -> np.ndarray:
+        return self.fetch(i * self.size, min((i + 1) * self.size, self.n))
 
-    def batches(self, size: int = BATCH) -> Iterator[np.ndarray]:
-        for i in range(self.count(size)):
-            yield self.batch(i, size)
+    def batches(self) -> Iterator[np.ndarray]:
+        for i in range(self.count()):
+            yield self.batch(i)
+
+    def part(self, first: int, last: int) -> "Images":
+        """Those from `first` up to `last`, as a set of their own."""
+        fetch = lambda a, b: self.fetch(first + a, first + b)
+        return Images(last - first, fetch, self.shape)
 
     def first(self, n: int) -> np.ndarray:
         """At most n of them, as one array."""
@@ -38,16 +52,22 @@ class Images(NamedTuple):
 
 def of_levels(levels: np.ndarray, count: int) -> Images:
     """Integers 0 to count - 1, (n, ...), over count - 1."""
-    return Images(len(levels), lambda first, last: levels[first:last] / (count - 1.0))
+    fetch = lambda first, last: levels[first:last] / (count - 1.0)
+    return Images(len(levels), fetch, levels.shape[1:])
 
 
 def of_source(source, limit: int | None = None) -> Images:
     """The first `limit` examples of a split, or all; continuous data as they are."""
     top = source.levels - 1.0 if source.levels else 1.0
     fetch = lambda first, last: source.fetch(np.arange(first, last)).astype(np.float64) / top
-    return Images(min(limit or source.size, source.size), fetch)
+    return Images(min(limit or source.size, source.size), fetch, source.shape)
 
 
 def of_array(unit: np.ndarray) -> Images:
     """Floats in [0, 1], (n, ...)."""
-    return Images(len(unit), lambda first, last: unit[first:last])
+    return Images(len(unit), lambda first, last: unit[first:last], unit.shape[1:])
+
+
+def shown(most: int, shape: tuple[int, ...]) -> int:
+    """How many images of that shape are in a picture: `most`, or of large ones fewer."""
+    return max(1, min(most, PIXELS // (shape[0] * shape[1])))

@@ -25,6 +25,7 @@ from evaluation.sampling import pictured
 from likelihood.latents import round_trip_error, temperature
 from parallel.processes import is_lead
 from samplers.interpolation import walk
+from whole_files import put, put_arrays
 
 SHOWN = 16  # examples in a figure, or walks
 
@@ -63,7 +64,7 @@ def run_encode(experiment, params: Any, workdir: Path, step: int, seeds: range) 
     stem = f"latents_{seeds.start}-{seeds.stop - 1}"
     write(experiment, folder, stem, arrays, picture, len(first))
     if is_lead():
-        (folder / f"{stem}.json").write_text(json.dumps(strict(report), indent=2) + "\n")
+        put(folder / f"{stem}.json", json.dumps(strict(report), indent=2) + "\n")
     return {**report, "folder": str(folder)}
 
 
@@ -192,6 +193,6 @@ def write(experiment, folder: Path, stem: str, arrays: dict, unit, columns: int 
     if not is_lead():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / f"{stem}.npz", **arrays)
+    put_arrays(folder / f"{stem}.npz", **arrays)
     if pictured(experiment):
         save_png(folder / f"{stem}.png", grid(unit, columns=columns))

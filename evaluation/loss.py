@@ -1,7 +1,8 @@
 """The training loss on held-out data, at times and noises that never change.
 
-Example i meets the same `DRAWS` pairs (t, z) whenever it is evaluated, so two numbers differ only
-by their parameters. Without dropout, with the weighting of the training loss.
+Example i meets the same `DRAWS` pairs (t, z), or (level, z) where training knows levels only,
+whenever it is evaluated, so two numbers differ only by their parameters. Without dropout, with the
+weighting of the training loss.
 """
 
 from collections.abc import Callable
@@ -12,23 +13,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from data import padded_batches
+from data.order import permutation
 from losses.denoising import Draws, denoising_terms, reduce_terms
+from losses.discrete import level_of, level_terms
 from losses.time_sampling import TIME_SAMPLING
 from parallel.mesh import by_device
 from parallel.processes import each
 from sde_lib import example_keys, fold_in, split
 from sde_lib.classifier import log_prob
+from sde_lib.tables import make_tables
 
 DRAWS = 8
 
 
-def make_eval_loss(experiment) -> Callable[[Any], float]:
+def make_eval_loss(experiment, most: int = 0) -> Callable[[Any], float]:
     """`params -> mean loss over the test split`; nothing is dropped, the last batch is padded.
 
     The processes of a job share the batches, with parameters on the devices of each.
+
+    Args:
+        most: where the split has more examples, the mean is over so many of them, always the same,
+            chosen by a permutation of `config.seed`. 0 takes all.
     """
     config, source = experiment.config, experiment.test
-    batch_size = min(config.eval.batch_size, source.size)
+    numbers = chosen(source.size, most, config.seed)
+    batch_size = min(config.eval.batch_size, len(numbers))
 
     def losses_of(params, raw, indices, label):
         keys = example_keys(0, indices)
@@ -39,18 +48,24 @@ def make_eval_loss(experiment) -> Callable[[Any], float]:
         )
         return jnp.mean(losses, axis=0)
 
-    run, batches = by_device(losses_of, shared=1), list(padded_batches(source.size, batch_size))
+    run, batches = by_device(losses_of, shared=1), list(padded_batches(len(numbers), batch_size))
 
-    def batch_sum(params, indices, mask) -> np.ndarray:
+    def batch_sum(params, places, mask) -> np.ndarray:
+        indices = numbers[places]
         label = source.labels[indices] if experiment.num_classes else None
         found = run(params, source.fetch(indices), indices.astype(np.int32), label)
         return np.sum(np.asarray(found, np.float64)[mask])
 
     def eval_loss(params) -> float:
         sums = each(len(batches), lambda i: {"sum": batch_sum(params, *batches[i])})
-        return float(sum(part["sum"] for part in sums)) / source.size
+        return float(sum(part["sum"] for part in sums)) / len(numbers)
 
     return eval_loss
+
+
+def chosen(size: int, most: int, seed: int) -> np.ndarray:
+    """The numbers of the examples, rising: all, or `most` of them; more of them hold the fewer."""
+    return np.sort(permutation(seed, 0, size)[: most or size])
 
 
 def example_losses(experiment, params, raw, keys, k: jax.Array, label: jax.Array | None = None):
@@ -62,14 +77,18 @@ def example_losses(experiment, params, raw, keys, k: jax.Array, label: jax.Array
     data_keys, time_keys, noise_keys = split(keys, 3)
     x0 = experiment.scaler.to_model(data_keys, raw)
     u = (k + jax.vmap(jax.random.uniform)(time_keys)) / DRAWS
-    t, weight = TIME_SAMPLING[config.loss.time_sampling](path, u)
-    draws = Draws(t, weight, path.noise(noise_keys, x0))
-    if experiment.logits is not None:
-        return -log_prob(experiment.logits(params), path.marginal(x0, draws.z, t), t, label)
+    z = path.noise(noise_keys, x0)
     known = {} if label is None else {"label": label}
     apply = lambda x, cond: experiment.model.apply({"params": params}, x, cond, **known)
-    terms = denoising_terms(
-        path, apply, weighting=config.loss.weighting, x0=x0, draws=draws,
-        **config.prediction.to_dict(),
-    )  # fmt: skip
+    meaning = config.prediction.to_dict()
+    if not config.training.continuous:
+        tables = make_tables(path, config.model.num_scales)
+        draws = Draws(level_of(tables, u), jnp.ones_like(u), z)
+        terms = level_terms(tables, apply, x0=x0, draws=draws, **meaning)
+        return reduce_terms(terms, config.loss.reduce_mean)
+    t, weight = TIME_SAMPLING[config.loss.time_sampling](path, u)
+    if experiment.logits is not None:
+        return -log_prob(experiment.logits(params), path.marginal(x0, z, t), t, label)
+    draws, weighting = Draws(t, weight, z), config.loss.weighting
+    terms = denoising_terms(path, apply, weighting=weighting, x0=x0, draws=draws, **meaning)
     return reduce_terms(terms, config.loss.reduce_mean) * weight

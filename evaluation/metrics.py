@@ -3,52 +3,62 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
-
-from evaluation.features import Features, FeatureSpace
+from evaluation.features import Features
 from evaluation.fid_infinity import fid_infinity
 from evaluation.frechet import Moments, frechet_distance, frechet_with_stderr
-from evaluation.images import Images
+from evaluation.gather import (
+    BLOCKS,
+    FEATURES,
+    MOMENTS,
+    PROBABILITIES,
+    Gathered,
+    equal_edges,
+    even_edges,
+)
 from evaluation.inception_score import inception_score
 from evaluation.manifold import density_coverage, precision_recall
 from evaluation.mmd import gaussian_mmd, kid, median_bandwidth
 from evaluation.sliced_wasserstein import sliced_wasserstein
 from evaluation.statistics import Statistics
 
-BLOCKS = 10
 Values = dict[str, dict[str, float]]
 
 
 class Metric(NamedTuple):
-    """A metric that has seen the test images.
+    """A metric that has seen the reference, the images of a split.
 
     facts: section of the result to what it holds once, whatever is measured.
-    measure: images and their features, for an Inception score with probabilities, to values by
-        section and by what is added to the name of the set, as
-        `{"kid": {"_test": ..., "_test_stderr": ...}}`.
+    measure: what was gathered of other images to values by section and by what is added to the name
+        of the set, as `{"kid": {"_test": ..., "_test_stderr": ...}}`.
     """
 
     facts: Values
-    measure: Callable[[Images, Features], Values]
+    measure: Callable[[Gathered], Values]
 
 
-def frechet_metric(space, test, reference) -> Metric:
-    moments = Moments.of(reference)
+class Kind(NamedTuple):
+    """`make(split, reference) -> Metric`, the split by its name, and what `Gathered` must hold."""
 
-    def measure(x, found):
-        return {"frechet": against(*frechet_of(space, found, moments))}
+    make: Callable[[str, Gathered], Metric]
+    needs: str
+
+
+def frechet_metric(split: str, reference: Gathered) -> Metric:
+    moments = reference.moments()
+
+    def measure(found):
+        return {"frechet": against(split, *frechet_of(found, moments))}
 
     return Metric({"frechet": {}}, measure)
 
 
-def frechet_of(space: FeatureSpace, found: Features, moments: Moments) -> tuple[float, float]:
-    """The distance of all rows, and its error, by ten blocks of one size."""
-    count = min(BLOCKS, len(found.values))
-    blocks = split(space, found.values[: len(found.values) // count * count])
-    return frechet_distance(Moments.of(found), moments), frechet_with_stderr(blocks, moments)[1]
+def frechet_of(found: Gathered, moments: Moments) -> tuple[float, float]:
+    """The distance of all images, and its error, by ten blocks of one size."""
+    blocks = found.blocks(equal_edges(found.n))
+    return frechet_distance(found.moments(), moments), frechet_with_stderr(blocks, moments)[1]
 
 
-def statistics_metric(space: FeatureSpace, statistics: Statistics) -> Metric:
+def statistics_metric(statistics: Statistics) -> Metric:
     """The Frechet distance to the moments of a file, and what a report says of that."""
     facts = {
         "sha256": statistics.sha256,
@@ -57,67 +67,69 @@ def statistics_metric(space: FeatureSpace, statistics: Statistics) -> Metric:
         "fingerprint": statistics.fingerprint,
     }
 
-    def measure(x, found):
-        value, stderr = frechet_of(space, found, statistics.moments)
+    def measure(found):
+        value, stderr = frechet_of(found, statistics.moments)
         return {"statistics": {"": value, "_stderr": stderr}}
 
     return Metric({"statistics": facts}, measure)
 
 
-def fid_infinity_metric(space, test, reference) -> Metric:
-    moments = Moments.of(reference)
+def fid_infinity_metric(split: str, reference: Gathered) -> Metric:
+    moments = reference.moments()
 
-    def measure(x, found):
-        result = fid_infinity(split(space, found.values), moments)
-        return {"fid_infinity": against(result.value, result.stderr)}
+    def measure(found):
+        result = fid_infinity(found.blocks(even_edges(found.n)), moments)
+        return {"fid_infinity": against(split, result.value, result.stderr)}
 
     return Metric({"fid_infinity": {}}, measure)
 
 
-def kid_metric(space, test, reference) -> Metric:
-    def measure(x, found):
-        result = kid(found, reference)
-        return {"kid": against(result.value, result.stderr)}
+def kid_metric(split: str, reference: Gathered) -> Metric:
+    def measure(found):
+        result = kid(found.features, reference.features)
+        return {"kid": against(split, result.value, result.stderr)}
 
     return Metric({"kid": {}}, measure)
 
 
-def mmd_metric(space, test, reference) -> Metric:
-    bandwidth = median_bandwidth(reference)
+def mmd_metric(split: str, reference: Gathered) -> Metric:
+    bandwidth = median_bandwidth(reference.features)
 
-    def measure(x, found):
-        result = gaussian_mmd(found, reference, bandwidth)
-        return {"mmd": against(result.value, result.stderr)}
+    def measure(found):
+        result = gaussian_mmd(found.features, reference.features, bandwidth)
+        return {"mmd": against(split, result.value, result.stderr)}
 
     return Metric({"mmd": {"bandwidth": bandwidth}}, measure)
 
 
-def pair_metric(compare: Callable, *names: str) -> Callable[..., Metric]:
+def pair_metric(compare: Callable[[Features, Features], NamedTuple], *names: str) -> Callable:
     """Of a function whose result has two numbers of those names, each with its `_stderr`."""
 
-    def metric(space, test, reference) -> Metric:
-        def measure(x, found):
-            result = compare(found, reference)._asdict()
-            return {name: against(result[name], result[f"{name}_stderr"]) for name in names}
+    def metric(split: str, reference: Gathered) -> Metric:
+        def measure(found):
+            result = compare(found.features, reference.features)._asdict()
+            return {name: against(split, result[name], result[f"{name}_stderr"]) for name in names}
 
         return Metric({name: {} for name in names}, measure)
 
     return metric
 
 
-def sliced_wasserstein_metric(space, test, reference) -> Metric:
-    def measure(x, found):
+def sliced_wasserstein_metric(split: str, reference: Gathered) -> Metric:
+    def measure(found):
         # The directions are the same for every set, so what differs is the samples.
-        result = sliced_wasserstein(found, reference)
-        values = against(result.value, result.samples_stderr)
-        return {"sliced_wasserstein": {**values, "_test_direction_stderr": result.stderr}}
+        result = sliced_wasserstein(found.features, reference.features)
+        values = against(split, result.value, result.samples_stderr)
+        values[f"_{split}_direction_stderr"] = result.stderr
+        return {"sliced_wasserstein": values}
 
     return Metric({"sliced_wasserstein": {}}, measure)
 
 
-def inception_score_metric(space, test, reference) -> Metric:
+def inception_score_metric(split: str, reference: Gathered) -> Metric:
     def values(found):
-        result = inception_score(found.probabilities, min(BLOCKS, len(found.probabilities)))
+        probabilities = found.features.probabilities
+        result = inception_score(probabilities, min(BLOCKS, len(probabilities)))
         return {
             "": result.value,
             "_stderr": result.stderr,
@@ -125,27 +137,21 @@ def inception_score_metric(space, test, reference) -> Metric:
             "_split_std": result.split_std,
         }
 
-    facts = {f"test{end}": value for end, value in values(reference).items()}
-    return Metric({"inception_score": facts}, lambda x, found: {"inception_score": values(found)})
+    facts = {f"{split}{end}": value for end, value in values(reference).items()}
+    return Metric({"inception_score": facts}, lambda found: {"inception_score": values(found)})
 
 
-METRICS: dict[str, Callable[[FeatureSpace, Images, Features], Metric]] = {
-    "frechet": frechet_metric,
-    "kid": kid_metric,
-    "mmd": mmd_metric,
-    "precision_recall": pair_metric(precision_recall, "precision", "recall"),
-    "density_coverage": pair_metric(density_coverage, "density", "coverage"),
-    "sliced_wasserstein": sliced_wasserstein_metric,
-    "fid_infinity": fid_infinity_metric,
-    "inception_score": inception_score_metric,
+METRICS: dict[str, Kind] = {
+    "frechet": Kind(frechet_metric, MOMENTS),
+    "kid": Kind(kid_metric, FEATURES),
+    "mmd": Kind(mmd_metric, FEATURES),
+    "precision_recall": Kind(pair_metric(precision_recall, "precision", "recall"), FEATURES),
+    "density_coverage": Kind(pair_metric(density_coverage, "density", "coverage"), FEATURES),
+    "sliced_wasserstein": Kind(sliced_wasserstein_metric, FEATURES),
+    "fid_infinity": Kind(fid_infinity_metric, MOMENTS),
+    "inception_score": Kind(inception_score_metric, PROBABILITIES),
 }
 
 
-def against(value: float, stderr: float) -> dict[str, float]:
-    return {"_test": value, "_test_stderr": stderr}
-
-
-def split(space: FeatureSpace, values: np.ndarray) -> list[Moments]:
-    """Moments of ten blocks, or of as many as there are rows, equal in size up to one."""
-    parts = np.array_split(values, min(BLOCKS, len(values)))
-    return [Moments.of(Features(space.id, part)) for part in parts]
+def against(split: str, value: float, stderr: float) -> dict[str, float]:
+    return {f"_{split}": value, f"_{split}_stderr": stderr}

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from evaluation.page_style import PAGE, STYLE
 from evaluation.pictures import SERIES, loss_curve, series
+from whole_files import put
 
 CAPTIONS = {
     "samples": "Samples of the model",
@@ -53,7 +54,7 @@ def write_page(
         ValueError: the report has no name, a row is better in an unknown direction, or a picture is
             of an unknown format.
     """
-    Path(path).write_text(render(report, pictures, metrics), encoding="utf-8")
+    put(path, render(report, pictures, metrics))
 
 
 def render(report: Mapping, pictures: Mapping, metrics: Sequence[Mapping]) -> str:

@@ -4,6 +4,7 @@ Figures are drawn on matplotlib `Figure` objects and never through pyplot, so no
 on a display or leaves state behind.
 """
 
+import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
+
+from whole_files import writing
 
 LEGIBLE = 48  # pixels: smaller images are enlarged until their shorter side has this many
 NOT_FINITE = (255, 0, 255)  # magenta, which no grey image holds
@@ -63,7 +66,8 @@ def save_png(path: str | Path | BinaryIO, image: np.ndarray) -> None:
         raise ValueError(
             f"the picture has dtype {image.dtype}; a PNG is written from uint8: make it with grid()"
         )
-    Image.fromarray(image).save(path, format="PNG")
+    with opened(path) as file:
+        Image.fromarray(image).save(file, format="PNG")
 
 
 def trajectory_figure(
@@ -97,7 +101,13 @@ def trajectory_figure(
         axes.imshow(strip, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
         axes.set_title(f"{symbol} = {t:.2g}", fontsize=7.5, color=INK, pad=4)
-    figure.savefig(path, format="png", transparent=True)
+    with opened(path) as file:
+        figure.savefig(file, format="png", transparent=True)
+
+
+def opened(path: str | Path | BinaryIO):
+    """A context: the binary file itself, or one that takes the place of `path`, whole."""
+    return contextlib.nullcontext(path) if hasattr(path, "write") else writing(path)
 
 
 def loss_curve(metrics: Sequence[Mapping], *, format: str = "svg") -> bytes:

@@ -29,6 +29,7 @@ from guidance import LinearOperator, measure
 from parallel.mesh import by_device
 from parallel.processes import each, is_lead
 from sde_lib import example_keys, fold_in, split
+from whole_files import put, put_arrays
 
 SHOWN = 5  # restorations of an example in the picture
 ROWS = 16
@@ -175,8 +176,8 @@ def run_restoration(
     if is_lead():
         folder.mkdir(parents=True, exist_ok=True)
         arrays = restored_arrays(experiment, found)
-        np.savez(folder / f"{name}.npz", **arrays, indices=np.asarray(seeds))
-        (folder / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
+        put_arrays(folder / f"{name}.npz", **arrays, indices=np.asarray(seeds))
+        put(folder / f"{name}.json", json.dumps(report, indent=2) + "\n")
         if pictured(experiment):
             picture(experiment, restoration.operator, found, folder / f"{name}.png")
     shown = ("nfe", "failed", "psnr", "ssim", "misfit", "coverage", "spread")

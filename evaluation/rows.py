@@ -42,36 +42,44 @@ def figure_rows(report: dict[str, Any]) -> list[Row]:
 
 
 # Sections of a space, what they are called, and which way is better.
-AGAINST_TEST = {
-    "frechet": ("Fréchet distance to test", "lower"),
-    "fid_infinity": ("Fréchet distance to test without bias in n", "lower"),
-    "kid": ("KID to test", "lower"),
-    "mmd": ("MMD² to test", "lower"),
-    "sliced_wasserstein": ("Sliced Wasserstein distance to test", "lower"),
+AGAINST = {
+    "frechet": ("Fréchet distance to {}", "lower"),
+    "fid_infinity": ("Fréchet distance to {} without bias in n", "lower"),
+    "kid": ("KID to {}", "lower"),
+    "mmd": ("MMD² to {}", "lower"),
+    "sliced_wasserstein": ("Sliced Wasserstein distance to {}", "lower"),
     "precision": ("Precision", "higher"),
     "recall": ("Recall", "higher"),
     "density": ("Density", "higher"),
     "coverage": ("Coverage", "higher"),
 }
-BESIDE = (("mixture", "mixture's samples"), ("train", "floor: training images"))
+# By the name of the set; real images are of the split that is not the reference.
+BESIDE = {
+    "mixture": "mixture's samples",
+    "train": "floor: training images",
+    "test": "floor: test images",
+}
+SPLITS = {"train": "training images", "test": "test images"}
 
 
 def space_rows(space: dict[str, Any]) -> list[Row]:
     """Of one feature space: each metric beside the baseline, and beside what real images score."""
-    rows = []
-    for metric, (label, better) in AGAINST_TEST.items():
+    rows, split = [], space.get("reference", "test")
+    to = "test" if split == "test" else "training images"
+    for metric, (label, better) in AGAINST.items():
         found = space.get(metric, {})
-        for other, name in BESIDE:
-            if f"{other}_test" in found:
-                value, stderr = found["samples_test"], found["samples_test_stderr"]
-                title = f"{label}, {space['name']}"
-                rows.append(Row(title, value, stderr, found[f"{other}_test"], name, better))
+        for other, name in BESIDE.items():
+            if f"{other}_{split}" in found:
+                value, stderr = found[f"samples_{split}"], found[f"samples_{split}_stderr"]
+                title = f"{label.format(to)}, {space['name']}"
+                rows.append(Row(title, value, stderr, found[f"{other}_{split}"], name, better))
     if "inception_score" in space:
         found, title = space["inception_score"], f"Inception score, {space['name']}"
         value, stderr = found["samples"], found["samples_stderr"]
-        rows.append(Row(title, value, stderr, found["test"], "test images", "higher"))
+        rows.append(Row(title, value, stderr, found[split], SPLITS[split], "higher"))
     if "statistics" in space:
         found, title = space["statistics"], f"Fréchet distance to the statistics, {space['name']}"
         value, stderr = found["samples"], found["samples_stderr"]
-        rows.append(Row(title, value, stderr, found["train"], "training images", "lower"))
+        other = "train" if "train" in found else "test"
+        rows.append(Row(title, value, stderr, found[other], SPLITS[other], "lower"))
     return rows

@@ -2,44 +2,58 @@
 
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evaluation.classifier import by_level
-from evaluation.compare import judges
+from evaluation.classifier import make_by_level
 from evaluation.loss import make_eval_loss
-from evaluation.mixture import fit_mixture
 from evaluation.page import write_page
+from evaluation.prepared import Prepared
 from evaluation.rows import figure_rows
-from evaluation.sampling import pictured
 from evaluation.sections import about, bits_section, sampling_section
-from evaluation.store import put
 from parallel.processes import is_lead
+from whole_files import put
 
 
-def evaluate(
-    experiment, params: Any, workdir: Path, step: int, metrics: list[dict], train_seconds: float
+def evaluate(experiment, *checkpoint) -> dict[str, Any]:
+    """The report of one checkpoint; see `make_evaluation`."""
+    return make_evaluation(experiment)(*checkpoint)
+
+
+def make_evaluation(experiment) -> Callable[..., dict[str, Any]]:
+    """`params, workdir, step, metrics, train_seconds -> report`, for several checkpoints.
+
+    Programs, reference features and the mixture are made at the first of them, once. Each call
+    evaluates averaged parameters and writes `report_<step>.json`, `report.json`, `report.html`.
+
+    Raises:
+        ValueError, FileNotFoundError: as `Prepared`, before hours are spent.
+    """
+    if experiment.logits is None:
+        return partial(report_of, Prepared(experiment))
+    levels = make_by_level(experiment, experiment.test, experiment.config.eval.seed)
+    return partial(report_of_classifier, experiment, make_eval_loss(experiment), levels)
+
+
+def report_of(
+    prepared: Prepared,
+    params: Any,
+    workdir: Path,
+    step: int,
+    metrics: list[dict],
+    train_seconds: float,
 ) -> dict[str, Any]:
-    """Evaluates averaged parameters; writes `report_<step>.json`, `report.json`, `report.html`.
+    """Of a score model.
 
     `seconds.sample` is the time of drawing the samples, compilation included; `seconds.eval` that
     of everything else here.
-
-    Raises:
-        ValueError: where bits/dim is asked of continuous data, or a feature space does not fit.
     """
-    config, begin = experiment.config, time.perf_counter()
-    if experiment.logits is not None:
-        return evaluate_classifier(experiment, params, workdir, step, metrics, train_seconds)
-    # What can be refused is refused before hours are spent on the rest.
-    if config.eval.enable_bpd and not experiment.train.levels:
-        raise ValueError(
-            "Bits/dim is not defined for continuous data; pass --config.eval.enable_bpd=false."
-        )
-    shown = config.eval.enable_sampling and pictured(experiment)
-    chosen = judges(experiment) if shown else []
+    experiment, config = prepared.experiment, prepared.experiment.config
+    begin = time.perf_counter()
     report: dict[str, Any] = {
         **about(experiment, params, step),
         "likelihood": experiment.settings.likelihood.to_dict(),
@@ -47,19 +61,13 @@ def evaluate(
         "guidance": config.guidance.to_dict(),
         "nfe": {},
     }
-    mixture = None
-    if config.eval.mixture and experiment.train.levels:
-        raw = experiment.train.fetch(np.arange(experiment.train.size))
-        mixture = fit_mixture(raw, experiment.train.levels, seed=config.seed)
     if config.eval.enable_loss:
-        report["eval_loss"] = make_eval_loss(experiment)(params)
+        report["eval_loss"] = prepared.eval_loss(params)
     if config.eval.enable_bpd:
-        report["bits_per_dim"] = bits_section(
-            experiment, params, mixture, workdir, step, report["nfe"]
-        )
+        report["bits_per_dim"] = bits_section(prepared, params, workdir, step, report["nfe"])
     sample_seconds = 0.0
     if config.eval.enable_sampling:
-        sample_seconds = sampling_section(experiment, params, mixture, chosen, workdir, report)
+        sample_seconds = sampling_section(prepared, params, workdir, report)
     report["seconds"] = {
         "train": train_seconds,
         "sample": sample_seconds,
@@ -69,16 +77,22 @@ def evaluate(
     return report
 
 
-def evaluate_classifier(
-    experiment, params: Any, workdir: Path, step: int, metrics: list[dict], train_seconds: float
+def report_of_classifier(
+    experiment,
+    eval_loss: Callable[[Any], float],
+    levels: Callable[[Any], list],
+    params: Any,
+    workdir: Path,
+    step: int,
+    metrics: list[dict],
+    train_seconds: float,
 ) -> dict[str, Any]:
-    """The same for a classifier: loss, and accuracy by noise level on the test split."""
+    """Of a classifier: loss, and accuracy by noise level on the test split."""
     begin = time.perf_counter()
-    levels = by_level(experiment, params, experiment.test, experiment.config.eval.seed)
     report = {
         **about(experiment, params, step),
-        "eval_loss": make_eval_loss(experiment)(params),
-        "classifier": [level._asdict() for level in levels],
+        "eval_loss": eval_loss(params),
+        "classifier": [level._asdict() for level in levels(params)],
         "nfe": {},
     }
     report["seconds"] = {"train": train_seconds, "eval": time.perf_counter() - begin}

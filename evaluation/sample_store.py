@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.statistics import put_arrays, read
+from evaluation.statistics import read
 from evaluation.store import Store, hash_arrays, network_plan
+from whole_files import put_arrays
 
 # Arrays of a batch: numbers, samples in levels or as they are, evaluations, failure; each (B, ...).
 ARRAYS = ("index", "x", "nfe", "failed")

@@ -12,13 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from evaluation.gather import joined
+from evaluation.images import shown
 from evaluation.pictures import grid, save_png, trajectory_figure
 from evaluation.sample_store import ARRAYS, SampleStore, make_plan
 from evaluation.store import open_store
 from parallel.mesh import by_device
 from parallel.processes import each, is_lead
-from samplers.base import SampleResult, finite
+from samplers.base import SampleResult, finite, spread
 from sde_lib import example_keys, split
+from whole_files import put_arrays
 
 # Methods that solve each example by itself.
 ADAPTIVE = ("ode", "sde", "dpm_adaptive")
@@ -31,19 +34,29 @@ def draw(experiment, params: Any, indices: Sequence[int], seed: int) -> SampleRe
     Returns model-scaled `x` (n, ...), the mean `nfe`, and `failed` (n,). The last batch is padded,
     so one program serves all.
     """
-    run, size = drawing(experiment, params, seed), experiment.config.sampling.batch_size
-    x, nfe, failed = in_shares(run, size, np.asarray(indices, np.int32))
-    return SampleResult(x, None, np.mean(nfe), failed)
+    return make_draw(experiment, seed)(params, indices)
 
 
-def drawing(experiment, params: Any, seed: int) -> Callable:
-    """`indices (n,) -> x, nfe, failed`, each (n, ...); compiled at the first call."""
+def make_draw(experiment, seed: int) -> Callable[[Any, Sequence[int]], SampleResult]:
+    """`draw` as a function of parameters and numbers, for several calls with one program."""
+    run, size = drawing(experiment, seed), experiment.config.sampling.batch_size
+
+    def drawn(params: Any, indices: Sequence[int]) -> SampleResult:
+        numbers = np.asarray(indices, np.int32)
+        x, nfe, failed = in_shares(lambda part: run(params, part), size, numbers)
+        return SampleResult(x, None, np.mean(nfe), failed)
+
+    return drawn
+
+
+def drawing(experiment, seed: int) -> Callable:
+    """`params, indices (n,) -> x, nfe, failed`, each (n, ...); compiled at the first call."""
     batch = by_device(
         lambda params, own, i: arrays_of(sample_batch(experiment, params, seed, i, own)),
         shared=2,
         together=depend_on_each_other(experiment.config.sampling),
     )
-    return lambda indices: batch(params, own_parameters(experiment), indices)
+    return lambda params, indices: batch(params, own_parameters(experiment), indices)
 
 
 def depend_on_each_other(section) -> bool:
@@ -62,7 +75,7 @@ def by_batch(section) -> bool:
 
 
 def stored_samples(
-    experiment, params: Any, folder: Path, step: int | None, n: int
+    experiment, params: Any, folder: Path, step: int | None, n: int, run: Callable | None = None
 ) -> dict[str, np.ndarray]:
     """Samples 0 to n - 1 of `eval.seed`: `index`, `x` (n, ...) in levels, or as they are where the
     data are continuous, `nfe` and `failed`, where `x` means nothing.
@@ -70,24 +83,26 @@ def stored_samples(
     Finished batches are kept in `folder` and found again there, see `store.py`. The processes of a
     job share the batches.
 
+    Args:
+        run: what `drawing` returns for `eval.seed`, made once for several checkpoints.
+
     Raises:
         ValueError: where every sample failed.
     """
     config = experiment.config
     store = open_store(SampleStore, folder, make_plan(experiment, params, step))
-    size, run = config.sampling.batch_size, drawing(experiment, params, config.eval.seed)
+    size, run = config.sampling.batch_size, run or drawing(experiment, config.eval.seed)
 
     def batch_of(batch: int, index: np.ndarray) -> dict[str, np.ndarray]:
         if (found := store.load(batch, index)) is not None:
             return found
-        x, nfe, failed = in_parts(run, size, index)
+        x, nfe, failed = in_parts(lambda part: run(params, part), size, index)
         found = dict(zip(ARRAYS, (index, to_levels(experiment, x)[0], nfe, failed)))
         store.save(batch, found)
         return found
 
     parts = np.split(np.arange(n, dtype=np.int32), range(size, n, size))
-    batches = each(len(parts), lambda batch: batch_of(batch, parts[batch]))
-    found = {name: np.concatenate([found[name] for found in batches]) for name in ARRAYS}
+    found = joined(each(len(parts), lambda batch: batch_of(batch, parts[batch])))
     check_some(found["failed"], config.sampling)
     return found
 
@@ -218,23 +233,28 @@ def run_sampling(experiment, params: Any, workdir: Path, step: int, seeds: range
     if is_lead():
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"samples_{seeds.start}-{seeds.stop - 1}.npz"
-        np.savez(file, arr_0=levels, seeds=numbers, **told)
+        put_arrays(file, arr_0=levels, seeds=numbers, **told)
         if pictured(experiment):
-            save_png(folder / "sample.png", grid(unit[:256]))
+            save_png(folder / "sample.png", grid(unit[: shown(256, experiment.shape)]))
     return {**written, "folder": str(folder)}
 
 
-def trajectory(experiment, params: Any, path: Path, rows: int = 8, columns: int = 10) -> None:
-    """A figure of samples on their way from noise to data, by the configured fixed-step sampler.
+def make_trajectory(experiment, rows: int = 8, columns: int = 10) -> Callable[[Any, Path], None]:
+    """`params, path ->` a figure of samples on their way from noise to data, by the configured
+    fixed-step sampler.
 
-    Shows what is left of the noise at times evenly spread over the steps.
+    Shows what is left of the noise at times evenly spread over the steps. Only the states that are
+    shown are kept, on the device too.
     """
-    collect = lambda state: state.x
     seed, numbers = experiment.config.eval.seed, jnp.arange(rows)
-    run = jax.jit(lambda p, own: sample_batch(experiment, p, seed, numbers, own, collect=collect))
-    result = jax.device_get(run(params, own_parameters(experiment)))
-    shown = np.linspace(0, len(result.trace) - 1, columns - 1).round().astype(int)
-    frames = [result.trace[i] for i in shown] + [result.x]
-    times = [float(result.ts[i + 1]) for i in shown] + [0.0]
-    unit = [np.asarray(experiment.scaler.to_unit(jnp.asarray(frame))) for frame in frames]
-    trajectory_figure(np.stack(unit), times, path)
+    kept = {"collect": lambda state: state.x, "frames": columns - 1}
+    run = jax.jit(lambda params, own: sample_batch(experiment, params, seed, numbers, own, **kept))
+
+    def trajectory(params: Any, path: Path) -> None:
+        result = jax.device_get(run(params, own_parameters(experiment)))
+        ends = result.ts[1:][spread(len(result.ts) - 1, columns - 1)]
+        times = [*map(float, ends), 0.0]
+        unit = [experiment.scaler.to_unit(jnp.asarray(x)) for x in (*result.trace, result.x)]
+        trajectory_figure(np.stack(unit), times, path)
+
+    return trajectory

@@ -10,11 +10,13 @@ import numpy as np
 
 from evaluation.bits import data_bits
 from evaluation.bounds import bound_name, noise_in_levels
-from evaluation.compare import distances
-from evaluation.images import Images, of_array, of_levels, of_source
+from evaluation.compare import told
+from evaluation.images import Images, of_levels, of_source, shown
 from evaluation.pictures import grid, save_png
-from evaluation.sampling import pictured, stored_samples, trajectory
+from evaluation.prepared import Prepared
+from evaluation.sampling import pictured, stored_samples
 from parallel.processes import is_lead
+from whole_files import put_arrays
 
 
 def about(experiment, params: Any, step: int) -> dict[str, Any]:
@@ -36,18 +38,16 @@ def about(experiment, params: Any, step: int) -> dict[str, Any]:
     }
 
 
-def bits_section(
-    experiment, params, mixture, workdir: Path, step: int, nfe: dict
-) -> dict[str, Any]:
+def bits_section(prepared: Prepared, params, workdir: Path, step: int, nfe: dict) -> dict[str, Any]:
     """Bits/dim of the test split (or of the one that `eval.bpd_dataset` names).
 
     Finished batches are kept in `bits_<step>_<split>/`, so a second call computes what is missing;
     those of a further bound in `bits_<step>_<split>_<bound>/`.
     """
-    config = experiment.config.eval
+    experiment, config = prepared.experiment, prepared.experiment.config.eval
     split, folder = config.bpd_dataset, workdir / f"bits_{step}_{config.bpd_dataset}"
-    source = {"test": experiment.test, "train": experiment.train}[split]
-    bits = data_bits(experiment, params, source, folder, step)
+    source, program = prepared.split(split), prepared.batch_bits
+    bits = data_bits(experiment, params, source, folder, step, "flow", program("flow"))
     nfe["likelihood"] = bits.nfe
     section = {
         "mean": bits.mean,
@@ -68,7 +68,7 @@ def bits_section(
     }
     for name in config.bounds:
         place = folder.with_name(f"{folder.name}_{name}")
-        more = data_bits(experiment, params, source, place, step, name)
+        more = data_bits(experiment, params, source, place, step, name, program(name))
         section["bounds"][name] = {
             "mean": more.mean,
             "stderr": more.stderr,
@@ -78,10 +78,8 @@ def bits_section(
             "bound": bound_name(name),
             "table": f"{place.name}.csv",
         }
-    if mixture is not None:
-        raw = source.fetch(np.arange(source.size))
-        baseline = mixture.bits_per_dim(raw, seed=experiment.config.seed)
-        chosen = mixture.candidate
+    if prepared.mixture is not None:
+        baseline, chosen = prepared.mixture_bits, prepared.mixture.candidate
         section.update(
             mixture=baseline.value,
             mixture_stderr=baseline.stderr,
@@ -90,16 +88,15 @@ def bits_section(
     return section
 
 
-def sampling_section(experiment, params, mixture, chosen, workdir: Path, report: dict) -> float:
+def sampling_section(prepared: Prepared, params, workdir: Path, report: dict) -> float:
     """Samples, their pictures and their distances; returns the seconds spent drawing.
 
     Finished batches are kept in `samples_<step>/`, so a second call draws what is missing.
     """
-    config, step = experiment.config.eval, report["step"]
+    experiment, step = prepared.experiment, report["step"]
+    config, folder = experiment.config.eval, workdir / f"samples_{step}"
     begin = time.perf_counter()
-    found = stored_samples(
-        experiment, params, workdir / f"samples_{step}", step, config.num_samples
-    )
+    found = stored_samples(experiment, params, folder, step, config.num_samples, prepared.drawing)
     seconds = time.perf_counter() - begin
     report["nfe"]["sampling"] = float(found["nfe"].mean())
     report["samples"] = {
@@ -111,33 +108,42 @@ def sampling_section(experiment, params, mixture, chosen, workdir: Path, report:
         "eps": experiment.config.sampling.eps,
     }
     # A failed solve has no sample: it is counted above, and left out of everything below.
-    levels = found["x"][~found["failed"]]
+    levels = found.pop("x")
+    if found["failed"].any():
+        levels = levels[~found["failed"]]
     if is_lead():
-        np.savez(workdir / "samples.npz", arr_0=levels)
+        put_arrays(workdir / "samples.npz", arr_0=levels)
     if not pictured(experiment):
         return seconds
-    samples, test = of_levels(levels, experiment.scaler.levels), of_source(experiment.test)
-    report["pictures"] = pictures(experiment, params, samples, test, workdir) if is_lead() else {}
-    images = {"samples": samples, "train": of_source(experiment.train, len(samples))}
-    if mixture is not None:
-        images["mixture"] = of_array(mixture.sample(len(samples), seed=experiment.config.seed))
-    report["spaces"] = []
-    for space, facts, statistics in chosen:
-        measured = distances(space, images, test, config.metrics, statistics)
+    samples = of_levels(levels, experiment.scaler.levels)
+    report["pictures"] = pictures(prepared, params, samples, workdir) if is_lead() else {}
+    report["spaces"] = spaces_section(prepared, samples)
+    for space in report["spaces"]:
         # The first space is the headline; the others are told in full below it.
-        if "frechet" in measured:
-            report.setdefault("frechet", {**measured["frechet"], "space": facts["id"]})
-        report["spaces"].append({**facts, **measured})
+        if "frechet" in space:
+            report.setdefault("frechet", {**space["frechet"], "space": space["id"]})
     return seconds
 
 
-def pictures(experiment, params, samples: Images, test: Images, workdir: Path) -> dict[str, str]:
+def spaces_section(prepared: Prepared, samples: Images) -> list[dict[str, Any]]:
+    """Of each feature space what it is, and the metrics of the samples beside those of others."""
+    found = []
+    for k, judge in enumerate(prepared.judges):
+        comparison = prepared.comparison(k)
+        measured = {"samples": comparison.measure(samples), **prepared.beside(k, len(samples))}
+        found.append({**judge.facts, **told(comparison, measured)})
+    return found
+
+
+def pictures(prepared: Prepared, params, samples: Images, workdir: Path) -> dict[str, str]:
     """Writes them; what each shows, and its file."""
-    save_png(workdir / "samples.png", grid(samples.first(100)))
-    save_png(workdir / "data.png", grid(test.first(100)))
+    experiment = prepared.experiment
+    most = shown(100, experiment.shape)
+    save_png(workdir / "samples.png", grid(samples.first(most)))
+    save_png(workdir / "data.png", grid(of_source(experiment.test).first(most)))
     written = {"samples": "samples.png", "real": "data.png"}
     if experiment.config.sampling.method == "pc":
-        trajectory(experiment, params, workdir / "trajectory.png")
+        prepared.trajectory(params, workdir / "trajectory.png")
         written["trajectory"] = "trajectory.png"
     return written
 

@@ -7,7 +7,6 @@ live: two Inception networks give numbers that look alike and do not compare, so
 a file states the space, and the record says that it was stated.
 """
 
-import io
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -19,7 +18,8 @@ from scipy.linalg.blas import dsyrk
 
 from evaluation.features import FeatureSpace
 from evaluation.frechet import Moments, finite_rows
-from evaluation.store import put, sha256
+from evaluation.store import sha256
+from whole_files import put_arrays
 
 ROWS = 1000  # of stored features in a batch
 ASYMMETRY = 1e-6  # of the largest entry of sigma; float32 rounding is below it
@@ -96,14 +96,15 @@ def write_statistics(path: str | Path, moments: Moments, fingerprint: str) -> st
     """
     if moments.n is None:
         raise ValueError("moments of unknown n are another's file already; copy that file")
-    return put_arrays(
-        Path(path),
+    put_arrays(
+        path,
         mu=moments.mean,
         sigma=moments.cov,
         n=moments.n,
         space=moments.space,
         fingerprint=fingerprint,
     )
+    return sha256(path)
 
 
 def read_statistics(
@@ -148,7 +149,8 @@ def read_statistics(
 def save_moments(path: str | Path, moments: Moments) -> str:
     """Writes moments as they are, whole or not at all, and returns the file's SHA-256."""
     fields = {name: value for name, value in moments._asdict().items() if value is not None}
-    return put_arrays(Path(path), **fields)
+    put_arrays(path, **fields)
+    return sha256(path)
 
 
 def load_moments(path: str | Path) -> Moments:
@@ -184,14 +186,6 @@ def read(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
         raise ValueError(
             f"{path} is not a whole npz of plain arrays ({error}): fetch or write it again"
         ) from error
-
-
-def put_arrays(path: Path, **arrays) -> str:
-    """Writes an npz that at any moment is the old one or the new one; returns its SHA-256."""
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    put(path, file.getvalue())
-    return sha256(path)
 
 
 def check_space(path: Path, space: str, recorded: str | None, stated: str | None) -> None:

@@ -8,7 +8,6 @@ of its content: what is half-written, damaged or of another plan is computed aga
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ import jax
 import numpy as np
 
 from parallel.processes import is_lead, on_lead
+from whole_files import put
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +34,6 @@ class Store:
 
 
 S = TypeVar("S", bound=Store)
-
-
-def put(path: Path, content: str | bytes) -> None:
-    """Writes a file that at any moment is the old one or the new one."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(part, path)
 
 
 def open_store(kind: type[S], folder: Path, plan: dict[str, Any]) -> S:

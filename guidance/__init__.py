@@ -1,8 +1,8 @@
 """What extra information is followed: functions from prediction function to prediction function.
 
 `GUIDES` are for a measurement `y = A x0 + noise_std n`; each is called as
-`guide(path, operator, y, noise_std, **options)` and gives a `GuideFn`. `RESTORERS` are samplers
-that know y themselves, called alike.
+`guide(path, operator, y, noise_std, **options)` and gives a `GuideFn`. `RESTORERS` know y
+themselves and take steps of their own. `CLASS_GUIDES` are for classes.
 """
 
 from guidance.annealed import annealed, redrawn
@@ -31,10 +31,14 @@ from guidance.repaint import repaint
 from guidance.sdedit import edit_grid, edit_time, flow_edit, sdedit
 
 GUIDES = {"dps": dps, "pigdm": pigdm, "mmps": mmps, "annealed": annealed}
-RESTORERS = {"ddrm": ddrm}
+RESTORERS = {"impute": impute, "repaint": repaint, "ddrm": ddrm, "ensemble": ensemble}
+CLASS_GUIDES = {"classifier_free": classifier_free, "classifier": classifier_guidance}
+METHODS = {**CLASS_GUIDES, **GUIDES, **RESTORERS}
 
 __all__ = [
+    "CLASS_GUIDES",
     "GUIDES",
+    "METHODS",
     "OPERATORS",
     "RESTORERS",
     "Ensemble",

@@ -27,7 +27,7 @@ def classifier_free(
     null: int,
     scale: float = 1.0,
     *,
-    interval: tuple[float, float] = (0.0, float("inf")),
+    interval: tuple[float, float] = (0.0, 1e6),
     rescale: float = 0.0,
 ) -> PredictFn:
     """A prediction function from one that takes classes.

@@ -48,7 +48,7 @@ def ensemble(
     path: AffinePath,
     misfit: Misfit,
     ts: Array,
-    particles: int,
+    particles: int = 1000,
     *,
     fraction: float = 0.5,
     eta: float = 1.0,

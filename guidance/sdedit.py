@@ -60,12 +60,12 @@ def sdedit(
             that cannot be, or a mask that is not one of the image.
     """
     ts = edit_grid(path, strength, unit, steps, grid, eps)
+    operator = None if keep is None else masking(image.shape[1:], keep)
     drawing, own = split(key, 2)
     a, _, c = (expand(v, image) for v in path.coeffs(ts[0]))
     x = a * image + c * normal_like(drawing, image)
-    if keep is None:
+    if operator is None:
         return sample(own, predict, sampler, x, ts, denoise=denoise)
-    operator = masking(image.shape[1:], keep)
     known = operator.forward(image)
     # `impute` enters by a draw of the prior, to which it adds `a y` itself.
     x = x - a * operator.adjoint(known)

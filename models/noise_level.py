@@ -20,6 +20,7 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 
 from models.options import ACTIVATIONS, activation, check_choice
 from models.resample import mean_downsample
+from whole_files import put
 
 # Where a workdir keeps its own.
 FILE = "noise_level/classifier.msgpack"
@@ -150,7 +151,7 @@ class Trained(NamedTuple):
 def save(file: Path, trained: Trained) -> None:
     about = {key: value for key, value in trained._asdict().items() if key != "params"}
     params = jax.device_get(trained.params)
-    file.write_bytes(msgpack_serialize({"about": json.dumps(about), "params": params}))
+    put(file, msgpack_serialize({"about": json.dumps(about), "params": params}))
 
 
 def load(file: Path, shape: tuple[int, ...] | None = None) -> Trained:

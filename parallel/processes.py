@@ -19,7 +19,8 @@ T = TypeVar("T")
 
 
 class JobError(RuntimeError):
-    """The processes of a job did not find together, or lost one of them. One sentence."""
+    """The processes of a job did not find together, or lost one of them, or what one of them could
+    not do is known to all. One sentence."""
 
 
 def start(coordinator: str | None, count: int | None, index: int | None) -> None:
@@ -97,17 +98,51 @@ def on_lead(action: Callable[[], T]) -> T | None:
     return result
 
 
+def together(action: Callable[[], T]) -> T:
+    """What `action` returns on this process; every process calls it, and it fails on all or none.
+
+    Raises:
+        JobError: on every process of a job, where it raised on any; what it raised, if alone.
+    """
+    if jax.process_count() == 1:
+        return action()
+    result, cause = None, None
+    try:
+        result = action()
+    except Exception as error:
+        # Where another process is gone there is nobody to tell.
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        cause = error
+    for said in share(b"" if cause is None else sentence(cause).encode()):
+        if said:
+            raise JobError(said.decode()) from cause
+    return result
+
+
+def sentence(error: Exception) -> str:
+    """What the others are told of an error of this process; what all know stays as it is."""
+    if isinstance(error, JobError):
+        return str(error)
+    said = " ".join(str(error).split())
+    return f"Process {jax.process_index()} stopped: {type(error).__name__}: {said}"
+
+
 def agreed(value: T) -> T:
     """What the lead has, as JSON keeps it, of a value that processes may see differently."""
     return json.loads(share(json.dumps(value).encode())[0])
 
 
 def each(count: int, make: Callable[[int], Arrays]) -> list[Arrays]:
-    """`[make(0), ..., make(count - 1)]`: every process makes its share of them, and has all."""
+    """`[make(0), ..., make(count - 1)]`: every process makes its share of them, and has all.
+
+    Raises:
+        JobError: on every process of a job, where one of them could not make its share.
+    """
     if jax.process_count() == 1:
         return [make(i) for i in range(count)]
     index, processes = jax.process_index(), jax.process_count()
-    own = {i: make(i) for i in range(index, count, processes)}
+    own = together(lambda: {i: make(i) for i in range(index, count, processes)})
     found: list[Arrays] = []
     # One of each process at a time, which bounds what is sent at once.
     for first in range(0, count, processes):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from sde_lib import fold_in
@@ -45,7 +46,7 @@ class Sampler(NamedTuple):
 
 
 class SampleResult(NamedTuple):
-    """`x` `(B, ...)`; `trace`, what `collect` gave after each step, stacked; `nfe`, evaluations of
+    """`x` `(B, ...)`; `trace`, what `collect` gave after the steps, stacked; `nfe`, evaluations of
     the network for one sample, a number or `(B,)`; `failed` `(B,)`, which examples are not finite,
     or whose adaptive solve did not arrive (see `finished`); `ts`, the nodes that a fixed-step
     method went down."""
@@ -91,6 +92,7 @@ def sample(
     ts: Array,
     collect: Callable[[State], Any] | None = None,
     denoise: bool = False,
+    frames: int | None = None,
 ) -> SampleResult:
     """Drives a fixed-step sampler down a time grid.
 
@@ -102,20 +104,67 @@ def sample(
         denoise: end with the conditional mean of the data, `predict(x, ts[-1]).x0` (Tweedie's
             formula), at the price of one more evaluation. Without it the samples carry the noise
             of the law at `ts[-1]`.
+        frames: keep what `collect` gives after so many of the steps, those of `spread`; None for
+            all, which takes the memory of all.
     """
 
-    def body(state: State, inputs):
+    def step(state: State, inputs) -> State:
         i, t, s = inputs
-        state = sampler.step(fold_in(key, i), predict, state, t, s)
-        return state, (collect(state) if collect else None)
+        return sampler.step(fold_in(key, i), predict, state, t, s)
 
     steps = (jnp.arange(ts.shape[0] - 1), ts[:-1], ts[1:])
-    state, trace = jax.lax.scan(body, begin(sampler, x, ts[0]), steps)
+    state, trace = walk(step, begin(sampler, x, ts[0]), steps, collect, frames)
     nfe = (ts.shape[0] - 1) * sampler.nfe
     if denoise:
         x = predict(state.x, ts[-1]).x0
         return finished(x, trace, jnp.asarray(nfe + 1), ts=ts)
     return finished(state.x, trace, jnp.asarray(nfe), ts=ts)
+
+
+def walk(
+    step: Callable[[State, Any], State],
+    state: State,
+    inputs: Any,
+    collect: Callable[[State], Any] | None = None,
+    frames: int | None = None,
+) -> tuple[State, Any]:
+    """One `lax.scan` of `step` over the rows of `inputs`; the last state, and what was collected.
+
+    With `frames` that many are kept in a buffer which the scan carries: the memory is theirs, and
+    not that of all steps.
+    """
+
+    def body(state: State, row):
+        state = step(state, row)
+        return state, (collect(state) if collect else None)
+
+    n = len(jax.tree.leaves(inputs)[0])
+    if collect is None or frames is None:
+        return jax.lax.scan(body, state, inputs)
+    shown = spread(n, frames)
+    if frames >= n:
+        state, trace = jax.lax.scan(body, state, inputs)
+        return state, jax.tree.map(lambda v: v[shown], trace)
+    # The place of each step's frame; one past the end, which is dropped, where none is kept.
+    places = np.full(n, frames)
+    places[shown] = np.arange(frames)
+    empty = jax.tree.map(
+        lambda v: jnp.zeros((frames, *v.shape), v.dtype), jax.eval_shape(collect, state)
+    )
+
+    def keeping(carry, row):
+        (state, kept), (place, row) = carry, row
+        state, seen = body(state, row)
+        put = lambda buffer, v: buffer.at[place].set(v, mode="drop")
+        return (state, jax.tree.map(put, kept, seen)), None
+
+    (state, kept), _ = jax.lax.scan(keeping, (state, empty), (jnp.asarray(places), inputs))
+    return state, kept
+
+
+def spread(steps: int, frames: int) -> np.ndarray:
+    """Numbers of `frames` steps, evenly from the first to the last; twice the same if too few."""
+    return np.linspace(0, steps - 1, frames).round().astype(int)
 
 
 def chain(*samplers: Sampler) -> Sampler:

@@ -30,6 +30,7 @@ from jax import Array
 from samplers.base import SampleFn, SampleResult
 from sde_lib import AffinePath, fold_in
 from sde_lib.prediction import PredictFn
+from whole_files import put_arrays
 
 MetricFn = Callable[[Array, Array], Array]
 
@@ -132,7 +133,7 @@ def from_boundary(boundary: Boundary, run: SampleFn) -> SampleFn:
 def save(file: str, boundary: Boundary) -> None:
     """Writes an npz of plain arrays. The tensor is kept: keys need not mean the same elsewhere."""
     _, solver, steps, network = boundary.setting
-    np.savez(
+    put_arrays(
         file, x=boundary.x, index=boundary.index, score=boundary.score,
         solver=solver, steps=steps, network=network,
     )  # fmt: skip

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from samplers.base import Sampler, SampleResult, State, begin, finished
+from samplers.base import Sampler, SampleResult, State, begin, finished, walk
 from samplers.grids import karras
 from sde_lib import AffinePath, expand, fold_in
 from sde_lib.prediction import PredictFn
@@ -52,7 +52,7 @@ def restart(
     denoise: bool = False,
     grid: GridFn = karras,
 ) -> Callable[..., SampleResult]:
-    """A `SampleFn`, `(key, predict, x, collect=None) -> SampleResult`, with restarts on the way.
+    """A `SampleFn` with restarts on the way, which takes `collect` and `frames` as `sample` does.
 
     Args:
         sampler: of an ODE as a rule. What it remembers is forgotten where noise is added.
@@ -75,21 +75,20 @@ def restart(
     steps = (jnp.arange(n), *jnp.asarray(rows.T))
     way = jnp.asarray(np.append(rows[0, 1], rows[:, 2]))
 
-    def run(key: Array, predict: PredictFn, x: Array, collect=None) -> SampleResult:
+    def run(key: Array, predict: PredictFn, x: Array, collect=None, frames=None) -> SampleResult:
         def back(state: State, i: Array, origin: Array, t: Array) -> State:
             kernel = path.forward_step(origin, t)
             # Apart from the keys of the steps, 0 to n - 1.
             z = path.noise(fold_in(key, n + i), state.x)
             return sampler.init(expand(kernel.r, z) * state.x + expand(kernel.q, z) * z, t)
 
-        def body(state: State, row):
+        def step(state: State, row) -> State:
             i, origin, t, s = row
             # The step is outside the branch, so that the network is compiled once.
             state = jax.lax.cond(t > origin, back, lambda state, *_: state, state, i, origin, t)
-            state = sampler.step(fold_in(key, i), predict, state, t, s)
-            return state, (collect(state) if collect else None)
+            return sampler.step(fold_in(key, i), predict, state, t, s)
 
-        state, trace = jax.lax.scan(body, begin(sampler, x, ts[0]), steps)
+        state, trace = walk(step, begin(sampler, x, ts[0]), steps, collect, frames)
         nfe = jnp.asarray(n * sampler.nfe + denoise)
         x = predict(state.x, ts[-1]).x0 if denoise else state.x
         return finished(x, trace, nfe, ts=way)

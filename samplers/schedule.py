@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from samplers.exponential import check_form
+from whole_files import put
 
 MAX_ORDER = 4
 MAX_START = 4
@@ -210,4 +211,4 @@ def save(path: str | Path, schedule: Schedule, about: dict[str, Any] | None = No
     data = to_dict(check(schedule))
     steps = ",\n  ".join(json.dumps(step) for step in data.pop("steps"))
     head = json.dumps({"about": about or {}, **data}, indent=1)
-    Path(path).write_text(f'{head[:-2]},\n "steps": [\n  {steps}\n ]\n}}\n')
+    put(path, f'{head[:-2]},\n "steps": [\n  {steps}\n ]\n}}\n')

@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from evaluation.store import put
 from tables import TABLES
 from tables.base import SCALES, SETTINGS, Table
 from tables.cells import References, finished
@@ -25,14 +24,16 @@ from tables.render import markdown
 from training.checkpoint import CheckpointError
 from training.stop import Stopped
 from training.workdir import keep_programs
+from whole_files import put
+from builders.places import place
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", choices=TABLES, help="which one")
     parser.add_argument("--scale", choices=SCALES, default="laptop")
-    parser.add_argument("--out", type=Path, default=Path("runs/tables"))
-    parser.add_argument("--models", type=Path, help="folder of the models; OUT/models by default")
+    parser.add_argument("--out", type=place, default=Path("runs/tables"))
+    parser.add_argument("--models", type=place, help="folder of the models; OUT/models by default")
     args = parser.parse_args(arguments)
     out = args.out.absolute()
     models = args.models.absolute() if args.models else out / "models"

@@ -16,17 +16,19 @@ import numpy as np
 from builders.experiment import Experiment, build
 from evaluation.bits import data_bits
 from evaluation.bits_store import make_plan as bits_plan
-from evaluation.compare import Judge, features, judges
 from evaluation.frechet import Moments, frechet_distance
+from evaluation.gather import features
 from evaluation.images import Images, of_levels, of_source
 from evaluation.inception_score import inception_score
+from evaluation.judges import Judge, judges
 from evaluation.sample_store import make_plan as sample_plan
 from evaluation.sampling import stored_samples
 from evaluation.statistics import stream
-from evaluation.store import digest, put, read_json
+from evaluation.store import digest, read_json
 from tables.base import Cell, Setting
 from tables.models import config_of_cell
 from training.restore import restore_ema
+from whole_files import put
 
 SPLITS = 10  # of an Inception score, as published
 

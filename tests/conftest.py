@@ -2,6 +2,7 @@
 
 import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +12,10 @@ import pytest
 # `import closed_form` from any test file, whatever folder it is in.
 sys.path.insert(0, str(Path(__file__).parent))
 
+import budgets
 from compiling import compile_laws
+
+MOST_MEMORY = 2 * 2**30
 
 
 def pytest_configure(config):
@@ -22,15 +26,42 @@ def pytest_configure(config):
     compile_laws()
 
 
-@pytest.fixture(autouse=True)
-def optimiser(request):
+def pytest_terminal_summary(terminalreporter):
+    """Says what each folder took beside its budget, after a run of several folders."""
+    taken = budgets.seconds_by_folder(terminalreporter.stats)
+    if len(taken) > 1:
+        terminalreporter.section("seconds by folder, of all workers together")
+        for line in budgets.lines(taken):
+            terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
     """Switches XLA's optimiser off, which takes a third of the time of compiling small programs.
 
     `@pytest.mark.optimised` switches it on, for a test whose programs run for longer than they are
-    compiled, or whose numbers need it.
+    compiled, or whose numbers need it. The fixtures that such a test is the first to use have it on
+    too.
     """
-    optimised = request.node.get_closest_marker("optimised") is not None
+    optimised = item.get_closest_marker("optimised") is not None
     jax.config.update("jax_disable_most_optimizations", not optimised)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory():
+    """Forgets the programs of a process that has grown large."""
+    yield
+    if resident() > MOST_MEMORY:
+        jax.clear_caches()
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture

@@ -82,8 +82,10 @@ class Program:
 
     def __init__(self):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-        # A device count left by the caller must not decide what a test sees.
+        # A device count left by the caller, or how its output is kept back, must not decide what a
+        # test sees.
         environment.pop("XLA_FLAGS", None)
+        environment.pop("PYTHONUNBUFFERED", None)
         self._folder = tempfile.TemporaryDirectory()
         # Children find their programs where the tests keep theirs.
         for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"):

@@ -104,10 +104,7 @@ def test_a_workdir_of_an_earlier_version(run, workdir, tmp_path):
 def test_what_is_no_run(tmp_path):
     with pytest.raises(ValueError, match=r"There is no config\.json in .*nowhere"):
         open_run(tmp_path / "nowhere")
-    for text in ("[1, 2]", "3", "{", '{"sde": 1}', "[" * 5000):
-        (tmp_path / "config.json").write_text(text)
-        with pytest.raises(ValueError, match=r"config\.json is not the config of a run"):
+    for content in (b"[1, 2]", b"3", b"{", b'{"sde": 1}', b"[" * 100_000, b"\xff\xfe{}"):
+        (tmp_path / "config.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"config\.json is (damaged|not the config of a run)"):
             open_run(tmp_path)
-    (tmp_path / "config.json").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(ValueError, match="is not the config of a run"):
-        open_run(tmp_path)

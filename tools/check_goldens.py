@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from builders.places import place
 from tools.original import fit, model_of
 
 LIMIT_Y, LIMIT_DX = 3e-5, 1e-4
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     """Prints the report; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.check_goldens", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument("directory", type=place, metavar="DIR")
     parser.add_argument("--optimised", action="store_true", help="compile as for training: slower")
     args = parser.parse_args(argv)
     if not args.directory.is_dir():

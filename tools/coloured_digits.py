@@ -8,12 +8,13 @@ known: one hue for the whole digit, any hue as likely as any other.
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 from matplotlib.colors import hsv_to_rgb
 
+from builders.places import place
 from data import load
+from whole_files import put_arrays
 
 
 def coloured(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -28,11 +29,11 @@ def coloured(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("file", type=Path, help="where the npz file is written")
+    parser.add_argument("file", type=place, help="where the npz file is written")
     file = parser.parse_args(argv).file
     (x, y, _), (x_test, y_test, _) = coloured("train"), coloured("test")
     file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(file, x=x, y=y, x_test=x_test, y_test=y_test, levels=17)
+    put_arrays(file, x=x, y=y, x_test=x_test, y_test=y_test, levels=17)
     print(f"wrote {file}: {len(x)} and {len(x_test)} images {x.shape[1:]}")
 
 

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from builders.model import build_model
 from builders.path import build_path
+from builders.places import place
 from builders.training import build_loss, build_optimizer
 from data import Scaler, stated_shape
 from losses.denoising import LossFn
@@ -180,7 +181,7 @@ def list_all() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--config", type=Path, help="a config file")
+    what.add_argument("--config", type=place, help="a config file")
     what.add_argument("--all", action="store_true", help="one line for every file of configs/")
     parser.add_argument("--batch", type=int, default=1, help="batch size of the training step")
     parser.add_argument("--shape", help="of one example, H,W,C, if the config does not say it")

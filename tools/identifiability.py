@@ -41,7 +41,9 @@ from sde_lib.gaussian import gaussian_flow
 from tools.describe import load
 from training.checkpoint import CheckpointError
 from training.restore import restore_ema
-from training.workdir import MEANING, claim, flatten
+from training.workdir import MEANING, claim, flatten, read_config
+from whole_files import put
+from builders.places import place
 
 MOST_DIMENSIONS = 4096  # of a covariance for `gaussian`; beyond it is left out
 
@@ -139,7 +141,7 @@ def config_of(file: Path, workdir: Path) -> ConfigDict:
     config, stored = load(file), workdir / "config.json"
     if stored.exists():
         known = flatten(config.to_dict())
-        theirs = flatten(json.loads(stored.read_text()))
+        theirs = flatten(read_config(stored))
         taken = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in theirs.items()
@@ -163,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
     out = given.out or given.workdir / "identifiability.json"
     found["runs"] = [[str(part) for part in run] for run in runs]
-    out.write_text(json.dumps(strict(found), indent=2, allow_nan=False) + "\n")
+    put(out, json.dumps(strict(found), indent=2, allow_nan=False) + "\n")
     for name in ("same", "different", "gaussian", "redrawn"):
         if name in found:
             print(f"{name:<12}{found[name]['mean']:.4f} ± {found[name]['stderr']:.4f}")
@@ -175,12 +177,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", type=Path, required=True, help="config file of the first run")
-    parser.add_argument("--workdir", type=Path, required=True, help="of the first run")
-    parser.add_argument("--other_config", type=Path, help="of the second; that of the first if not")
-    parser.add_argument("--other_workdir", type=Path, required=True, help="of the second run")
+    parser.add_argument("--config", type=place, required=True, help="config file of the first run")
+    parser.add_argument("--workdir", type=place, required=True, help="of the first run")
+    parser.add_argument(
+        "--other_config", type=place, help="of the second; that of the first if not"
+    )
+    parser.add_argument("--other_workdir", type=place, required=True, help="of the second run")
     parser.add_argument("--count", type=int, default=128, help="test images, from the first on")
-    parser.add_argument("--out", type=Path, help="file of the numbers")
+    parser.add_argument("--out", type=place, help="file of the numbers")
     return parser.parse_args(argv)
 
 

@@ -22,6 +22,7 @@ import main as program
 from builders.checks import check_combinations, check_numbers
 from builders.model import build_model
 from builders.path import build_path
+from builders.places import place
 from builders.sections import pruned
 from builders.sources import build_data
 from builders.training import build_optimizer
@@ -40,10 +41,10 @@ def main(argv: list[str]) -> None:
     if len(argv) != 2:
         raise SystemExit(f"Name one checkpoint file; there are {len(argv) - 1}: {argv[1:]}.")
     program.quiet()
-    checkpoint, workdir = Path(argv[1]), Path(program.WORKDIR.value).absolute()
+    checkpoint = place(argv[1])
     config = program.CONFIG.value
     try:
-        original, state = import_checkpoint(checkpoint, config, workdir)
+        original, state = import_checkpoint(checkpoint, config, program.workdir())
     except (ValueError, OSError, CheckpointError) as error:
         if program.DEBUG.value:
             raise
@@ -157,7 +158,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     """The flags of `main.py`, without those that an import has no use for."""
     for word in argv[1:]:
         name = word.lstrip("-").split("=")[0]
-        if word.startswith("-") and name in ("mode", "seeds", "step", "force_config"):
+        if word.startswith("-") and name in ("mode", *program.READ_BY):
             raise SystemExit(f"Bad flag: --{name} is an option of main.py, not of the import.")
     return program.parse_flags([argv[0], "--mode=train", *argv[1:]])
 

@@ -18,11 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from builders.places import place
 from builders.sources import build_data
 from data import Scaler
 from sde_lib.kinetic import Kinetic
 from sde_lib.separation import Separation, estimate
 from tools.describe import load
+from whole_files import put
 
 
 def training_data(config: ConfigDict, examples: int, seed: int) -> np.ndarray:
@@ -50,13 +52,13 @@ def write(path: Path, content: dict) -> None:
     """One key a line, so that two tables can be compared."""
     lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    put(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", type=Path, required=True, help="a config file, for its data")
-    parser.add_argument("--out", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--config", type=place, required=True, help="a config file, for its data")
+    parser.add_argument("--out", type=place, required=True, help="the JSON file to write")
     parser.add_argument("--examples", type=int, default=50_000, help="at most")
     parser.add_argument("--draws", type=int, default=10_000, help="pairs of an example and a noise")
     parser.add_argument("--nodes", type=int, default=64, help="angles between no noise and all")

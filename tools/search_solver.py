@@ -17,6 +17,7 @@ import jax
 
 from benchmarks.sampler_problem import LAW
 from builders.experiment import build
+from builders.places import place
 from samplers.schedule import save
 from sde_lib import example_keys
 from search import Effort, Task, search, trajectories
@@ -33,8 +34,8 @@ def digits_task(seed: int, count: int) -> Task:
 
 def network_task(config: str, workdir: str, step: int | None, seed: int, count: int) -> Task:
     """The trajectories of a trained network, from draws of its prior."""
-    experiment = build(runpy.run_path(config)["get_config"](), reads_data=False)
-    _, params = restore_ema(experiment, Path(workdir).absolute(), step)
+    experiment = build(runpy.run_path(str(place(config)))["get_config"](), reads_data=False)
+    _, params = restore_ema(experiment, place(workdir).absolute(), step)
     predict, path = experiment.predict(params), experiment.path
     eps, first, parts = experiment.config.sampling.eps, 0, []
     for size in (count // 2, count, count):
@@ -63,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--config and --workdir go together")
     name = args.name or (Path(args.workdir).name if args.workdir else args.data)
     effort = Effort(*(getattr(args, field) for field in Effort._fields))
-    folder = Path(args.out)
+    folder = place(args.out)
     folder.mkdir(parents=True, exist_ok=True)
     if args.config:
         task = network_task(args.config, args.workdir, args.step, args.seed, args.starts)

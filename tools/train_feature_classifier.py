@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 import main as program
 from builders.experiment import build
+from builders.places import place
 from evaluation.feature_classifier import fit, save_classifier, space_of
 from evaluation.features import accuracy
 from evaluation.images import of_source
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise SystemExit(f"Unexpected argument {argv[1]!r}; options begin with --.")
     try:
-        print(train(program.CONFIG.value, Path(OUT.value)))
+        print(train(program.CONFIG.value, place(OUT.value)))
     except (ValueError, OSError) as error:
         raise SystemExit(f"{type(error).__name__}: {' '.join(str(error).split())}") from None
 

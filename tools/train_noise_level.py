@@ -197,10 +197,10 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise SystemExit(f"Unexpected argument {argv[1]!r}; options begin with --.")
     program.quiet()
-    workdir = Path(program.WORKDIR.value).absolute()
     given = (NETWORK, LEVELS, SIGMA_MIN, SIGMA_MAX, STEPS, RATE, BATCH)
     plan = Plan(*(flag.value for flag in given))
     try:
+        workdir = program.workdir()
         _, found = train_classifier(program.CONFIG.value, workdir, plan)
     except (ValueError, OSError, CheckpointError, TrainingDiverged) as error:
         if program.DEBUG.value:
@@ -217,7 +217,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     """The flags of `main.py`, without those that this training has no use for, and its own."""
     for word in argv[1:]:
         name = word.lstrip("-").split("=")[0]
-        if word.startswith("-") and name in ("mode", "seeds", "step", "force_config"):
+        if word.startswith("-") and name in ("mode", *program.READ_BY):
             raise SystemExit(f"Bad flag: --{name} is an option of main.py, not of this training.")
     return program.parse_flags([argv[0], "--mode=train", *argv[1:]])
 

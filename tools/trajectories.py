@@ -34,6 +34,8 @@ from sde_lib.empirical import Points, empirical_predict, points
 from tools.describe import load
 from training.checkpoint import CheckpointError
 from training.restore import restore_ema
+from whole_files import put
+from builders.places import place
 
 NETWORKS = ("trained", "empirical", "gaussian")
 FORMATS = ("svg", "png")
@@ -115,9 +117,9 @@ def main(argv: list[str] | None = None) -> None:
     numbers |= {"network": given.network, "method": given.method, "seed": given.seed}
     given.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(strict(numbers), indent=2, allow_nan=False)
-    (given.out / "trajectories.json").write_text(text + "\n")
+    put(given.out / "trajectories.json", text + "\n")
     for name, picture in figures(found.sigma, told, format=given.format).items():
-        (given.out / f"{name}.{given.format}").write_bytes(picture)
+        put(given.out / f"{name}.{given.format}", picture)
     print(headline(numbers))
     print(f"wrote trajectories.json and figures to {given.out}")
 
@@ -135,9 +137,9 @@ def headline(numbers: dict[str, Any]) -> str:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", type=Path, required=True, help="a config file")
-    parser.add_argument("--workdir", type=Path, help="of the trained run")
-    parser.add_argument("--out", type=Path, required=True, help="folder for figures and numbers")
+    parser.add_argument("--config", type=place, required=True, help="a config file")
+    parser.add_argument("--workdir", type=place, help="of the trained run")
+    parser.add_argument("--out", type=place, required=True, help="folder for figures and numbers")
     parser.add_argument("--network", default="trained", help=", ".join(NETWORKS))
     parser.add_argument("--step", type=int, help="checkpoint to use; the latest if not given")
     parser.add_argument("--method", default="ddim", help=f"one of {', '.join(PREDICTORS)}")

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +11,12 @@ from tqdm import tqdm
 
 from data import Loader
 from parallel.mesh import put_batch
+from parallel.processes import together
 from training.checkpoint import Checkpoints
 from training.finite import Watch, check_state
 from training.metrics import MetricWriter
 from training.profile import Profiler
+from training.rescue import rescue
 from training.state import TrainState
 from training.stop import Stop, Stopped
 
@@ -48,18 +51,44 @@ def train(
     Nothing leaves the device between logs: metrics are gathered there and read together. They are
     read, and checked, before every checkpoint, so a checkpoint never holds a diverged state.
 
+    Whatever else goes wrong between two steps, such as a picture that cannot be read or an action,
+    leaves with a note, after a checkpoint of the step that was done (see `rescue`).
+
     Raises:
         TrainingDiverged: as soon as the metrics of `max_skipped` + 1 steps in a row that are not
             finite are read; the last checkpoint is a good one.
         Stopped: after a checkpoint, where a signal asked for it.
+        JobError: on every process of a job, where a row or an action failed on one.
     """
-    done = int(state.step)
+    done = kept = int(state.step)
     axis = 0 if n_jitted_steps == 1 else 1
     place = lambda batch: put_batch(batch, mesh, axis)
     batches = loader.iterate(done, n_jitted_steps, place=place)
     pending: list[tuple[int, Any]] = []
     bar = tqdm(total=n_iters, initial=done, disable=not progress, unit="step", smoothing=0.05)
     clock, watch = Clock(done), Watch(max_skipped)
+
+    def log(values: dict[str, float]) -> None:
+        together(lambda: writer.write(done, values))
+
+    def read() -> None:
+        values = watch.read(pending)
+        pending.clear()
+        if skipped := values.get("skipped"):
+            print(f"{skipped} steps up to {done} were skipped: no finite gradient.")
+        log({**values, **clock.lap(done)})
+        bar.update(done - bar.n)
+        bar.set_postfix_str(f"loss {values.get('training_loss', float('nan')):.4f}")
+
+    def save() -> None:
+        nonlocal kept
+        if pending:
+            read()
+        if kept != done:
+            check_state(state, done)
+            checkpoints.save(state)
+            kept = done
+
     try:
         while done < n_iters:
             if profiler:
@@ -70,33 +99,28 @@ def train(
                 state, metrics = step(state, batch)
             pending.append((done, metrics))
             before, done = done, done + n_jitted_steps
-            stopping = stop is not None and stop.asked(done)
-            save = crossed(before, done, snapshot_freq) or done >= n_iters or stopping
+            stopping = stop is not None and stop.asked()
+            saving = crossed(before, done, snapshot_freq) or done >= n_iters or stopping
             due = [every for every in actions if crossed(before, done, every.freq)]
-            if save or due or crossed(before, done, log_freq) or done >= n_iters:
-                values = watch.read(pending)
-                pending.clear()
-                if skipped := values.get("skipped"):
-                    print(f"{skipped} steps up to {done} were skipped: no finite gradient.")
-                writer.write(done, {**values, **clock.lap(done)})
-                bar.update(done - bar.n)
-                bar.set_postfix_str(f"loss {values.get('training_loss', float('nan')):.4f}")
-            if save:
-                check_state(state, done)
-                checkpoints.save(state)
+            if saving or due or crossed(before, done, log_freq) or done >= n_iters:
+                read()
+            if saving:
+                save()
             if stopping:
                 checkpoints.wait()
                 raise Stopped(done, stop.number)
             for every in due:
-                writer.write(
-                    done, {**every.action(state), "action_seconds": clock.lap()["seconds"]}
-                )
+                found = together(partial(every.action, state))
+                log({**found, "action_seconds": clock.lap()["seconds"]})
+    except Exception as error:
+        rescue(error, save, checkpoints)
+        raise
     finally:
         if profiler:
             profiler.stop(pending)
         batches.close()
         bar.close()
-        checkpoints.wait()
+    checkpoints.wait()
     return state
 
 

@@ -41,8 +41,7 @@ class MetricWriter:
         if not self._active:
             return
         try:
-            self._rows.write(json.dumps({"step": step, **values}) + "\n")
-            self._rows.flush()
+            self._put(step, values)
             self._events.write_event(event(step, values))
             self._events.flush()
         except OSError as error:
@@ -51,6 +50,15 @@ class MetricWriter:
                 f"({error.strerror}); the last checkpoint is whole. Make room there, and the same "
                 "command goes on."
             ) from error
+
+    def tell(self, step: int, **facts) -> None:
+        """A row of what is no scalar, and so not for TensorBoard."""
+        if self._active:
+            self._put(step, facts)
+
+    def _put(self, step: int, values: dict) -> None:
+        self._rows.write(json.dumps({"step": step, **values}) + "\n")
+        self._rows.flush()
 
     def close(self) -> None:
         if self._active:

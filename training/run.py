@@ -7,9 +7,10 @@ from pathlib import Path
 import jax
 
 from data import Loader
+from evaluation.images import shown
 from evaluation.loss import make_eval_loss
 from evaluation.pictures import grid, save_png
-from evaluation.sampling import draw, pictured, to_levels
+from evaluation.sampling import make_draw, pictured, to_levels
 from parallel.mesh import (
     check_batch,
     gathered,
@@ -48,12 +49,14 @@ def run_training(
     with contextlib.ExitStack() as stack:
         # Held before it is claimed: with --force_config a claim writes.
         on_lead(lambda: stack.enter_context(held(workdir)))
-        on_lead(lambda: claim(workdir, experiment.settings, force_config, training=True))
+        forced = on_lead(lambda: claim(workdir, experiment.settings, force_config, training=True))
         checkpoints = Checkpoints(workdir, config.keep_snapshots)
         stack.enter_context(contextlib.closing(checkpoints))
         state = initial_or_latest(experiment, checkpoints, mesh)
         writer = MetricWriter(workdir, int(state.step), is_lead())
         stack.enter_context(contextlib.closing(writer))
+        if forced:
+            writer.tell(int(state.step), forced=forced)
         loader = Loader(
             experiment.train,
             config.batch_size,
@@ -120,14 +123,15 @@ def per_update(config) -> str:
 def periodic_actions(experiment, workdir: Path, mesh) -> tuple[Every, ...]:
     """Evaluation loss of the averaged parameters, and a picture of samples at snapshots."""
     config = experiment.config
-    eval_loss = make_eval_loss(experiment)
+    eval_loss = make_eval_loss(experiment, config.eval.loss_examples)
     averaged = lambda state: localised(state.ema_params, mesh)
     actions = [
         Every(config.training.eval_freq, lambda state: {"eval_loss": eval_loss(averaged(state))})
     ]
+    draw = make_draw(experiment, config.eval.seed)
 
     def picture(state: TrainState) -> dict[str, float]:
-        samples = draw(experiment, averaged(state), range(64), seed=config.eval.seed)
+        samples = draw(averaged(state), range(shown(64, experiment.shape)))
         folder = workdir / "samples" / f"step_{int(state.step)}"
         if is_lead():
             folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,8 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
+from parallel.processes import share
+
 # 128 and the number of the signal, as shells count. Schedulers start a job that ended so again,
 # where they take a status below 128 for an error of the program.
 STATUS = {signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGINT: 128 + signal.SIGINT}
@@ -26,12 +28,14 @@ class Stopped(Exception):
 class Stop:
     """While it is entered, the first SIGTERM or Ctrl-C is noted and a second one ends the program.
 
-    The processes of a job stop at the same step, whichever of them was told; there jax itself
-    listens for SIGTERM.
+    The processes of a job stop at the same step, whichever of them was told by whichever signal.
+    There jax itself listens for SIGTERM, and lets the processes agree on a step that none of them
+    has passed; Ctrl-C is passed on to it as one.
     """
 
     def __init__(self):
         self.number: int | None = None
+        self._asked = 0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Stop":
@@ -53,9 +57,17 @@ class Stop:
         if self.number is not None:
             os._exit(STATUS[number])
         self.number = number
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    def asked(self, step: int) -> bool:
-        """Whether the run is to end after this step; to be asked after every one."""
-        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
-            self.number = signal.SIGTERM
-        return self.number is not None
+    def asked(self) -> bool:
+        """Whether the run is to end now; to be asked as often by every process of a job."""
+        if jax.process_count() == 1:
+            return self.number is not None
+        # Questions are counted and not steps, which may go by in blocks: the one agreed on is met.
+        self._asked += 1
+        if not multihost_utils.reached_preemption_sync_point(self._asked):
+            return False
+        told = share(bytes([self.number or signal.SIGTERM]))
+        self.number = signal.SIGINT if bytes([signal.SIGINT]) in told else signal.SIGTERM
+        return True

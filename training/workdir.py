@@ -7,10 +7,13 @@ import os
 import socket
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from whole_files import put
 
 # What the parameters mean, and what training them depends on. Sampling, likelihood and evaluation
 # are free to change from run to run.
@@ -31,8 +34,10 @@ FREE = {
 SINCE = {"training.accumulate": 1}
 
 
-def claim(workdir: Path, config: Any, force: bool = False, *, training: bool) -> None:
+def claim(workdir: Path, config: Any, force: bool = False, *, training: bool) -> list[str]:
     """Checks that the workdir is of this config; for a training run, writes `config.json`.
+
+    Returns the differences that were forced, a clause each; they are printed too.
 
     Args:
         config: the resolved config, a `ConfigDict`.
@@ -40,20 +45,51 @@ def claim(workdir: Path, config: Any, force: bool = False, *, training: bool) ->
         training: compare all that training depends on, not only what the parameters mean.
 
     Raises:
-        ValueError: naming every key that differs, or where the workdir cannot be written.
+        ValueError: naming every key that differs, where `config.json` is damaged, or where the
+            workdir cannot be written.
     """
-    path, ours = workdir / "config.json", flatten(config.to_dict())
-    if path.exists() and (found := differences(json.loads(path.read_text()), ours, training)):
-        if not force:
-            raise ValueError(
-                f"The workdir {workdir} belongs to another config: {'; '.join(found)}. Take "
-                "another workdir, or pass --force_config to go on with the new config."
-            )
-        if training:
-            path.rename(workdir / f"config.json.{sum(1 for _ in workdir.glob('config.json.*'))}")
+    path, found = workdir / "config.json", []
+    if path.exists():
+        found = differences(read_config(path), flatten(config.to_dict()), training)
+    if found and not force:
+        raise ValueError(
+            f"The workdir {workdir} belongs to another config: {'; '.join(found)}. Take "
+            "another workdir, or pass --force_config to go on with the new config."
+        )
+    for difference in found:
+        print(f"--force_config: {difference}")
     if training:
         create(workdir)
-        path.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
+        text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+        if found:
+            put(kept_name(path), path.read_bytes())
+        if not path.exists() or path.read_text() != text:
+            put(path, text)
+    return found
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What a `config.json` holds.
+
+    Raises:
+        ValueError: where it is cut short or otherwise no object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(
+            f"{path} is damaged: it is not the whole JSON object that training writes. Delete "
+            "it, and --mode train with the config that this workdir was trained with writes it "
+            "again; the checkpoints stay."
+        )
+    return found
+
+
+def kept_name(path: Path) -> Path:
+    """`<path>.<n>`, with the first n that is free."""
+    return next(p for n in count() if not (p := path.with_name(f"{path.name}.{n}")).exists())
 
 
 def keep_programs(folder: Path) -> None:

@@ -57,7 +57,8 @@ def measure(key: Array, operator: LinearOperator, x0: Array, noise_std: float) -
 
 def dense(operator: LinearOperator) -> np.ndarray:
     """The matrix of an operator, `(m, D)`, by its action on the unit vectors."""
-    eye = jnp.eye(int(np.prod(operator.shape_in))).reshape(-1, *operator.shape_in)
+    size = int(np.prod(operator.shape_in))
+    eye = np.eye(size, dtype=jnp.result_type(float)).reshape(-1, *operator.shape_in)
     return np.asarray(operator.forward(eye)).reshape(len(eye), -1).T
 
 

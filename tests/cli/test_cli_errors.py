@@ -41,6 +41,7 @@ UNKNOWN_NAMES = [
     ("likelihood.divergence=hutchinson", "likelihood.divergence 'hutchinson'", "rademacher"),
     ("eval.bpd_dataset=tset", "eval.bpd_dataset 'tset'", "'test'"),
     ("eval.features=('pixel',)", "eval.features 'pixel'", "'pixels'"),
+    ("eval.reference=tset", "eval.reference 'tset'", "'test'"),
 ]
 
 IMPOSSIBLE_NUMBERS = [
@@ -235,6 +236,64 @@ def test_mode_and_other_flags(program, tmp_path):
     assert "mdoe" in complaint(program(*given, "--mdoe", "train"))
     assert "extra" in complaint(program(*given, "--mode", "train", "extra"))
     assert_untouched(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "flag, mode, readers",
+    [
+        ("--wait", "train", "eval"),
+        ("--nowait", "sample", "eval"),
+        ("--step=3", "train", "eval, sample, encode, decode, interpolate"),
+        ("--step=3", "fid_stats", "eval, sample, encode, decode, interpolate"),
+        ("--profile=5", "eval", "train"),
+        ("--profile=0", "decode", "train"),
+        ("--seeds=0-3", "train", "sample, encode, interpolate"),
+        ("--seeds=0-3", "eval", "sample, encode, interpolate"),
+        ("--seeds=0-63", "decode", "sample, encode, interpolate"),
+        ("--force_config", "fid_stats", "train, eval, sample, encode, decode, interpolate"),
+    ],
+)
+def test_a_flag_that_the_mode_does_not_read(program, tmp_path, flag, mode, readers):
+    """Also where it is given its default."""
+    name = flag.replace("--no", "--").partition("=")[0]
+    words = [f"{name} is given, and --mode {mode} does not read it, only --mode {readers};"]
+    check(program, tmp_path, [], words, mode=mode, more=[flag])
+
+
+def test_no_workdir(program, tmp_path):
+    """Not the current folder."""
+    for given in (["--workdir="], ["--workdir", ""]):
+        argv = ["--config", DIGITS, "--mode", "train", *given]
+        assert "--workdir is empty; name" in complaint(program(*argv, cwd=tmp_path))
+    assert_untouched(tmp_path)
+
+
+AT_HOME = """
+import os, sys
+import main
+from absl import app
+
+os.environ["HOME"] = sys.argv.pop(1)
+app.run(main.main, flags_parser=main.parse_flags)
+"""
+
+
+def test_the_home_folder(program, tmp_path):
+    """A shell leaves the ~ in --workdir=~/run as it is; there is no folder of that name."""
+    (tmp_path / "mine.py").write_text(
+        "from configs.base import base\ndef get_config():\n    return base('vp', 'mlp', 'npz')\n"
+    )
+    given = (tmp_path, "--config=~/mine.py", "--mode=train")
+    text = complaint(program.script(AT_HOME, *given, "--workdir=~/run", "--config.data.path=~/x"))
+    assert f"No file {tmp_path / 'x'}" in text
+    (tmp_path / "run").write_text("mine")
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "x.npz", x=rng.integers(0, 256, (200, 4, 4, 1), np.uint8))
+    given += ("--workdir=~/run", "--config.data.path=~/x.npz")
+    assert f"The workdir {tmp_path / 'run'} cannot be" in complaint(program.script(AT_HOME, *given))
+    given = (*given[:1], "--config=~/yours.py", *given[2:])
+    assert f"no config file {tmp_path / 'yours.py'}" in complaint(program.script(AT_HOME, *given))
+    assert not (ROOT / "~").exists()
 
 
 def test_workdir_that_is_a_file(program, tmp_path):

@@ -151,6 +151,9 @@ def test_force_goes_on_with_the_new_config(call, trained, beside):
     result = call("train", "--force_config", workdir=beside, training__n_iters=8)
     assert result.status == 0, result.err
     assert "from step 6 to 8" in result.out
+    told = "training.n_iters is 6 there and 8 now"
+    assert f"--force_config: {told}\n" in result.out
+    assert [row["forced"] for row in read_metrics(beside) if "forced" in row] == [[told]]
     assert names(beside / "checkpoints") == ["3", "6", "8"]
     old, new = (
         json.loads((beside / name).read_text())["training"]["n_iters"]

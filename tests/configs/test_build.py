@@ -230,7 +230,7 @@ def test_data_that_are_not_there(tmp_path):
         build(config)
     experiment = build(config, reads_data=False)
     assert experiment.shape == (32, 32, 3) and experiment.scaler.levels == 256
-    with pytest.raises(ValueError, match="cifar10 was not read"):
+    with pytest.raises(FileNotFoundError, match="tfds cifar10, are not there"):
         experiment.train.fetch(np.arange(2))
     # Only the data know the size of these.
     config.data.name = "oxford_iiit_pet"

@@ -1,4 +1,4 @@
-"""A method's section is its constructor's signature: what it holds, who reads it, what is refused."""
+"""A section is its constructor's signature: what it holds, who reads it, what is refused."""
 
 import jax
 import jax.numpy as jnp

@@ -3,6 +3,7 @@
 import json
 import os
 from functools import partial
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +76,8 @@ def test_a_kill_before_the_renaming_leaves_no_batch(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(os, "replace", killed)
+        patch.setattr(os, "unlink", killed)  # a kill tidies nothing up
+        patch.setattr(Path, "unlink", killed)
         store.save(0, 0, ROWS)
     assert len(list(store.folder.glob("*.part"))) == 1
     assert store.load(0, 0, INDEX) is None

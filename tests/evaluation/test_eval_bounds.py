@@ -11,8 +11,9 @@ from scipy.stats import norm
 
 from evaluation.bits import data_bits
 from evaluation.bounds import MORE_BOUNDS, noise_in_levels
+from evaluation.prepared import Prepared
 from evaluation.rows import figure_rows
-from evaluation.run import bits_section
+from evaluation.sections import bits_section
 
 EPS = 0.02  # where the noise is two levels and more, so that no term can be left out
 SCALE = 2.0 / LEVELS
@@ -61,7 +62,7 @@ def test_they_are_told_beside_the_flow(file, tmp_path):
     known = experiment(file, eval__bounds=("elbo", "closed"), eval__bpd_repeats=2)
     raw, nfe = known.test.fetch(np.arange(known.test.size)), {}
     expected = per_level(known, "closed")[raw].mean()
-    section = bits_section(known, PARAMS, None, tmp_path, 8, nfe)
+    section = bits_section(Prepared(known), PARAMS, tmp_path, 8, nfe)
     assert list(section["bounds"]) == ["elbo", "closed"]
     for name, found in section["bounds"].items():
         table = np.genfromtxt(tmp_path / found["table"], delimiter=",", names=True)
@@ -71,7 +72,7 @@ def test_they_are_told_beside_the_flow(file, tmp_path):
     assert section["bounds"]["elbo"]["nfe"] == known.config.eval.elbo_times
     assert nfe["likelihood"] != known.config.eval.elbo_times
     fresh = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("pass_*"))
-    again = bits_section(known, PARAMS, None, tmp_path, 8, {})
+    again = bits_section(Prepared(known), PARAMS, tmp_path, 8, {})
     assert again["bounds"] == section["bounds"] and again["mean"] == section["mean"]
     assert sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("pass_*")) == fresh
     rows = figure_rows({"bits_per_dim": section, "nfe": nfe, "seconds": {}})

@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from builders.experiment import build
 from data import from_array
-from evaluation.classifier import by_level
+from evaluation.classifier import make_by_level
 from evaluation.rows import figure_rows
 from evaluation.run import evaluate
 
@@ -47,7 +47,7 @@ def experiment(tmp_path_factory):
 
 
 def test_accuracy_is_that_of_the_best_rule(experiment):
-    found = by_level(experiment, PARAMS, experiment.test, seed=0)
+    found = make_by_level(experiment, experiment.test, seed=0)(PARAMS)
     assert [level.sigma for level in found] == [0.01, 0.1, 0.3, 1.0, 3.0, 10.0]
     for level in found:
         spread = np.hypot(SCALE * STD, level.sigma)
@@ -63,7 +63,7 @@ def test_accuracy_is_that_of_the_best_rule(experiment):
 def test_batches_do_not_matter(experiment):
     small = dataclasses.replace(experiment, config=experiment.config.copy_and_resolve_references())
     small.config.eval.batch_size = 301
-    one, other = (by_level(e, PARAMS, e.test, 0) for e in (experiment, small))
+    one, other = (make_by_level(e, e.test, 0)(PARAMS) for e in (experiment, small))
     for a, b in zip(one, other):
         assert a.accuracy == b.accuracy
         assert a.cross_entropy == pytest.approx(b.cross_entropy, rel=1e-5)

@@ -1,54 +1,14 @@
-"""Loss on fixed draws, bits/dim of a data set, and samples, each against the truth."""
+"""Bits/dim of a data set, and samples, each against the truth."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from known_data import LEVELS, MEAN, N_TEST, PARAMS, SHAPE, STD, Affine, affine, exact, vectors
+from known_data import LEVELS, MEAN, N_TEST, PARAMS, SHAPE, STD, exact, vectors
 from scipy.stats import norm
 
-from builders.training import build_loss
 from evaluation.bits import data_bits
-from evaluation.loss import make_eval_loss
 from evaluation.run import evaluate
 from evaluation.sampling import draw, run_sampling
-
-# The loss.
-
-
-def test_loss_is_the_same_whenever_and_in_batches_of_any_size(file):
-    values = []
-    for batch_size in (20, 75, 1000, 20):
-        experiment = affine(file, eval__batch_size=batch_size)
-        values.append(make_eval_loss(experiment)({"w": jnp.asarray([0.3, -0.2])}))
-    assert values[0] == values[3]
-    np.testing.assert_allclose(values, values[0], rtol=1e-6)
-    other = make_eval_loss(experiment)({"w": jnp.asarray([0.3, -0.1])})
-    assert abs(other - values[0]) > 1e-3
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"prediction__kind": "eps", "loss__reduce_mean": False},
-        {"loss__weighting": "likelihood", "loss__time_sampling": "importance"},
-    ],
-    ids=["eps_sum", "edm_weighted"],
-)
-def test_loss_is_that_of_training(file, changes):
-    """The same expectation, over other draws: within the errors of both."""
-    experiment = affine(file, **changes)
-    params = {"w": jnp.asarray([0.3, -0.2])}
-    loss = build_loss(experiment.config, experiment.path, Affine(), experiment.scaler)
-    batch = {"image": jnp.asarray(experiment.test.fetch(np.arange(N_TEST)))}
-    keys = jax.random.split(jax.random.key(1), 400)
-    values = jax.jit(jax.vmap(lambda key: loss(params, None, key, batch)[0]))(keys)
-    # The evaluation has 8 draws, and spread over time at that, where each of these has one.
-    error = np.std(values) * np.sqrt(1 / 400 + 1 / 8)
-    found = make_eval_loss(experiment)(params)
-    assert found == pytest.approx(float(np.mean(values)), abs=3 * float(error))
-    assert error < 0.1 * np.mean(values)
-
 
 # Bits per dimension.
 

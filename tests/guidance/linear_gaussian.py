@@ -4,7 +4,6 @@ The posterior is written in its precisions, from the textbook, and is Gaussian d
 `closed_form` gives the exact conditional prediction at every time.
 """
 
-import jax.numpy as jnp
 import numpy as np
 from closed_form import Gaussian
 
@@ -32,7 +31,7 @@ def posterior(data, A, y, noise):
 def states(law, data, t, n=4):
     """Likely states at t, a number."""
     mean, cov = data.moments(law, t)
-    return jnp.asarray(np.random.default_rng(1).multivariate_normal(mean, cov, n))
+    return np.random.default_rng(1).multivariate_normal(mean, cov, n)
 
 
 def times(law):

@@ -13,6 +13,7 @@ from linear_gaussian import LAWS, posterior
 from scipy.stats import multivariate_normal
 
 from guidance import (
+    Ensemble,
     dps,
     draws,
     ensemble,
@@ -53,14 +54,17 @@ def truth(data, law, eps, A, y, noise):
 
 
 def repeat(law, predict, misfit, n, steps, seeds, eps=1e-3, grid="uniform_lam", **options):
-    """Of `seeds` ensembles: means, covariances, log evidences, smallest ESS, resamplings."""
-    run = ensemble(law, misfit, make_grid(grid, law, steps, eps), n, **options)
+    """Of `seeds` ensembles: means, covariances, log evidences, smallest ESS, resamplings.
+
+    `misfit` is called in the program, so that what is made of y is part of it.
+    """
+    ts = make_grid(grid, law, steps, eps)
 
     def one(key):
-        result = run(key, predict)
+        result = ensemble(law, misfit(), ts, n, **options)(key, predict)
         return *weighted_moments(result), result.log_evidence, result.ess.min(), result.resamplings
 
-    found = jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(KEY, seeds))
+    found = jax.jit(lambda key: jax.lax.map(one, jax.random.split(key, seeds)))(KEY)
     return [np.asarray(v, np.float64) for v in found]
 
 
@@ -84,26 +88,32 @@ def check(found, exact, seeds, n, spread=5.0):
 def test_gaussian_posterior_and_evidence(name, dims, rows):
     law, eps, noise, seeds, n = LAWS[name], 1e-3, 0.5, 16, 1000
     data, A, y = problem(dims, rows)
-    misfit = gaussian_misfit(matrix((dims,), A), y, noise)
+    misfit = lambda: gaussian_misfit(matrix((dims,), A), y, noise)
     found = repeat(law, data.predict(law), misfit, n, 100, seeds, eps)
     exact, logp = truth(data, law, eps, A, y, noise)
     check(found, exact, seeds, n)
     # `Z` and not its logarithm is estimated without bias, but for the start: the prior is not quite
     # the law at t1.
     ratio = np.exp(found[2] - logp)
-    off = misfit.quadratic.log_evidence(law.prior_std()) - truth(data, law, law.t1, A, y, noise)[1]
+    prior = Gaussian(np.zeros(dims), float(law.prior_std()) ** 2 * np.eye(dims))
+    at_start = [
+        multivariate_normal.logpdf(y, A @ mean, A @ cov @ A.T + noise**2 * np.eye(rows))
+        for mean, cov in (prior, data.moments(law, law.t1))
+    ]
+    off = at_start[0] - at_start[1]
     assert abs(off) < 0.03
     assert abs(ratio.mean() - 1.0) < abs(off) + 4.0 * ratio.std(ddof=1) / seeds**0.5
     assert ratio.std() < 0.25
 
 
+@pytest.mark.optimised
 def test_the_error_falls_as_one_over_the_root_of_the_particles():
-    """Over N = 250 to 4000: the slope of the error of mean and covariance, with its own error."""
+    """From N = 250 to 2000: the slope of the error of mean and covariance, with its own error."""
     law, noise, eps, seeds = VP(), 0.5, 1e-3, 48
     data, A, y = problem(2, 2)
     exact, _ = truth(data, law, eps, A, y, noise)
-    misfit = gaussian_misfit(matrix((2,), A), y, noise)
-    sizes = np.array([250, 1000, 4000])
+    misfit = lambda: gaussian_misfit(matrix((2,), A), y, noise)
+    sizes = np.array([250, 2000])
     errors = []
     for n in sizes:
         means, covs = repeat(law, data.predict(law), misfit, n, 50, seeds)[:2]
@@ -117,11 +127,12 @@ def test_the_error_falls_as_one_over_the_root_of_the_particles():
     assert np.all(slope_error < 0.06)
 
 
+@pytest.mark.optimised
 def test_scalar_of_the_derivation():
     """Prior N(0, 1), noise 0.5, y = 1.2: mean 0.96 and variance 0.2, from noise of size 5."""
-    law, seeds, n = EDM(t1=5.0), 12, 4000
+    law, seeds, n = EDM(t1=5.0), 12, 2000
     data, y = Gaussian.scalar(0.0, 1.0), np.array([1.2])
-    misfit = gaussian_misfit(SCALAR, y, 0.5)
+    misfit = lambda: gaussian_misfit(SCALAR, y, 0.5)
     found = repeat(law, data.predict(law), misfit, n, 100, seeds, 2e-3)
     assert found[0].mean() == pytest.approx(0.960, abs=4 * found[0].std() / seeds**0.5)
     assert found[1].mean() == pytest.approx(0.200, abs=4 * found[1].std() / seeds**0.5)
@@ -134,20 +145,19 @@ def test_scalar_of_the_derivation():
 WEAK = 1.5
 
 
-@pytest.mark.parametrize(("fraction", "eta"), [(0.5, 2.0), (0.0, 0.5), (1.0, 0.5)])
+@pytest.mark.parametrize(("fraction", "eta"), [(0.0, 2.0), (1.0, 0.5)])
 def test_any_split_and_any_noise_give_the_posterior(fraction, eta):
     """Where the weights of all splits are well behaved; dropping them would be seen."""
     law, seeds, n, y = VP(), 12, 2000, np.array([1.7])
     data = Gaussian.scalar(0.3, 0.8)
-    misfit = gaussian_misfit(SCALAR, y, WEAK)
+    misfit = lambda: gaussian_misfit(SCALAR, y, WEAK)
     options = {"fraction": fraction, "eta": eta}
     found = repeat(law, data.predict(law), misfit, n, 80, seeds, **options)
     exact, logp = truth(data, law, 1e-3, np.eye(1), y, WEAK)
     check(found, exact, seeds, n)
     assert found[2].mean() == pytest.approx(logp, abs=0.004 + 4 * found[2].std() / seeds**0.5)
     bare = posterior(data, np.eye(1), y, WEAK / np.sqrt(2.0 * fraction)) if fraction else data
-    if fraction != 0.5:
-        assert abs(bare.mean - exact.mean)[0] > 8 * found[0].std() / seeds**0.5
+    assert abs(bare.mean - exact.mean)[0] > 8 * found[0].std() / seeds**0.5
 
 
 def test_without_noise_only_weights_are_left():
@@ -158,9 +168,9 @@ def test_without_noise_only_weights_are_left():
     ts = make_grid("uniform_lam", law, 60, 1e-3)
     options = {"eta": 0.0, "threshold": 0.0, "start": "prior"}
     run = jax.jit(lambda k: ensemble(law, misfit, ts, n, **options)(k, data.predict(law)))
-    result = run(KEY)
-    x = np.asarray(result.x)
-    ends = np.asarray(data.flow_map(law, result.x, ts[-1], ts[0]))
+    result = jax.device_get(run(KEY))
+    x = result.x
+    ends = data.flow_map(law, x, 1e-3, law.t1)
     back = np.sum((x - y) ** 2, 1) / (2 * noise**2)
     logs = -back - np.logaddexp.reduce(-back)
     np.testing.assert_allclose(result.log_weights, logs, atol=2e-3 * np.ptp(logs))
@@ -173,34 +183,35 @@ def nothing(x):
     return jnp.zeros(x.shape[0], x.dtype)
 
 
-def test_without_a_misfit_it_samples_the_prior():
-    law, n = VP(), 4000
-    data, _, _ = problem(2, 1)
-    misfit, ts = measured_misfit(nothing, (2,)), make_grid("uniform_lam", law, 80, 1e-3)
-    run = jax.jit(lambda k: ensemble(law, misfit, ts, n, fraction=1.0)(k, data.predict(law)))
-    result = run(KEY)
-    np.testing.assert_allclose(result.log_weights, -np.log(n), rtol=1e-6)
-    assert abs(result.log_evidence) < 1e-5 and result.resamplings == 0
-    np.testing.assert_allclose(result.ess, n, rtol=1e-3)
+def test_without_a_misfit_it_samples_the_prior_and_a_constant_moves_the_evidence_alone():
+    """One program for `weight mu(x) + c`."""
+    law, n, shift = VP(), 2000, 8.0
+    data, A, y = problem(2, 2)
+    value = gaussian_misfit(matrix((2,), A), y, 1.0).value
+    ts = make_grid("uniform_lam", law, 80, 1e-3)
+
+    @jax.jit
+    def run(weight, c):
+        misfit = measured_misfit(lambda x: weight * value(x) + c, (2,))
+        result = ensemble(law, misfit, ts, n, fraction=1.0, eta=0.5)(KEY, data.predict(law))
+        return result, weighted_moments(result)
+
+    (prior, found), (plain, _), (shifted, _) = jax.device_get(
+        [run(*each) for each in ((0.0, 0.0), (1.0, 0.0), (1.0, shift))]
+    )
+    np.testing.assert_allclose(prior.log_weights, -np.log(n), rtol=1e-6)
+    assert abs(prior.log_evidence) < 1e-5 and prior.resamplings == 0
+    np.testing.assert_allclose(prior.ess, n, rtol=1e-3)
     mean, cov = data.moments(law, 1e-3)
     variance = np.diag(cov)
-    found = weighted_moments(result)
     assert np.all(np.abs(found[0] - mean) < 4.0 * np.sqrt(variance / n))
     error = np.sqrt((np.outer(variance, variance) + cov**2) / n)
     assert np.all(np.abs(found[1] - cov) < 4.0 * error)
 
-
-def test_a_constant_moves_the_evidence_alone():
-    law, n, shift = VP(), 500, 8.0
-    data, A, y = problem(2, 2)
-    value = gaussian_misfit(matrix((2,), A), y, 0.5).value
-    ts = make_grid("uniform_lam", law, 40, 1e-3)
-    shifted = lambda c: measured_misfit(lambda x: value(x) + c, (2,))
-    run = jax.jit(lambda c: ensemble(law, shifted(c), ts, n, eta=0.5)(KEY, data.predict(law)))
-    results = run(0.0), run(shift)
-    np.testing.assert_allclose(results[0].x, results[1].x, atol=1e-4)
-    np.testing.assert_allclose(results[0].log_weights, results[1].log_weights, atol=1e-3)
-    assert float(results[0].log_evidence - results[1].log_evidence) == pytest.approx(shift, 1e-3)
+    assert np.all(np.isfinite(plain.x)) and np.ptp(plain.log_weights) > 0.1
+    np.testing.assert_allclose(plain.x, shifted.x, atol=1e-4)
+    np.testing.assert_allclose(plain.log_weights, shifted.log_weights, atol=1e-3)
+    assert plain.log_evidence - shifted.log_evidence == pytest.approx(shift, 1e-3)
 
 
 MODES = Mixture(
@@ -220,16 +231,15 @@ def test_weights_of_modes_where_guides_do_not_find_them():
     predict, ts = mixture_predict(law, MODES), make_grid("uniform_lam", law, 100, 1e-3)
     share = lambda r: jnp.exp(r.log_weights) @ (r.x[:, 0] > 0.0)
     run = ensemble(law, gaussian_misfit(operator, y, noise), ts, n)
-    found = jax.jit(lambda ks: jax.lax.map(lambda k: share(run(k, predict)), ks))(
-        jax.random.split(KEY, seeds)
-    )
+    every = lambda key: jax.lax.map(lambda k: share(run(k, predict)), jax.random.split(key, seeds))
+    found = np.asarray(jax.jit(every)(KEY), np.float64)
     error = found.std(ddof=1) / seeds**0.5
     assert error < 0.01
     assert abs(found.mean() - truth) < 4.0 * error
-    x = law.prior_sample(KEY, (n, 2))
-    for guide in (dps(law, operator, y, noise), pigdm(law, operator, y, noise)):
-        go = jax.jit(lambda x, g=guide: sample(KEY, g(predict), dpm_multistep(law), x, ts).x)
-        assert abs(jnp.mean(go(x)[:, 0] > 0.0) - truth) > 0.05
+    guides = [make(law, operator, y, noise) for make in (dps, pigdm)]
+    go = lambda x: [sample(KEY, g(predict), dpm_multistep(law), x, ts).x for g in guides]
+    for x in jax.device_get(jax.jit(go)(np.random.default_rng(0).standard_normal((n, 2)))):
+        assert abs(np.mean(x[:, 0] > 0.0) - truth) > 0.05
 
 
 def test_a_measurement_that_is_not_linear():
@@ -237,7 +247,8 @@ def test_a_measurement_that_is_not_linear():
     law, y, noise, seeds, n = VP(), 1.0, 0.8, 8, 2000
     data = Gaussian.scalar(0.3, 0.8)
     value = lambda x: 0.5 * jnp.sum((x**2 - y) ** 2, axis=1) / noise**2
-    misfit, options = measured_misfit(value, (1,)), {"eta": 0.3, "threshold": 1.0, "fraction": 0.25}
+    misfit = lambda: measured_misfit(value, (1,))
+    options = {"eta": 0.3, "threshold": 1.0, "fraction": 0.25}
     found = repeat(law, data.predict(law), misfit, n, 200, seeds, **options)
     x = np.linspace(-4.0, 4.0, 4001)
     mean, cov = data.moments(law, 1e-3)
@@ -256,45 +267,57 @@ def test_laplacians(x64):
     H = rng.standard_normal((3, 3))
     H = H @ H.T
     value = lambda x: 0.5 * jnp.einsum("bi,ij,bj->b", x, H, x) + jnp.sum(x, 1) ** 4
-    misfit, x = measured_misfit(value, (3,)), jnp.asarray(rng.standard_normal((5, 3)))
-    exact = np.trace(H) + 3 * 12.0 * np.sum(x, 1) ** 2
-    keys = jax.random.split(KEY, 4000)
-    found = jax.vmap(lambda k: laplacian_of(misfit, k)(x))(keys)
-    assert np.all(np.abs(found.mean(0) - exact) < 4.0 * found.std(0) / len(keys) ** 0.5)
-    many = laplacian_of(misfit, KEY, 20_000)(x)
-    np.testing.assert_allclose(many, exact, rtol=4 * np.max(found.std(0) / exact) / 20_000**0.5)
+    misfit, x = measured_misfit(value, (3,)), rng.standard_normal((5, 3))
     linear = gaussian_misfit(matrix((3,), H), np.ones(3), 0.5)
-    np.testing.assert_allclose(laplacian_of(linear, KEY)(x), np.trace(H @ H) / 0.25)
     known = measured_misfit(value, (3,), laplacian=lambda x: 7.0 * jnp.ones(len(x)))
-    np.testing.assert_array_equal(laplacian_of(known, KEY)(x), 7.0)
+    exact, tries = np.trace(H) + 3 * 12.0 * np.sum(x, 1) ** 2, 4000
+
+    @jax.jit
+    def run(x, key):
+        one = lambda k: laplacian_of(misfit, k)(x)
+        many = laplacian_of(misfit, key, 20_000)(x)
+        others = [laplacian_of(each, key)(x) for each in (linear, known)]
+        return jax.vmap(one)(jax.random.split(key, tries)), many, *others
+
+    found, many, of_linear, of_known = jax.device_get(run(x, KEY))
+    assert np.all(np.abs(found.mean(0) - exact) < 4.0 * found.std(0) / tries**0.5)
+    np.testing.assert_allclose(many, exact, rtol=4 * np.max(found.std(0) / exact) / 20_000**0.5)
+    np.testing.assert_allclose(of_linear, np.trace(H @ H) / 0.25)
+    np.testing.assert_array_equal(of_known, 7.0)
 
 
 def test_the_misfit_of_a_linear_measurement(x64):
     """Value, gradient and evidence in closed form, by either way to the singular basis."""
     rng = np.random.default_rng(0)
-    image = (3, 4, 1)
     wide = np.outer(rng.standard_normal(4), rng.standard_normal(3))
     cases = [
         matrix((3,), wide),
         matrix((3,), rng.standard_normal((5, 3)), svd=False),
-        blur(image, 0.8, "zero"),
+        blur((3, 2, 1), 0.8, "zero"),
     ]
+    noise, std = 0.3, 2.0
     for operator in cases:
-        size, noise, std = int(np.prod(operator.shape_in)), 0.3, 2.0
-        y = rng.standard_normal(operator.shape_out)
+        size = int(np.prod(operator.shape_in))
+        y, x = rng.standard_normal(operator.shape_out), rng.standard_normal((4, size))
         misfit = gaussian_misfit(operator, y, noise)
-        A = np.asarray(operator.forward(jnp.eye(size).reshape(-1, *operator.shape_in)))
-        A = A.reshape(size, -1).T
+
+        @jax.jit
+        def run(x, unit, operator=operator, misfit=misfit):
+            value, gradient, laplacian = misfit.value(x), misfit.gradient(x), misfit.laplacian(x)
+            evidence = misfit.quadratic.log_evidence(std)
+            return operator.forward(unit), value, gradient, laplacian, evidence
+
+        states = [v.reshape(-1, *operator.shape_in) for v in (x, np.eye(size))]
+        columns, value, gradient, laplacian, evidence = jax.device_get(run(*states))
+        A = columns.reshape(size, -1).T
         eye, flat = np.eye(len(A)), y.reshape(-1)
-        x = rng.standard_normal((4, size))
         logp = [multivariate_normal.logpdf(flat, A @ each, noise**2 * eye) for each in x]
-        states = jnp.asarray(x).reshape(4, *operator.shape_in)
-        np.testing.assert_allclose(misfit.value(states), np.negative(logp), rtol=1e-10)
-        gradient = np.asarray(misfit.gradient(states)).reshape(4, -1)
-        np.testing.assert_allclose(gradient, (x @ A.T - flat) @ A / noise**2, atol=1e-9)
+        np.testing.assert_allclose(value, np.negative(logp), rtol=1e-10)
+        wanted = (x @ A.T - flat) @ A / noise**2
+        np.testing.assert_allclose(gradient.reshape(4, -1), wanted, atol=1e-9)
         total = multivariate_normal.logpdf(flat, None, std**2 * A @ A.T + noise**2 * eye)
-        np.testing.assert_allclose(misfit.quadratic.log_evidence(std), total, rtol=1e-10)
-        np.testing.assert_allclose(misfit.laplacian(states), np.sum(A**2) / noise**2)
+        np.testing.assert_allclose(evidence, total, rtol=1e-10)
+        np.testing.assert_allclose(laplacian, np.sum(A**2) / noise**2)
         np.testing.assert_allclose(misfit.stiffest, np.linalg.norm(A, 2) ** 2 / noise**2)
 
 
@@ -305,7 +328,7 @@ def test_stiff_measurements():
     data = Gaussian.scalar(0.3, 0.8)
     linear = gaussian_misfit(SCALAR, y, noise)
     exact, _ = truth(data, law, 1e-3, np.eye(1), y, noise)
-    found = repeat(law, data.predict(law), linear, n, 60, 8)
+    found = repeat(law, data.predict(law), lambda: linear, n, 60, 8)
     check(found, exact, 8, n)
     plain = measured_misfit(linear.value, (1,), stiffest=linear.stiffest)
     grid = lambda steps: make_grid("uniform_lam", law, steps, 1e-3)
@@ -321,20 +344,30 @@ def test_stiff_measurements():
 
 def test_resampling_and_draws():
     """Each index as often as its weight says, give or take one; draws in no order."""
-    logs = jnp.log(jnp.asarray([0.05, 0.5, 0.15, 0.3])) + 7.0
-    for seed in range(20):
-        counts = np.bincount(systematic(jax.random.key(seed), logs, 50), minlength=4)
+    logs = np.log([0.05, 0.5, 0.15, 0.3]) + 7.0
+    choose = lambda key: jax.vmap(lambda k: systematic(k, logs, 50))(jax.random.split(key, 20))
+    for chosen in np.asarray(jax.jit(choose)(KEY)):
+        counts = np.bincount(chosen, minlength=4)
         assert counts.sum() == 50 and np.all(np.abs(counts - 50 * np.exp(logs - 7.0)) < 1.0)
-    law, ts = VP(), make_grid("uniform_lam", VP(), 30, 1e-3)
-    data, A, y = problem(2, 2)
-    run = ensemble(law, gaussian_misfit(matrix((2,), A), y, 0.5), ts, 1000)
-    result = jax.jit(lambda k: run(k, data.predict(law)))(KEY)
-    x = np.asarray(draws(KEY, result, 5000))
-    mean, cov = weighted_moments(result)
+    rng, n = np.random.default_rng(0), 1000
+    x, weights = rng.standard_normal((n, 2)) + 0.5, rng.exponential(size=n)
+    weights /= weights.sum()
+
+    def run(x, logs):
+        zero = jnp.zeros(())
+        particles = Ensemble(x, logs, zero, zero, zero, zero)
+        return draws(KEY, particles, 5000), weighted_moments(particles)
+
+    drawn, (mean, cov) = jax.device_get(jax.jit(run)(x, np.log(weights)))
+    # By the formulas of both.
+    true_mean = weights @ x
+    true_cov = (weights[:, None] * (x - true_mean)).T @ (x - true_mean)
+    np.testing.assert_allclose(mean, true_mean, atol=1e-5)
+    np.testing.assert_allclose(cov, true_cov, atol=1e-5)
     # Five for each particle, so what is off is a fifth of a particle here and there.
-    np.testing.assert_allclose(x.mean(0), mean, atol=0.01)
-    np.testing.assert_allclose(np.cov(x.T), cov, atol=0.01)
-    halves = x[:2500].mean(0) - x[2500:].mean(0)
+    np.testing.assert_allclose(drawn.mean(0), mean, atol=0.01)
+    np.testing.assert_allclose(np.cov(drawn.T), cov, atol=0.01)
+    halves = drawn[:2500].mean(0) - drawn[2500:].mean(0)
     assert np.all(np.abs(halves) < 4.0 * np.sqrt(np.diag(cov) / 1250))
 
 
@@ -349,21 +382,21 @@ def test_several_measurements_and_images():
         jax.debug.callback(lambda: calls.append(x.shape))
         return data.predict(law)(x, t)
 
-    operator, ys = blur(shape, 0.7), jnp.asarray(rng.standard_normal((2, *shape)), jnp.float32)
+    operator, ys = blur(shape, 0.7), rng.standard_normal((2, *shape)).astype(np.float32)
     ts = make_grid("uniform_lam", law, 20, 1e-3)
     one = lambda y: ensemble(law, gaussian_misfit(operator, y, noise), ts, n)(KEY, predict)
     run = jax.jit(lambda ys: jax.lax.map(one, ys))
-    both = jax.block_until_ready(run(ys))
+    both = jax.device_get(run(ys))
     jax.effects_barrier()
     assert len(calls) == both.nfe.sum() and set(calls) == {(n, *shape)}
     assert both.x.shape == (2, n, *shape) and both.ess.shape == (2, 20)
-    turned = run(ys[::-1])
+    turned = jax.device_get(run(ys[::-1]))
     np.testing.assert_allclose(both.x[1], turned.x[0], atol=1e-5)
     np.testing.assert_allclose(both.log_evidence[1], turned.log_evidence[0], rtol=1e-5)
     assert np.abs(both.log_evidence[0] - both.log_evidence[1]) > 0.1
 
 
-LAW, TS = VP(), make_grid("uniform_lam", VP(), 10, 1e-3)
+LAW, TS = VP(), np.geomspace(1.0, 1e-3, 11)
 LINEAR, PLAIN = gaussian_misfit(SCALAR, np.ones(1), 0.5), measured_misfit(nothing, (1,))
 CASES = [
     (lambda: ensemble(DoubleWell(), LINEAR, TS, 4), r"DoubleWell has no coeffs\(t\)"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from linear_gaussian import LAWS, NOISE, OPERATOR, D, Y
 
-from guidance import GUIDES, OPERATORS, RESTORERS, annealed, ddrm, dps, dps_steps, mmps, pigdm
+from guidance import GUIDES, OPERATORS, annealed, ddrm, dps, dps_steps, mmps, pigdm
 from guidance.operators import (
     blur,
     downsample,
@@ -77,7 +77,7 @@ METHOD_CASES = [
     (lambda: ddrm(LAW, NO_SVD, np.zeros(IMAGE), NOISE), r"'blur \(zero\)' has no SVD"),
     (lambda: ddrm(LAW, OPERATOR, Y, NOISE, eta=1.5), "eta is 1.5"),
 ]
-ALL = {**GUIDES, **RESTORERS}
+ALL = {**GUIDES, "ddrm": ddrm}
 
 
 @pytest.mark.parametrize(("build", "message"), OPERATOR_CASES + METHOD_CASES)

@@ -1,64 +1,78 @@
 """Exponential Adams-Bashforth: order, exactness, and the methods that it contains."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from closed_form import M1, Empirical
-from fast_solvers import KEY, LAWS, end_points, mixture_errors, seeded_slope, slope
+from closed_form import M1
+from fast_solvers import KEY, LAWS, end_points, mixture_errors, seeded_slope, slope, starts
 from scipy.integrate import quad
 
-from samplers import State, ddim, sample
+from samplers import sample
 from samplers.adams_bashforth import BASES, adams_bashforth, used, weights
 from samplers.exponential import FORMS
 from sde_lib import VP
+from sde_lib.prediction import Prediction
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 CASES = [(form, basis) for form in FORMS for basis in BASES]
+LAW = VP()
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("basis, order", [("lam", 2), ("lam", 3), ("lam", 4), ("rho", 3), ("t", 3)])
+# Pairwise: each order in lam, each basis, and each form with several of them. The weights are held
+# to quadrature for every form and basis below.
+@pytest.mark.parametrize(
+    "form, basis, order",
+    [
+        ("data", "lam", 2),
+        ("noise", "lam", 3),
+        ("data", "lam", 4),
+        ("noise", "rho", 3),
+        ("data", "t", 3),
+    ],
+)
 def test_order_of_convergence_with_an_exact_history(form, basis, order):
-    """On M1, the first outputs being those of the solution. Order 1 is measured below."""
+    """On M1, the first outputs being those of the solution. Order 1 is DDIM."""
     found = seeded_slope(lambda p: adams_bashforth(p, order, form, basis), order - 1, form)
     assert abs(found - order) < 0.2, found
 
 
 def test_figures_of_the_mixture():
-    """Unseeded, VP 1 to 0.01, 24, 48, 96 and 192 steps. Order 1 is DDIM, whose figures were
-    computed elsewhere, as were DPM-Solver++ 2M's and 3M's, which orders 2 and 3 are held to."""
+    """Unseeded, VP 1 to 0.01, 24, 48, 96 and 192 steps: orders 2 and 3 are held to the figures of
+    DPM-Solver++ 2M and 3M, computed elsewhere. DDIM has its own in `test_samplers_order.py`."""
     sizes = (24, 48, 96, 192)
-    first = mixture_errors(lambda path: adams_bashforth(path, 1, "noise"), sizes)
-    np.testing.assert_allclose(first, [6.6e-2, 3.3e-2, 1.7e-2, 8.4e-3], rtol=0.1)
     second, third = (mixture_errors(lambda p, k=k: adams_bashforth(p, k), sizes) for k in (2, 3))
     assert np.all(second < [1.2e-2, 2.8e-3, 7e-4, 1.8e-4])  # 2M: 8.7e-3, 2.3e-3, 6.0e-4, 1.5e-4
     assert abs(slope(sizes[2:], second[2:]) - 2.0) < 0.1
     assert np.all(third < [3.5e-3, 6.0e-4, 1.3e-4, 3.2e-5])  # 3M: 3.1e-3, then these three
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_order_one_is_ddim(form):
-    law, x, ts = VP(), jnp.linspace(-2.0, 2.0, 9)[:, None], jnp.linspace(1.0, 0.01, 8)
-    run = lambda sampler: sample(KEY, M1.predict(law), sampler, x, ts).x
-    np.testing.assert_allclose(
-        run(adams_bashforth(law, 1, form)), run(ddim(law)), rtol=1e-12, atol=1e-13
-    )
+@functools.cache
+def runner(order, form, basis="lam", count=9):
+    """`(x (6, 1), ts (count, 6), means, stds) -> x`, for a mixture with the weights of M1."""
+
+    @jax.jit
+    def run(x, ts, means, stds):
+        data = M1._replace(means=means, stds=stds)
+        return sample(KEY, data.predict(LAW), adams_bashforth(LAW, order, form, basis), x, ts).x
+
+    return run
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_order_two_is_dpm_solver_2m(form):
-    """Its "taylor" variant (Lu et al. 2022), written here in NumPy: the derivative from two
-    outputs, times `phi_2`."""
-    law, predict, sampler = VP(), jax.jit(M1.predict(VP())), adams_bashforth(VP(), 2, form)
-    x, ts = np.linspace(-2.0, 2.0, 9)[:, None], np.linspace(1.0, 0.01, 9) ** 1.3
-    found = jax.jit(lambda x: sample(KEY, predict, sampler, x, jnp.asarray(ts)).x)(x)
-    a, _, c = (np.asarray(v) for v in law.coeffs(jnp.asarray(ts)))
-    lam, last = np.asarray(law.lam(jnp.asarray(ts))), None
-    for i in range(8):
-        h, out = lam[i + 1] - lam[i], predict(jnp.asarray(x), jnp.asarray(ts[i]))
+def by_hand(x, ts, order, form):
+    """Order 1, which is DDIM, and order 2, DPM-Solver 2M in its "taylor" variant (Lu et al. 2022),
+    written in NumPy: the derivative from two outputs, times `phi_2`."""
+    predict, last = M1.predict(LAW), None
+    a, _, c = (np.asarray(v) for v in LAW.coeffs(ts))
+    lam = np.log(a / c)
+    for i in range(len(ts) - 1):
+        h, out = lam[i + 1] - lam[i], predict(x, ts[i])
+        if order == 1:
+            x = a[i + 1] * out.x0 + c[i + 1] * out.eps
+            continue
         e, z = (out.eps, h) if form == "noise" else (out.x0, -h)
-        e = np.asarray(e)
         slope_times_h = 0.0 if last is None else (e - last) * h / (lam[i] - lam[i - 1])
         phi1, phi2 = np.expm1(z) / z, (np.expm1(z) / z - 1.0) / z
         integral = h * (phi1 * e + phi2 * slope_times_h)
@@ -67,25 +81,56 @@ def test_order_two_is_dpm_solver_2m(form):
         else:
             x = c[i + 1] / c[i] * x + a[i + 1] * integral
         last = e
-    np.testing.assert_allclose(found, x, rtol=1e-10, atol=1e-11)
+    return x
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("order", [1, 2])
+def test_orders_one_and_two_are_known_methods(order, form):
+    x, ts = 2.0 * starts(6), np.linspace(1.0, 0.01, 9) ** 1.3
+    found = runner(order, form)(x, np.repeat(ts[:, None], 6, axis=1), M1.means, M1.stds)
+    np.testing.assert_allclose(found, by_hand(x, ts, order, form), rtol=1e-10, atol=1e-11)
+
+
+TIMES, LATER = np.array([0.4, 0.55, 0.55, 0.9]), 0.02
+
+
+@functools.cache
+def all_weights():
+    """`weights` of each of CASES, and `used`, in one program."""
+    both = lambda times, t, s: (
+        jnp.stack([weights(LAW, form, times, t, s, basis) for form, basis in CASES]),
+        used(times),
+    )
+    return jax.jit(both)(TIMES, TIMES[0], LATER)
+
+
+def lam_of(t):
+    """`-log(exp(B) - 1) / 2` of VP, in NumPy."""
+    return -0.5 * np.log(np.expm1(0.1 * t + 9.95 * t**2))
+
+
+def t_of(lam):
+    """The root of `9.95 t^2 + 0.1 t = B`."""
+    return (-0.1 + np.sqrt(0.01 + 39.8 * np.log1p(np.exp(-2.0 * lam)))) / 19.9
 
 
 @pytest.mark.parametrize("form, basis", CASES)
 def test_weights_integrate_polynomials_in_their_basis(form, basis):
     """Against adaptive quadrature of each power, for uneven times, a step of 3.5 nats, and one of
     the four entries empty."""
-    law, t, s = VP(), 0.4, 0.02
-    times = jnp.asarray([t, 0.55, 0.55, 0.9])
-    w = np.asarray(weights(law, form, times, jnp.asarray(t), jnp.asarray(s), basis))
-    assert w[1] == 0.0 and list(used(times)) == [True, True, False, True]
-    lam_t, lam_s = (float(law.lam(jnp.asarray(v))) for v in (t, s))
+    t, s = TIMES[0], LATER
+    w, there = (np.asarray(v) for v in all_weights())
+    w = w[CASES.index((form, basis))]
+    assert w[1] == 0.0 and list(there) == [True, True, False, True]
+    lam_t, lam_s = lam_of(t), lam_of(s)
     h, sign = lam_s - lam_t, 1.0 if form == "noise" else -1.0
     variable = {
         "lam": lambda l: l,
         "rho": lambda l: np.exp(-l),
-        "t": lambda l: float(law.t_of_lam(jnp.asarray(l))),
+        "t": t_of,
     }[basis]
-    nodes = np.asarray([variable(float(law.lam(v))) for v in times])
+    nodes = np.asarray([variable(lam_of(v)) for v in TIMES])
     for power in (0, 1, 2):
         values = nodes**power - nodes[0] ** power
 
@@ -97,17 +142,18 @@ def test_weights_integrate_polynomials_in_their_basis(form, basis):
         np.testing.assert_allclose(w @ values[1:], truth, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("form, basis", [("noise", "lam"), ("noise", "t"), ("data", "rho")])
+@pytest.mark.parametrize("form, basis", [("noise", "t"), ("data", "rho")])
 def test_a_single_point_is_reached_in_one_step_or_in_any_other_number(form, basis):
-    """eps is then constant along a path, and x0 everywhere."""
-    law, point = VP(), np.array([[0.3, -1.1]])
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 2)))
-    a, _, c = law.coeffs(jnp.asarray([1.0, 0.01]))
+    """eps is then constant along a path, and x0 everywhere. One step for half of the examples,
+    which rest after it, and five steps for the others."""
+    point, x = 0.3, 2.0 * starts(6)
+    a, _, c = (np.asarray(v) for v in LAW.coeffs(np.array([1.0, 0.01])))
     truth = a[1] * point + c[1] / c[0] * (x - a[0] * point)
-    for ts in (jnp.asarray([1.0, 0.01]), jnp.linspace(1.0, 0.01, 6)):
-        sampler = adams_bashforth(law, 4, form, basis)
-        out = sample(KEY, Empirical(point).predict(law), sampler, x, ts).x
-        np.testing.assert_allclose(out, truth, rtol=1e-11, atol=1e-11)
+    one, five = np.where(np.arange(6) > 0, 0.01, 1.0), np.linspace(1.0, 0.01, 6)
+    ts = np.stack([one, five] * 3, axis=1)
+    run = runner(4, form, basis, 6)
+    out = run(x, ts, np.full((2, 1), point), np.zeros(2))
+    np.testing.assert_allclose(out, truth, rtol=1e-11, atol=1e-11)
 
 
 def test_rescaled_states_agree_between_laws():
@@ -118,32 +164,38 @@ def test_rescaled_states_agree_between_laws():
 
 def test_resting_steps_change_nothing_and_times_may_be_one_per_example():
     """A time met again is no new point: the grids of three examples in one run, with steps of
-    length zero in several places, each like its own grid alone."""
-    law, x = VP(), jnp.asarray([[0.5], [-1.0], [0.5]])
+    length zero in several places, each like its own grid alone; and like a run of a time for all,
+    which is the form of most runs."""
+    x = np.array([[0.5], [-1.0], [0.5]])
     ts = np.linspace(1.0, 0.01, 6)
     grids = [ts[[0, 0, 1, 2, 3, 4, 5]], 0.8 * ts[[0, 1, 2, 3, 4, 5, 5]], ts[[0, 1, 2, 3, 4, 5, 5]]]
-    run = jax.jit(lambda x, ts: sample(KEY, M1.predict(law), adams_bashforth(law, 3), x, ts).x)
-    found = run(x, jnp.asarray(np.stack(grids, 1)))
-    alone = run(x, jnp.asarray(np.stack([ts, 0.8 * ts, ts], 1)))
+    run = lambda x, ts: sample(KEY, M1.predict(LAW), adams_bashforth(LAW, 3), x, ts).x
+
+    @jax.jit
+    def both(x, ts, for_all):
+        return run(x, ts), run(x, for_all)
+
+    (found, _), (alone, for_all) = (
+        both(x, np.stack(columns, 1), ts[[0, 1, 2, 3, 4, 5, 5]])
+        for columns in (grids, [grids[2], 0.8 * grids[2], grids[2]])
+    )
     np.testing.assert_allclose(found, alone, rtol=1e-12, atol=1e-13)
-    np.testing.assert_allclose(found[:1], run(x[:1], jnp.asarray(ts)), rtol=1e-12)
+    np.testing.assert_allclose(np.asarray(found)[[0, 2]], np.asarray(for_all)[[0, 2]], rtol=1e-12)
 
 
 def test_one_evaluation_a_step_and_shapes_kept():
-    law, calls = VP(), []
+    calls = []
 
     def predict(x, t):
         jax.debug.callback(lambda: calls.append(1))
-        return M1.predict(law)(x, t)
+        return Prediction(x, x, x, x)
 
-    result = sample(
-        KEY, predict, adams_bashforth(law, 4), jnp.ones((3, 1)), jnp.linspace(1, 0.1, 6)
-    )
+    method = adams_bashforth(LAW, 4)
+    run = jax.jit(lambda x, ts: sample(KEY, predict, method, x, ts, lambda s: s.memory.outputs))
+    result = run(np.ones((2, 4, 4, 3)), np.linspace(1, 0.1, 6))
     jax.effects_barrier()
     assert int(result.nfe) == len(calls) == 5
-    sampler, x, t = adams_bashforth(law, 3), jnp.ones((2, 4, 4, 3)), jnp.asarray(1.0)
-    state = sampler.init(x, t)
-    assert isinstance(state, State) and state.memory.outputs.shape == (2, 2, 4, 4, 3)
+    assert result.x.shape == (2, 4, 4, 3) and result.trace.shape == (5, 3, 2, 4, 4, 3)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """DPM-Solver multistep: published figures, an independent NumPy version, and the SDE's moments."""
 
+import functools
 from itertools import pairwise
 
 import jax
@@ -7,16 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_form import M1, Gaussian
+from fast_solvers import KEY, LAWS, side_by_side, starts
+from laws_by_example import LawByExample
 from recursion import MEAN, PRIOR_STD, STD, Level, recursion, step_posterior
-from rk4 import errors, runge_kutta
+from rk4 import even_in_lam, runge_kutta
 
-from samplers import State, ddim, make_grid, sample
+from samplers import State, sample
 from samplers.dpm_multistep import dpm_multistep
-from sde_lib import EDM, VE, VP, Flow, SubVP
+from sde_lib import VP
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
-KEY = jax.random.key(0)
-LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "edm": EDM(), "flow": Flow(t1=0.95)}
+LAW, SIZES = VP(), (24, 48, 96, 192)
 CASES = [(2, "noise"), (2, "data"), (3, "noise"), (3, "data")]
 
 # Of 24, 48, 96 and 192 evaluations on M1, computed elsewhere.
@@ -26,37 +28,45 @@ FIGURES = {
     (3, "noise"): [6.3e-3, 1.4e-3, 3.0e-4, 6.7e-5],
     (3, "data"): [3.1e-3, 6.0e-4, 1.3e-4, 3.2e-5],
 }
+# Six uneven steps, with rests at the end, at the start and at both.
+UNEVEN = np.linspace(1.0, 0.1, 7) ** 2
+RESTS = ((0, 186), (2, 184), (93, 93))
 
 
-def normals(n, dims):
-    return jnp.asarray(np.random.default_rng(0).standard_normal((n, dims)))
+@functools.cache
+def solution():
+    """100 normal starts on VP and where the flow of M1 takes them."""
+    return runge_kutta(LAW, M1, starts(100), 0.01, 600)
 
 
-@pytest.fixture(scope="module")
-def mixture_end():
-    """2000 normal starts on VP and where the flow of M1 takes them."""
-    with jax.enable_x64(True):
-        start = normals(2000, 1)
-        yield start, jax.jit(lambda x: runge_kutta(VP(), M1, x, 0.01, 1000))(start)
+@functools.cache
+def ends(order, form):
+    """The ends `(8, 100, 1)` on M1, in one program: of the even grids of `SIZES`, of `UNEVEN` with
+    each of `RESTS`, and of the first of its steps alone."""
+    uneven = [np.pad(UNEVEN, rest, mode="edge") for rest in RESTS]
+    first = np.pad(UNEVEN[:2], (0, 191), mode="edge")
+    ts = np.concatenate([even_in_lam(LAW, SIZES, 0.01), np.stack([*uneven, first], axis=1)], axis=1)
+    method = dpm_multistep(LAW, order, form)
+    run = lambda x, ts: sample(KEY, M1.predict(LAW), method, x, ts).x
+    return np.asarray(jax.jit(jax.vmap(run, in_axes=(None, 1)))(starts(100), ts))
 
 
 @pytest.mark.parametrize(("order", "form"), CASES)
-def test_mixture_figures(order, form, mixture_end):
+def test_mixture_figures(order, form):
     """Within 10 %; all of them end in a slope of 2."""
-    method = lambda law: dpm_multistep(law, order, form)
-    found = errors(VP(), M1, method, (24, 48, 96, 192), 0.01, *mixture_end)
+    found = np.sqrt(np.mean((ends(order, form)[:4] - solution()[None]) ** 2, axis=(1, 2)))
     np.testing.assert_allclose(found, FIGURES[order, form], rtol=0.1)
     assert abs(np.log2(found[2] / found[3]) - 2.0) < 0.25
 
 
-def by_hand(x, ts, order, form, falls):
-    """The published formulas for VP and M1, step by step in NumPy, for steps of any length."""
-    law, outputs, lams = VP(), [], []
-    a, _, c = (np.asarray(v) for v in law.coeffs(ts))
-    lam, n = np.log(a / c), len(ts) - 1
+def by_hand(y, lam, order, form, falls=False):
+    """The published formulas for M1 in `y = x / a`, where a = 1 and `c = exp(-lam)` for any law:
+    step by step in NumPy, for steps of any length."""
+    outputs, lams, n = [], [], len(lam) - 1
     for i in range(n):
-        prediction = M1.predict(law)(x, ts[i])
-        outputs.insert(0, np.asarray(prediction.eps if form == "noise" else prediction.x0))
+        (c, c_s), one = np.exp(-lam[i : i + 2]), np.ones((1, 1))
+        x0, eps, _ = M1._posterior(y, one, c * one)
+        outputs.insert(0, eps if form == "noise" else x0)
         lams.insert(0, lam[i])
         h = lam[i + 1] - lam[i]
         now = min(order, i + 1, n - i if falls else order)
@@ -69,59 +79,71 @@ def by_hand(x, ts, order, form, falls):
             B = (outputs[1] - outputs[2]) / r1
             D1, D2 = A + r0 / (r0 + r1) * (A - B), (A - B) / (r0 + r1)
         if form == "noise":
-            p1, keep, scale = np.expm1(h), a[i + 1] / a[i], -c[i + 1]
+            p1, keep, scale = np.expm1(h), 1.0, -c_s
             p2, p3 = p1 / h - 1, (p1 / h - 1) / h - 0.5
         else:
-            p1, keep, scale = np.expm1(-h), c[i + 1] / c[i], -a[i + 1]
+            p1, keep, scale = np.expm1(-h), c_s / c, -1.0
             p2, p3 = -(p1 / h + 1), (p1 / h + 1) / h - 0.5
         p2 = p1 / 2 if now < 3 else p2
-        x = keep * x + scale * (p1 * outputs[0] + p2 * D1 + p3 * D2)
-    return x
+        y = keep * y + scale * (p1 * outputs[0] + p2 * D1 + p3 * D2)
+    return y
+
+
+def in_x(ts, order, form):
+    """`by_hand` on VP from `starts(100)`."""
+    a, lam = np.asarray(LAW.coeffs(ts).a), np.asarray(LAW.lam(ts))
+    return a[-1] * by_hand(starts(100) / a[0], lam, order, form)
 
 
 @pytest.mark.parametrize(("order", "form"), CASES)
-def test_uneven_grids_and_a_falling_order(order, form):
-    """Steps of unequal length, to the end at full order or down to order 1; and the same run with
-    the grid padded at either side."""
-    law, x, grid = VP(), normals(7, 1), make_grid("quadratic", VP(), 6, 0.01)
-    ts = jnp.stack([jnp.pad(grid, pad, mode="edge") for pad in ((0, 2), (2, 0), (1, 1))], axis=1)
-    ts = jnp.repeat(ts, 7, axis=1)
-    for steps in (None, 6):
-        method = dpm_multistep(law, order, form, steps=steps)
-        run = jax.jit(lambda x, m=method: sample(KEY, M1.predict(law), m, x, ts))
-        result = run(jnp.tile(x, (3, 1)))
-        truth = by_hand(x, grid, order, form, steps is not None)
-        np.testing.assert_allclose(result.x.reshape(3, 7, 1), np.stack([truth] * 3), rtol=1e-9)
-        assert method.nfe == 1
+def test_uneven_grids_by_hand(order, form):
+    """Steps of unequal length, the grid padded at either side or both; and the first step, which is
+    DDIM's."""
+    *uneven, first = ends(order, form)[4:]
+    for found in uneven:
+        np.testing.assert_allclose(found, in_x(UNEVEN, order, form), rtol=1e-9)
+    np.testing.assert_allclose(first, ddim_by_hand(UNEVEN[:2]), rtol=1e-11)
 
 
-def test_first_step_is_ddim_and_order_one_is_ddim_throughout():
-    law, x, ts = VP(), normals(9, 1), make_grid("uniform", VP(), 5, 0.01)
-    run = lambda method, ts: sample(KEY, M1.predict(law), method, x, ts).x
-    for form in ("noise", "data"):
-        first = run(dpm_multistep(law, 3, form), ts[:2])
-        np.testing.assert_allclose(first, run(ddim(law), ts[:2]), rtol=1e-11)
-        whole = run(dpm_multistep(law, 1, form), ts)
-        np.testing.assert_allclose(whole, run(ddim(law), ts), rtol=1e-11)
+def ddim_by_hand(ts):
+    """`a_s x0 + c_s eps`, step by step, from `starts(100)`."""
+    x, (a, _, c) = starts(100), (np.asarray(v) for v in LAW.coeffs(ts))
+    for i in range(len(ts) - 1):
+        out = M1.predict(LAW)(x, ts[i])
+        x = a[i + 1] * out.x0 + c[i + 1] * out.eps
+    return x
 
 
 @pytest.mark.parametrize("form", ["noise", "data"])
-def test_rescaled_states_agree_between_laws(form):
-    """In `x / a` the same computation for every law, on the same grid in lam; and data at one point
-    are met exactly, by any number of steps."""
-    lam, y0, results = jnp.linspace(-3.0, 3.0, 9), np.exp(3.0) * normals(50, 1), {}
-    point = Gaussian(np.array([0.4]), np.zeros((1, 1)))
-    for name, law in LAWS.items():
-        ts, method = law.t_of_lam(lam), dpm_multistep(law, 3, form)
-        a = law.coeffs(ts).a
-        fields = (M1.predict(law), point.predict(law))
-        run = lambda x, m=method, ts=ts, f=fields: [sample(KEY, p, m, x, ts).x for p in f]
-        results[name] = [x / a[-1] for x in jax.jit(run)(a[0] * y0)]
-    truth = 0.4 + np.exp(-6.0) * (y0 - 0.4)
-    for name in LAWS:
-        close = {"atol": 1e-11, "rtol": 1e-10, "err_msg": name}
-        np.testing.assert_allclose(results[name][0], results["vp"][0], **close)
-        np.testing.assert_allclose(results[name][1], truth, **close)
+def test_order_one_is_ddim(form):
+    method = dpm_multistep(LAW, 1, form)
+    run = jax.jit(lambda x, ts: sample(KEY, M1.predict(LAW), method, x, ts).x)
+    np.testing.assert_allclose(run(starts(100), UNEVEN), ddim_by_hand(UNEVEN), rtol=1e-11)
+    assert method.nfe == 1
+
+
+@pytest.mark.parametrize(("order", "form"), [(2, "noise"), (3, "data")])
+def test_all_laws_and_a_falling_order(order, form):
+    """In `x / a` the same computation for every law, on the same grid in lam, the steps of unequal
+    length and the order down to 1 at the end; and data at one point are met exactly. Every example
+    has its own times."""
+    lam, y0 = np.array([-3.0, -2.0, -1.5, 0.2, 1.0, 2.2, 3.0]), np.exp(3.0) * starts(10)
+    law, ts, a, y = side_by_side(lam, y0)
+
+    @jax.jit
+    def run(x, ts, means, stds):
+        predict = M1._replace(means=means, stds=stds).predict(law)
+        return sample(KEY, predict, dpm_multistep(law, order, form, steps=6), x, ts).x
+
+    def of_each(means, stds):
+        x = np.asarray(run(a[0][:, None] * y, ts, means, stds))
+        return (x / a[-1][:, None]).reshape(len(LAWS), *y0.shape)
+
+    truths = (by_hand(y0, lam, order, form, True), 0.4 + np.exp(-6.0) * (y0 - 0.4))
+    ends = of_each(M1.means, M1.stds), of_each(np.full((2, 1), 0.4), np.zeros(2))
+    for found, truth in zip(ends, truths):
+        for name, end in zip(LAWS, found):
+            np.testing.assert_allclose(end, truth, rtol=1e-9, atol=1e-10, err_msg=name)
 
 
 def moments_of_sde(law, ts, eta, order):
@@ -147,21 +169,29 @@ def moments_of_sde(law, ts, eta, order):
     return mean[0], cov[0, 0]
 
 
-@pytest.mark.parametrize(("order", "eta"), [(1, 1.0), (2, 1.0), (2, 0.4)])
-@pytest.mark.parametrize("name", ["vp", "subvp", "ve"])
+# Each law once, and each order and strength: a law enters by its coefficients alone.
+@pytest.mark.parametrize(
+    ("name", "order", "eta"), [("ve", 1, 1.0), ("subvp", 2, 1.0), ("vp", 2, 0.4)]
+)
 def test_few_noisy_steps_follow_the_recursion(name, order, eta):
     """Four steps of unequal length, 40 000 samples, four standard errors."""
     n, law = 40_000, LAWS[name]
-    ts = make_grid("quadratic", law, 4, 0.01)
+    ts = np.linspace(1.0, 0.1, 5) ** 2
     predict = Gaussian.scalar(MEAN, STD).predict(law)
-    x = PRIOR_STD[name] * jax.random.normal(jax.random.key(1, impl="rbg"), (n, 1))
+    x = PRIOR_STD[name] * np.random.default_rng(1).standard_normal((n, 1))
     method, key = dpm_multistep(law, order, eta=eta), jax.random.key(2, impl="rbg")
-    out = np.asarray(jax.jit(lambda x: sample(key, predict, method, x, ts).x)(x))
-    mean, var = moments_of_sde(name, np.asarray(ts), eta, order)
+    out = np.asarray(jax.jit(lambda x, ts: sample(key, predict, method, x, ts).x)(x, ts))
+    mean, var = moments_of_sde(name, ts, eta, order)
     assert abs(out.mean() - mean) < 4 * (var / n) ** 0.5
     assert abs(out.var() / var - 1) < 4 * (2 / n) ** 0.5
-    if order == 1:
-        np.testing.assert_allclose((mean, var), recursion(name, np.asarray(ts), step_posterior))
+
+
+@pytest.mark.parametrize("name", ["vp", "subvp", "ve"])
+def test_order_one_of_the_sde_is_ancestral_sampling(name):
+    """The two recursions, to which other tests tie the samplers."""
+    ts = np.linspace(1.0, 0.1, 5) ** 2
+    ours = moments_of_sde(name, ts, 1.0, 1)
+    np.testing.assert_allclose(ours, recursion(name, ts, step_posterior))
 
 
 @pytest.mark.parametrize("eta", [0.4, 1.0])
@@ -169,34 +199,34 @@ def test_many_noisy_steps_give_the_law_of_the_data(eta):
     """By the recursion, to which the test above ties the sampler: the bias falls as the square."""
     gaps = []
     for steps in (25, 50, 100):
-        ts = np.asarray(make_grid("uniform_lam", VP(), steps, 0.01))
+        ts = even_in_lam(LAW, (steps,), 0.01)[:, 0]
         gaps.append(moments_of_sde("vp", ts, eta, 2)[1] / Level("vp", 0.01).v - 1)
     assert abs(gaps[2]) < 1e-2 and abs(gaps[2]) < abs(gaps[1]) / 2 < abs(gaps[0]) / 4, gaps
 
 
-@pytest.mark.parametrize("name", ["vp", "subvp", "edm"])
-def test_one_noisy_step_is_exact_on_a_point(name):
+def test_one_noisy_step_is_exact_on_a_point():
     """From the exact law at t to the exact law at s: mean a m, standard deviation c."""
-    law, n = LAWS[name], 40_000
-    predict = Gaussian(np.array([0.4]), np.zeros((1, 1))).predict(law)
-    t, s = law.t_of_lam(jnp.asarray(-1.0)), law.t_of_lam(jnp.asarray(0.5))
-    x, _ = law.perturb(jax.random.key(1), jnp.full((n, 1), 0.4), t)
-    a, _, c = law.coeffs(s)
-    for eta in (0.3, 1.0):
-        method = dpm_multistep(law, 2, eta=eta)
-        out = method.step(jax.random.key(2), predict, method.init(x, t), t, s).x
-        assert abs(out.mean() - 0.4 * a) < 4 * c / n**0.5
-        assert abs(out.var() / c**2 - 1) < 4 * (2 / n) ** 0.5
+    n, names = 20_000, ("vp", "subvp", "edm")
+    point = Gaussian(np.array([0.4]), np.zeros((1, 1)))
 
+    # Whose law an example has is an argument, for XLA evaluates what is made of constants.
+    @jax.jit
+    def both(key, z, lam, which):
+        law = LawByExample([LAWS[name] for name in names], which)
+        t, s = law.t_of_lam(lam[0]), law.t_of_lam(lam[1])
+        a, _, c = law.coeffs(t)
+        x = 0.4 * a[:, None] + c[:, None] * z
+        methods = [dpm_multistep(law, 2, eta=eta) for eta in (0.3, 1.0)]
+        steps = [m.step(key, point.predict(law), m.init(x, t), t, s).x for m in methods]
+        return jnp.stack(steps), law.coeffs(s)
 
-def test_one_step_with_a_time_per_example():
-    law, x = VP(), normals(3, 1)
-    ts = jnp.asarray([[0.9, 0.5, 0.2], [0.7, 0.4, 0.1], [0.6, 0.3, 0.02]])
-    for form in ("noise", "data"):
-        method = dpm_multistep(law, 3, form, steps=2)
-        run = lambda x, ts, m=method: sample(KEY, M1.predict(law), m, x, ts).x
-        together = run(x, ts)
-        np.testing.assert_allclose(together[1], run(x[1:2], ts[:, 1])[0], rtol=1e-11)
+    z = np.random.default_rng(1).standard_normal((3 * n, 1))
+    lam = np.repeat([[-1.0], [0.5]], 3 * n, axis=1)
+    found = both(jax.random.key(2, impl="rbg"), z, lam, np.repeat(np.arange(3), n))
+    out, (a, _, c) = jax.device_get(found)
+    out, a, c = out.reshape(2, 3, n), a[::n], c[::n]
+    assert np.all(np.abs(out.mean(axis=2) - 0.4 * a[None]) < 4 * c[None] / n**0.5)
+    assert np.all(np.abs(out.var(axis=2) / c[None] ** 2 - 1) < 4 * (2 / n) ** 0.5)
 
 
 def test_what_is_refused():
@@ -208,4 +238,4 @@ def test_what_is_refused():
     ):
         with pytest.raises(ValueError, match=words):
             dpm_multistep(VP(), **kwargs)
-    assert isinstance(dpm_multistep(VP()).init(jnp.ones((2, 1)), jnp.asarray(1.0)), State)
+    assert isinstance(dpm_multistep(VP()).init(np.ones((2, 1)), np.ones(())), State)

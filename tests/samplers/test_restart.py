@@ -121,6 +121,9 @@ def test_without_intervals_it_is_sample():
     plain = sample(KEY, M1.predict(law), ancestral(law), x, ts, collect, denoise=True)
     same = restart(law, ancestral(law), ts, (), denoise=True)(KEY, M1.predict(law), x, collect)
     jax.tree.map(np.testing.assert_array_equal, same, plain)
+    run = restart(law, ancestral(law), ts, ())
+    some = run(KEY, M1.predict(law), x, collect, frames=3)
+    np.testing.assert_array_equal(some.trace, plain.trace[np.array([0, 2, 4])])
 
 
 def test_evaluations_are_counted_and_a_sample_is_its_own():

@@ -1,14 +1,12 @@
 """Restoration-degradation of laws that are not affine, and where its Euler step is DDIM."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_form import M1
-from fast_solvers import KEY, LAWS, rms, slope, starts
-from rk4 import padded
+from fast_solvers import KEY, LAWS, rms, slope
+from law_as_data import for_each
 from scipy.stats import norm
 
 from samplers import ddim, heun, sample
@@ -22,13 +20,18 @@ SIZES = (50, 200, 800)
 CUBIC = DoubleWell(linear=0.0, cubic=1.0, g=1.0, t1=1.0)
 WELLS = DoubleWell()
 GRID = np.linspace(-4.0, 4.0, 1601)
-U = (np.arange(1000) + 0.5) / 1000
+U = (np.arange(200) + 0.5) / 200
 
 
-def ends(method, predict, x, t1, sizes):
-    """Where steps even in t from t1 to 0 lead, `(S, B, ...)`."""
-    ts = padded([jnp.linspace(t1, 0.0, n + 1) for n in sizes])
-    return jax.jit(jax.vmap(lambda ts: sample(KEY, predict, method, x, ts).x, in_axes=1))(ts)
+def even(t1, sizes):
+    """Grids even in t from t1 to 0 as the columns of one array, the short ones resting there."""
+    grids = [np.linspace(t1, 0.0, n + 1) for n in sizes]
+    return np.stack([np.pad(ts, (0, max(sizes) + 1 - len(ts))) for ts in grids], 1)
+
+
+def ends(method, predict, x, ts):
+    """Where each of the grids, the columns of ts, leads: `(S, B, ...)`."""
+    return jax.vmap(lambda ts: sample(KEY, predict, method, x, ts).x, in_axes=1)(ts)
 
 
 def quantiles(logp):
@@ -48,54 +51,50 @@ def distance(y, truth):
     return np.mean(np.abs(np.sort(np.asarray(y), axis=1) - truth[None]), axis=(1, 2))
 
 
-@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
-def test_it_is_ddim_for_every_linear_law(law):
+def test_it_is_ddim_for_every_linear_law():
     """In `y = x / a` over the time `(c / a)^2` any affine law is `dy = dw`, whose kernel is that of
     Euler: the step for general laws, with the data for its cleaner state, is that of DDIM."""
-    lam, brownian = jnp.linspace(-2.0, 2.0, 13), DoubleWell(linear=0.0, cubic=0.0, g=1.0)
-    y = np.exp(2.0) * starts(30)
+    brownian = DoubleWell(linear=0.0, cubic=0.0, g=1.0)
+    y = np.exp(2.0) * np.random.default_rng(0).standard_normal((30, 1))
 
-    def score(y, tau):
-        t = law.t_of_lam(-0.5 * jnp.log(tau))
-        a = law.coeffs(t).a
-        return a * M1.score(law)(a * y, t)
+    def both(law, y):
+        def score(y, tau):
+            t = law.t_of_lam(-0.5 * jnp.log(tau))
+            a = law.coeffs(t).a
+            return a * M1.score(law)(a * y, t)
 
-    @jax.jit
-    def both():
+        lam = jnp.linspace(-2.0, 2.0, 13)
         ts = law.t_of_lam(lam)
         a = law.coeffs(ts).a
         method = euler_restoration(brownian, share_of_time(1.0))
         found = sample(KEY, score_only(brownian, score), method, y, jnp.exp(-2.0 * lam)).x
         return found, sample(KEY, M1.predict(law), ddim(law), a[0] * y, ts).x / a[-1]
 
-    found, expected = both()
-    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+    run = for_each(LAWS, both)
+    for name in LAWS:
+        found, expected = run(name, y)
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12, err_msg=name)
 
 
-@functools.cache
-def cubic_problem():
-    """`dx = -x^3 dt + dw` from M1: the density on a grid, and starts at t1 with their ends at 0.
+def test_a_law_that_is_not_affine():
+    """`dx = -x^3 dt + dw`, from the exact density at t1 back to the data: W1 and the distance of
+    each path both fall, as the root of the step or, without the root, as the step.
 
-    In one dimension the flow keeps the order, so quantiles go to quantiles: no solve is needed.
-    """
+    In one dimension the flow keeps the order, so quantiles go to quantiles: no solve is needed."""
     density = density_of(CUBIC)
-    return density, quantiles(density.table[-1]), quantiles(density.table[0])
+    x, truth = quantiles(density.table[-1]), quantiles(density.table[0])
+    methods = euler_restoration(CUBIC), euler_restoration(CUBIC, number_of_steps(1), False)
 
+    @jax.jit
+    def run(x, ts):
+        return [ends(m, score_only(CUBIC, density.score), x, ts) for m in methods]
 
-@pytest.mark.parametrize(
-    ("args", "low", "high", "end"),
-    [((), 0.35, 0.6, 0.03), ((number_of_steps(1), False), 0.8, 1.1, 0.002)],
-    ids=["root", "linear"],
-)
-def test_a_law_that_is_not_affine(args, low, high, end):
-    """From the exact density at t1 back to the data: W1 and the distance of each path both fall."""
-    density, x, truth = cubic_problem()
-    predict = score_only(CUBIC, density.score)
-    y = ends(euler_restoration(CUBIC, *args), predict, jnp.asarray(x), 1.0, SIZES)
-    found = distance(y, truth)
-    # Restored samples keep the order but where a step is too long.
-    assert np.all(rms(y, truth) >= found) and np.all(np.diff(rms(y, truth)) < 0.0)
-    assert low < slope(SIZES, found) < high and found[-1] < end
+    limits = (0.35, 0.6, 0.03), (0.8, 1.1, 0.002)
+    for y, (low, high, end) in zip(run(x, even(1.0, SIZES)), limits):
+        found = distance(y, truth)
+        # Restored samples keep the order but where a step is too long.
+        assert np.all(rms(y, truth) >= found) and np.all(np.diff(rms(y, truth)) < 0.0)
+        assert low < slope(SIZES, found) < high and found[-1] < end
 
 
 def test_from_the_wells_of_the_prior_to_the_data():
@@ -103,19 +102,28 @@ def test_from_the_wells_of_the_prior_to_the_data():
     the bias of ell adds up: steps help slowly, and Heun shows how near the score itself leads."""
     density = density_of(WELLS)
     x, truth = quantiles(np.asarray(WELLS.log_weight(GRID))), quantiles(density.table[0])
-    predict = score_only(WELLS, density.score)
-    run = lambda method, sizes: distance(
-        ends(method, predict, jnp.asarray(x), WELLS.t1, sizes), truth
-    )
+
+    @jax.jit
+    def run(x, ts, ts_heun):
+        by = lambda method, ts: ends(method, score_only(WELLS, density.score), x, ts)
+        # `ell = sqrt(h) / 2`, the default, and `ell = 4 h`.
+        rule = lambda number, root: lambda t, h: number * jnp.where(root, jnp.sqrt(h), h)
+        rooted = lambda number, root: by(euler_restoration(WELLS, rule(number, root)), ts)
+        return (
+            jax.vmap(rooted)(jnp.asarray([0.5, 4.0]), jnp.asarray([True, False])),
+            by(euler_restoration(WELLS, number_of_steps(1), False), ts),
+            by(heun(WELLS), ts_heun),
+        )
+
+    found = run(x, even(WELLS.t1, (100, 400, 1600)), even(WELLS.t1, (100,)))
+    (root, stalled), linear, by_heun = (jax.tree.map(lambda y: distance(y, truth), part)
+                                        for part in ([*found[0]], *found[1:]))  # fmt: skip
     before = distance(x[None], truth)[0]
-    root = run(euler_restoration(WELLS), (100, 400, 1600))
-    linear = run(euler_restoration(WELLS, number_of_steps(1), False), (100, 400, 1600))
-    stalled = run(euler_restoration(WELLS, number_of_steps(4)), (400, 1600))
     assert np.all(np.diff(root) < 0.0) and np.all(np.diff(linear) < 0.0)
     assert linear[-1] < 0.25 * before and linear[-1] < root[-1] < before < 2.0 * stalled[-1]
-    assert abs(stalled[1] / stalled[0] - 1.0) < 0.1
+    assert abs(stalled[2] / stalled[1] - 1.0) < 0.1
     # What t1 = 10 leaves of the slowest part is 1.5 %.
-    assert run(heun(WELLS), (100,))[0] < 0.06 * before
+    assert by_heun[0] < 0.06 * before
 
 
 class Geometric:
@@ -137,12 +145,12 @@ class Geometric:
         return score_only(self, lambda x, t: -(1.0 + (jnp.log(x) - mean) / variance) / x)(x, t)
 
 
-@pytest.mark.parametrize(
-    ("args", "low", "high"), [((), 0.4, 0.7), ((number_of_steps(1), False), 0.9, 1.1)]
-)
-def test_noise_that_depends_on_the_state(args, low, high):
-    law, x = Geometric(), jnp.asarray([[0.5], [1.0], [2.0], [4.0]])
+def test_noise_that_depends_on_the_state():
+    law, x = Geometric(), np.array([[0.5], [1.0], [2.0], [4.0]])
     (m0, S0), (m1, S1) = law.log_moments(0.0), law.log_moments(1.0)
     truth = np.exp(m0 + np.sqrt(S0 / S1) * (np.log(x) - m1))
-    found = rms(ends(euler_restoration(law, *args), law.predict, x, 1.0, SIZES), truth)
-    assert low < slope(SIZES[1:], found[1:]) < high and found[-1] < 0.1
+    methods = euler_restoration(law), euler_restoration(law, number_of_steps(1), False)
+    run = jax.jit(lambda x, ts: [ends(method, law.predict, x, ts) for method in methods])
+    for y, (low, high) in zip(run(x, even(1.0, SIZES)), ((0.4, 0.7), (0.9, 1.1))):
+        found = rms(y, truth)
+        assert low < slope(SIZES[1:], found[1:]) < high and found[-1] < 0.1

@@ -184,6 +184,38 @@ def test_trace_is_the_state_after_each_step():
     np.testing.assert_array_equal(whole.trace[-1], whole.x)
 
 
+COUNTER = Sampler(
+    lambda x, t: State(x), lambda key, predict, state, t, s: State(state.x + LAW.noise(key, t)), 0
+)
+
+
+@pytest.mark.parametrize("frames", [3, 6, 9])
+def test_frames_are_those_of_the_whole_trace(frames):
+    """From the first step to the last; with fewer steps than frames some are there twice."""
+    collect = lambda state: {"x": state.x, "sum": jnp.sum(state.x)}
+    run = lambda **kept: sample(
+        jax.random.key(0), None, COUNTER, jnp.zeros((3, 2)), TS, collect, **kept
+    )
+    whole, some = run(), run(frames=frames)
+    numbers = {3: [0, 2, 5], 6: range(6), 9: [0, 1, 1, 2, 2, 3, 4, 4, 5]}[frames]
+    for name, trace in whole.trace.items():
+        np.testing.assert_array_equal(some.trace[name], trace[np.asarray(numbers)])
+    np.testing.assert_array_equal(some.x, whole.x)
+
+
+def test_frames_take_the_memory_of_frames():
+    """Of 500 steps, whose states are 4 MB, nine states and the one at work are 80 kB."""
+    ts, x = jnp.linspace(1.0, 0.0, 501), jnp.zeros((2, 1000))
+    run = lambda x, **kept: sample(
+        jax.random.key(0), None, COUNTER, x, ts, lambda state: state.x, **kept
+    )
+    taken = lambda **kept: sum(
+        getattr(jax.jit(lambda x: run(x, **kept)).lower(x).compile().memory_analysis(), name)
+        for name in ("temp_size_in_bytes", "output_size_in_bytes")
+    )
+    assert taken() > 4e6 and taken(frames=9) < 3e5
+
+
 def test_denoising_ends_with_the_conditional_mean():
     x, predict = jnp.asarray([[1.0, 0.2]]), DATA.predict(LAW)
     key = jax.random.key(0)

@@ -8,10 +8,11 @@ from tiny import tiny
 
 import tables.models
 from builders.experiment import build
-from evaluation.compare import features, judges
 from evaluation.features import accuracy
 from evaluation.frechet import Moments, frechet_distance
+from evaluation.gather import features
 from evaluation.images import of_levels, of_source
+from evaluation.judges import judges
 from evaluation.sampling import draw, to_levels
 from tables import TABLES
 from tables.__main__ import main, make

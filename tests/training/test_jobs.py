@@ -221,19 +221,19 @@ def test_eight_devices_go_on_as_two_and_as_one(
     assert differ(ours.params, theirs.params) < 2e-5
 
 
-# Process 1 is told to end when it reads the data of a step.
+# Process 1 is told to end, by the signal `argv[1]`, when it reads the data of a step.
 TOLD = """
 import os, signal, sys
 import main
 from absl import app
 from training import loop
 
-put, made = loop.put_batch, []
+put, made, name = loop.put_batch, [], sys.argv.pop(1)
 
 def put_and_tell(*args):
     made.append(1)
     if len(made) == 200 and sys.argv[-1] == "1":
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), getattr(signal, name))
     return put(*args)
 
 loop.put_batch = put_and_tell
@@ -242,16 +242,57 @@ app.run(main.main, flags_parser=main.parse_flags)
 
 
 @pytest.mark.slow
-def test_one_process_is_told_to_end(program, images, tmp_path):
-    """Both stop at one step, which is saved; and go on from it."""
-    argv = arguments(images, tmp_path, "train")
+@pytest.mark.parametrize("name, status, block", [("SIGTERM", 143, 1), ("SIGINT", 130, 2)])
+def test_one_process_is_told_to_end(program, images, tmp_path, name, status, block):
+    """Both stop at one step, which is saved; and go on from it. So they do in blocks of steps."""
+    argv = arguments(images, tmp_path, "train", training__n_jitted_steps=block)
     argv += ["--config.training.eval_freq=0", "--config.training.snapshot_freq=0"]
     argv += ["--config.training.n_iters=1000000"]
-    results = program.job(2, *argv, script=TOLD)
-    assert [result.status for result in results] == [143, 143], results[0].err
+    results = program.job(2, name, *argv, script=TOLD)
+    assert [result.status for result in results] == [status, status], results[0].err
     (step,) = Checkpoints(tmp_path).steps()
-    assert step >= 197
+    assert step >= 197 * block and step % block == 0
     for result in results:
-        assert f"Stopped by SIGTERM at step {step}" in result.err
+        assert f"Stopped by {name} at step {step}" in result.err
+    if name == "SIGINT":  # the rest is the same
+        return
     argv += [f"--config.training.n_iters={step + 2}", "--force_config"]
     assert f"from step {step} to {step + 2}" in succeeded(program.job(2, *argv))[0].out
+
+
+# The evaluation of process 1 fails, in its own share of the batches or when it has them all; that
+# of process 0 waits for it.
+FAILS = """
+import sys
+import main
+from absl import app
+from parallel.processes import each
+from training import run
+
+where, own = sys.argv.pop(1), sys.argv[-1] == "1"
+
+def fail(here):
+    if own and here == where:
+        raise OSError("no room")
+    return {}
+
+def evaluate(params):
+    each(2, lambda i: fail("share"))
+    fail("end")
+    return 1.0
+
+run.make_eval_loss = lambda experiment: evaluate
+app.run(main.main, flags_parser=main.parse_flags)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["share", "end"])
+def test_an_action_fails_on_one_process(program, images, tmp_path, where):
+    """Both hear of it, save the step they stand at, and end."""
+    argv = [*arguments(images, tmp_path, "train"), "--config.training.snapshot_freq=0"]
+    for result in program.job(2, where, *argv, script=FAILS):
+        assert result.status == 1
+        (line,) = [line for line in result.err.splitlines() if line.startswith("JobError")]
+        assert "Process 1 stopped: OSError: no room. The checkpoint of step 10 is written" in line
+    assert Checkpoints(tmp_path).steps() == [10]

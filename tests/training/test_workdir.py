@@ -73,6 +73,65 @@ def test_force_keeps_every_old_file(tmp_path):
     assert sorted(tmp_path.glob("config.json.*")) == kept
 
 
+def test_what_is_forced_is_told(tmp_path, capsys):
+    """One key is meant to be forced; the other differs too, and does not pass in silence."""
+    claim(tmp_path, tiny(), training=True)
+    other = tiny(training__n_iters=60, model__width=64, eval__seed=5)
+    assert claim(tmp_path, tiny(), True, training=True) == [] and capsys.readouterr().out == ""
+    told = [
+        "model.width is 32 there and 64 now",
+        "training.n_iters is 6 there and 60 now",
+    ]
+    assert claim(tmp_path, other, True, training=False) == told[:1]
+    assert claim(tmp_path, other, True, training=True) == told
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"--force_config: {text}" for text in (told[0], *told)]
+
+
+def test_a_config_is_written_whole_and_only_when_it_changed(tmp_path, monkeypatch):
+    claim(tmp_path, tiny(), training=True)
+    path = tmp_path / "config.json"
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    claim(tmp_path, tiny(), training=True)  # nothing to write
+    with pytest.raises(OSError, match=r"config\.json could not be written \(No space left"):
+        claim(tmp_path, tiny(eval__seed=9), training=True)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OSError, match="could not be written"):
+        claim(tmp_path, tiny(seed=9), True, training=True)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("keep", [0, 0.5, None])
+def test_a_damaged_config(tmp_path, keep):
+    claim(tmp_path, tiny(), training=True)
+    path = tmp_path / "config.json"
+    text = path.read_text()
+    path.write_text("[1]" if keep is None else text[: int(keep * len(text))])
+    for training in (True, False):
+        with pytest.raises(ValueError, match=r"config\.json is damaged: .*Delete it") as error:
+            claim(tmp_path, tiny(), training=training)
+        assert str(path) in str(error.value) and not isinstance(error.value, json.JSONDecodeError)
+    path.unlink()
+    claim(tmp_path, tiny(), training=True)
+    assert path.read_text() == text
+
+
+def test_force_keeps_what_was_kept(tmp_path):
+    """Though one of them was deleted."""
+    for seed in range(3):
+        claim(tmp_path, tiny(seed=seed), True, training=True)
+    (tmp_path / "config.json.0").unlink()
+    kept = (tmp_path / "config.json.1").read_bytes()
+    claim(tmp_path, tiny(seed=3), True, training=True)
+    assert (tmp_path / "config.json.1").read_bytes() == kept
+    assert json.loads((tmp_path / "config.json.0").read_text())["seed"] == 2
+
+
 def test_force_for_evaluation_leaves_the_file(tmp_path):
     claim(tmp_path, tiny(), training=True)
     before = (tmp_path / "config.json").read_bytes()

@@ -1,0 +1,58 @@
+"""Files that are written whole or not at all: at any moment there is the old one or the new one.
+
+A kill, a full disk or an error inside a write leaves the file that was there before.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[BinaryIO]:
+    """A binary file that takes the place of `path` once all of it is on the disk.
+
+    It is written beside `path`, as `<name>.<process>.part`, which a kill alone leaves behind. What
+    is no regular file, such as a pipe, is written as it is.
+
+    Raises:
+        OSError: where it cannot be written, with a sentence; the file that was there is whole.
+    """
+    place = Path(os.path.realpath(path))  # of a link, what it leads to
+    if place.exists() and not place.is_file():
+        with open(place, "wb") as file:
+            yield file
+        return
+    part = place.with_name(f"{place.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, place)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError):
+            before = "; the file that was there before is whole" if place.exists() else ""
+            raise type(error)(
+                f"{path} could not be written ({error.strerror or error}){before}. Make room "
+                "there, or mend the folder or its permissions."
+            ) from error
+        raise
+
+
+def put(path: str | Path, content: str | bytes) -> None:
+    """Writes text, as UTF-8, or bytes."""
+    with writing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def put_arrays(path: str | Path, **arrays) -> None:
+    """Writes an npz; `path` is its full name."""
+    with writing(path) as file:
+        np.savez(file, **arrays)
