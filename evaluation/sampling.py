@@ -195,9 +195,11 @@ def check_some(failed: np.ndarray, section) -> None:
     if not failed.all():
         return
     if section.method in ADAPTIVE:
+        own = section[section.method]
+        most = f"max_steps = {own.max_steps}" if "max_steps" in own else "max_steps"
         raise ValueError(
             f"None of {failed.size} solves by sampling.method = {section.method!r} reached its "
-            "end; raise its max_steps, or loosen its tolerance."
+            f"end; raise its {most}, or loosen its tolerance."
         )
     raise ValueError(
         f"None of {failed.size} samples by sampling.method = {section.method!r} is finite; raise "

@@ -162,7 +162,7 @@ def test_what_is_not_finite_has_failed():
         "denoised": lambda: sample(key, predict, method, x, ts, denoise=True),
         "restart": lambda: again(key, predict, x),
         "teleport": lambda: teleport(
-            flow, lambda key, predict, x, ts: sample(key, predict, method, x, ts), LAW, ts, 2.0
+            flow, lambda key, predict, x, ts: sample(key, predict, method, x, ts), LAW, ts, 9.0
         )(key, predict, x),
         "repaint": lambda: repaint(*given),
         "time_travel": lambda: time_travel(*given, repeats=1),
