@@ -35,6 +35,7 @@ from benchmarks.guidance_problem import (
 )
 from guidance import annealed, ddrm, dps, dps_steps, mmps, pigdm
 from samplers import Sampler, ancestral, dpm_multistep, make_grid, velocity_ab
+from samplers.base import begin
 
 GRID = "karras"
 PARTS = ("guides", *guidance_limits.PARTS)
@@ -81,7 +82,7 @@ def runner(problem: Problem, sampler: Sampler, guide: Callable, passes: int) -> 
     def run(starts, n):
         calls[0] = 0
         ts = make_grid(GRID, LAW, n, LAW.t0)
-        state = sampler.init(jnp.asarray(starts).reshape(-1, *problem.shape), ts[0])
+        state = begin(sampler, jnp.asarray(starts).reshape(-1, *problem.shape), ts[0])
         for i, (t, s) in enumerate(itertools.pairwise(ts)):
             state = step(jax.random.fold_in(key, i), state, t, s)
         out = np.asarray(denoised(state.x, ts[-1])).reshape(len(starts), -1)

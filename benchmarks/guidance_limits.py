@@ -38,7 +38,7 @@ from guidance import (
     repaint,
     weighted_moments,
 )
-from samplers import CORRECTORS, PREDICTORS, chain, make_grid, sample, velocity_ab
+from samplers import CORRECTORS, PREDICTORS, make_grid, sample, velocity_ab
 from sde_lib import EDM, VE, VP, Flow, SubVP
 
 PARTICLES, RUNS, ENSEMBLE_STEPS = (250, 1000, 4000), 15, 200
@@ -85,7 +85,7 @@ def imputations() -> Iterator[dict]:
         for steps, corrections, repeats in IMPUTATIONS:
             langevin = CORRECTORS["langevin"](LAW, 0.16, 1, "example", "end")
             parts = (PREDICTORS["ancestral"](LAW), *[langevin] * corrections)
-            method = chain(*(impute(LAW, operator, y, part) for part in parts))
+            method = impute(LAW, operator, y, *parts)
             ts, predict = make_grid("uniform_lam", LAW, steps, LAW.t0), predict_fn(problem)
 
             def run(key: Array, x: Array, ts=ts, method=method, predict=predict, repeats=repeats):

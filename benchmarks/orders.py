@@ -131,7 +131,7 @@ def begun_exactly(sampler: Sampler, flow) -> Sampler:
         out = sampler.step(key, predict, State(state.x, memory), t, s)
         return State(jnp.where(done < EXACT, flow(x, s), out.x), (out.memory, x, done + 1))
 
-    return Sampler(init, step, sampler.nfe)
+    return Sampler(init, step, sampler.nfe, sampler.enter)
 
 
 def begun_slope(make) -> float:

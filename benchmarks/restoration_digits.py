@@ -36,6 +36,7 @@ from benchmarks.restoration_problem import (
 )
 from losses.mean_reverting import mean_reverting_loss
 from models import MLP
+from samplers.base import begin
 from samplers.mean_reverting import euler, mr_sampler, posterior, reverting
 from sde_lib.mean_reverting_given import parametrize_given
 from training.state import create_state, parameter_count
@@ -81,7 +82,7 @@ def stepper(sampler: samplers.Sampler, predict):
     step = jax.jit(lambda key, state, t, s: sampler.step(key, predict, state, t, s))
 
     def run(x, ts):
-        state = sampler.init(jnp.asarray(x), ts[0])
+        state = begin(sampler, jnp.asarray(x), ts[0])
         for i, (t, s) in enumerate(itertools.pairwise(ts)):
             state = step(jax.random.fold_in(KEY, i), state, t, s)
         return np.asarray(state.x)

@@ -27,6 +27,7 @@ from benchmarks.sampler_peers import Row, peers
 from benchmarks.sampler_problem import LAW, Problem, load_problem, predict_fn, reference, score
 from benchmarks.searched import rows as searched
 from samplers.adams_bashforth import adams_bashforth
+from samplers.base import begin
 from samplers.bdia import bdia
 from samplers.dpm_fast import dpm_fast
 from samplers.dpm_multistep import dpm_multistep
@@ -128,7 +129,7 @@ def stepper(problem: Problem, sampler: samplers.Sampler) -> Callable:
     def run(grid, last, n):
         calls[0] = 0
         ts = samplers.make_grid(grid, LAW, n, LAW.t0)
-        state = sampler.init(jnp.asarray(problem.starts), ts[0])
+        state = begin(sampler, jnp.asarray(problem.starts), ts[0])
         for t, s in itertools.pairwise(ts):
             state = step(state, t, s)
         out = np.asarray(denoised(state.x, ts[-1]) if last else state.x)

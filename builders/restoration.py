@@ -16,7 +16,7 @@ from builders.operators import build_operator
 from builders.steps import build_grid, build_parts, construct
 from evaluation.given import given_source
 from guidance import LinearOperator
-from samplers.base import SampleResult
+from samplers.base import SampleResult, finished
 from sde_lib import split
 from sde_lib.ranges import positive
 
@@ -91,7 +91,7 @@ def build_stepping(config: ConfigDict, path, operator: LinearOperator):
     def method(y) -> samplers.Sampler:
         if section.method == "ddrm":
             return guidance.ddrm(path, operator, y, section.noise_std, **section.ddrm)
-        return samplers.chain(*(guidance.impute(path, operator, y, part) for part in parts))
+        return guidance.impute(path, operator, y, *parts)
 
     method(np.zeros(operator.shape_out))
     positive(**section.repaint)
@@ -138,7 +138,7 @@ def build_ensemble(config: ConfigDict, path, operator: LinearOperator):
         x = guidance.draws(drawing, found, section.samples)
         if denoise:
             x = predict(x, ts[-1]).x0
-        return SampleResult(x, None, found.nfe + denoise)
+        return finished(x, None, found.nfe + denoise)
 
     return run
 

@@ -80,4 +80,4 @@ def recorder(sampler: Sampler) -> Sampler:
         u = jnp.broadcast_to(jnp.asarray(u, t.dtype), t.shape)
         return State(after.x, _Seen(after.memory, u, x.astype(state.x.dtype), x0.astype(x.dtype)))
 
-    return Sampler(init, step, sampler.nfe)
+    return Sampler(init, step, sampler.nfe, sampler.enter)

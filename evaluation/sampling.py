@@ -19,7 +19,7 @@ from evaluation.sample_store import ARRAYS, SampleStore, make_plan
 from evaluation.store import open_store
 from parallel.mesh import by_device
 from parallel.processes import each, is_lead
-from samplers.base import SampleResult, spread
+from samplers.base import SampleResult, finite, spread
 from sde_lib import example_keys, split
 from whole_files import put_arrays
 
@@ -78,13 +78,16 @@ def stored_samples(
     experiment, params: Any, folder: Path, step: int | None, n: int, run: Callable | None = None
 ) -> dict[str, np.ndarray]:
     """Samples 0 to n - 1 of `eval.seed`: `index`, `x` (n, ...) in levels, or as they are where the
-    data are continuous, `nfe` and `failed`.
+    data are continuous, `nfe` and `failed`, where `x` means nothing.
 
     Finished batches are kept in `folder` and found again there, see `store.py`. The processes of a
     job share the batches.
 
     Args:
         run: what `drawing` returns for `eval.seed`, made once for several checkpoints.
+
+    Raises:
+        ValueError: where every sample failed.
     """
     config = experiment.config
     store = open_store(SampleStore, folder, make_plan(experiment, params, step))
@@ -99,7 +102,9 @@ def stored_samples(
         return found
 
     parts = np.split(np.arange(n, dtype=np.int32), range(size, n, size))
-    return joined(each(len(parts), lambda batch: batch_of(batch, parts[batch])))
+    found = joined(each(len(parts), lambda batch: batch_of(batch, parts[batch])))
+    check_some(found["failed"], config.sampling)
+    return found
 
 
 def in_parts(run: Callable, size: int, *arrays) -> list[np.ndarray]:
@@ -129,9 +134,10 @@ def in_shares(run: Callable, size: int, *arrays) -> list[np.ndarray]:
 
 
 def arrays_of(result: SampleResult) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`x`, `nfe` and `failed` of a batch, each with an entry for every sample."""
+    """`x`, `nfe` and `failed` of a batch, each with an entry for every sample; what is not finite
+    has failed, whoever made it."""
     each = lambda v: jnp.broadcast_to(v, result.x.shape[:1])
-    return result.x, each(result.nfe), each(result.failed)
+    return result.x, each(result.nfe), each(result.failed) | ~finite(result.x)
 
 
 def own_parameters(experiment) -> Any:
@@ -173,12 +179,32 @@ def by_example(experiment, run):
 def to_levels(experiment, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Samples as the data set has them: integer levels, and those levels in [0, 1].
 
-    Continuous data come back as they are, twice.
+    Continuous data come back as they are, twice. What is not finite has no level: the first holds
+    any number there, and the second nan.
     """
     if experiment.scaler.levels == 0:
         return x, x
     levels = np.asarray(experiment.scaler.quantize(jnp.asarray(x)))
-    return levels, levels / (experiment.scaler.levels - 1.0)
+    return levels, np.where(np.isfinite(x), levels / (experiment.scaler.levels - 1.0), np.nan)
+
+
+def check_some(failed: np.ndarray, section) -> None:
+    """Raises:
+    ValueError: where every sample failed, with what to try; `section` is `sampling`.
+    """
+    if not failed.all():
+        return
+    if section.method in ADAPTIVE:
+        own = section[section.method]
+        most = f"max_steps = {own.max_steps}" if "max_steps" in own else "max_steps"
+        raise ValueError(
+            f"None of {failed.size} solves by sampling.method = {section.method!r} reached its "
+            f"end; raise its {most}, or loosen its tolerance."
+        )
+    raise ValueError(
+        f"None of {failed.size} samples by sampling.method = {section.method!r} is finite; raise "
+        "sampling.steps, weaken the guide if there is one, or train on."
+    )
 
 
 def pictured(experiment) -> bool:
@@ -194,16 +220,11 @@ def run_sampling(experiment, params: Any, workdir: Path, step: int, seeds: range
     `arr_0` is uint8 as the usual evaluators take it; digits of 17 levels keep their own levels.
 
     Raises:
-        ValueError: where every adaptive solve failed; nothing is written then.
+        ValueError: where every sample failed; nothing is written then.
     """
     result = draw(experiment, params, seeds, experiment.config.eval.seed)
-    kept = ~result.failed  # a failed solve has no sample
-    if not kept.any():
-        raise ValueError(
-            f"None of {len(seeds)} solves by sampling.method = "
-            f"{experiment.config.sampling.method!r} reached its end; raise its max_steps, or "
-            "loosen its tolerance."
-        )
+    check_some(result.failed, experiment.config.sampling)
+    kept = ~result.failed
     levels, unit = to_levels(experiment, result.x[kept])
     numbers = np.asarray(seeds)[kept]
     told = {}

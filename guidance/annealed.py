@@ -102,4 +102,4 @@ def redrawn(make: Callable[[Array], GuideFn], sampler: Sampler) -> Sampler:
         drawing, own = split(key, 2)
         return sampler.step(own, make(drawing)(predict), state, t, s)
 
-    return Sampler(sampler.init, step, sampler.nfe)
+    return sampler._replace(step=step)

@@ -18,6 +18,7 @@ from jax import Array
 from guidance.base import check_problem, residual
 from guidance.operators import LinearOperator
 from samplers import Sampler, State
+from samplers.base import start
 from sde_lib import AffinePath, expand
 from sde_lib.prediction import PredictFn
 
@@ -64,7 +65,7 @@ def ddrm(
         row = x.reshape(x.shape[0], -1)
         return expand(path.coeffs(t).a, row), expand(jnp.exp(-path.lam(t)), row)
 
-    def init(x: Array, t: Array) -> State:
+    def enter(x: Array, t: Array) -> Array:
         (s, seen), (a, sigma) = singular(x), level(x, t)
         noise = jnp.where(seen, noise_std / jnp.where(seen, s, 1.0), jnp.inf)
         # The residual of zero, which also checks both shapes.
@@ -73,7 +74,7 @@ def ddrm(
         less = jnp.sqrt(jnp.maximum(1.0 - (noise / sigma) ** 2, 0.0))
         xbar = svd.vt(x)
         turned = jnp.where(noise < sigma, a * ybar + less * xbar, xbar)
-        return State(x + svd.v(turned - xbar))
+        return x + svd.v(turned - xbar)
 
     def step(key: Array, predict: PredictFn, state: State, t: Array, s: Array) -> State:
         x, prediction = state.x, predict(state.x, t)
@@ -91,4 +92,4 @@ def ddrm(
         xbar = jnp.where(seen, jnp.where(sigma >= noise, clear, drowned), plain)
         return State(expand(path.coeffs(s).a, x) * (unseen + svd.v(xbar - plain)))
 
-    return Sampler(init, step, nfe=1)
+    return Sampler(start, step, 1, enter)

@@ -80,7 +80,7 @@ def dps_steps(
         scale = jnp.where(size > 0.0, zeta / jnp.where(size > 0.0, size, 1.0), 0.0)
         return State(moved.x - expand(scale, gradient) * gradient, moved.memory)
 
-    return Sampler(base.init, step, nfe=1)
+    return base._replace(step=step)
 
 
 def check_zeta(zeta: float) -> None:

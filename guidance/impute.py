@@ -16,34 +16,45 @@ from jax import Array
 
 from guidance.base import check_problem, observed
 from guidance.operators import LinearOperator
-from samplers import Sampler, State
+from samplers import Sampler, State, chain
 from sde_lib import AffinePath, expand, normal_like, split
 from sde_lib.prediction import PredictFn
 
 
-def impute(path: AffinePath, operator: LinearOperator, y: Array, sampler: Sampler) -> Sampler:
-    """`sampler` with the known coordinates overwritten after each of its steps.
+def impute(path: AffinePath, operator: LinearOperator, y: Array, *parts: Sampler) -> Sampler:
+    """The parts of a step, one after the other, with the known coordinates overwritten after each.
 
-    A predictor and a corrector are wrapped one by one and then chained, as in the paper. The start
-    `x` is a draw of the prior: `init` adds `A^T a(t1) y`, which makes it one of the law at t1.
+    The start `x` is a draw of the prior: `enter` adds `A^T a(t1) y`, once, which makes it a draw of
+    the law at t1.
     Samples end as the law has them at the last node, or with `denoise` as conditional means;
     `fill` then puts the known coordinates as they are.
 
     Args:
+        parts: a predictor, and steps of a corrector beside it, in order; at least one.
         operator: with orthonormal rows, such as "mask" and "greyscale".
         y: `shape_out`, one measurement for all, or `(B, *shape_out)`; without noise.
 
     Raises:
         ValueError: for an operator whose rows are not orthonormal, a y that is not the operator's,
-            or a law that is not affine.
+            a law that is not affine, or no parts.
     """
     check_problem(path, operator, y, 0.0)
     check_orthonormal(operator)
+    if not parts:
+        raise ValueError("There are no parts of a step to overwrite after; give a sampler.")
+    wrapped = [overwriting(path, operator, y, part) for part in parts]
+    method = wrapped[0] if len(wrapped) == 1 else chain(*wrapped)
 
-    def init(x: Array, t: Array) -> State:
-        a = path.coeffs(t).a
+    def enter(x: Array, t: Array) -> Array:
+        x, a = method.enter(x, t), path.coeffs(t).a
         given = observed(operator, y, x)
-        return sampler.init(x + operator.adjoint(expand(a, given) * given), t)
+        return x + operator.adjoint(expand(a, given) * given)
+
+    return method._replace(enter=enter)
+
+
+def overwriting(path: AffinePath, operator: LinearOperator, y: Array, sampler: Sampler) -> Sampler:
+    """`sampler`, and after its step a draw of what is known, in place of what is there."""
 
     def step(key: Array, predict: PredictFn, state: State, t: Array, s: Array) -> State:
         own, drawing = split(key, 2)
@@ -54,7 +65,7 @@ def impute(path: AffinePath, operator: LinearOperator, y: Array, sampler: Sample
         noisy = expand(a, z) * given + expand(c, z) * z
         return state._replace(x=overwrite(operator, noisy, x))
 
-    return Sampler(init, step, sampler.nfe)
+    return sampler._replace(step=step)
 
 
 def fill(operator: LinearOperator, y: Array, x: Array) -> Array:

@@ -27,7 +27,7 @@ from jax import Array
 
 from guidance.base import GuideFn, check_path
 from samplers import Sampler, SampleResult, State
-from samplers.base import start
+from samplers.base import begin, finished, start
 from sde_lib import AffinePath, expand, fold_in
 from sde_lib.prediction import PredictFn
 
@@ -113,10 +113,10 @@ def time_travel(
         return sampler.step(fold_in(key, number), guided, state, t, s), None
 
     rows = (jnp.arange(len(index)), ts[index], ts[index + 1], jnp.asarray(again))
-    state, _ = jax.lax.scan(body, sampler.init(x, ts[0]), rows)
+    state, _ = jax.lax.scan(body, begin(sampler, x, ts[0]), rows)
     nfe = len(index) * sampler.nfe + int(again.sum()) + denoise
     x = predict(state.x, ts[-1]).x0 if denoise else state.x
-    return SampleResult(x, None, jnp.asarray(nfe), ts=ts)
+    return finished(x, None, jnp.asarray(nfe), ts=ts)
 
 
 def check_travel(window: tuple[float, float], repeats: int, every: int = 1) -> None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from samplers import Sampler
-from samplers.base import SampleResult
+from samplers.base import SampleResult, finished
 from sde_lib import AffinePath, expand, fold_in, normal_like, split
 from sde_lib.prediction import PredictFn
 
@@ -54,10 +54,7 @@ def repaint(
         def once(x: Array, k: Array) -> tuple[Array, None]:
             back, own = split(fold_in(block_key, k), 2)
             start = jnp.where(k == 0, x, noised(back, path, x, times[-1], times[0]))
-            # Only at the very start is x a draw of the prior, which `init` may have to complete.
             state = sampler.init(start, times[0])
-            first = (k == 0) & (number == 0)
-            state = state._replace(x=jnp.where(first, state.x, start))
 
             def step(state, inner):
                 i, t, s = inner
@@ -68,11 +65,11 @@ def repaint(
 
         return jax.lax.scan(once, x, jnp.arange(repeats))[0], None
 
-    x, _ = jax.lax.scan(block, x, (jnp.arange(len(nodes)), nodes))
+    x, _ = jax.lax.scan(block, sampler.enter(x, ts[0]), (jnp.arange(len(nodes)), nodes))
     nfe = repeats * steps * sampler.nfe
     if denoise:
-        return SampleResult(predict(x, ts[-1]).x0, None, jnp.asarray(nfe + 1), ts=ts)
-    return SampleResult(x, None, jnp.asarray(nfe), ts=ts)
+        return finished(predict(x, ts[-1]).x0, None, jnp.asarray(nfe + 1), ts=ts)
+    return finished(x, None, jnp.asarray(nfe), ts=ts)
 
 
 def noised(key: Array, path: AffinePath, x: Array, s: Array, t: Array) -> Array:

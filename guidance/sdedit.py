@@ -67,7 +67,7 @@ def sdedit(
     if operator is None:
         return sample(own, predict, sampler, x, ts, denoise=denoise)
     known = operator.forward(image)
-    # `impute` takes a draw of the prior for its start, and adds `a y` itself.
+    # `impute` enters by a draw of the prior, to which it adds `a y` itself.
     x = x - a * operator.adjoint(known)
     result = sample(own, predict, impute(path, operator, known, sampler), x, ts, denoise=denoise)
     return result._replace(x=fill(operator, known, result.x))

@@ -23,7 +23,7 @@ from jax import Array
 
 from likelihood.adams import Adams, advance, lay_out
 from samplers.adaptive import flow
-from samplers.base import SampleResult
+from samplers.base import SampleResult, finished
 from samplers.frame import make_frame
 from samplers.solve import Solved, Solver
 from sde_lib import AffinePath
@@ -83,7 +83,7 @@ def decode(
     x, nfe, failed = move(path, predict, path.prior_std() * z, solver, eps, "data")
     if denoise:
         x, nfe = predict(x, jnp.asarray(eps, x.dtype)).x0, nfe + 1
-    return SampleResult(x, None, nfe, failed)
+    return finished(x, None, nfe, failed)
 
 
 def round_trip_error(x: Array, back: Array) -> Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import lineax
 from jax import Array
 
-from samplers.base import SampleFn, SampleResult
+from samplers.base import SampleFn, SampleResult, finished
 from samplers.frame import make_frame
 from samplers.solve import LONGEST_STEP, Solved, Solver, solve_ode
 from sde_lib import AffinePath
@@ -181,5 +181,5 @@ def diffrax_diagonal(g: Array, y: Array):
 def finish(predict, y: Array, t: Array, nfe: Array, failed: Array, denoise: bool) -> SampleResult:
     """The last evaluation, if wanted: the conditional mean of the data at the last time."""
     if denoise:
-        return SampleResult(predict(y, t).x0, None, nfe + 1, failed)
-    return SampleResult(y, None, nfe, failed)
+        return finished(predict(y, t).x0, None, nfe + 1, failed)
+    return finished(y, None, nfe, failed)

@@ -24,28 +24,56 @@ class State(NamedTuple):
     memory: Any = ()
 
 
+def stay(x: Array, t: Array) -> Array:
+    """The `enter` of a method that takes a draw of the prior as it is."""
+    del t
+    return x
+
+
 class Sampler(NamedTuple):
     """A fixed-step method.
 
-    `init(x, t) -> State`; `step(key, predict, state, t, s) -> State`; `nfe` is the number of
-    evaluations of `predict` that one step makes.
+    `init(x, t) -> State` makes the method's memory and leaves x alone, so a run may be resumed from
+    any state; `step(key, predict, state, t, s) -> State`; `nfe` is the number of evaluations of
+    `predict` that one step makes. `enter(x, t) -> x` makes a draw of the prior the method's own
+    start; whoever drives the method calls it once, at the very first node (`begin`).
     """
 
     init: Callable[[Array, Array], State]
     step: Callable[[Array, PredictFn, State, Array, Array], State]
     nfe: int
+    enter: Callable[[Array, Array], Array] = stay
 
 
 class SampleResult(NamedTuple):
     """`x` `(B, ...)`; `trace`, what `collect` gave after the steps, stacked; `nfe`, evaluations of
-    the network for one sample, a number or `(B,)`; `failed` `(B,)` for adaptive methods; `ts`, the
-    nodes that a fixed-step method went down."""
+    the network for one sample, a number or `(B,)`; `failed` `(B,)`, which examples are not finite,
+    or whose adaptive solve did not arrive (see `finished`); `ts`, the nodes that a fixed-step
+    method went down."""
 
     x: Array
     trace: Any
     nfe: Array
     failed: Array | bool = False
     ts: Array | None = None
+
+
+def finished(
+    x: Array, trace: Any, nfe: Array, failed: Array | bool = False, ts: Array | None = None
+) -> SampleResult:
+    """The result of a run, in which every example that is not finite has failed."""
+    return SampleResult(x, trace, nfe, has_failed(x, failed), ts)
+
+
+@jax.jit
+def has_failed(x: Array, failed: Array | bool) -> Array:
+    """Which examples have failed, or are not finite, `(B,)`; one program outside `jit` too."""
+    return failed | ~finite(x)
+
+
+def finite(x: Array) -> Array:
+    """Which examples of x `(B, ...)` are finite throughout, `(B,)`."""
+    return jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
 
 
 SampleFn = Callable[[Array, PredictFn, Array], SampleResult]
@@ -55,6 +83,11 @@ def start(x: Array, t: Array) -> State:
     """The `init` of a method without memory."""
     del t
     return State(x)
+
+
+def begin(sampler: Sampler, x: Array, t: Array) -> State:
+    """The first state of a run from x, a draw of the prior at t."""
+    return sampler.init(sampler.enter(x, t), t)
 
 
 def sample(
@@ -86,12 +119,12 @@ def sample(
         return sampler.step(fold_in(key, i), predict, state, t, s)
 
     steps = (jnp.arange(ts.shape[0] - 1), ts[:-1], ts[1:])
-    state, trace = walk(step, sampler.init(x, ts[0]), steps, collect, frames)
+    state, trace = walk(step, begin(sampler, x, ts[0]), steps, collect, frames)
     nfe = (ts.shape[0] - 1) * sampler.nfe
     if denoise:
         x = predict(state.x, ts[-1]).x0
-        return SampleResult(x, trace, jnp.asarray(nfe + 1), ts=ts)
-    return SampleResult(state.x, trace, jnp.asarray(nfe), ts=ts)
+        return finished(x, trace, jnp.asarray(nfe + 1), ts=ts)
+    return finished(state.x, trace, jnp.asarray(nfe), ts=ts)
 
 
 def walk(
@@ -145,7 +178,16 @@ def chain(*samplers: Sampler) -> Sampler:
 
     Each keeps a memory of its own. All are called with the same `(t, s)`: a predictor moves from t
     to s, a corrector stays where it was built to act (see `corrector.py`).
+
+    Raises:
+        ValueError: where two of them complete the start, which would be completed twice.
     """
+    enters = [sampler.enter for sampler in samplers if sampler.enter is not stay]
+    if len(enters) > 1:
+        raise ValueError(
+            f"{len(enters)} methods of a chain complete its start, which is completed once; wrap "
+            "all its parts in one call, as impute(path, operator, y, predictor, corrector)."
+        )
 
     def init(x: Array, t: Array) -> State:
         return State(x, tuple(sampler.init(x, t).memory for sampler in samplers))
@@ -157,4 +199,4 @@ def chain(*samplers: Sampler) -> Sampler:
             memories.append(memory)
         return State(x, tuple(memories))
 
-    return Sampler(init, step, sum(sampler.nfe for sampler in samplers))
+    return Sampler(init, step, sum(sampler.nfe for sampler in samplers), *enters)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from samplers.base import SampleFn, Sampler, SampleResult, sample
+from samplers.base import SampleFn, Sampler, SampleResult, finished, sample
 from samplers.grids import GRIDS
 from samplers.langevin_gibbs import Chain, Walk, check_walk, make_move, window
 from samplers.levels import Levels, LogitsFn, draw_level
@@ -81,7 +81,7 @@ def denoising_mcmc(
     `j outputs`, draws from its key alone, and gives the samples from there on. So with a key per
     example a chain is the same in any batch. `nfe` is what a sample costs on the whole,
     `n_skip + steps nfe + 1` and its share of the start and the burn-in; `trace` the sigma `(B,)`
-    that each sample was denoised from; `failed` that of `start`.
+    that each sample was denoised from; `failed` that of `start`, or not finite.
 
     Raises:
         ValueError: for numbers out of range, a lowest level below eps, another grid, or a batch
@@ -110,7 +110,7 @@ def denoising_mcmc(
         _, (found, sigma) = jax.lax.scan(output, chain, jnp.arange(outputs))
         share = (jnp.asarray(first.nfe) + len(burn_in)) / outputs
         of_each = lambda v: jnp.repeat(jnp.asarray(v), outputs) if jnp.ndim(v) else v
-        return SampleResult(
+        return finished(
             jnp.moveaxis(found, 0, 1).reshape(x.shape),
             sigma.T.reshape(-1),
             of_each(share + each),

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from samplers.base import SampleFn, SampleResult, sample
+from samplers.base import SampleFn, SampleResult, finished, sample
 from samplers.dpm_solver import dpm_solver
 from samplers.grids import make_grid
 from sde_lib import AffinePath
@@ -53,8 +53,8 @@ def dpm_fast(
             traces.append(result.trace)
         trace = jax.tree.map(lambda *parts: jnp.concatenate(parts), *traces)
         if denoise:
-            return SampleResult(predict(x, ts[-1]).x0, trace, used + 1)
-        return SampleResult(x, trace, used)
+            return finished(predict(x, ts[-1]).x0, trace, used + 1)
+        return finished(x, trace, used)
 
     return run
 

@@ -103,7 +103,7 @@ def lml(
         before = jnp.where(expand(t == s, v), memory.before, v)
         return State(x, Memory(remembered, before))
 
-    return Sampler(init, step, base.nfe)
+    return Sampler(init, step, base.nfe, base.enter)
 
 
 def check(base: Sampler, eta: float, placement: str, freeze: float) -> None:

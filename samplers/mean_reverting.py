@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from samplers.ancestral import ancestral
-from samplers.base import Sampler, State
+from samplers.base import Sampler, State, stay
 from samplers.dpm_multistep import History
 from samplers.euler_maruyama import euler_maruyama
 from samplers.exponential import Interval, check_form, interval, phi, step_ratio, target
@@ -39,7 +39,10 @@ def reverting(sampler: Sampler, path: MeanReverting, mu: Array) -> Sampler:
         w, memory = sampler.step(key, predict_w(path, mu, predict), inner, t, s)
         return State(from_w(path, mu, w, s), memory)
 
-    return Sampler(init, step, sampler.nfe)
+    def enter(x: Array, t: Array) -> Array:
+        return from_w(path, mu, sampler.enter(to_w(path, mu, x, t), t), t)
+
+    return Sampler(init, step, sampler.nfe, stay if sampler.enter is stay else enter)
 
 
 def mr_sampler(

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from samplers.base import Sampler, SampleResult, State, walk
+from samplers.base import Sampler, SampleResult, State, begin, finished, walk
 from samplers.grids import karras
 from sde_lib import AffinePath, expand, fold_in
 from sde_lib.prediction import PredictFn
@@ -88,10 +88,10 @@ def restart(
             state = jax.lax.cond(t > origin, back, lambda state, *_: state, state, i, origin, t)
             return sampler.step(fold_in(key, i), predict, state, t, s)
 
-        state, trace = walk(step, sampler.init(x, ts[0]), steps, collect, frames)
+        state, trace = walk(step, begin(sampler, x, ts[0]), steps, collect, frames)
         nfe = jnp.asarray(n * sampler.nfe + denoise)
         x = predict(state.x, ts[-1]).x0 if denoise else state.x
-        return SampleResult(x, trace, nfe, ts=way)
+        return finished(x, trace, nfe, ts=way)
 
     return run
 

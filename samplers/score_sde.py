@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from samplers.base import SampleFn, SampleResult, State
+from samplers.base import SampleFn, SampleResult, State, finished
 from samplers.corrector import NORMS
 from samplers.score_sde_steps import CORRECTORS, PREDICTORS
 from sde_lib import VE, VP, AffinePath, SubVP, expand, fold_in
@@ -102,7 +102,7 @@ def score_sde(
 
         steps = (jnp.arange(num_scales), ts)
         (x, mean), trace = jax.lax.scan(body, State(x, x), steps)
-        return SampleResult(mean if denoise else x, trace, jnp.asarray(nfe))
+        return finished(mean if denoise else x, trace, jnp.asarray(nfe))
 
     return run
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from samplers.base import SampleFn, SampleResult, State
+from samplers.base import SampleFn, SampleResult, State, finished
 from samplers.schedule import Schedule, check, evaluations
 from samplers.tableau import Table, table_of
 from sde_lib import AffinePath, expand
@@ -49,7 +49,7 @@ def unified(
         out, trace = drive(predict, x, table, sizes, first, collect)
         if schedule.denoise:
             out = predict(out, jnp.asarray(table.ts[-1], time_dtype(x))).x0
-        return SampleResult(out, trace, jnp.asarray(nfe), ts=jnp.asarray(table.ts, time_dtype(x)))
+        return finished(out, trace, jnp.asarray(nfe), ts=jnp.asarray(table.ts, time_dtype(x)))
 
     return run
 

@@ -18,7 +18,8 @@ from evaluation.fid_stats import write_fid_stats
 from evaluation.images import of_array, of_source
 from evaluation.pictures import loss_curve
 from evaluation.run import evaluate
-from evaluation.sampling import draw, run_sampling, to_levels
+from evaluation.sampling import draw, run_sampling, stored_samples, to_levels
+from samplers import SampleResult
 
 # The report.
 
@@ -122,7 +123,8 @@ def test_page_shows_no_picture_of_an_earlier_evaluation(file, tmp_path):
 
 
 def test_failed_solves_are_counted_and_left_out(file, tmp_path):
-    """Of 40 samples seven are left, which is less than the ten blocks of the error bars."""
+    """Of 40 samples seven are left, which is less than the ten blocks of the error bars. What is
+    not finite has failed, though the method does not say so."""
     experiment = exact(file, eval__enable_bpd=False, eval__enable_loss=False)
     good = experiment.sample
 
@@ -131,7 +133,7 @@ def test_failed_solves_are_counted_and_left_out(file, tmp_path):
         # Each sample knows by its noise alone whether it fails: about five of six do.
         failed = x[:, 0, 0, 0] < 1.0
         x = jnp.where(failed[:, None, None, None], jnp.nan, result.x)
-        return result._replace(x=x, failed=failed, nfe=jnp.broadcast_to(result.nfe, failed.shape))
+        return result._replace(x=x, nfe=jnp.broadcast_to(result.nfe, failed.shape))
 
     experiment = dataclasses.replace(experiment, sample=sample)
     expected = draw(experiment, PARAMS, range(40), experiment.config.eval.seed)
@@ -147,6 +149,23 @@ def test_failed_solves_are_counted_and_left_out(file, tmp_path):
     arrays = np.load(tmp_path / "samples" / "step_3" / "samples_0-39.npz")
     np.testing.assert_array_equal(arrays["seeds"], np.flatnonzero(~expected.failed))
     assert len(arrays["arr_0"]) == left
+    nothing = dataclasses.replace(
+        experiment, sample=lambda key, predict, x, **kwargs: SampleResult(jnp.inf * x, None, 1)
+    )
+    for run in (
+        lambda folder: run_sampling(nothing, PARAMS, folder, 3, range(40)),
+        lambda folder: stored_samples(nothing, PARAMS, folder, 3, 40),
+    ):
+        with pytest.raises(ValueError, match="^None of 40 samples by .* is finite"):
+            run(tmp_path / "none")
+
+
+def test_what_is_not_finite_has_no_level(file):
+    experiment = exact(file)
+    x = np.array([[np.nan, -1.0], [np.inf, 1.0]], np.float32)
+    levels, unit = to_levels(experiment, x)
+    np.testing.assert_array_equal(levels[:, 1], [0, LEVELS - 1])
+    np.testing.assert_allclose(unit, [[np.nan, 0.0], [np.nan, 1.0]])
 
 
 def test_sampling_of_which_nothing_is_left(file, tmp_path):

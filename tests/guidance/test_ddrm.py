@@ -70,8 +70,8 @@ def test_start_is_turned_towards_y(x64):
     """Along directions seen clearly N(y / s, sigma^2 - tau^2), along all others the prior."""
     law = EDM(t1=3.0)
     x = RNG.standard_normal((5, D)) * 3.0
-    init = jax.jit(lambda x: ddrm(law, OPERATOR, Y, NOISE).init(x, 3.0).x)
-    xbar, found = x @ RIGHT, np.asarray(init(x)) @ RIGHT
+    enter = jax.jit(lambda x: ddrm(law, OPERATOR, Y, NOISE).enter(x, 3.0))
+    xbar, found = x @ RIGHT, np.asarray(enter(x)) @ RIGHT
     np.testing.assert_allclose(found[:, 2:], xbar[:, 2:], atol=1e-12)
     for i in (0, 1):
         tau = NOISE / VALUES[i]

@@ -11,7 +11,8 @@ from closed_form import Gaussian
 from guidance import fill, impute, repaint
 from guidance.operators import downsample, greyscale, mask
 from samplers import CORRECTORS, PREDICTORS, Sampler, chain, make_grid, sample
-from sde_lib import VE, VP, Flow, SubVP, example_keys, fold_in
+from samplers.base import begin
+from sde_lib import EDM, VE, VP, Flow, SubVP, example_keys, fold_in
 
 LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "flow": Flow()}
 DATA = Gaussian(np.array([0.5, -0.2]), np.array([[1.0, 0.8], [0.8, 1.0]]))
@@ -110,7 +111,7 @@ def test_what_is_known_is_a_draw_of_its_law():
 
     @jax.jit
     def run(x, s):
-        state = method.init(x, t1)
+        state = begin(method, x, t1)
         return state.x[:, 0], method.step(KEY, predict, state, t1, s).x[:, 0]
 
     (start, late), (_, early) = (run(starts(path), s) for s in (0.5, 0.1))
@@ -179,6 +180,22 @@ def test_colouring():
         x.sum(axis=-1).reshape(50, 4) / 3**0.5, np.broadcast_to(grey, (50, 4)), atol=2e-6
     )
     assert np.std(x[..., 0], axis=0).min() > 0.1
+
+
+def test_the_start_is_completed_once_by_the_whole_of_a_step():
+    """At sigma = 1 the known coordinate of a draw 0 of the prior is y, whatever follows in a
+    step; the network is not shown twice of it where noise takes the run back."""
+    path, y = EDM(t1=1.0), jnp.array([Y])
+    x, t1 = jnp.zeros((1, 2)), jnp.asarray(1.0)
+    parts = [PREDICTORS["ancestral"](path), *[CORRECTORS["langevin"](path)] * 2]
+    for some in (parts[:1], parts):
+        method = impute(path, FIRST, y, *some)
+        first = begin(method, x, t1)
+        np.testing.assert_allclose(first.x, [[Y, 0.0]], rtol=1e-6)
+        np.testing.assert_array_equal(method.init(first.x, t1).x, first.x)
+    again = impute(path, FIRST, y, PREDICTORS["ancestral"](path))
+    with pytest.raises(ValueError, match="2 methods of a chain complete its start"):
+        chain(again, again)
 
 
 def test_bad_input():

@@ -7,8 +7,26 @@ import pytest
 from closed_form import Empirical, Mixture
 from sklearn.datasets import load_digits
 
-from samplers import CORRECTORS, PREDICTORS, Sampler, State, chain, dpm_multistep, edm, sample
-from sde_lib import VP, example_keys
+from guidance import repaint, time_travel
+from samplers import (
+    CORRECTORS,
+    PREDICTORS,
+    Restarts,
+    Sampler,
+    State,
+    chain,
+    dpm_fast,
+    dpm_multistep,
+    edm,
+    lml,
+    restart,
+    sample,
+    score_sde,
+    teleport,
+)
+from samplers.base import start
+from sde_lib import EDM, VP, example_keys
+from sde_lib.prediction import Prediction
 
 LAW = VP()
 DATA = Mixture(np.array([0.5, 0.5]), np.array([[-1.0, 0.0], [1.0, 0.5]]), np.array([0.3, 0.4]))
@@ -105,6 +123,54 @@ def test_chained_parts_draw_independent_noise_and_keep_their_own_memory():
     # the same noise in both parts would cancel; independent noise adds up to sqrt(2)
     assert abs(float(jnp.std(result.trace.x[0])) - 2**0.5) < 0.3
     assert both.nfe == 4 and result.nfe == 8
+
+
+def test_what_completes_the_start_is_called_once():
+    """A method that adds 1.6 to a draw of the prior, and then leaves x alone: however often noise
+    or inversion take the run back, 1.6 is added once, and a chain or a wrapper keeps it."""
+    path, x = EDM(t1=1.0), jnp.zeros((2000, 1))
+    still = Sampler(start, lambda key, predict, state, t, s: state, 0, lambda x, t: x + 1.6)
+    method = lml(path, chain(still, Sampler(start, still.step, 0)), placement="data", eta=0.0)
+    ts, key = jnp.linspace(1.0, 0.01, 5), jax.random.key(0)
+    predict = lambda x, t: Prediction(x, jnp.zeros_like(x), jnp.zeros_like(x), jnp.zeros_like(x))
+    given = (key, path, predict, method, x, ts)
+    back = Restarts(float(ts[3]), float(ts[2]), 2, 2)
+    runs = {
+        "sample": lambda: sample(key, predict, method, x, ts),
+        "restart": lambda: restart(path, method, ts, [back])(key, predict, x),
+        "repaint": lambda: repaint(*given, repeats=2),
+        "time_travel": lambda: time_travel(*given, window=(0.0, 1.0), repeats=2),
+    }
+    for name, mean in jax.jit(lambda: {k: jnp.mean(run().x) for k, run in runs.items()})().items():
+        assert mean == pytest.approx(1.6, abs=0.1), name
+
+
+def test_what_is_not_finite_has_failed():
+    """By every way through the steps: the second of three examples starts from nan."""
+    x, key, predict = jnp.ones((3, 2)).at[1, 0].set(jnp.nan), jax.random.key(0), DATA.predict(LAW)
+    ts, method = jnp.linspace(1.0, 0.1, 4), SAMPLERS["ddim"]
+    given = (key, LAW, predict, method, x, ts)
+    level = lambda t: float(jnp.exp(-LAW.lam(jnp.asarray(t))))
+    flow = lambda x, s, t: x
+    again = restart(LAW, method, ts, [Restarts(level(0.1), level(0.5), 1, 2)])
+    original = {"num_scales": 40, "eps": 0.1, "snr": 0.1, "n_steps": 1, "denoise": True}
+    theirs = score_sde(
+        LAW, "ancestral", "none", probability_flow=False, continuous=True, **original
+    )
+    runs = {
+        "sample": lambda: sample(key, predict, method, x, ts),
+        "denoised": lambda: sample(key, predict, method, x, ts, denoise=True),
+        "restart": lambda: again(key, predict, x),
+        "teleport": lambda: teleport(
+            flow, lambda key, predict, x, ts: sample(key, predict, method, x, ts), LAW, ts, 9.0
+        )(key, predict, x),
+        "repaint": lambda: repaint(*given),
+        "time_travel": lambda: time_travel(*given, repeats=1),
+        "dpm_fast": lambda: dpm_fast(LAW, 3, 0.1)(key, predict, x),
+        "score_sde": lambda: theirs(key, predict, x),
+    }
+    for name, failed in jax.jit(lambda: {k: run().failed for k, run in runs.items()})().items():
+        np.testing.assert_array_equal(failed, [False, True, False], name)
 
 
 def test_trace_is_the_state_after_each_step():
