@@ -16,9 +16,9 @@ def celeba(architecture: str) -> ConfigDict:
     if architecture == "ncsnpp":
         config.model.fir = True
         config.model.progressive_input = "residual"
+        config.sampling.langevin.snr = 0.17
     config.model.scale_by_sigma = architecture != "ncsn"
     config.sde.sigma_max = 90.0
-    config.sampling.langevin.snr = 0.17
     config.sampling.steps = config.model.num_scales
     config.sampling.batch_size = 1024
     config.eval.batch_size = 1024

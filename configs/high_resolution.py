@@ -27,7 +27,6 @@ def high_resolution(
     config = base(law, network, "image_folder" if data in FACES else "tfds", continuous)
     config.training.batch_size = 64
     config.training.n_iters = 2_400_000
-    config.sampling.langevin.snr = 0.075
     # For one device. The released code takes the batch of `eval`, split over many.
     config.sampling.batch_size = 32
     config.eval.batch_size = 512
@@ -63,6 +62,7 @@ def ncsnpp(config: ConfigDict) -> None:
     config.model.progressive_input = "input_skip"
     config.model.scale_by_sigma = True
     config.model.num_scales = 2000
+    config.sampling.langevin.snr = 0.075
 
 
 def ddpm(config: ConfigDict) -> None:

@@ -21,8 +21,6 @@ TINY = {
     "optim.warmup": 2,
     "sampling.steps": 3,
     "sampling.batch_size": 8,
-    "likelihood.rtol": 1e-2,
-    "likelihood.atol": 1e-2,
     "eval.num_samples": 40,
     "eval.batch_size": 99,
     "eval.features": ("pixels",),

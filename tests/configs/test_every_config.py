@@ -21,6 +21,7 @@ from program import ROOT
 
 from builders import experiment as builder
 from builders.experiment import build
+from builders.sections import pruned
 from configs.base import base
 from evaluation import sampling
 from evaluation.pictures import grid, save_png
@@ -57,12 +58,11 @@ SMALL = {
     "loss.reduce_mean": True,
     "sampling.steps": LEVELS,
     "sampling.batch_size": 20,
-    "sampling.snr": 0.1,
+    "sampling.langevin.snr": 0.1,
+    "sampling.ald.snr": 0.1,
     # Fixed steps: each law's adaptive solve would take as long to compile as all the rest.
     "likelihood.solver": "adams",
-    "likelihood.rtol": 0.1,
-    "likelihood.atol": 0.1,
-    "likelihood.steps": 4,
+    "likelihood.adams.steps": 4,
     "eval.batch_size": 10,
     "eval.loss_examples": 15,
     "eval.num_samples": 20,
@@ -74,7 +74,8 @@ SWITCHES = {
     "prediction.sigma_data": 0.5,
     "sde.sigma_max": 5.0,
     "sde.beta_max": 2.0,  # of few levels each is a large step
-    "sampling.n_steps_each": 1,
+    "sampling.langevin.n_steps": 1,
+    "sampling.ald.n_steps": 1,
     "model.dropout": 0.1,
     "model.num_classes": CLASSES,
     "model.num_scales": LEVELS,
@@ -150,10 +151,10 @@ def means(config):
 # Programs by what they depend on.
 trains = lambda config: [means(config), config.loss.to_dict(), config.data.random_flip]
 samples = lambda config: [
-    *(means(config), config.sampling.to_dict()),
+    *(means(config), pruned(config).sampling.to_dict()),
     *(config.eval[key] for key in ("features", "classifier", "metrics", "reference")),
 ]
-weighs = lambda config: [means(config), config.likelihood.to_dict()]
+weighs = lambda config: [means(config), pruned(config).likelihood.to_dict()]
 program = lambda config: [trains(config), samples(config), weighs(config), config.eval.enable_bpd]
 
 

@@ -88,7 +88,6 @@ COMMON = {
     "optim.eps": 1e-8,
     "optim.weight_decay": 0.0,
     "sampling.denoise": True,
-    "sampling.probability_flow": False,
     "sde.t0": 1e-5,
     "sde.t1": 1.0,
     # The FID of the papers.
@@ -161,6 +160,15 @@ def law_of(row):
     return row["config"].split("/")[0]
 
 
+def corrections(row):
+    """The options of the corrector; where there is none, the released file sets them in vain."""
+    name = METHODS[row["corrector"]]
+    if name == "none":
+        return {}
+    own = {"n_steps": int(row["each"]), "snr": float(row["snr"])}
+    return {f"sampling.{name}.{key}": value for key, value in own.items()}
+
+
 def expected(row):
     """A row in our keys."""
     law, name = law_of(row), NETS[row["net"]][0]
@@ -182,8 +190,7 @@ def expected(row):
         "sampling.method": "score_sde" if discrete else "pc",
         "sampling.predictor": METHODS[row["predictor"]],
         "sampling.corrector": METHODS[row["corrector"]],
-        "sampling.n_steps_each": int(row["each"]),
-        "sampling.snr": float(row["snr"]),
+        **corrections(row),
         "sampling.steps": int(row["scales"]),
         "sampling.eps": 1e-5 if ve else 1e-3,
         "prediction.kind": "score" if ve else "eps",

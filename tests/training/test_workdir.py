@@ -143,7 +143,7 @@ def test_force_for_evaluation_leaves_the_file(tmp_path):
 FREE = {
     "sampling__steps": 7,
     "sampling__predictor": "heun",
-    "likelihood__num_probes": 3,
+    "likelihood__rademacher__num_probes": 3,
     "eval__num_samples": 5,
     "eval__seed": 9,
     "training__log_freq": 7,
