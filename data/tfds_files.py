@@ -54,7 +54,7 @@ def version_folder(dataset: str, data_dir: str | None) -> pathlib.Path:
                 f"copy was broken off; remove what is there and {prepare}"
             )
     _check_known(name, root)
-    raise FileNotFoundError(f"No prepared {dataset} in {root} (looked for {home}): {prepare}")
+    raise FileNotFoundError(f"No prepared {dataset} in {home}: {prepare}")
 
 
 def _versions(home: pathlib.Path) -> list[str]:
