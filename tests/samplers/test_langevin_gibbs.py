@@ -139,6 +139,8 @@ def test_variance_of_a_move_and_where_it_is_stable():
     np.testing.assert_allclose(found[4, -1], limit + gain**60 * (1.0 - limit), rtol=bar)
 
 
+# Runs for longer than it compiles.
+@pytest.mark.optimised
 @pytest.mark.parametrize("update", ["gibbs", "argmax"])
 def test_chains_visit_every_component(update, levels, logits):
     """200 moves. From the data: all six equally often, and more chains have changed place the
@@ -168,6 +170,8 @@ def test_chains_visit_every_component(update, levels, logits):
     assert np.all(likeliest == ends.level) == (update == "argmax")
 
 
+# Runs for longer than it compiles.
+@pytest.mark.optimised
 def test_levels_of_the_gibbs_chain_are_uniform():
     """Small eta: the marginal of the level is the prior, even in log sigma, whatever the data; by
     a Kolmogorov-Smirnov test. And so are the moments of y given its level, after moves that began
