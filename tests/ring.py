@@ -2,7 +2,6 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from closed_form import Mixture
@@ -15,9 +14,6 @@ STD = 0.1
 ANGLES = np.arange(6) * np.pi / 3.0
 CENTRES = 2.0 * np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
 RING = Mixture(np.full(6, 1 / 6), CENTRES, np.full(6, STD))
-
-# These programs run for milliseconds and compile for seconds.
-quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @functools.cache

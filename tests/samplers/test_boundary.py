@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_form import Gaussian
+from rk4 import even_in_lam
 from scipy.stats import spearmanr
 from sklearn.datasets import load_digits
 
 from evaluation.perceptual import edge_distance
-from samplers import ddim, dpm_multistep, make_grid, sample
+from samplers import ddim, dpm_multistep, sample
 from samplers.base import SampleResult
 from samplers.boundary import (
     Boundary,
@@ -28,6 +29,7 @@ from sde_lib.prediction import prediction_of
 
 LAW, KEY, SHAPE = VP(), jax.random.key(3), (8, 8, 1)
 GIVEN = Setting(SHAPE, "ddim", 6)
+KEYS = [KEY, *(jax.random.key(k) for k in range(3))]
 
 
 def images():
@@ -40,12 +42,17 @@ def pooled(z):
 
 
 def mse(x, y):
-    return jnp.mean((x - y) ** 2, axis=(1, 2, 3))
+    return ((x - y) ** 2).mean(axis=(1, 2, 3))
 
 
 def solver(steps, method=ddim, denoise=True):
-    ts = make_grid("uniform_lam", LAW, steps, 0.01)
+    ts = np.float32(even_in_lam(LAW, (steps,), 0.01)[:, 0])
     return lambda key, predict, x: sample(key, predict, method(LAW), x, ts, None, denoise)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def candidates(count):
+    return jax.vmap(lambda k: candidate(LAW, KEY, k, SHAPE))(jnp.arange(count))
 
 
 # Super-resolution of a Gaussian: z ~ N(mean, cov) of the digits, y = A z + 0.1 noise.
@@ -81,7 +88,9 @@ def gaussian_predict_given(m):
 def exact_flow(m):
     """The flow from t1 to the data in closed form, as a solver of no steps."""
     L, U = np.linalg.eigh(gaussian()[0])
-    a, _, c = LAW.coeffs(jnp.asarray(1.0))
+    # Numbers, under `jit` too.
+    with jax.ensure_compile_time_eval():
+        a, _, c = (float(v) for v in LAW.coeffs(np.array(1.0)))
     gain = np.sqrt(np.maximum(L, 0.0) / (a**2 * np.maximum(L, 0.0) + c**2))
 
     def run(key, predict, x):
@@ -95,24 +104,23 @@ def exact_flow(m):
 def weighted_norms(m, count):
     """`sum_k C_k / (a^2 C_k + c^2) (u_k^T (x_T - a m_i))^2 / 64`, `(count, R)`."""
     C = gaussian()[0]
-    a, _, c = LAW.coeffs(jnp.asarray(1.0))
-    x = np.stack([candidate(LAW, KEY, k, SHAPE).ravel() for k in range(count)])
-    d = x[:, None] - float(a) * m
-    M = C @ np.linalg.inv(float(a) ** 2 * C + float(c) ** 2 * np.eye(64))
+    a, _, c = (float(v) for v in LAW.coeffs(np.array(1.0)))
+    x = np.asarray(candidates(count)).reshape(count, 64)
+    d = x[:, None] - a * m
+    M = C @ np.linalg.inv(a**2 * C + c**2 * np.eye(64))
     return np.einsum("krd,de,kre->kr", d, M, d) / 64
 
 
 def test_solver_meets_the_closed_form_of_the_map(x64):
     """With many steps the conditional flow is `m + sum_k gain_k u_k^T (x_T - a m)`."""
     m = gaussian()[1]
-    x = candidate(LAW, KEY, 0, SHAPE)
-    x = jnp.broadcast_to(x, (12, *SHAPE))
+    x = np.repeat(np.asarray(candidates(1)), 12, axis=0)
     predict = gaussian_predict_given(m)
     # The mean at eps is the flow's end up to the spread that is left there.
     run = solver(60, dpm_multistep, denoise=False)
-    end = jax.jit(lambda x: run(KEY, predict, x).x)(x)
+    end = np.asarray(jax.jit(lambda x: run(KEY, predict, x).x)(x))
     centred = Gaussian(np.zeros(64), gaussian()[0])
-    a, a_end = (float(LAW.coeffs(jnp.asarray(t)).a) for t in (1.0, 0.01))
+    a, a_end = np.asarray(LAW.coeffs(np.array([1.0, 0.01])).a)
     flat = centred.flow_map(LAW, x.reshape(12, 64) - a * m, 1.0, 0.01) + a_end * m
     np.testing.assert_allclose(end.reshape(12, 64), flat, atol=2e-2)
     to_data = exact_flow(m)(KEY, predict, x).x.reshape(12, 64)
@@ -125,10 +133,11 @@ def test_least_squares_picks_the_smallest_weighted_norm(x64):
     of a few images; then one pair is as good as all."""
     C, m, r = gaussian()
     m, r = np.repeat(m, 2, axis=0), np.stack([r, -r], axis=1).reshape(24, 64)
-    targets = jnp.asarray((m + r).reshape(24, *SHAPE))
-    scores = candidate_scores(LAW, KEY, exact_flow(m), None, targets, mse, 40)
+    targets = (m + r).reshape(24, *SHAPE)
+    score = lambda z: candidate_scores(LAW, KEY, exact_flow(m), None, z, mse, 40)
+    scores = np.asarray(jax.jit(score)(targets))
     norms, noise = weighted_norms(m, 40), np.mean(r**2, axis=1)
-    pairs = np.asarray(scores).reshape(40, 12, 2).mean(2)
+    pairs = scores.reshape(40, 12, 2).mean(2)
     expected = norms.reshape(40, 12, 2).mean(2) + noise.reshape(12, 2).mean(1)
     np.testing.assert_allclose(pairs, expected, rtol=1e-6)
     # a is 0.007 at t1: the norm without m has the same least candidate.
@@ -137,7 +146,7 @@ def test_least_squares_picks_the_smallest_weighted_norm(x64):
         assert best(LAW, KEY, scores[:, subset], GIVEN).index == lone
     # Zero is the mean and beats them all; what it costs is the spread of the images.
     zero = from_boundary(Boundary(np.zeros(SHAPE), -1, 0.0, GIVEN), exact_flow(m))
-    at_zero = mse(zero(KEY, None, targets).x, targets)
+    at_zero = mse(np.asarray(zero(KEY, None, targets).x), targets)
     np.testing.assert_allclose(np.mean(at_zero), np.mean(noise), rtol=1e-3)
     assert np.mean(at_zero) < np.min(np.mean(scores, axis=1))
     assert abs(np.mean(noise) * 64 / np.trace(C) - 1.0) < 0.5
@@ -145,7 +154,7 @@ def test_least_squares_picks_the_smallest_weighted_norm(x64):
 
 # Digits themselves as the law of z, given y = A z + 0.6 noise: far from Gaussian.
 
-R, COUNT, SETS = 128, 48, 4
+R, COUNT = 128, 48
 
 
 @functools.cache
@@ -178,7 +187,7 @@ def both(x, y):
 @functools.cache
 def digit_scores():
     """Scores of 6 steps for each set of candidates, on the choosing pairs and on the judging ones:
-    `(SETS, 2, COUNT, R, 2)`, by both distances."""
+    `(4, 2, COUNT, R, 2)`, by both distances."""
     (z, y), run = digits(), solver(6)
 
     @jax.jit
@@ -187,10 +196,11 @@ def digit_scores():
         return candidate_scores(LAW, key, run, predict, targets, both, COUNT)
 
     halves = [(y[i : i + R], z[i : i + R]) for i in (0, 300)]
-    keys = [KEY, *(jax.random.key(k) for k in range(SETS - 1))]
-    return np.stack([[scores(key, *half) for half in halves] for key in keys])
+    return np.stack([[scores(key, *half) for half in halves] for key in KEYS])
 
 
+# The runs take longer than compiling.
+@pytest.mark.optimised
 @pytest.mark.parametrize("metric", [0, 1], ids=["edges", "squares"])
 def test_a_start_chosen_on_some_digits_serves_others(metric):
     """The order of the candidates is shared by other conditions, and the more of it is seen the
@@ -216,13 +226,14 @@ def test_a_start_chosen_on_some_digits_serves_others(metric):
 def test_candidates_are_nested_and_belong_to_their_index(x64):
     """So the best score can only fall with their number. They are draws of the prior."""
     _, m, r = gaussian()
-    scores = [
-        candidate_scores(LAW, KEY, exact_flow(m), None, (m + r).reshape(12, *SHAPE), mse, count)
-        for count in (3, 20)
+    targets = (m + r).reshape(12, *SHAPE)
+    score = lambda z: [
+        candidate_scores(LAW, KEY, exact_flow(m), None, z, mse, count) for count in (3, 20)
     ]
-    np.testing.assert_allclose(scores[0], scores[1][:3], rtol=1e-12)
-    starts = jax.vmap(lambda k: candidate(LAW, KEY, k, SHAPE))(jnp.arange(2000))
-    np.testing.assert_array_equal(starts[7], candidate(LAW, KEY, 7, SHAPE))
+    few, more = jax.device_get(jax.jit(score)(targets))
+    np.testing.assert_allclose(few, more[:3], rtol=1e-12)
+    starts = np.asarray(candidates(2000))
+    np.testing.assert_array_equal(starts[:40], candidates(40))
     assert abs(starts.mean()) < 4 / np.sqrt(starts.size)
     assert abs(starts.std() - 1.0) < 4 / np.sqrt(2 * starts.size)
 
@@ -230,17 +241,22 @@ def test_candidates_are_nested_and_belong_to_their_index(x64):
 def test_a_kept_start_takes_the_chance_away():
     """One image for a condition, whatever the key and the start; random starts differ."""
     z, y = digits()
-    run, predict = solver(6), digits_predict_given(jnp.asarray(y[:4]))
-    kept = best(LAW, KEY, digit_scores()[0, 0, :, :, 1], GIVEN)
-    starts = [LAW.prior_sample(jax.random.key(i), (4, *SHAPE)) for i in range(3)]
-    ours = jax.jit(lambda k, x: from_boundary(kept, run)(k, predict, x).x)
-    plain = jax.jit(lambda k, x: run(k, predict, x).x)
-    images_kept = [ours(jax.random.key(i), x) for i, x in enumerate(starts)]
-    for other in images_kept[1:]:
-        np.testing.assert_array_equal(images_kept[0], other)
-    expected = plain(KEY, jnp.broadcast_to(kept.x, (4, *SHAPE)))
-    np.testing.assert_allclose(images_kept[0], expected, atol=1e-6)
-    assert np.std([mse(plain(KEY, x), z[:4].reshape(4, *SHAPE)) for x in starts], axis=0).min() > 0
+    run = solver(6)
+    kept = Boundary(np.asarray(candidates(40))[2], 2, 0.0, GIVEN)
+    starts = np.float32(np.random.default_rng(2).standard_normal((3, 4, *SHAPE)))
+
+    @jax.jit
+    def both(key, x, y):
+        predict = digits_predict_given(y)
+        return from_boundary(kept, run)(key, predict, x).x, run(key, predict, x).x
+
+    pairs = [both(KEYS[i], x, y[:4]) for i, x in enumerate(starts)]
+    for ours, _ in pairs[1:]:
+        np.testing.assert_array_equal(pairs[0][0], ours)
+    _, expected = both(KEY, np.broadcast_to(kept.x, (4, *SHAPE)), y[:4])
+    np.testing.assert_allclose(pairs[0][0], expected, atol=1e-6)
+    errors = [mse(np.asarray(plain), z[:4].reshape(4, *SHAPE)) for _, plain in pairs]
+    assert np.std(errors, axis=0).min() > 0
 
 
 def test_a_file_serves_only_what_it_was_made_for(tmp_path):
@@ -259,11 +275,11 @@ def test_a_file_serves_only_what_it_was_made_for(tmp_path):
         with pytest.raises(ValueError, match=message):
             load(file, kept.setting._replace(**change))
     with pytest.raises(ValueError, match=r"for images of shape \(8, 8, 1\) and these have"):
-        from_boundary(kept, None)(KEY, None, jnp.zeros((2, 16, 16, 1)))
+        from_boundary(kept, None)(KEY, None, np.zeros((2, 16, 16, 1)))
 
 
 def test_refusals():
-    arguments = (None, None, jnp.zeros((2, *SHAPE)), mse)
+    arguments = (None, None, np.zeros((2, *SHAPE)), mse)
     with pytest.raises(ValueError, match="count is 0; a search needs at least 1"):
         candidate_scores(LAW, KEY, *arguments, 0)
     with pytest.raises(ValueError, match=r"key has the shape \(2,\)"):

@@ -1,18 +1,21 @@
 """Denoising MCMC: its parts, what it costs, and its samples against the law of the data."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_form import Mixture
-from ring import CENTRES, LAW, RING, STD, keys_of, normal, quick, ring_levels
+from ring import CENTRES, LAW, RING, STD, keys_of, normal, ring_levels
 
-from samplers import ddim, heun, make_grid, sample
-from samplers.denoising_mcmc import FORMULAS, denoise, denoising_mcmc, grids_from
+from samplers import heun, make_grid, sample
+from samplers.denoising_mcmc import FORMULAS, begin, denoise, denoising_mcmc, grids_from
+from samplers.edm import edm
 from samplers.grids import GRIDS
 from samplers.langevin_gibbs import Chain, Walk, make_move, window
 from samplers.levels import make_levels, mixture_logits
-from sde_lib import VP, fold_in, split
+from sde_lib import VP, example_keys, fold_in, split
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 
@@ -30,19 +33,24 @@ def logits(levels):
 def test_mixed_levels_are_separate_runs():
     """Each example on its own grid ends where it ends alone, by the grid of its own top."""
     law, eps = VP(), 0.01
-    tops, x = jnp.asarray([0.9, 0.4, 0.05, eps]), normal(4, 2)
+    tops, x = np.array([0.9, 0.4, 0.05, eps]), np.asarray(normal(4, 2))
     run = lambda x, ts: sample(jax.random.key(0), RING.predict(law), heun(law), x, ts).x
-    mixed = quick(lambda tops, grid: grids_from(law, tops, grid, 5, eps), static_argnums=1)
-    ts = jnp.stack([mixed(tops, grid) for grid in FORMULAS])
-    together = quick(jax.vmap(run, in_axes=(None, 0)))(x, ts)
+
+    @jax.jit
+    def mixed(tops, x):
+        ts = jnp.stack([grids_from(law, tops, grid, 5, eps) for grid in FORMULAS])
+        return ts, jax.vmap(run, in_axes=(None, 0))(x, ts)
+
+    # One time for all.
+    alone = jax.jit(jax.vmap(run, in_axes=(None, 0)))
+    own = jax.jit(lambda t1: [GRIDS[grid](law.replace(t1=t1), 5, eps) for grid in FORMULAS])
+    ts, together = map(np.asarray, mixed(tops, x))
     assert np.all(ts[:, :, 3] == eps)
-    np.testing.assert_allclose(together[:, 3], jnp.broadcast_to(x[3], (5, 2)), rtol=1e-14)
-    alone = quick(run)
+    np.testing.assert_allclose(together[:, 3], np.broadcast_to(x[3], (5, 2)), rtol=1e-14)
     for i, top in enumerate(tops[:3]):
-        for j, grid in enumerate(FORMULAS):
-            own = make_grid(grid, law.replace(t1=float(top)), 5, eps)
-            np.testing.assert_allclose(ts[j, :, i], own, rtol=1e-12)
-            np.testing.assert_allclose(together[j, i], alone(x[i : i + 1], own)[0], rtol=1e-9)
+        np.testing.assert_allclose(ts[:, :, i], own(top), rtol=1e-12)
+        ends = np.asarray(alone(x, ts[:, :, i]))
+        np.testing.assert_allclose(together[:, i], ends[:, i], rtol=1e-9)
 
 
 def coarse(steps, eps):
@@ -50,88 +58,112 @@ def coarse(steps, eps):
     return lambda key, predict, x: sample(key, predict, heun(LAW), x, ts, denoise=True)
 
 
-def whole(levels, logits, outputs=3, sampler=heun):
+CALLS = []
+# Noise in the integrator, and two evaluations a step.
+INTEGRATOR = edm(LAW, 3, s_churn=0.6)
+
+
+def counted(x, t):
+    jax.debug.callback(lambda: CALLS.append(1))
+    return RING.predict(LAW)(x, t)
+
+
+@functools.cache
+def whole():
+    """`(order, x) -> SampleResult`: three samples of each of two chains, `order` the numbers of the
+    keys of the six."""
     walk = Walk(0.1, n_skip=5, burn_in=((2, 0.5), (3, 0.1)), start_std=0.5)
-    return denoising_mcmc(
-        LAW, levels, logits, coarse(4, 0.05), sampler(LAW), walk, steps=3, eps=0.05,
-        outputs=outputs,
-    )  # fmt: skip
+    logits = mixture_logits(ring_levels(), CENTRES, STD)
+    chains = denoising_mcmc(
+        LAW, ring_levels(), logits, coarse(4, 0.05), INTEGRATOR, walk, steps=3, eps=0.05, outputs=3
+    )
+    return jax.jit(lambda order, x: chains(example_keys(0, order), counted, x))
 
 
 def test_the_whole_is_its_parts_and_counts_its_evaluations(levels, logits):
     """Six samples of two chains, by hand from the parts; every evaluation is counted."""
-    calls = []
-
-    def predict(x, t):
-        jax.debug.callback(lambda: calls.append(1))
-        return RING.predict(LAW)(x, t)
-
-    keys, x = keys_of(6), 50.0 * normal(6, 2)
-    chains = whole(levels, logits)
-    result = quick(lambda x: chains(keys, predict, x))(x)
+    order, x = np.arange(6), 50.0 * np.asarray(normal(6, 2))
+    CALLS.clear()
+    result = jax.device_get(whole()(order, x))
     jax.effects_barrier()
     start, burn, outputs, each = 4 * 2 + 1, 5, 3, 5 + 3 * 2 + 1
-    assert len(calls) == start + burn + outputs * each
+    assert len(CALLS) == start + burn + outputs * each
     assert float(result.nfe) == pytest.approx(each + (start + burn) / outputs)
 
-    move = make_move(LAW, levels, logits, RING.predict(LAW), "argmax")
-    begin_key, burn_key, walk_key = split(keys[::3], 3)
-    run_key, noise_key, _ = split(begin_key, 3)
-    y = coarse(4, 0.05)(run_key, RING.predict(LAW), x[::3]).x + 0.5 * LAW.noise(noise_key, x[::3])
-    chain = Chain(y, jnp.argmax(logits(y), axis=1).astype(jnp.int32))
-    by = quick(lambda key, chain, etas: window(key, move, chain, etas))
-    ends = quick(
-        lambda key, best: denoise(
-            key, LAW, levels, RING.predict(LAW), heun(LAW), best, steps=3, eps=0.05
+    exact = RING.predict(LAW)
+    move = make_move(LAW, levels, logits, exact, "argmax")
+
+    @jax.jit
+    def first_chain(order, x):
+        """And the keys of the burn-in and of three outputs."""
+        begin_key, burn_key, walk_key = split(example_keys(0, order)[::3], 3)
+        run_key, noise_key, _ = split(begin_key, 3)
+        y = coarse(4, 0.05)(run_key, exact, x[::3]).x + 0.5 * LAW.noise(noise_key, x[::3])
+        chain = Chain(y, jnp.argmax(logits(y), axis=1).astype(jnp.int32))
+        return chain, burn_key, [split(fold_in(walk_key, i), 2) for i in range(3)]
+
+    by = jax.jit(lambda key, chain, etas: window(key, move, chain, etas))
+    ends = jax.jit(
+        lambda key, best: (
+            denoise(key, LAW, levels, exact, INTEGRATOR, best, steps=3, eps=0.05).x,
+            levels.sigma[best.level],
         )
     )
-    chain, _ = by(burn_key, chain, jnp.asarray([0.5, 0.5, 0.1, 0.1, 0.1]))
-    for i in range(3):
-        move_key, end_key = split(fold_in(walk_key, i), 2)
-        chain, best = by(move_key, chain, jnp.full(5, 0.1))
-        end = ends(end_key, best)
-        np.testing.assert_allclose(result.x[i::3], end.x, rtol=1e-8)
-        np.testing.assert_allclose(result.trace[i::3], levels.sigma[best.level])
+    chain, burn_key, output_keys = first_chain(order, x)
+    chain, _ = by(burn_key, chain, np.array([0.5, 0.5, 0.1, 0.1, 0.1]))
+    for i, (move_key, end_key) in enumerate(output_keys):
+        chain, best = by(move_key, chain, np.full(5, 0.1))
+        end, sigma = ends(end_key, best)
+        np.testing.assert_allclose(result.x[i::3], end, rtol=1e-8)
+        np.testing.assert_allclose(result.trace[i::3], sigma)
 
 
-def test_a_chain_does_not_depend_on_its_batch(levels, logits):
-    """Chain 1 of 3 is the same alone: samples 4 and 5 of 6, each chain giving two; with noise in
-    the integrator as well."""
-    chains = whole(levels, logits, 2, lambda law: ddim(law, eta=1.0))
-    run = quick(lambda key, x: chains(key, RING.predict(LAW), x).x)
-    keys, x = keys_of(6), 50.0 * normal(6, 2)
-    np.testing.assert_allclose(run(keys, x)[4:], run(keys[4:], x[4:]), rtol=1e-9)
-    assert np.all(run(keys, x)[4] != run(keys, x)[5])
+def test_a_chain_does_not_depend_on_its_batch():
+    """Samples 3 to 5 are the same in another place and with another chain beside them; with noise
+    in the integrator as well."""
+    x = 50.0 * np.asarray(normal(6, 2))
+    first = np.asarray(whole()(np.arange(6), x).x)
+    moved = np.asarray(whole()(np.array([3, 4, 5, 7, 8, 9]), np.concatenate([x[3:], -x[:3]])).x)
+    np.testing.assert_allclose(first[3:], moved[:3], rtol=1e-9)
+    assert np.all(first[3] != first[4]) and np.all(first[4] != first[5])
 
 
 def test_fewer_evaluations_than_the_same_integrator_from_the_top():
-    """Six components in 32 dimensions. The variance about the nearest one tends to that of the
-    data as the steps become many; Heun with 11 evaluations a sample is off by less than a quarter
-    of what it is from sigma = 50."""
+    """Six components in 32 dimensions, by the parts of a run. The variance about the nearest one
+    tends to that of the data as the steps become many; Heun with 11 evaluations a sample is off by
+    less than a quarter of what it is from sigma = 50."""
     n, dims = 200, 32
+    keys = keys_of(n)
     centres = np.random.default_rng(1).standard_normal((6, dims))
     data = Mixture(np.full(6, 1 / 6), centres, np.full(6, STD))
     levels = make_levels(LAW, 60, 0.01, 10.0)
     logits = mixture_logits(levels, centres, STD)
-    walk = Walk(0.02, n_skip=4, burn_in=((10, 0.1), (10, 0.02)))
+    walk = Walk(0.02, n_skip=4)
 
-    def chains(steps):
-        start = coarse(20, 0.01)
-        run = denoising_mcmc(
-            LAW, levels, logits, start, heun(LAW), walk, steps=steps, eps=0.01
-        )  # fmt: skip
-        return jax.jit(lambda x: run(keys, data.predict(LAW), x).x)(x)
+    predict = data.predict(LAW)
+    move = make_move(LAW, levels, logits, predict, walk.update)
+
+    @jax.jit
+    def outputs(keys, x):
+        """After 3 steps and after 40, from one state of each chain; and from the top in 5."""
+        begin_key, burn_key, walk_key = split(keys, 3)
+        _, chain = begin(begin_key, logits, coarse(20, 0.01), predict, x, walk)
+        chain, _ = window(burn_key, move, chain, jnp.repeat(jnp.array([0.1, 0.02]), 10))
+        _, best = window(walk_key, move, chain, jnp.full(walk.n_skip, walk.eta))
+        short, long = (
+            denoise(keys, LAW, levels, predict, heun(LAW), best, steps=steps, eps=0.01)
+            for steps in (3, 40)
+        )
+        return short, long, coarse(5, 0.01)(keys, predict, x)
 
     def excess(y):
         """Over the variance of `E[x0 | x_eps]` about its component."""
         gap = np.min(np.sum((np.asarray(y)[:, None] - centres[None]) ** 2, -1), 1)
         return np.mean(gap) / (dims * STD**2) * (1.0 + 0.01**2 / STD**2) - 1.0
 
-    keys, x = keys_of(n), 50.0 * normal(n, dims)
-    short = coarse(5, 0.01)
-    plain = quick(lambda x: short(keys, data.predict(LAW), x))(x)
-    assert plain.nfe == walk.n_skip + 2 * 3 + 1
-    ours, fine, theirs = (excess(y) for y in (chains(3), chains(40), plain.x))
+    results = outputs(keys, 50.0 * np.asarray(normal(n, dims)))
+    assert results[2].nfe == walk.n_skip + results[0].nfe == 11
+    ours, fine, theirs = (excess(result.x) for result in results)
     assert abs(fine) < 4.0 * (2.0 / (dims * n)) ** 0.5
     assert abs(ours) < 0.25 * abs(theirs)
 
@@ -163,7 +195,7 @@ def test_refusals(levels, logits):
         with pytest.raises(ValueError, match=message):
             make(**change)
     with pytest.raises(ValueError, match="batch is 3 and each chain gives 2"):
-        make(outputs=2)(jax.random.key(0), RING.predict(LAW), jnp.zeros((3, 2)))
+        make(outputs=2)(jax.random.key(0), RING.predict(LAW), np.zeros((3, 2)))
     for count, ends, message in (
         (1, (0.05, 10.0), "levels is 1"),
         (9, (10.0, 0.05), "from 10.0 to 0.05"),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_form import Empirical
-from ring import CENTRES, LAW, RING, STD, keys_of, nearest, normal, quick, ring_levels
+from ring import CENTRES, LAW, RING, STD, keys_of, nearest, normal, ring_levels
 from scipy.special import polygamma
 from scipy.stats import chi2, kstest
 
@@ -27,39 +27,45 @@ def logits(levels):
     return mixture_logits(levels, CENTRES, STD)
 
 
-@jax.jit
 def log_densities(y, levels):
     """log p_sigma(y) `(B, K)`."""
-    return jax.vmap(lambda s: RING.logp(LAW, y, s), out_axes=1)(levels.sigma)
+    return np.stack([RING.logp(LAW, y, s) for s in np.asarray(levels.sigma)], axis=1)
 
 
 def test_logits_are_the_posterior_of_the_level(levels):
     """Up to a constant for each y, the mixture's own log density at each sigma; the grid is the
     same noise on every law."""
-    y = jnp.asarray(np.random.default_rng(0).standard_normal((5, 2)))
-    found = quick(mixture_logits(levels, CENTRES, STD))(y)
-    truth = log_densities(y, levels)
+    y = np.random.default_rng(0).standard_normal((5, 2))
+    found = np.asarray(jax.jit(mixture_logits(levels, CENTRES, STD))(y))
+    truth, sigma = log_densities(y, levels), np.asarray(levels.sigma)
     np.testing.assert_allclose(found - found[:, :1], truth - truth[:, :1], rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(np.diff(np.log(levels.sigma)), np.log(0.005) / 59, rtol=1e-9)
+    np.testing.assert_allclose(np.diff(np.log(sigma)), np.log(0.005) / 59, rtol=1e-9)
     for law in (VP(), VE()):
         other = make_levels(law, 60, 0.05, 10.0)
-        np.testing.assert_allclose(np.exp(-law.lam(other.t)), levels.sigma, rtol=1e-9)
+        np.testing.assert_allclose(np.exp(-np.asarray(law.lam(other.t))), sigma, rtol=1e-9)
     # By default all of the law.
     np.testing.assert_allclose(make_levels(LAW, 3).sigma, [50.0, 0.5**0.5, 0.01], rtol=1e-9)
 
 
 def test_gibbs_draws_the_posterior_and_argmax_its_mode(logits, levels):
     """Frequencies of 20000 draws at one y, by a chi-square test; arg-max needs no key."""
-    y = jnp.asarray([[1.7, 0.3]])
-    density = np.asarray(log_densities(y, levels)[0])
+    y, n = np.array([[1.7, 0.3]]), 20_000
+    density = log_densities(y, levels)[0]
     truth = np.exp(density - density.max()) / np.sum(np.exp(density - density.max()))
-    rows = jnp.broadcast_to(logits(y), (20_000, 60))
-    for key in (keys_of(20_000), jax.random.key(0)):
-        counts = np.bincount(draw_level(key, rows, "gibbs"), minlength=60)
-        much = 20_000 * truth > 10.0
-        statistic = np.sum((counts - 20_000 * truth)[much] ** 2 / (20_000 * truth[much]))
+
+    @jax.jit
+    def draws(keys, key, y):
+        rows = jnp.broadcast_to(logits(y), (n, 60))
+        likeliest = [draw_level(k, rows, "argmax") for k in (keys, key)]
+        return [draw_level(k, rows, "gibbs") for k in (keys, key)], likeliest
+
+    of_each, likeliest = jax.device_get(draws(keys_of(n), jax.random.key(0), y))
+    for levels_drawn in of_each:
+        counts = np.bincount(levels_drawn, minlength=60)
+        much = n * truth > 10.0
+        statistic = np.sum((counts - n * truth)[much] ** 2 / (n * truth[much]))
         assert statistic < chi2.isf(1e-3, much.sum()) and much.sum() > 30
-        assert np.all(draw_level(key, rows, "argmax") == np.argmax(truth))
+    assert np.all(np.stack(likeliest) == np.argmax(truth))
 
 
 @pytest.mark.parametrize("dims", [8, 64, 512])
@@ -67,10 +73,10 @@ def test_error_of_the_likeliest_level(dims):
     """One data point: sigma is found as |y| / sqrt(d), whose logarithm has the variance
     psi'(d / 2) / 4, about 1 / (2 d)."""
     n, fine = 4000, make_levels(LAW, 2000)
-    y = 0.7 * normal(n, dims)
-    level = draw_level(jax.random.key(0), jax.jit(mixture_logits(fine, np.zeros((1, dims))))(y),
-                       "argmax")  # fmt: skip
-    error = np.log(fine.sigma[level] / 0.7)
+    y = 0.7 * np.asarray(normal(n, dims))
+    logits = mixture_logits(fine, np.zeros((1, dims)))
+    level = jax.jit(lambda y: draw_level(jax.random.key(0), logits(y), "argmax"))(y)
+    error = np.log(np.asarray(fine.sigma)[np.asarray(level)] / 0.7)
     exact = np.log(np.linalg.norm(y, axis=1) / dims**0.5 / 0.7)
     # Half a cell of the grid, and what is rounded.
     assert np.max(np.abs(error - exact)) < 0.501 * np.log(5000.0) / 1999
@@ -83,17 +89,21 @@ def test_error_of_the_likeliest_level(dims):
 def test_a_move_is_langevin_in_the_scale_of_the_data(law):
     """`y + eta / 2 a score(a y) + sqrt(eta) z`, the score that of x; so in y all laws are one."""
     levels = make_levels(law, 20, 0.05, 10.0)
-    y, level = normal(8, 2), jnp.asarray([0, 3, 6, 9, 12, 15, 18, 19])
-    keys = keys_of(8)
-    moved = quick(
-        lambda y: langevin_move(keys, law, levels, RING.predict(law), Chain(y, level), 0.03)
-    )(y)
-    a = law.coeffs(levels.t[level]).a[:, None]
-    drift = 0.015 * a * quick(RING.score(law))(a * y, levels.t[level])
-    np.testing.assert_allclose(moved, y + drift + 0.03**0.5 * law.noise(keys, y), rtol=1e-9)
+    y, level = np.asarray(normal(8, 2)), np.array([0, 3, 6, 9, 12, 15, 18, 19], np.int32)
+
+    @jax.jit
+    def move(keys, y, level):
+        chain = Chain(y, level)
+        moved = langevin_move(keys, law, levels, RING.predict(law), chain, 0.03)
+        return moved, law.noise(keys, y)
+
+    moved, noise = map(np.asarray, move(keys_of(8), y, level))
+    sigma, t = np.asarray(levels.sigma)[level], np.asarray(levels.t)[level]
+    a = np.asarray(law.coeffs(t).a)[:, None]
+    drift = 0.015 * a * RING.score(law)(a * y, t)
+    np.testing.assert_allclose(moved, y + drift + 0.03**0.5 * noise, rtol=1e-9)
     # In y alone, where the law no longer appears.
-    sigma = levels.sigma[level]
-    own = y + 0.015 * quick(RING.score(LAW))(y, sigma) + 0.03**0.5 * law.noise(keys, y)
+    own = y + 0.015 * RING.score(LAW)(y, sigma) + 0.03**0.5 * noise
     np.testing.assert_allclose(moved, own, rtol=1e-7, atol=1e-9)
 
 
@@ -129,22 +139,26 @@ def test_variance_of_a_move_and_where_it_is_stable():
     np.testing.assert_allclose(found[4, -1], limit + gain**60 * (1.0 - limit), rtol=bar)
 
 
+# Runs for longer than it compiles.
+@pytest.mark.optimised
 @pytest.mark.parametrize("update", ["gibbs", "argmax"])
 def test_chains_visit_every_component(update, levels, logits):
     """200 moves. From the data: all six equally often, and more chains have changed place the
     larger eta. From one component with eta = 0.5: the start is forgotten."""
-    fresh = jnp.asarray(RING.draw(np.random.default_rng(0), CHAINS))
-    starts = jnp.stack([fresh, fresh, fresh, jnp.broadcast_to(CENTRES[:1], (CHAINS, 2))])
-    etas = jnp.asarray([0.02, 0.1, 0.5, 0.5])
+    fresh = RING.draw(np.random.default_rng(0), CHAINS)
+    starts = np.stack([fresh, fresh, fresh, np.broadcast_to(CENTRES[:1], (CHAINS, 2))])
+    etas = np.array([0.02, 0.1, 0.5, 0.5])
+    from_keys = keys_of(CHAINS), keys_of(CHAINS, 1)
 
     @jax.jit
     @jax.vmap
     def run(y, eta):
         move = make_move(LAW, levels, logits, RING.predict(LAW), update)
-        chain = Chain(y, draw_level(keys_of(CHAINS, 1), logits(y), update))
-        return window(keys_of(CHAINS), move, chain, jnp.full(200, eta))[0]
+        chain = Chain(y, draw_level(from_keys[1], logits(y), update))
+        end = window(from_keys[0], move, chain, jnp.full(200, eta))[0]
+        return end, jnp.argmax(logits(end.y), axis=-1)
 
-    ends = run(starts, etas)
+    ends, likeliest = jax.device_get(run(starts, etas))
     places = nearest(ends.y)
     for place in places:
         counts = np.bincount(place, minlength=6)
@@ -153,10 +167,11 @@ def test_chains_visit_every_component(update, levels, logits):
     # Kim & Ye's problem in two dimensions, 400 chains: 0.47 to 0.86, each to about 0.05.
     assert np.all(np.diff(changed) > 0.0) and changed[0] > 0.4 and changed[2] < 5 / 6 + 0.06
     # The level is a function of y where it is the likeliest, and only there.
-    likeliest = np.argmax(np.asarray(jax.vmap(logits)(ends.y)), axis=-1)
     assert np.all(likeliest == ends.level) == (update == "argmax")
 
 
+# Runs for longer than it compiles.
+@pytest.mark.optimised
 def test_levels_of_the_gibbs_chain_are_uniform():
     """Small eta: the marginal of the level is the prior, even in log sigma, whatever the data; by
     a Kolmogorov-Smirnov test. And so are the moments of y given its level, after moves that began
@@ -164,12 +179,13 @@ def test_levels_of_the_gibbs_chain_are_uniform():
     n, levels = 1000, make_levels(LAW, 40, 0.3, 4.0)
     logits = mixture_logits(levels, CENTRES, STD)
     move = make_move(LAW, levels, logits, RING.predict(LAW), "gibbs")
-    start = Chain(jnp.broadcast_to(CENTRES[:1], (n, 2)), jnp.full(n, 39, jnp.int32))
-    end, _ = jax.jit(lambda key: window(key, move, start, jnp.full(800, 0.04)))(jax.random.key(0))
+    start = Chain(np.broadcast_to(CENTRES[:1], (n, 2)), np.full(n, 39, np.int32))
+    run = jax.jit(lambda key, start: window(key, move, start, jnp.full(800, 0.04))[0])
+    end = jax.device_get(run(jax.random.key(0), start))
     # Spread within its cell, a uniform level is a uniform number.
     u = (np.asarray(end.level) + np.random.default_rng(0).random(n)) / 40.0
     assert kstest(u, "uniform").pvalue > 1e-3
-    sigma = np.asarray(levels.sigma[end.level])
+    sigma = np.asarray(levels.sigma)[end.level]
     square = np.sum(np.asarray(end.y) ** 2, axis=1) / (4.0 + 2.0 * (STD**2 + sigma**2))
     assert abs(square.mean() - 1.0) < 4.0 * square.std() / n**0.5
     assert np.all(np.abs(np.mean(end.y, axis=0)) < 4.0 * np.std(end.y, axis=0) / n**0.5)
@@ -177,22 +193,24 @@ def test_levels_of_the_gibbs_chain_are_uniform():
 
 def test_the_window_picks_the_least_sigma_and_leaves_the_chain(levels, logits):
     """Against the moves made one by one."""
-    keys, n, etas = keys_of(6), 7, jnp.linspace(0.2, 0.05, 7)
+    keys, n, etas = keys_of(6), 7, np.linspace(0.2, 0.05, 7)
     move = make_move(LAW, levels, logits, RING.predict(LAW), "gibbs")
-    one = quick(lambda key, chain, eta: move(key, chain, eta))
-    fold = quick(jax.vmap(jax.random.fold_in, in_axes=(0, None)))
-    y = jnp.asarray(CENTRES) + 0.2 * normal(6, 2)
+    fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+    one = jax.jit(lambda keys, i, chain, eta: move(fold(keys, i), chain, eta))
+    y = CENTRES + 0.2 * np.asarray(normal(6, 2))
     # Begins at the very lowest level, which is not an output's.
-    chain = start = Chain(y, jnp.full(6, 59, jnp.int32))
+    chain = start = Chain(y, np.full(6, 59, np.int32))
     seen = []
     for i in range(n):
-        chain = one(fold(keys, i), chain, etas[i])
-        seen.append(chain)
-    end, best = quick(lambda c: window(keys, move, c, etas))(start)
+        chain = one(keys, i, chain, etas[i])
+        seen.append(jax.device_get(chain))
+    chain = seen[-1]
+    end, best = jax.device_get(jax.jit(lambda c: window(keys, move, c, etas))(start))
     np.testing.assert_allclose(end.y, chain.y, rtol=1e-9)
     assert np.all(end.level == chain.level)
     history = np.stack([c.level for c in seen])
-    assert np.all(levels.sigma[best.level] == np.min(levels.sigma[history], axis=0))
+    sigma = np.asarray(levels.sigma)
+    assert np.all(sigma[best.level] == np.min(sigma[history], axis=0))
     for j in range(6):
         last = max(i for i in range(n) if history[i, j] == history[:, j].max())
         np.testing.assert_allclose(best.y[j], seen[last].y[j], rtol=1e-9)

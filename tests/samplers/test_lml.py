@@ -11,18 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_form import Empirical, Gaussian, Mixture
-from rk4 import errors, padded, runge_kutta
+from fast_solvers import KEY
+from rk4 import errors, even_in_lam, rk4_step, runge_kutta
 from sklearn.datasets import load_digits
 from sklearn.mixture import GaussianMixture
 
-from samplers import ddim, dpm_multistep, dpm_solver, heun, make_grid, sample
+from samplers import ddim, dpm_multistep, dpm_solver, heun, sample
 from samplers.lml import lml
 from sde_lib import VE, VP, Flow
 
 rules = importlib.import_module("samplers.lml")  # the package's `lml` is the function
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
-KEY = jax.random.key(0)
 BLOBS = Mixture(np.array([0.3, 0.7]), np.array([[-1.2, 0.5], [0.9, -0.4]]), np.array([0.35, 0.5]))
 
 
@@ -53,13 +53,12 @@ def test_newton_step_lands_on_the_mean():
     the end: for a precision matrix of that form, and dense for any Gaussian."""
     damping, u, mean = 0.4, normal(1, 6), normal(6, seed=2)
     precision = damping * np.eye(6) + u.T @ u
-    x = jnp.asarray(3.0 * normal(4, 6, seed=3))
+    x = 3.0 * normal(4, 6, seed=3)
     law = VP()
     data = Gaussian(mean, np.linalg.inv(precision))
-    # At t0 = 0 the law of x_t is that of the data.
-    score_of = jax.jit(data.score(law))
-    score = score_of(x, 0.0)
-    ours = x + solve_rank_one(jnp.tile(u, (4, 1)), score, damping)
+    # At the very start the law of x_t is that of the data.
+    score_of = data.score(law)
+    ours = x + solve_rank_one(np.tile(u, (4, 1)), score_of(x, 1e-14), damping)
     np.testing.assert_allclose(ours, np.tile(mean, (4, 1)), atol=1e-10)
     t = 0.3
     hessian = jax.jit(jax.hessian(lambda y: -data.logp(law, y[None], t)[0]))(x[0])
@@ -74,8 +73,8 @@ def test_closed_form_is_the_published_rule(kappa):
     p = 0.9 * v + 0.3 * p
     expected = literal(v, p, kappa, 1e-3)
     np.testing.assert_allclose(damped(v, p, kappa, 1e-3), expected, atol=1e-9)
-    single = damped(jnp.float32(v), jnp.float32(p), kappa, 1e-3)
-    assert single.dtype == jnp.float32
+    single = damped(np.float32(v), np.float32(p), kappa, 1e-3)
+    assert single.dtype == np.float32
     np.testing.assert_allclose(single, expected, atol=2e-5)
 
 
@@ -99,30 +98,29 @@ def test_small_kappa_turns_away_from_the_direction_before():
 def test_the_literal_rule_in_float32_is_rounding():
     """kappa = 0 is v itself. At the kappa of eta = 0.1 the part of p is below the last digit of v:
     what the rule as written is off by is larger than what it should do."""
+    rules_at = jax.jit(lambda v, p, kappa: (damped(v, p, kappa, 1e-3), literal(v, p, kappa, 1e-3)))
     for dims in (3072, 16384):
         v, p = normal(4, dims), normal(4, dims, seed=1)
         p = v + 0.2 * p
-        np.testing.assert_allclose(literal(v, p, 0.0, 1e-3), v, atol=1e-6)
-        np.testing.assert_array_equal(turned(v, p, 0.0), v)
+        np.testing.assert_allclose(rules_at(v, p, 0.0)[1], v, atol=1e-6)
         kappa = 0.1 * 1e-3 / dims
-        exact = literal(v, p, kappa, 1e-3)
-        singles = [
-            np.float64(rule(jnp.float32(v), jnp.float32(p), kappa, 1e-3))
-            for rule in (damped, literal)
-        ]
+        exact = np.asarray(rules_at(v, p, kappa)[1])
+        singles = map(np.float64, rules_at(np.float32(v), np.float32(p), kappa))
         size, safe, lost = (np.linalg.norm(d) for d in (exact - v, *(x - exact for x in singles)))
         assert safe < 1e-4 * size and lost > 0.5 * size, (size, safe, lost)
 
 
 def test_examples_and_zero_vectors():
-    v, p = jnp.asarray(normal(3, 2, 2, 1)), jnp.asarray(normal(3, 2, 2, 1, seed=1))
-    together = turned(v, p, jnp.asarray([0.1, 0.2, 0.3]))
-    for i, eta in enumerate((0.1, 0.2, 0.3)):
-        np.testing.assert_allclose(together[i], turned(v[i : i + 1], p[i : i + 1], eta)[0])
-    still = turned(jnp.zeros_like(v), p, 0.5)
+    v, p = normal(3, 2, 2, 1), normal(3, 2, 2, 1, seed=1)
+    eta = np.array([0.1, 0.2, 0.3])
+    together = np.asarray(turned(v, p, eta))
+    for i, own in enumerate(eta):
+        np.testing.assert_allclose(together[i], np.asarray(turned(v, p, np.full(3, own)))[i])
+    still = turned(np.zeros_like(v), p, eta)
     np.testing.assert_array_equal(still, 0.0)
-    # No step before: nothing to turn from.
-    np.testing.assert_array_equal(turned(v, jnp.zeros_like(p), 0.5), v)
+    # No step before: nothing to turn from; nor without strength.
+    np.testing.assert_array_equal(turned(v, np.zeros_like(p), eta), v)
+    np.testing.assert_array_equal(turned(v, p, np.zeros(3)), v)
 
 
 def rule_in_numpy(v, p, kappa, damping):
@@ -137,10 +135,10 @@ def rule_in_numpy(v, p, kappa, damping):
 
 def recursion(law, data, x, ts, placement, kappa, damping, freeze):
     """DDIM with the rule, in NumPy."""
-    predict = jax.jit(data.predict(law))
+    predict = data.predict(law)
     (a, _, c), before = map(np.asarray, law.coeffs(ts)), None
-    for i, (t, s) in enumerate(itertools.pairwise(np.asarray(ts))):
-        x0, eps, _, velocity = (np.asarray(v) for v in predict(x, t))
+    for i, (t, s) in enumerate(itertools.pairwise(ts)):
+        x0, eps, _, velocity = predict(x, t)
         flat, shrunk = a[i + 1] / a[i], c[i + 1] / c[i]
         v = {
             "direction": eps,
@@ -165,14 +163,14 @@ def recursion(law, data, x, ts, placement, kappa, damping, freeze):
 def test_runs_are_the_published_recursion(placement, freeze):
     """With the kappa of the closed form; the memory begins empty in every run."""
     law = Flow(t1=0.95) if placement == "velocity" else VP()
-    ts = make_grid("uniform_lam", law, 6, 0.02)
-    x, kappa, damping = jnp.asarray(normal(5, 2)), 0.02, 0.3
+    ts = even_in_lam(law, (6,), 0.02)[:, 0]
+    x, kappa, damping = normal(5, 2), 0.02, 0.3
     rule = partial(damped, kappa=kappa, damping=damping)
     method = lml(law, ddim(law), placement=placement, freeze=freeze, turn=rule)
-    run = jax.jit(lambda x: sample(KEY, BLOBS.predict(law), method, x, ts).x)
-    first, again = run(x), run(x)
+    run = jax.jit(lambda x, ts: sample(KEY, BLOBS.predict(law), method, x, ts).x)
+    first, again = run(x, ts), run(x, ts)
     np.testing.assert_array_equal(first, again)
-    expected = recursion(law, BLOBS, np.asarray(x), ts, placement, kappa, damping, freeze)
+    expected = recursion(law, BLOBS, x, ts, placement, kappa, damping, freeze)
     np.testing.assert_allclose(first, expected, rtol=1e-7, atol=1e-9)
 
 
@@ -182,16 +180,24 @@ def test_runs_are_the_published_recursion(placement, freeze):
 )
 def test_nothing_turned_is_the_base(base, placement):
     """In float32 too; any eta leaves the first step alone. Evaluations are the base's."""
+    law = VP()
+    ts, x = even_in_lam(law, (4,), 0.02)[:, 0], np.float32(normal(5, 2))
     with jax.enable_x64(False):
-        law = VP()
-        method = base(law)
-        ts, x = make_grid("uniform_lam", law, 4, 0.02), jnp.asarray(normal(5, 2), jnp.float32)
-        run = lambda m: sample(KEY, BLOBS.predict(law), m, x, ts, lambda state: state.x)
-        plain, none, much = map(run, (method, *(lml(law, method, e, placement) for e in (0, 0.7))))
-        np.testing.assert_allclose(none.trace, plain.trace, rtol=1e-6, atol=1e-6)
-        np.testing.assert_allclose(much.trace[0], plain.trace[0], rtol=1e-6, atol=1e-6)
-        assert np.max(np.abs(much.x - plain.x)) > 1e-2
-        assert plain.nfe == none.nfe == much.nfe and much.x.dtype == jnp.float32
+
+        @jax.jit
+        def runs(x, ts):
+            run = lambda m, x: sample(KEY, BLOBS.predict(law), m, x, ts, lambda state: state.x)
+            # Not turned and turned, side by side.
+            rule = partial(turned, eta=np.float32([0.0, 0.7]).repeat(5))
+            method = lml(law, base(law), placement=placement, turn=rule)
+            return run(base(law), x), run(method, jnp.tile(x, (2, 1)))
+
+        plain, ours = jax.device_get(runs(x, np.float32(ts)))
+    none, much = np.split(ours.trace, 2, axis=1)
+    np.testing.assert_allclose(none, plain.trace, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(much[0], plain.trace[0], rtol=1e-6, atol=1e-6)
+    assert np.max(np.abs(much[-1] - plain.x)) > 1e-2
+    assert plain.nfe == ours.nfe and ours.x.dtype == np.float32
 
 
 @pytest.mark.parametrize(
@@ -201,39 +207,49 @@ def test_nothing_turned_is_the_base(base, placement):
 def test_one_data_point_stays_exact(placement, law):
     """eps and x0 never change on the way, so no direction does."""
     point, z = normal(1, 4), normal(3, 4, seed=1)
-    ts = make_grid("uniform_lam", law, 7, 0.02)
-    (a, _, c), (a_end, _, c_end) = law.coeffs(ts[0]), law.coeffs(ts[-1])
+    ts = even_in_lam(law, (7,), 0.02)[:, 0]
+    a, _, c = (np.asarray(v) for v in law.coeffs(ts))
     method = lml(law, ddim(law), 0.9, placement)
-    out = sample(KEY, Empirical(point).predict(law), method, a * point + c * z, ts).x
-    np.testing.assert_allclose(out, a_end * point + c_end * z, atol=1e-7)
+    run = jax.jit(lambda x, ts: sample(KEY, Empirical(point).predict(law), method, x, ts).x)
+    out = run(a[0] * point + c[0] * z, ts)
+    np.testing.assert_allclose(out, a[-1] * point + c[-1] * z, atol=1e-7)
 
 
 @pytest.mark.parametrize("placement", ["direction", "noise"])
 def test_a_step_of_length_zero_is_none(placement):
-    """Anywhere in a grid: x stays, and so does the direction before."""
+    """Anywhere in a grid and however often: x stays, and so does the direction before."""
     law, method = VP(), lml(VP(), ddim(VP()), 0.5, placement)
-    ts, x = make_grid("uniform_lam", law, 4, 0.02), jnp.asarray(normal(3, 2))
-    run = jax.jit(lambda ts: sample(KEY, BLOBS.predict(law), method, x, ts).x)
-    doubled = run(jnp.repeat(ts, jnp.asarray([1, 1, 2, 1, 3])))
-    np.testing.assert_allclose(doubled, run(ts), rtol=1e-10)
+    ts, x = even_in_lam(law, (4,), 0.02)[:, 0], normal(3, 2)
+    run = jax.jit(lambda x, ts: sample(KEY, BLOBS.predict(law), method, x, ts).x)
+    grids = [np.repeat(ts, counts) for counts in ([1, 1, 2, 1, 3], [1, 1, 1, 1, 4])]
+    doubled, rested = np.split(
+        np.asarray(run(np.tile(x, (2, 1)), np.stack(grids, axis=1).repeat(3, axis=1))), 2
+    )
+    np.testing.assert_allclose(doubled, rested, rtol=1e-10)
 
 
 def test_direction_leaves_the_noise_of_ddim_alone():
     """Only `sqrt(c_s^2 - std^2) eps` changes, where std is that of the noise added."""
-    law, (t, s) = VP(), (0.6, 0.4)
-    x, before = jnp.asarray(normal(3, 2)), jnp.asarray(normal(3, 2, seed=1))
-    method, plain = lml(law, ddim(law, 1.0), 0.4, "direction"), ddim(law, 1.0)
-    state = method.init(x, t)
-    state = state._replace(memory=state.memory._replace(before=before))
-    predict = jax.jit(BLOBS.predict(law))
-    moved = method.step(KEY, predict, state, t, s)
-    bare = plain.step(KEY, predict, plain.init(x, t), t, s)
-    eps = predict(x, t).eps
-    (a_t, _, c_t), (a_s, _, c_s) = law.coeffs(t), law.coeffs(s)
+    law, times = VP(), np.array([0.6, 0.4])
+    x, before = normal(3, 2), normal(3, 2, seed=1)
+
+    @jax.jit
+    def steps(x, before, times):
+        t, s = times
+        method, plain = lml(law, ddim(law, 1.0), 0.4, "direction"), ddim(law, 1.0)
+        state = method.init(x, t)
+        state = state._replace(memory=state.memory._replace(before=before))
+        predict = BLOBS.predict(law)
+        moved = method.step(KEY, predict, state, t, s)
+        return moved.x, plain.step(KEY, predict, plain.init(x, t), t, s).x
+
+    moved, bare = (np.asarray(v) for v in steps(x, before, times))
+    eps = BLOBS.predict(law)(x, times[0]).eps
+    (a_t, a_s), _, (c_t, c_s) = (np.asarray(v) for v in law.coeffs(times))
     std = c_s / c_t * np.sqrt(c_t**2 - (a_t / a_s) ** 2 * c_s**2)
-    change = np.sqrt(c_s**2 - std**2) * (turned(eps, before, 0.4) - eps)
+    change = np.sqrt(c_s**2 - std**2) * (np.asarray(turned(eps, before, 0.4)) - eps)
     assert np.max(np.abs(change)) > 0.02
-    np.testing.assert_allclose(moved.x - bare.x, change, atol=1e-12)
+    np.testing.assert_allclose(moved - bare, change, atol=1e-12)
 
 
 @pytest.mark.parametrize(("base", "placement"), [(ddim, "noise"), (dpm_multistep, "data")])
@@ -261,9 +277,9 @@ ETA = 0.3
 @functools.cache
 def flows():
     """A law, 50 starts, and where the flow and the limit of turned directions take them."""
-    law, start = VP(), jnp.asarray(normal(50, 2))
-    truth = jax.jit(lambda x: runge_kutta(law, BLOBS, x, 0.01, 400))(start)
-    return law, start, np.asarray(truth), np.asarray(jax.jit(jax.vmap(limit_of_directions))(start))
+    law, start = VP(), normal(50, 2)
+    truth = runge_kutta(law, BLOBS, start, 0.01, 400)
+    return law, start, truth, limit_of_directions(law, start)
 
 
 def measured_order(method, truth, sizes=(64, 128, 256)):
@@ -272,31 +288,28 @@ def measured_order(method, truth, sizes=(64, 128, 256)):
     return np.log2(error[:-1] / error[1:]), error
 
 
-def limit_of_directions(x, steps=400):
-    """RK4 in lam on `y' = eps xi' + eta xi P (d eps + J y')`, P across eps, solved for y'."""
-    law = VP()
+def limit_of_directions(law, x, steps=150, d=1e-5):
+    """RK4 in lam on `y' = eps xi' + eta xi P (d eps + J y')`, P across eps, solved for y'. The
+    derivatives of eps by central differences."""
+    ends = np.array([1.0, 0.01])
+    a, lam = np.asarray(law.coeffs(ends).a), np.asarray(law.lam(ends))
 
     def eps_of(y, lam):
-        t = law.t_of_lam(lam)
-        return BLOBS.predict(law)((law.coeffs(t).a * y)[None], t).eps[0]
+        return BLOBS._posterior(y, np.ones((1, 1)), np.full((1, 1), np.exp(-lam)))[1]
 
-    def rate(y, lam):
-        eps, xi = eps_of(y, lam), jnp.exp(-lam)
-        P = jnp.eye(2) - jnp.outer(eps, eps) / (eps @ eps)
-        J, slope = jax.jacfwd(eps_of, (0, 1))(y, lam)
-        return jnp.linalg.solve(jnp.eye(2) - ETA * xi * P @ J, ETA * xi * P @ slope - xi * eps)
+    def rate(lam, y):
+        eps, xi, unit = eps_of(y, lam), np.exp(-lam), np.eye(2)
+        P = unit[None] - eps[:, :, None] * eps[:, None] / np.sum(eps**2, axis=1)[:, None, None]
+        along = [eps_of(y + d * e[None], lam) - eps_of(y - d * e[None], lam) for e in unit]
+        J = np.stack(along, axis=2) / (2.0 * d)
+        rise = (eps_of(y, lam + d) - eps_of(y, lam - d)) / (2.0 * d)
+        right = ETA * xi * P @ rise[:, :, None] - xi * eps[:, :, None]
+        return np.linalg.solve(unit[None] - ETA * xi * P @ J, right)[:, :, 0]
 
-    def body(y, ends):
-        l, h = ends[0], ends[1] - ends[0]
-        k1 = rate(y, l)
-        k2 = rate(y + h / 2 * k1, l + h / 2)
-        k3 = rate(y + h / 2 * k2, l + h / 2)
-        k4 = rate(y + h * k3, l + h)
-        return y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
-
-    lam = jnp.linspace(law.lam(jnp.asarray(1.0)), law.lam(jnp.asarray(0.01)), steps + 1)
-    y = jax.lax.scan(body, x / law.coeffs(1.0).a, jnp.stack([lam[:-1], lam[1:]], 1))[0]
-    return law.coeffs(0.01).a * y
+    y, h = x / a[0], (lam[1] - lam[0]) / steps
+    for i in range(steps):
+        y = rk4_step(rate, lam[0] + i * h, h, y)
+    return a[1] * y
 
 
 # RMS distance to the end of the flow from 256 starts, by N, placement and eta; for a mixture
@@ -318,28 +331,27 @@ def digits():
     fit = GaussianMixture(20, covariance_type="spherical", random_state=0)
     fit.fit(load_digits().data / 8.0 - 1.0)
     net = Mixture(fit.weights_, fit.means_, np.sqrt(fit.covariances_))
-    start = jnp.asarray(normal(256, 64))
-    return net, start, np.asarray(jax.jit(lambda x: runge_kutta(law, net, x, 0.01, 300))(start))
+    start = normal(256, 64)
+    return net, start, runge_kutta(law, net, start, 0.01, 60)
 
 
+# Runs for longer than it compiles.
+@pytest.mark.optimised
 @pytest.mark.parametrize("placement", ["direction", "noise"])
 def test_sweep_of_the_strength_on_digits(placement):
     """In the direction term alone the turn only adds error; in the whole increment it works as an
     extrapolation, and takes a fourth of the error away at eta = 1/2."""
     law = VP()
     net, start, truth = digits()
-    grids = {n: make_grid("uniform_lam", law, n, 0.01) for n in (10, 20)}
-    ts = padded(list(grids.values()))
-
-    def run(eta):
-        rule = partial(turned, eta=eta)
-        x, t = jnp.tile(start, (2, 1)), jnp.repeat(ts, len(start), axis=1)
-        method = lml(law, ddim(law), placement=placement, turn=rule)
-        return sample(KEY, net.predict(law), method, x, t).x.reshape(2, *start.shape)
-
-    ends = jax.jit(jax.vmap(run))(jnp.asarray(ETAS))
-    error = np.sqrt(np.mean((ends - truth[None, None]) ** 2, axis=(2, 3)))
-    for i, n in enumerate(grids):
+    sizes, of_each = (10, 20), len(ETAS) * len(start)
+    ts = even_in_lam(law, sizes, 0.01).repeat(of_each, axis=1)
+    eta = np.tile(np.repeat(ETAS, len(start)), 2)
+    method = lml(law, ddim(law), placement=placement, turn=partial(turned, eta=eta))
+    run = jax.jit(lambda x, ts: sample(KEY, net.predict(law), method, x, ts).x)
+    ends = np.asarray(run(np.tile(start, (2 * len(ETAS), 1)), ts))
+    ends = ends.reshape(2, len(ETAS), *start.shape)
+    error = np.sqrt(np.mean((ends - truth[None, None]) ** 2, axis=(2, 3))).T
+    for i, n in enumerate(sizes):
         np.testing.assert_allclose(error[:, i], SWEEP[n, placement], rtol=0.09)
         gain = error[:, i] / error[0, i]
         if placement == "direction":
