@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_form import M1, Gaussian, Mixture, w2
+from law_as_data import for_each
 
 from samplers import (
     CORRECTORS,
@@ -18,7 +19,10 @@ from samplers import (
 )
 from sde_lib import VE, VP
 
+# Loops of many steps over many dimensions run for longer than they are compiled.
+pytestmark = pytest.mark.optimised
 KEY = jax.random.key(0)
+LAWS = {"vp": VP(), "ve": VE()}
 # Many dimensions, since a step by the norm of one example's score means little in one.
 DIMS = 64
 CLOUDS = Mixture(
@@ -33,17 +37,16 @@ def at_level(law, data, t, n):
     rng = np.random.default_rng(0)
     a, _, c = (float(v) for v in law.coeffs(jnp.asarray(t)))
     x0 = data.draw(rng, n)
-    return jnp.asarray(a * x0 + c * rng.standard_normal(x0.shape), jnp.float32)
+    return np.float32(a * x0 + c * rng.standard_normal(x0.shape))
 
 
 def repeat(sampler, predict, x, t, times):
     """The corrector alone, again and again at one noise level."""
-    t = jnp.asarray(t, jnp.float32)
 
     def body(i, x):
         return sampler.step(jax.random.fold_in(KEY, i), predict, State(x), t, t).x
 
-    return jax.jit(lambda x: jax.lax.fori_loop(0, times, body, x))(x)
+    return jax.lax.fori_loop(0, times, body, x)
 
 
 # Excess of the variance over that of the law which a corrector keeps, besides O(e). A step size
@@ -60,31 +63,34 @@ def test_every_corrector_is_here():
 
 
 @pytest.mark.parametrize("name", KEEPERS)
-@pytest.mark.parametrize("law", [VP(), VE()], ids=["vp", "ve"])
-def test_keeps_the_law_it_starts_in(law, name):
+def test_keeps_the_law_it_starts_in(name):
     """40 steps of a 200th of the variance: moments stay, within four standard errors and O(e)."""
-    t, n, snr = 0.45, 2000, 0.05
+    t, n, snr = np.float32(0.45), 2000, 0.05
     make, excess = KEEPERS[name]
-    x = at_level(law, CLOUDS, t, n)
-    out = repeat(make(law, snr), CLOUDS.predict(law), x, t, 40)
-    mean, cov = CLOUDS.moments(law, t)
-    a, _, c = (float(v) for v in law.coeffs(jnp.asarray(t)))
-    # The mean over the dimensions tells the two clouds apart, the rest is their spread.
-    spread = a**2 * (CLOUDS.weights @ CLOUDS.stds**2) + c**2
-    for y, limit in ((x, 0.005), (out, 0.01 + excess)):
-        y = np.asarray(y, np.float64)
-        centre = y.mean(1, keepdims=True)
-        assert abs(centre.mean() - mean.mean()) < 4 * np.sqrt(cov.sum() / n) / DIMS
-        assert abs(np.mean((y - centre) ** 2) * DIMS / (DIMS - 1) / spread - 1.0) < limit
-    assert np.sqrt(np.mean((out - x) ** 2)) > 0.2 * spread**0.5
+    run = lambda law, x, t: repeat(make(law, snr), CLOUDS.predict(law), x, t, 40)
+    run = for_each(LAWS, run)
+    for law_name, law in LAWS.items():
+        x = at_level(law, CLOUDS, t, n)
+        out = np.asarray(run(law_name, x, t))
+        mean, cov = CLOUDS.moments(law, t)
+        a, _, c = (float(v) for v in law.coeffs(jnp.asarray(t)))
+        # The mean over the dimensions tells the two clouds apart, the rest is their spread.
+        spread = a**2 * (CLOUDS.weights @ CLOUDS.stds**2) + c**2
+        for y, limit in ((x, 0.005), (out, 0.01 + excess)):
+            y = np.asarray(y, np.float64)
+            centre = y.mean(1, keepdims=True)
+            assert abs(centre.mean() - mean.mean()) < 4 * np.sqrt(cov.sum() / n) / DIMS
+            assert abs(np.mean((y - centre) ** 2) * DIMS / (DIMS - 1) / spread - 1.0) < limit
+        assert np.sqrt(np.mean((out - x) ** 2)) > 0.2 * spread**0.5
 
 
 def test_norms_per_example_keep_the_law_times_the_squared_score():
     """On N(0, I) in 8 dimensions: |x|^2 has mean D + 2, not D, under `p |score|^2`."""
     dims, n = 8, 4000
-    x = jax.random.normal(KEY, (n, dims))
-    law = VP()
-    out = repeat(langevin(law, 0.1), Gaussian.scalar(0.0, 1.0, dims).predict(law), x, 0.5, 400)
+    x = np.float32(np.random.default_rng(0).standard_normal((n, dims)))
+    law, t = VP(), np.float32(0.5)
+    predict = Gaussian.scalar(0.0, 1.0, dims).predict(law)
+    out = jax.jit(lambda x: repeat(langevin(law, 0.1), predict, x, t, 400))(x)
     square = np.sum(np.asarray(out, np.float64) ** 2, axis=1)
     # O(e): the Euler step itself adds half of e = 2 snr^2 to the variance.
     expected = (dims + 2) * (1 + 0.01)
@@ -94,14 +100,15 @@ def test_norms_per_example_keep_the_law_times_the_squared_score():
 @pytest.mark.parametrize("name", CORRECTORS)
 def test_pulls_towards_the_law(name):
     """Started off, in mean and in spread: the distance in W2 falls to a few percent of itself."""
-    law, t, n = VE(), 0.6, 1000
+    law, t, n = VE(), np.float32(0.6), 500
     data = Gaussian.scalar(0.5, 0.7, DIMS)
     mean, cov = data.moments(law, t)
-    x = jnp.asarray(np.random.default_rng(0).normal(5.0, 4.0, (n, DIMS)), jnp.float32)
+    x = np.float32(np.random.default_rng(0).normal(5.0, 4.0, (n, DIMS)))
     sampler, predict = CORRECTORS[name](law, 0.16), data.predict(law)
+    run = jax.jit(lambda x, times: repeat(sampler, predict, x, t, times))
     distances = []
     for times in (0, 50, 400):
-        y = np.asarray(repeat(sampler, predict, x, t, times), np.float64)
+        y = np.asarray(run(x, times), np.float64)
         ours = (np.full(DIMS, y.mean()), np.eye(DIMS) * y.var(0).mean())
         distances.append(w2(*ours, mean, cov) / DIMS**0.5)
     assert distances[0] > 4.0
@@ -109,20 +116,25 @@ def test_pulls_towards_the_law(name):
     assert distances[2] < 0.05 * distances[0]
 
 
-@pytest.mark.parametrize("name", CORRECTORS)
-def test_one_small_step_has_the_stated_drift_and_noise(name):
+def test_one_small_step_has_the_stated_drift_and_noise():
     """`x + e g + sqrt(2 e) z`: the mean of many draws of one step is `e g`, the spread `2 e`."""
-    law, n, snr, t, s = VP(), 4000, 0.1, 0.5, 0.4
-    x = jnp.tile(jnp.linspace(-1.0, 2.0, DIMS)[None], (n, 1))
+    law, n, snr, (t, s) = VP(), 4000, 0.1, np.float32([0.5, 0.4])
+    x = np.tile(np.linspace(-1.0, 2.0, DIMS, dtype=np.float32)[None], (n, 1))
     predict = Gaussian.scalar(0.5, 0.7, DIMS).predict(law)
-    for at, u in (("end", s), ("start", t)):
-        sampler = CORRECTORS[name](law, snr, at=at)
-        step = jax.jit(lambda x, f=sampler.step: f(KEY, predict, State(x), t, s).x)
-        moved = np.asarray(step(x) - x, np.float64)
-        g = np.asarray(predict(x[:1], jnp.asarray(u)).score[0], np.float64)
-        a_t, a_s = (float(law.coeffs(jnp.asarray(w)).a) for w in (t, s))
+    cases = [(name, at) for name in CORRECTORS for at in ("end", "start")]
+
+    @jax.jit
+    def steps(x, t, s):
+        made = [CORRECTORS[name](law, snr, at=at) for name, at in cases]
+        return [sampler.step(KEY, predict, State(x), t, s).x for sampler in made]
+
+    a, _, c = (np.asarray(v, np.float64) for v in law.coeffs(np.array([t, s])))
+    (a_t, a_s), (c_t, c_s) = a, c
+    for (name, at), out in zip(cases, steps(x, t, s)):
+        moved = np.asarray(out, np.float64) - x
+        g = np.float64(predict(x[:1], s if at == "end" else t).score[0])
         # the ratio of the norms of noise and score, or the noise level itself
-        size = {"langevin": DIMS / np.sum(g**2), "ald": float(law.coeffs(jnp.asarray(u)).c) ** 2}
+        size = {"langevin": DIMS / np.sum(g**2), "ald": (c_s if at == "end" else c_t) ** 2}
         e = 2 * (a_t / a_s) ** 2 * snr**2 * size[name]
         z = (moved.mean(0) - e * g) / np.sqrt(2 * e / n)
         assert np.all(abs(z) < 4.5)
@@ -130,14 +142,18 @@ def test_one_small_step_has_the_stated_drift_and_noise(name):
 
 
 def test_batch_norms_couple_the_examples_and_example_norms_do_not():
-    law, t = VE(), jnp.asarray(0.4)
+    law, t = VE(), np.float32(0.4)
     x = at_level(law, CLOUDS, 0.4, 8)
-    keys = jax.random.split(KEY, 8)
-    for norm, coupled in (("example", False), ("batch", True)):
-        sampler, predict = langevin(law, 0.1, norm=norm), CLOUDS.predict(law)
-        step = jax.jit(lambda x, f=sampler.step, p=predict: f(keys, p, State(x), t, t).x)
-        gap = float(jnp.max(jnp.abs(step(x.at[1:].multiply(3.0))[0] - step(x)[0])))
-        assert (gap > 1e-3) == coupled and (coupled or gap < 1e-6)
+    others = np.concatenate([x[:1], np.float32(3.0) * x[1:]])
+
+    @jax.jit
+    def steps(x):
+        keys, predict = jax.random.split(KEY, 8), CLOUDS.predict(law)
+        made = [langevin(law, 0.1, norm=norm) for norm in ("example", "batch")]
+        return [sampler.step(keys, predict, State(x), t, t).x[0] for sampler in made]
+
+    by_example, by_batch = np.abs(np.asarray(steps(others)) - np.asarray(steps(x))).max(-1)
+    assert by_example < 1e-6 and by_batch > 1e-3
 
 
 def test_predictor_with_corrector_beats_predictor_alone_at_few_steps():
@@ -147,26 +163,29 @@ def test_predictor_with_corrector_beats_predictor_alone_at_few_steps():
     dimension annealed Langevin is the corrector to take (see above).
     """
     law, n, eps = VP(), 10_000, 1e-3
-    truth = np.sort(np.asarray(at_level(law, M1, eps, n))[:, 0])
-    ts = jnp.linspace(1.0, eps, 21)
-    x = jax.random.normal(jax.random.fold_in(KEY, 1), (n, 1))
-
-    def distance(sampler):
-        out = jax.jit(lambda x: sample(KEY, M1.predict(law), sampler, x, ts).x)(x)
-        return np.sqrt(np.mean((np.sort(np.asarray(out)[:, 0]) - truth) ** 2))
-
+    truth = np.sort(at_level(law, M1, eps, n)[:, 0])
+    ts = np.linspace(1.0, eps, 21, dtype=np.float32)
     corrector = annealed_langevin(law, 0.3, n_steps=2)
-    only = distance(predictor_corrector(None, corrector))
-    for predictor in (reverse_diffusion(law), reverse_diffusion(law, probability_flow=True)):
-        alone = distance(predictor_corrector(predictor, None))
-        corrected = distance(predictor_corrector(predictor, corrector))
+    predictors = reverse_diffusion(law), reverse_diffusion(law, probability_flow=True)
+    pairs = [(None, corrector)] + [(p, c) for p in predictors for c in (None, corrector)]
+
+    @jax.jit
+    def runs(x):
+        made = [predictor_corrector(*pair) for pair in pairs]
+        return [sample(KEY, M1.predict(law), sampler, x, ts).x[:, 0] for sampler in made]
+
+    ends = np.sort(runs(np.float32(np.random.default_rng(1).standard_normal((n, 1)))), axis=1)
+    only, *rest = np.sqrt(np.mean((ends - truth[None]) ** 2, axis=1))
+    for alone, corrected in (rest[:2], rest[2:]):
         assert corrected < 0.8 * alone
         assert only > corrected
 
 
 def test_either_part_may_be_missing():
-    law, predict = VP(), M1.predict(VP())
-    x, ts = jnp.ones((5, 1)), jnp.linspace(1.0, 0.1, 4)
+    """What is left is the other part, with its evaluations."""
+    law, x = VP(), np.ones((5, 1), np.float32)
     only = predictor_corrector(ancestral(law), None)
     assert only.nfe == 1 and predictor_corrector(None, langevin(law, 0.1, 3)).nfe == 3
-    assert sample(KEY, predict, only, x, ts).x.shape == x.shape
+    ts = np.linspace(1.0, 0.1, 4, dtype=np.float32)
+    run = lambda x: sample(KEY, M1.predict(law), only, x, ts).x
+    assert jax.eval_shape(run, x).shape == x.shape

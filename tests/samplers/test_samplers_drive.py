@@ -30,7 +30,7 @@ from sde_lib.prediction import Prediction
 
 LAW = VP()
 DATA = Mixture(np.array([0.5, 0.5]), np.array([[-1.0, 0.0], [1.0, 0.5]]), np.array([0.3, 0.4]))
-TS = jnp.linspace(1.0, 0.01, 7)
+TS = np.linspace(1.0, 0.01, 7, dtype=np.float32)
 SAMPLERS = {
     **{name: make(LAW) for name, make in PREDICTORS.items()},
     **{name: make(LAW, 0.1, 3) for name, make in CORRECTORS.items()},
@@ -62,7 +62,7 @@ def counted(predict):
 def test_nfe_is_the_true_number_of_calls(name):
     """Counted on the host while it runs: inner steps of a corrector are inside a loop."""
     predict, calls = counted(DATA.predict(LAW))
-    x, key, sampler = jnp.ones((3, 2)), jax.random.key(0), SAMPLERS[name]
+    x, key, sampler = np.ones((3, 2), np.float32), jax.random.key(0), SAMPLERS[name]
     runs = [(lambda x: sample(key, predict, sampler, x, TS, denoise=True).nfe, 1)]
     if name == "chain":
         runs += [(jax.vmap(lambda x: sample(key, predict, sampler, x[None], TS).nfe), 0)]
@@ -76,20 +76,25 @@ def test_nfe_is_the_true_number_of_calls(name):
 @every
 def test_a_sample_depends_on_its_own_key_and_grid_alone(name):
     """Alone, in a batch of seven, in another order: equal but for float rounding."""
-    keys = example_keys(0, jnp.arange(7))
-    x = LAW.prior_sample(example_keys(1, jnp.arange(7)), (7, 2))
-    grids = TS[:, None] * jnp.linspace(0.7, 1.0, 7)[None]
-    run = jax.jit(
-        lambda keys, x, ts: sample(keys, DATA.predict(LAW), SAMPLERS[name], x, ts, denoise=True).x
-    )
-    batch, order = run(keys, x, grids), jnp.asarray([3, 6, 0, 5, 1, 4, 2])
+    grids = TS[:, None] * np.linspace(0.7, 1.0, 7, dtype=np.float32)[None]
+    starts = np.float32(np.random.default_rng(0).standard_normal((7, 2)))
+
+    @jax.jit
+    def run(numbers, x, ts):
+        """Of the examples of these numbers, which seed their keys."""
+        keys = example_keys(0, numbers)
+        return sample(keys, DATA.predict(LAW), SAMPLERS[name], x, ts, denoise=True).x
+
+    seven, order = np.arange(7), np.array([3, 6, 0, 5, 1, 4, 2])
+    batch = np.asarray(run(seven, starts, grids))
     close = {"rtol": 1e-4, "atol": 1e-5}
-    np.testing.assert_allclose(run(keys[order], x[order], grids[:, order]), batch[order], **close)
+    np.testing.assert_allclose(run(order, starts[order], grids[:, order]), batch[order], **close)
     # one example on a grid without a batch axis
-    np.testing.assert_allclose(run(keys[4:5], x[4:5], grids[:, 4])[0], batch[4], **close)
+    alone = np.asarray(run(seven[4:5], starts[4:5], grids[:, 4]))
+    np.testing.assert_allclose(alone[0], batch[4], **close)
     # the same start and grid with other keys: another sample, if the method draws at all
-    twice = run(keys, jnp.broadcast_to(x[:1], x.shape), jnp.broadcast_to(TS[:, None], (7, 7)))
-    spread = float(jnp.max(jnp.std(twice, axis=0)))
+    twice = run(seven, np.tile(starts[:1], (7, 1)), np.tile(TS[:, None], (1, 7)))
+    spread = np.max(np.std(twice, axis=0))
     assert (spread < 1e-6) if name in DETERMINISTIC else (spread > 1e-4)
 
 
@@ -100,12 +105,16 @@ def test_steps_draw_independent_noise():
         lambda key, predict, state, t, s: State(LAW.noise(key, state.x)),
         nfe=0,
     )
-    for key in (jax.random.key(0), example_keys(0, jnp.arange(4))):
-        both = chain(seen, seen)
-        for sampler in (seen, both):
-            drawn = sample(key, None, sampler, jnp.zeros((4, 50)), TS, lambda state: state.x).trace
-            correlation = np.corrcoef(np.asarray(drawn).reshape(6, -1))
-            assert np.max(np.abs(correlation - np.eye(6))) < 5 / 200**0.5
+
+    @jax.jit
+    def traces(x, ts):
+        keys = jax.random.key(0), example_keys(0, jnp.arange(4))
+        run = lambda key, sampler: sample(key, None, sampler, x, ts, lambda state: state.x).trace
+        return [run(key, sampler) for key in keys for sampler in (seen, chain(seen, seen))]
+
+    for drawn in traces(np.zeros((4, 50), np.float32), TS):
+        correlation = np.corrcoef(np.asarray(drawn).reshape(6, -1))
+        assert np.max(np.abs(correlation - np.eye(6))) < 5 / 200**0.5
 
 
 def test_chained_parts_draw_independent_noise_and_keep_their_own_memory():
@@ -116,12 +125,13 @@ def test_chained_parts_draw_independent_noise_and_keep_their_own_memory():
 
         return Sampler(lambda x, t: State(x, jnp.asarray(10.0 * weight)), step, nfe=2)
 
-    both = chain(adder(1.0), adder(-1.0))
-    result = sample(jax.random.key(0), None, both, jnp.zeros((4, 50)), TS[:3], lambda state: state)
+    both, key = chain(adder(1.0), adder(-1.0)), jax.random.key(0)
+    run = jax.jit(lambda x, ts: sample(key, None, both, x, ts, lambda state: state))
+    result = jax.device_get(run(np.zeros((4, 50), np.float32), TS[:3]))
     np.testing.assert_allclose(result.trace.memory[0], [11.0, 12.0])
     np.testing.assert_allclose(result.trace.memory[1], [-11.0, -12.0])
     # the same noise in both parts would cancel; independent noise adds up to sqrt(2)
-    assert abs(float(jnp.std(result.trace.x[0])) - 2**0.5) < 0.3
+    assert abs(np.std(result.trace.x[0]) - 2**0.5) < 0.3
     assert both.nfe == 4 and result.nfe == 8
 
 
@@ -177,11 +187,15 @@ def test_trace_is_the_state_after_each_step():
     run = lambda ts, collect=None: sample(
         jax.random.key(0), DATA.predict(LAW), SAMPLERS["ddim"], jnp.ones((3, 2)), ts, collect
     )
-    whole = run(TS, lambda state: state.x)
-    assert whole.trace.shape == (6, 3, 2) and run(TS).trace is None
-    for n in (1, 4, 6):
-        np.testing.assert_allclose(whole.trace[n - 1], run(TS[: n + 1]).x, rtol=1e-5)
-    np.testing.assert_array_equal(whole.trace[-1], whole.x)
+    whole = jax.jit(lambda ts: run(ts, lambda state: state.x))(TS)
+    assert whole.trace.shape == (6, 3, 2)
+    # A grid that rests at its n-th node for the rest of the run, where DDIM does nothing.
+    ends = jax.jit(jax.vmap(lambda ts: run(ts).x))
+    grids = np.stack([np.append(TS[: n + 1], np.full(6 - n, TS[n])) for n in (1, 4, 6)])
+    for n, end in zip((1, 4, 6), ends(grids)):
+        np.testing.assert_allclose(np.asarray(whole.trace)[n - 1], end, rtol=1e-5)
+    np.testing.assert_array_equal(np.asarray(whole.trace)[-1], whole.x)
+    assert jax.eval_shape(run, TS).trace is None
 
 
 COUNTER = Sampler(
@@ -217,24 +231,32 @@ def test_frames_take_the_memory_of_frames():
 
 
 def test_denoising_ends_with_the_conditional_mean():
-    x, predict = jnp.asarray([[1.0, 0.2]]), DATA.predict(LAW)
-    key = jax.random.key(0)
-    noisy = sample(key, predict, SAMPLERS["ancestral"], x, TS)
-    clean = sample(key, predict, SAMPLERS["ancestral"], x, TS, denoise=True)
-    np.testing.assert_allclose(clean.x, predict(noisy.x, TS[-1]).x0, rtol=1e-5)
-    assert not np.allclose(clean.x, noisy.x, rtol=1e-3)
+    predict = DATA.predict(LAW)
+
+    @jax.jit
+    def both(x, ts):
+        run = lambda denoise: sample(
+            jax.random.key(0), predict, SAMPLERS["ancestral"], x, ts, denoise=denoise
+        )
+        return run(False).x, run(True).x
+
+    noisy, clean = jax.device_get(both(np.float32([[1.0, 0.2]]), TS))
+    np.testing.assert_allclose(clean, predict(noisy, TS[-1]).x0, rtol=1e-5)
+    assert not np.allclose(clean, noisy, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["heun", "ancestral"])
-def test_with_the_optimal_denoiser_of_a_finite_set_samples_land_on_it(name):
+def test_with_the_optimal_denoiser_of_a_finite_set_samples_land_on_it():
     """64-dimensional images: each ends on one of the 100 that the denoiser knows, none between."""
     points = load_digits().data[:100] / 8.0 - 1.0
-    predict, ts = Empirical(points).predict(LAW), jnp.linspace(1.0, 1e-3, 51)
-    x = LAW.prior_sample(jax.random.key(1), (16, 64))
-    run = jax.jit(lambda x: sample(jax.random.key(0), predict, SAMPLERS[name], x, ts, denoise=True))
-    gaps = np.linalg.norm(np.asarray(run(x).x)[:, None] - points[None], axis=-1)
-    assert np.max(np.min(gaps, axis=1)) < 1e-3
-    assert len(np.unique(np.argmin(gaps, axis=1))) > 5
+    predict, ts = Empirical(points).predict(LAW), np.linspace(1.0, 1e-3, 51, dtype=np.float32)
+    key, names = jax.random.key(0), ("heun", "ancestral")
+    run = jax.jit(
+        lambda x: [sample(key, predict, SAMPLERS[name], x, ts, denoise=True).x for name in names]
+    )
+    for x in run(np.float32(np.random.default_rng(1).standard_normal((16, 64)))):
+        gaps = np.linalg.norm(np.asarray(x)[:, None] - points[None], axis=-1)
+        assert np.max(np.min(gaps, axis=1)) < 1e-3
+        assert len(np.unique(np.argmin(gaps, axis=1))) > 5
 
 
 def test_any_event_shape_passes():

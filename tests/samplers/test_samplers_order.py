@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_form import M1, Gaussian
-from rk4 import errors, runge_kutta
+from law_as_data import for_each
+from rk4 import padded, runge_kutta
+from scipy.stats import norm
 
 from samplers import (
     PREDICTORS,
@@ -44,20 +46,38 @@ def test_every_predictor_is_here():
     assert ORDERS.keys() | STOCHASTIC_ONLY | ELSEWHERE == PREDICTORS.keys()
 
 
+def even(lam, sizes):
+    """Grids even in lam between two ends, the columns of one array."""
+    return padded([jnp.linspace(*lam, n + 1) for n in sizes])
+
+
+def errors(ends, reference):
+    """RMS distance of each run `(S, B, D)`."""
+    return np.sqrt(np.mean((np.asarray(ends) - reference[None]) ** 2, axis=(1, 2)))
+
+
 @pytest.mark.parametrize("name", ORDERS)
-@pytest.mark.parametrize("law_name", LAWS)
-def test_order_of_convergence(name, law_name):
+def test_order_of_convergence(name):
     """Against the closed flow map of Gaussian data: the slope of log error over log step.
 
     A method that converged to a wrong place would have an error that stops falling.
     """
-    (method, order), law = ORDERS[name], LAWS[law_name]
-    eps, sizes = EPS.get(law_name, 1e-3), (64, 128, 256)
-    start = law.prior_std() * jnp.asarray(np.random.default_rng(0).standard_normal((6, 2)))
-    reference = DATA.flow_map(law, start, law.t1, eps)
-    found = errors(law, DATA, method, sizes, eps, start, reference)
-    slope = -np.polyfit(np.log(sizes), np.log(found), 1)[0]
-    assert abs(slope - order) < 0.1, found
+    (method, order), sizes = ORDERS[name], (64, 128, 256)
+    start = np.random.default_rng(0).standard_normal((6, 2))
+
+    def run(law, x, eps):
+        ts = law.t_of_lam(even(law.lam(jnp.stack([law.t1, eps])), sizes))
+        ts = ts.at[0].set(law.t1)
+        return jax.vmap(lambda ts: sample(KEY, DATA.predict(law), method(law), x, ts).x, in_axes=1)(
+            ts
+        )
+
+    run = for_each(LAWS, run)
+    for law_name, law in LAWS.items():
+        x, eps = float(law.prior_std()) * start, EPS.get(law_name, 1e-3)
+        found = errors(run(law_name, x, eps), DATA.flow_map(law, x, law.t1, eps))
+        slope = -np.polyfit(np.log(sizes), np.log(found), 1)[0]
+        assert abs(slope - order) < 0.1, (law_name, found)
 
 
 def test_mixture_figures_of_ddim():
@@ -67,12 +87,20 @@ def test_mixture_figures_of_ddim():
     of order 2 on this non-linear problem too.
     """
     law, sizes = VP(), (24, 48, 96, 192)
-    start = jnp.asarray(np.random.default_rng(0).standard_normal((2000, 1)))
-    reference = jax.jit(lambda x: runge_kutta(law, M1, x, 0.01, 1000))(start)
-    found = errors(law, M1, ddim, sizes, 0.01, start, reference)
-    np.testing.assert_allclose(found, [6.6e-2, 3.3e-2, 1.7e-2, 8.4e-3], rtol=0.1)
-    second = errors(law, M1, heun, sizes[2:], 0.01, start, reference)
-    assert abs(np.log2(second[0] / second[1]) - 2.0) < 0.2
+    start = norm.ppf((np.arange(400) + 0.5) / 400)[:, None]
+
+    @jax.jit
+    def runs(x):
+        ts = law.t_of_lam(even(law.lam(jnp.asarray([1.0, 0.01])), sizes)).at[0].set(1.0)
+        run = lambda method: jax.vmap(
+            lambda ts: sample(KEY, M1.predict(law), method(law), x, ts).x, in_axes=1
+        )(ts)
+        return runge_kutta(law, M1, x, 0.01, 1000), run(ddim), run(heun)
+
+    reference, first, second = jax.device_get(runs(start))
+    np.testing.assert_allclose(errors(first, reference), [6.6e-2, 3.3e-2, 1.7e-2, 8.4e-3], rtol=0.1)
+    *_, coarse, fine = errors(second, reference)
+    assert abs(np.log2(coarse / fine) - 2.0) < 0.2
 
 
 def test_rescaled_states_agree_between_laws():
@@ -80,26 +108,31 @@ def test_rescaled_states_agree_between_laws():
 
     The cheapest check that the laws and the sampler fit together: to round-off, on a mixture.
     """
-    lam = jnp.linspace(-3.0, 3.0, 21)
-    y0 = np.exp(3.0) * jnp.asarray(np.random.default_rng(0).standard_normal((50, 1)))
-    results = {}
-    for name, law in LAWS.items():
-        ts = law.t_of_lam(lam)
-        a, predict, sampler = law.coeffs(ts).a, M1.predict(law), ddim(law)
-        run = jax.jit(lambda x, p=predict, m=sampler, ts=ts: sample(KEY, p, m, x, ts).x)
-        results[name] = run(a[0] * y0) / a[-1]
+    y0 = np.exp(3.0) * np.random.default_rng(0).standard_normal((50, 1))
+
+    def run(law, y):
+        ts = law.t_of_lam(jnp.linspace(-3.0, 3.0, 21))
+        a = law.coeffs(ts).a
+        return sample(KEY, M1.predict(law), ddim(law), a[0] * y, ts).x / a[-1]
+
+    run = for_each(LAWS, run)
+    results = {name: np.asarray(run(name, y0)) for name in LAWS}
     for name, y in results.items():
         np.testing.assert_allclose(y, results["vp"], atol=1e-12, rtol=1e-11, err_msg=name)
 
 
 def test_one_solver_step_with_a_time_per_example():
     """As a distillation loss takes it: each example at its own (t, s), like each alone."""
-    law = VP()
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 2)))
-    t, s = jnp.asarray([0.9, 0.5, 0.2]), jnp.asarray([0.6, 0.45, 0.01])
-    for method, _ in ORDERS.values():
-        sampler, predict = method(law), DATA.predict(law)
-        step = jax.jit(lambda x, t, s, f=sampler, p=predict: f.step(KEY, p, State(x), t, s).x)
-        together = step(x, t, s)
-        for i in range(3):
-            np.testing.assert_allclose(together[i], step(x[i : i + 1], t[i], s[i])[0], rtol=1e-12)
+    law, x = VP(), np.random.default_rng(0).standard_normal((3, 2))
+    t, s = np.array([0.9, 0.5, 0.2]), np.array([0.6, 0.45, 0.01])
+
+    @jax.jit
+    def steps(x, t, s):
+        found = []
+        for method, _ in ORDERS.values():
+            step = lambda x, t, s, f=method(law): f.step(KEY, DATA.predict(law), State(x), t, s).x
+            found.append((step(x, t, s), jax.vmap(step)(x[:, None], t, s)[:, 0]))
+        return found
+
+    for together, alone in steps(x, t, s):
+        np.testing.assert_allclose(together, alone, rtol=1e-12)

@@ -11,7 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_form import M1, Empirical
-from fast_solvers import KEY, LAWS, even_lam, rms, slope, solution, starts
+from fast_solvers import KEY, LAWS, even_lam, rms, slope
+from law_as_data import for_each
+from rk4 import runge_kutta
+from scipy.stats import norm
 
 from samplers import adams_bashforth, ddim, dpm_multistep, dpm_solver, sample, unipc
 from samplers.schedule import Schedule, Step, evaluations, from_dict, load, nodes, save, to_dict
@@ -67,36 +70,54 @@ def stacked(tables):
     return Table(*(np.stack(parts) for parts in zip(*tables)))
 
 
-def run_all(law, schedules, x, data=M1):
-    """The ends of schedules of equal length, in one compiled run mapped over their tables."""
-    tables = stacked([table_of(law, s, depth=DEPTH) for s in schedules])
-    assert not tables.again.any()
-    quiet = np.zeros(tables.again.shape[1:], bool)
+def run_tables(law, x, ts, correct, predict):
+    """The ends by tables, mapped over."""
+    quiet = np.zeros(ts.shape[1] - 1, bool)
 
     def one(ts, correct, predict):
-        table = Table(ts, correct, predict, quiet)
-        return drive(data.predict(law), x, table, (DEPTH,) * 3)[0]
+        return drive(M1.predict(law), x, Table(ts, correct, predict, quiet), (DEPTH,) * 3)[0]
 
-    return jax.jit(jax.vmap(one))(*tables[:3])
+    return jax.vmap(one)(ts, correct, predict)
+
+
+def tables(law, schedules):
+    """The tables of schedules of equal length, but for what is evaluated again: nothing."""
+    found = stacked([table_of(law, s, depth=DEPTH) for s in schedules])
+    assert not found.again.any()
+    return found[:3]
+
+
+def level(law, lam):
+    """The time, and `a` there."""
+    t = np.asarray(law.t_of_lam(np.asarray(lam)))
+    return t, np.asarray(law.coeffs(t).a)
 
 
 def cut(law):
     """The law from the first node of LAM on, and the start there."""
-    law = law.replace(t1=float(law.t_of_lam(jnp.asarray(LAM[0]))))
-    return law, law.coeffs(jnp.asarray(law.t1)).a * jnp.asarray(START)
+    t1, a = level(law, LAM[0])
+    return law.replace(t1=float(t1)), a * START
 
 
 @pytest.fixture(scope="module")
 def recovered():
     """`x / a` at the end by schedule, `(method, B, 1)`, for every law."""
     with jax.enable_x64(True):
-        ends = {}
+        run, ends = for_each(LAWS, run_tables), {}
+        schedules = [make(on_nodes(method)) for method, (_, make) in RECOVERED.items()]
         for name, law in LAWS.items():
-            law, x = cut(law)
-            schedules = [make(on_nodes(method)) for method, (_, make) in RECOVERED.items()]
-            a = law.coeffs(law.t_of_lam(jnp.asarray(LAM[-1]))).a
-            ends[name] = np.asarray(run_all(law, schedules, x) / a)
+            short, x = cut(law)
+            a = level(law, LAM[-1])[1]
+            ends[name] = np.asarray(run(name, x, *tables(short, schedules))) / a
         return ends
+
+
+def own_end(law, method):
+    """`x / a` at the end by the method's own implementation."""
+    law, x = cut(law)
+    sampler, (ts, a) = RECOVERED[method][0](law), level(law, on_nodes(method))
+    run = jax.jit(lambda x, ts: sample(KEY, M1.predict(law), sampler, x, ts).x)
+    return np.asarray(run(x, ts)) / a[-1]
 
 
 def evaluations_a_step(method):
@@ -111,11 +132,8 @@ def on_nodes(method):
 @pytest.mark.parametrize("method", RECOVERED)
 def test_every_published_solver_is_a_schedule(recovered, method):
     """On VP, uneven nodes; 1e-12 is some hundred roundings."""
-    law, x = cut(VP())
-    sampler, ts = RECOVERED[method][0](law), law.t_of_lam(jnp.asarray(on_nodes(method)))
-    own = jax.jit(lambda x: sample(KEY, M1.predict(law), sampler, x, ts).x)(x)
     found = recovered["vp"][list(RECOVERED).index(method)]
-    np.testing.assert_allclose(found, own / law.coeffs(ts[-1]).a, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found, own_end(VP(), method), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("law_name", LAWS)
@@ -127,11 +145,8 @@ def test_laws_agree_in_the_rescaled_state(recovered, law_name):
 
 @pytest.mark.parametrize("law_name, method", [("ve", "unipc 3 data b2"), ("flow", "dpm 2S noise")])
 def test_solvers_on_other_laws(recovered, law_name, method):
-    law, x = cut(LAWS[law_name])
-    sampler, ts = RECOVERED[method][0](law), law.t_of_lam(jnp.asarray(on_nodes(method)))
-    own = jax.jit(lambda x: sample(KEY, M1.predict(law), sampler, x, ts).x)(x)
     found = recovered[law_name][list(RECOVERED).index(method)]
-    np.testing.assert_allclose(found, own / law.coeffs(ts[-1]).a, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found, own_end(LAWS[law_name], method), rtol=0, atol=1e-12)
 
 
 def test_phi_against_its_series():
@@ -187,9 +202,12 @@ def test_orders_of_convergence():
         "3": (3, partial(started, order=3, corrector="none")),
     }
     sizes, errors, law = (192, 384), [], VP()
+    x = norm.ppf((np.arange(200) + 0.5) / 200)[:, None]
+    solution = np.asarray(jax.jit(lambda x: runge_kutta(law, M1, x, 0.01, 1000))(x))
     for n in sizes:
         schedules = [make(even_lam(n)) for _, make in cases.values()]
-        errors.append(rms(run_all(law, schedules, starts()), solution()))
+        run = jax.jit(lambda x, *parts: run_tables(law, x, *parts))
+        errors.append(rms(run(x, *tables(law, schedules)), solution))
     slopes = {name: slope(sizes, e) for name, e in zip(cases, np.transpose(errors))}
     wrong = {name: s for name, s in slopes.items() if abs(s - cases[name][0]) > 0.35}
     assert not wrong, slopes
@@ -201,9 +219,8 @@ def test_an_implicit_corrector_evaluates_the_corrected_state():
     law, lam = EDM(), np.linspace(-np.log(80.0), 4.0, 9)
     steps = [Step(float(v), corrector="implicit") for v in lam[1:-1]]
     run = unified(law, Schedule(float(lam[0]), (*steps, Step(float(lam[-1])))))
-    predict = jax.jit(lambda x, t: M1.predict(law)(x, t).eps)
-    start = 80.0 * jnp.asarray(START) / np.exp(2.5)
-    x = np.asarray(start)
+    predict = lambda x, t: M1.predict(law)(x, t).eps
+    x = start = 80.0 * START / np.exp(2.5)
     for i, (a, b) in enumerate(pairwise(lam)):
         h, s = b - a, np.exp(-b)
         now = predict(x, np.exp(-a))
@@ -212,7 +229,7 @@ def test_an_implicit_corrector_evaluates_the_corrected_state():
             late = (np.expm1(h) / h - 1.0) * (predict(guess, s) - now)
             guess = x - s * (np.expm1(h) * now + late)
         x = guess
-    found = run(KEY, M1.predict(law), start)
+    found = jax.jit(lambda x: run(KEY, M1.predict(law), x))(start)
     np.testing.assert_allclose(found.x, x, rtol=0, atol=1e-12)
     assert int(found.nfe) == 15
 
@@ -228,13 +245,13 @@ def test_every_step_may_be_of_another_kind():
         Step(lam[4], "noise", -2, 2, (1,)),
     )
     law = law.replace(t1=float(np.exp(2.0)))
-    x = np.asarray(START) / np.exp(0.5)
-    found = unified(law, Schedule(lam[0], steps))(KEY, M1.predict(law), jnp.asarray(x)).x
+    x, run = START / np.exp(0.5), unified(law, Schedule(lam[0], steps))
+    found = jax.jit(lambda x: run(KEY, M1.predict(law), x).x)(x)
     # The nodes whose outputs each polynomial goes through, its start first.
     through = [(0,), (0, 1), (2, 1, 0), (2, 3)]
     states, outputs = [x], []
     for i, (step, points) in enumerate(zip(steps, through)):
-        outputs.append(M1.predict(law)(jnp.asarray(states[i]), jnp.asarray(np.exp(-lam[i]))))
+        outputs.append(M1.predict(law)(states[i], np.exp(-lam[i])))
         values = [np.asarray(outputs[j].eps if step.form == "noise" else outputs[j].x0)[:, 0]
                   for j in points]  # fmt: skip
         fit = np.polyfit(lam[list(points)], np.stack(values), len(points) - 1)
@@ -254,25 +271,31 @@ def test_every_step_may_be_of_another_kind():
 def test_an_analytic_first_step():
     """Exact for a single point; on the mixture the output is off by O(a) at the start."""
     law, point = VP(), np.array([[0.3, -1.1]])
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 2)))
-    lam = np.asarray(law.lam(jnp.linspace(1.0, 0.01, 6)))
-    schedule = multistep(lam, 2)._replace(analytic=True)
-    run = unified(law, schedule, mean=jnp.asarray(point[0]))
-    a, _, c = law.coeffs(jnp.asarray([1.0, 0.01]))
-    truth = a[1] * point + c[1] / c[0] * (x - a[0] * point)
-    np.testing.assert_allclose(run(KEY, Empirical(point).predict(law), x).x, truth, atol=1e-12)
+    x = np.random.default_rng(0).standard_normal((5, 2))
+    schedule = multistep(np.asarray(law.lam(np.linspace(1.0, 0.01, 6))), 2)
+    run = unified(law, schedule._replace(analytic=True), mean=jnp.asarray(point[0]))
+    (a_t, a_s), _, (c_t, c_s) = (np.asarray(v) for v in law.coeffs(np.array([1.0, 0.01])))
+    truth = a_s * point + c_s / c_t * (x - a_t * point)
+    found = jax.jit(lambda x: run(KEY, Empirical(point).predict(law), x).x)(x)
+    np.testing.assert_allclose(found, truth, atol=1e-12)
     # One step on the mixture, where the output is off by a^2 / c times the variance and x.
     mean, errors = float(M1.weights @ M1.means[:, 0]), []
+    x = np.random.default_rng(0).standard_normal((2000, 1))
     for beta in (10.0, 14.0):
         law = VP(beta_max=beta)
-        lam = np.asarray(law.lam(jnp.asarray([1.0, 0.5])))
+        lam = np.asarray(law.lam(np.array([1.0, 0.5])))
         one = multistep(lam)
-        exact = unified(law, one)(KEY, M1.predict(law), starts())
         guess = unified(law, one._replace(analytic=True), mean=mean)
-        found = guess(KEY, M1.predict(law), starts(), lambda state: state.x)
+
+        @jax.jit
+        def both(x, law=law, one=one, guess=guess):
+            found = guess(KEY, M1.predict(law), x, lambda state: state.x)
+            return found, unified(law, one)(KEY, M1.predict(law), x).x
+
+        found, exact = jax.device_get(both(x))
         assert found.trace.shape == (1, 2000, 1) and int(found.nfe) == 0
-        (a, _), _, (c, late) = law.coeffs(jnp.asarray([1.0, 0.5]))
-        noise = np.asarray(found.x - exact.x) / (late * np.expm1(lam[1] - lam[0]))
+        (a, _), _, (c, late) = (np.asarray(v) for v in law.coeffs(np.array([1.0, 0.5])))
+        noise = (found.x - exact) / (late * np.expm1(lam[1] - lam[0]))
         # eps - (x - a mean) / c = -a (x0 - mean) / c, where x0 - mean is near a var x.
         errors.append(np.sqrt(np.mean(noise**2)) / (a**2 / c))
     variance = float(M1.moments(VP(), 1e-9)[1][0, 0])
@@ -293,10 +316,11 @@ def test_counts_are_those_of_the_real_calls(kind, denoise):
         steps = [s._replace(corrector=s.corrector.replace("pseudo", kind)) for s in schedule.steps]
         schedule = schedule._replace(steps=tuple(steps))
     schedule = schedule._replace(analytic=kind == "analytic")
-    result = jax.block_until_ready(unified(law, schedule)(KEY, predict, jnp.ones((2, 1))))
+    run = jax.jit(lambda x: unified(law, schedule)(KEY, predict, x).nfe)
+    nfe = jax.block_until_ready(run(np.ones((2, 1))))
     jax.effects_barrier()
     expected = 5 + denoise + {"plain": 0, "analytic": -1, "implicit": 4}[kind]
-    assert len(calls) == int(result.nfe) == evaluations(schedule) == expected
+    assert len(calls) == int(nfe) == evaluations(schedule) == expected
 
 
 def test_ends_are_put_where_they_are_asked_for():

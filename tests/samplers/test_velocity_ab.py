@@ -10,7 +10,6 @@ from fast_solvers import (
     LAW,
     LAWS,
     SIZES,
-    end_points,
     even_lams,
     exact_first_steps,
     mixture_errors,
@@ -18,6 +17,7 @@ from fast_solvers import (
     slope,
     solution,
 )
+from law_as_data import for_each
 
 from samplers import adams_bashforth, sample
 from samplers.adams_bashforth import History
@@ -30,11 +30,11 @@ pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 
 def by_hand(law, x, ts, order, sigma_data):
     """The polynomial fitted and integrated by NumPy, over angles from their own tangents."""
-    a, _, c = (np.asarray(v) for v in law.coeffs(jnp.asarray(ts)))
+    a, _, c = (np.asarray(v) for v in law.coeffs(ts))
     phi, r = np.arctan(c / (sigma_data * a)), np.hypot(sigma_data * a, c)
-    predict, y, values = jax.jit(M1.predict(law)), x / r[0], []
+    predict, y, values = M1.predict(law), x / r[0], []
     for i in range(len(ts) - 1):
-        out = predict(jnp.asarray(r[i] * y), jnp.asarray(ts[i]))
+        out = predict(r[i] * y, ts[i])
         values.append(np.cos(phi[i]) * out.eps - np.sin(phi[i]) / sigma_data * out.x0)
         k = min(order, i + 1)
         nodes = slice(i + 1 - k, i + 1)
@@ -50,7 +50,7 @@ def by_hand(law, x, ts, order, sigma_data):
 def test_uneven_steps_by_hand(name, order, sigma_data):
     x, ts = np.linspace(-2.0, 2.0, 5)[:, None], np.linspace(1.0, 0.1, 9) ** 1.5
     sampler = velocity_ab(LAWS[name], order, sigma_data)
-    run = jax.jit(lambda x: sample(KEY, M1.predict(LAWS[name]), sampler, x, jnp.asarray(ts)).x)
+    run = jax.jit(lambda x: sample(KEY, M1.predict(LAWS[name]), sampler, x, ts).x)
     truth = by_hand(LAWS[name], x, ts, order, sigma_data)
     np.testing.assert_allclose(run(x), truth, rtol=1e-9, atol=1e-10)
 
@@ -83,39 +83,53 @@ def test_order_one_is_of_order_one():
 @pytest.mark.parametrize("order", [1, 3])
 def test_for_large_data_it_is_deis_in_rho(order):
     """`phi = rho / sigma_d` and `v = eps`, up to `1 / sigma_d^2`."""
-    law, x, ts = VP(), jnp.linspace(-2.0, 2.0, 9)[:, None], jnp.linspace(1.0, 0.01, 12)
-    run = lambda sampler: sample(KEY, M1.predict(law), sampler, x, ts).x
-    deis = run(adams_bashforth(law, order, "noise", "rho"))
-    np.testing.assert_allclose(run(velocity_ab(law, order, 1e7)), deis, rtol=1e-7, atol=1e-8)
+    law, x, ts = VP(), np.linspace(-2.0, 2.0, 9)[:, None], np.linspace(1.0, 0.01, 12)
+    methods = velocity_ab(law, order, 1e7), adams_bashforth(law, order, "noise", "rho")
+    run = jax.jit(lambda x, ts: [sample(KEY, M1.predict(law), m, x, ts).x for m in methods])
+    found, deis = run(x, ts)
+    np.testing.assert_allclose(found, deis, rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", LAWS)
-def test_gaussian_data_of_that_size_take_one_step(name):
+def test_gaussian_data_of_that_size_take_one_step():
     """v is zero along the whole flow."""
-    law, data = LAWS[name], Gaussian.scalar(0.0, 0.6, 2)
-    x = law.prior_std() * jnp.asarray(np.random.default_rng(0).standard_normal((5, 2)))
-    ts = law.t_of_lam(jnp.asarray([-3.0, 4.0]))
-    found = sample(KEY, data.predict(law), velocity_ab(law, 2, 0.6), x, ts).x
-    truth = data.flow_map(law, x, ts[0], ts[1])
-    np.testing.assert_allclose(found, truth, rtol=1e-11)
+    data, z = Gaussian.scalar(0.0, 0.6, 2), np.random.default_rng(0).standard_normal((5, 2))
+
+    def run(law, x):
+        ts = law.t_of_lam(jnp.asarray([-3.0, 4.0]))
+        return sample(KEY, data.predict(law), velocity_ab(law, 2, 0.6), x, ts).x
+
+    run = for_each(LAWS, run)
+    for name, law in LAWS.items():
+        x, ts = float(law.prior_std()) * z, np.asarray(law.t_of_lam(np.array([-3.0, 4.0])))
+        np.testing.assert_allclose(run(name, x), data.flow_map(law, x, ts[0], ts[1]), rtol=1e-11)
 
 
 def test_rescaled_states_agree_between_laws():
-    results = end_points(velocity_ab)
+    """`x / a` at lam = 3 from lam = -3, for every law."""
+    y = np.exp(3.0) * np.random.default_rng(0).standard_normal((50, 1))
+
+    def run(law, y):
+        ts = law.t_of_lam(jnp.linspace(-3.0, 3.0, 21))
+        a = law.coeffs(ts).a
+        return sample(KEY, M1.predict(law), velocity_ab(law), a[0] * y, ts).x / a[-1]
+
+    run = for_each(LAWS, run)
+    results = {name: np.asarray(run(name, y)) for name in LAWS}
     for name in LAWS:
         np.testing.assert_allclose(results[name], results["vp"], atol=1e-10, err_msg=name)
 
 
 def test_resting_steps_change_nothing_and_times_may_be_one_per_example():
-    law, x = VP(), jnp.asarray([[0.5], [-1.0], [0.5]])
+    law, x = VP(), np.array([[0.5], [-1.0], [0.5]])
     ts = np.linspace(1.0, 0.01, 6)
     grids = [ts[[0, 0, 1, 2, 3, 4, 5]], 0.8 * ts[[0, 1, 2, 3, 4, 5, 5]], ts[[0, 1, 2, 3, 4, 5, 5]]]
     run = jax.jit(lambda x, ts: sample(KEY, M1.predict(law), velocity_ab(law), x, ts))
-    found = run(x, jnp.asarray(np.stack(grids, 1)))
-    alone = run(x, jnp.asarray(np.stack([ts, 0.8 * ts, ts], 1)))
+    found = run(x, np.stack(grids, 1))
+    one_grid = np.pad(ts, (0, 1), "edge")
+    alone = run(x, np.stack([one_grid, 0.8 * one_grid, one_grid], 1))
     close = {"rtol": 1e-12, "atol": 1e-13, "equal_nan": False}
     np.testing.assert_allclose(found.x, alone.x, **close)
-    np.testing.assert_allclose(found.x[:1], run(x[:1], jnp.asarray(ts)).x, **close)
+    np.testing.assert_allclose(np.asarray(found.x)[:1], run(x[:1], ts).x, **close)
     assert found.nfe == 6 and velocity_ab(law).nfe == 1
 
 

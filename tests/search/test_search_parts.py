@@ -10,7 +10,8 @@ from rk4 import runge_kutta
 
 from samplers import make_grid, sample, unipc
 from samplers.schedule import Step, check, evaluations, nodes
-from samplers.unified import unified
+from samplers.tableau import WIDTH, Table, table_of
+from samplers.unified import drive, unified
 from sde_lib import EDM
 from search import multistep, refiner, scorer, single, trajectories
 from search.evolve import kind
@@ -26,7 +27,11 @@ PREDICT = M1.predict(LAW)
 
 
 def starts(n, seed=0):
-    return LAW.t1 * jnp.asarray(np.random.default_rng(seed).standard_normal((n, 1)))
+    return LAW.t1 * np.random.default_rng(seed).standard_normal((n, 1))
+
+
+def end_of(schedule, x):
+    return np.asarray(jax.jit(lambda x: unified(LAW, schedule)(KEY, PREDICT, x).x)(x))
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +39,18 @@ def known():
     """Trajectories whose ends are those of the exact flow, denoised."""
     with jax.enable_x64(True):
         x = starts(24)
-        end = runge_kutta(LAW, M1, x, EPS, 1000)
-        return Trajectories(PREDICT, x, PREDICT(end, jnp.asarray(EPS)).x0)
+        end = jax.jit(lambda x: runge_kutta(LAW, M1, x, EPS, 1000))(x)
+        return Trajectories(PREDICT, jnp.asarray(x), PREDICT(end, EPS).x0)
+
+
+@pytest.fixture(scope="module")
+def refine(known):
+    return refiner(LAW, [known], [1.0], rate=0.05)
+
+
+@pytest.fixture(scope="module")
+def score(known):
+    return scorer(LAW, [known], batch=2)
 
 
 def lam(steps, grid="karras"):
@@ -49,7 +64,7 @@ def test_the_truth_of_a_network_is_its_flow(known):
 
 def test_a_score_is_the_median_distance_of_each_set(known):
     """Of schedules of different lengths and ends, in the order given, however they are grouped."""
-    other = Trajectories(PREDICT, known.x[:5], known.ends[:5] + 0.25)
+    other = Trajectories(PREDICT, starts(24)[:5], known.ends[:5] + 0.25)
     schedules = [
         multistep(lam(6), 2, "data", "b2"),
         multistep(lam(5), denoise=True),
@@ -58,16 +73,16 @@ def test_a_score_is_the_median_distance_of_each_set(known):
     ]
     score = scorer(LAW, [known, other], batch=2)(schedules)
     for schedule, row in zip(schedules, score):
+        end = end_of(schedule, starts(24))
         for paths, value in zip((known, other), row):
-            end = unified(LAW, schedule)(KEY, PREDICT, paths.x).x
-            distance = np.sqrt(np.mean((end - paths.ends) ** 2, axis=1))
+            distance = np.sqrt(np.mean((end[: len(paths.x)] - paths.ends) ** 2, axis=1))
             np.testing.assert_allclose(value, np.median(distance), rtol=1e-9)
 
 
-def test_a_schedule_that_diverges_has_an_infinite_score(known):
+def test_a_schedule_that_diverges_has_an_infinite_score(score):
     steps = (Step(-2.0), Step(-1.9, order=2, relax=(1e300,)), Step(3.0, order=2, relax=(1e300,)))
-    wild = multistep(lam(3))._replace(steps=steps)
-    found = scorer(LAW, [known], batch=2)([wild, multistep(lam(3))])
+    wild = multistep(lam(5))._replace(steps=(*steps, Step(3.1), Step(3.2)))
+    found = score([wild, multistep(lam(5))])
     assert np.isinf(found[0, 0]) and np.isfinite(found[1, 0])
 
 
@@ -76,15 +91,13 @@ def test_named_relaxations_as_numbers_are_the_same_method():
     for schedule in (multistep(lam(6), 2, "data", "b2"), multistep(lam(6), 3, "noise", "dpm")):
         plain = numeric(schedule)
         assert not any(isinstance(f, str) for step in plain.steps for f in step.relax)
-        ends = [unified(LAW, s)(KEY, PREDICT, x).x for s in (schedule, plain)]
+        ends = [end_of(s, x) for s in (schedule, plain)]
         np.testing.assert_allclose(*ends, rtol=1e-11)
 
 
-def test_refinement_lowers_the_loss_and_keeps_ends_order_and_decisions(known):
-    refine = refiner(LAW, [known], [1.0], rate=0.05)
+def test_refinement_lowers_the_loss_and_keeps_ends_order_and_decisions(refine, score):
     schedule = multistep(lam(5), 2, "data", "b2")
     found, losses = refine(schedule, 40)
-    score = scorer(LAW, [known], batch=2)
     before, after = score([schedule, found])[:, 0]
     assert after < 0.5 * before
     assert min(losses) < losses[0] - 0.5
@@ -95,29 +108,34 @@ def test_refinement_lowers_the_loss_and_keeps_ends_order_and_decisions(known):
     np.testing.assert_allclose(score([none])[0, 0], before, rtol=1e-9)
 
 
-def test_the_gradient_of_a_refinement_is_that_of_the_loss(known):
+def test_the_gradient_of_a_refinement_is_that_of_the_loss(known, refine):
     """Its first step of Adam goes down the finite difference, along every step length."""
-    refine = refiner(LAW, [known], [1.0], rate=1e-4, decay=0.0)
-    schedule = multistep(lam(4), 2, "noise", "adams")
+    # Not near its best, so that the first step is one down.
+    schedule = multistep(lam(5, "uniform_lam"), 2, "noise", "adams")
     gaps = np.log(np.diff(nodes(schedule)))
+
+    @jax.jit
+    def run(ts, correct, predict, x):
+        table = Table(ts, correct, predict, np.zeros(5, bool))
+        return drive(PREDICT, x, table, (WIDTH + 1,) * 3)[0]
 
     def loss(gaps):
         part = np.exp(gaps) / np.exp(gaps).sum()
         at = nodes(schedule)[0] + (nodes(schedule)[-1] - nodes(schedule)[0]) * np.cumsum(part)
         steps = [s._replace(lam=float(v)) for s, v in zip(numeric(schedule).steps, at)]
         moved = schedule._replace(steps=tuple(steps))
-        end = unified(LAW, moved)(KEY, PREDICT, known.x).x
+        end = run(*table_of(LAW, moved, depth=WIDTH + 1)[:3], starts(24))
         return np.mean(np.log(np.sqrt(np.mean((end - known.ends) ** 2, axis=1)) + 1e-7))
 
-    ways = np.eye(4) * 1e-6
+    ways = np.eye(5) * 1e-6
     slope = np.asarray([loss(gaps + way) - loss(gaps - way) for way in ways]) / 2e-6
     moved = np.log(np.diff(nodes(refine(schedule, 2)[0])))
     # The shares are what is kept, so the lengths are compared up to a common factor.
     step = moved - gaps
     step -= step.mean()
-    expected = -1e-4 * np.sign(slope)
+    expected = -0.05 * np.sign(slope)
     expected -= expected.mean()
-    np.testing.assert_allclose(step, expected, atol=3e-6)
+    np.testing.assert_allclose(step, expected, atol=1e-3)
 
 
 def test_children_can_be_run_and_keep_budget_and_ends():
@@ -142,9 +160,9 @@ def test_baselines_are_the_published_solvers():
     schedules = dict(baselines(LAW, 6, EPS))
     assert all(evaluations(schedule) == 6 for schedule in schedules.values())
     ts = make_grid("karras", LAW, 5, EPS)
-    expected = sample(KEY, PREDICT, unipc(LAW, 2, "data"), starts(4), ts, denoise=True)
-    found = unified(LAW, schedules["unipc 2 b2 data, karras + denoise"])(KEY, PREDICT, starts(4))
-    np.testing.assert_allclose(found.x, expected.x, rtol=1e-9)
+    run = lambda x: sample(KEY, PREDICT, unipc(LAW, 2, "data"), x, ts, denoise=True).x
+    found = end_of(schedules["unipc 2 b2 data, karras + denoise"], starts(4))
+    np.testing.assert_allclose(found, jax.jit(run)(starts(4)), rtol=1e-9)
 
 
 def test_the_ranking_orders_schedules_it_has_not_seen(known):
