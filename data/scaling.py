@@ -51,7 +51,6 @@ class Scaler:
                 "for continuous data."
             )
 
-    @partial(jax.jit, static_argnums=0)
     def to_model(self, key: jax.Array | None, raw: jax.Array) -> jax.Array:
         """Levels (B, ...) to what the model sees, float32 (B, ...).
 
@@ -132,6 +131,7 @@ class Scaler:
         return math.log((2 if self.centered else 1) / self.levels)
 
 
+@partial(jax.jit, static_argnums=(1, 2))
 def dequantization_noise(key: jax.Array, shape: tuple[int, ...], levels: int) -> jax.Array:
     """Noise U in (0, 1), float32 of `shape`; `key` is one key, or one for each of shape[0].
 

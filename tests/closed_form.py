@@ -52,10 +52,12 @@ def _columns(path, x, t):
         return x.reshape(x.shape[0], -1), *(v[:, None] for v in _coeffs(path, t))
     x = np.asarray(x)
     t = np.broadcast_to(np.asarray(t, x.dtype), x.shape[:1])
-    try:
-        found = _coeffs_by_law(path, t)
-    except ValueError:  # a law that holds arrays, which has no hash
-        found = _coeffs(path, jnp.asarray(t))
+    # Numbers also where plain arrays are met within a traced function.
+    with jax.ensure_compile_time_eval():
+        try:
+            found = _coeffs_by_law(path, t)
+        except ValueError:  # a law that holds arrays, which has no hash
+            found = _coeffs(path, jnp.asarray(t))
     columns = [np.asarray(v, np.float64)[:, None] for v in found]
     return x.reshape(x.shape[0], -1).astype(np.float64), *columns
 

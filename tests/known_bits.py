@@ -5,6 +5,7 @@ regain. The density is the exact one; its estimate has an error from the keys of
 """
 
 import dataclasses
+import functools
 import time
 from pathlib import Path
 
@@ -29,8 +30,10 @@ def labelled(n=N, seed=1):
     return from_array("narrow", "test", raw, rng.integers(0, 10, n), LEVELS)
 
 
+@functools.cache
 def closed_form(file, *, probe=PROBE, fails=lambda x: jnp.zeros(len(x), bool), **changes):
-    """An experiment whose likelihood is exact but for an error of `probe` nats.
+    """An experiment whose likelihood is exact but for an error of `probe` nats; the same one where
+    the same is asked for.
 
     Args:
         file: of known data, for `build`.

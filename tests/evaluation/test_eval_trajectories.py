@@ -51,6 +51,7 @@ def numbers(digits):
     return summary(digits.deviation.optimal, digits.told)
 
 
+@pytest.mark.optimised
 def test_the_reference_figures(digits):
     """Each within four standard errors of two such means and the half of its last digit."""
     rows = geometry.rows(digits)
@@ -106,6 +107,7 @@ def test_densities_are_compared_at_the_bandwidth_of_the_earlier_node(digits):
     np.testing.assert_allclose(told["density_distance"][node], apart.min(1), rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.optimised
 def test_it_still_rises_with_a_denoiser_that_is_off_but_not_with_one_far_off(digits):
     """`|D - D*| <= |D* - x|` suffices for the output and so for a part of the way to it. At 0.9 of
     it neither ever falls; at 1.5 every output does, and no step yet, as a step goes only
@@ -199,7 +201,7 @@ def test_deviation_on_gaussian_data():
         ts = make_grid("karras", LAW, steps, 0.01)
         x = 20.0 * normal(20, 2)
         run = jax.jit(lambda x, ts=ts: record(KEY, data.predict(LAW), ddim(LAW), x, ts))
-        path = trajectory(LAW, run(jnp.asarray(x)))
+        path = trajectory(LAW, run(x))
         gain = np.sqrt((L + path.sigma[:, None] ** 2) / (L + 20.0**2))
         exact = data.mean + (gain[:, None] * ((x - data.mean) @ U)[None]) @ U.T
         # Distance from a line in the plane, by the cross product of numbers.
@@ -214,8 +216,8 @@ def test_curvature_is_the_change_of_the_denoiser():
     as the two slopes hold D_n; and against the flow of a mixture to the order of the step."""
     defects = []
     for steps in (200, 400, 800):
-        ts = jnp.linspace(3.0, 0.3, steps + 1)
-        x = jnp.asarray([[-2.0], [0.3], [2.5]])
+        ts = np.linspace(3.0, 0.3, steps + 1)
+        x = np.array([[-2.0], [0.3], [2.5]])
         run = jax.jit(lambda x, ts=ts: record(KEY, M1.predict(LAW), ddim(LAW), x, ts))
         path = trajectory(LAW, run(x))
         sigma, h = path.sigma[:, None, None], path.sigma[0] - path.sigma[1]

@@ -10,7 +10,7 @@ from closed_form import Gaussian
 from linear_gaussian import LAWS, PRIOR, D
 
 from guidance import ddrm
-from guidance.operators import blur, mask, matrix
+from guidance.operators import blur, matrix
 from samplers import make_grid, sample
 from sde_lib import EDM, example_keys, normal_like
 
@@ -43,7 +43,7 @@ def published(x, x0, z, a, now, then):
     return V.T @ out
 
 
-@pytest.mark.parametrize("law", ["vp", "edm", "flow"])
+@pytest.mark.parametrize("law", ["vp", "flow"])
 def test_step_is_the_published_one(law, x64, strict_ranks):
     law = LAWS[law]
     sampler, predict = ddrm(law, OPERATOR, Y, NOISE, ETA, ETA_B), PRIOR.predict(law)
@@ -79,29 +79,29 @@ def test_start_is_turned_towards_y(x64):
         np.testing.assert_allclose(found[:, i], truth, atol=1e-12)
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.2, 2.0])
-def test_moments_by_recursion(noise):
-    """A scalar Gaussian, 20 steps of the paper's defaults: mean and variance of 4000 samples."""
-    law, n, S2, y = EDM(t1=20.0), 4000, 0.64, 1.1
+def test_moments_by_recursion():
+    """Scalar Gaussians seen with three noise levels, 20 steps of the paper's defaults: mean and
+    variance of 4000 samples. What is seen without noise is in the two tests below."""
+    law, n, S2, noise = EDM(t1=20.0), 4000, 0.64, 0.2
+    values, y = np.array([10.0, 1.0, 0.1]), np.array([11.0, 1.1, 0.11])
     ts = make_grid("karras", law, 20, 0.01)
-    mean, var = 0.0, 400.0
-    if noise < 20.0:
-        mean, var = y, 400.0 - noise**2
-    for t, s in pairwise(np.asarray(ts)):
-        gain = S2 / (S2 + t**2)
-        if s < noise:
-            kept = np.sqrt(1 - 0.85**2) * s / noise
-            mean, var = (1 - kept) * gain * mean + kept * y, ((1 - kept) * gain) ** 2 * var
-            var += (0.85 * s) ** 2
-        else:
-            mean, var = y, s**2 - noise**2
-    one, data = mask((1,), [1]), Gaussian.scalar(0.0, np.sqrt(S2))
-    sampler = ddrm(law, one, np.array([y]), noise)
-    x = 20.0 * np.random.default_rng(1).standard_normal((n, 1))
-    x = jax.jit(lambda x: sample(KEY, data.predict(law), sampler, x, ts).x)(x)
-    x = np.asarray(x, np.float64)
-    assert abs(x.mean() - mean) < 4.0 * np.sqrt(var / n)
-    assert abs(x.var() / var - 1.0) < 4.0 * np.sqrt(2.0 / n)
+    sampler = ddrm(law, matrix((3,), np.diag(values)), y, noise)
+    data = Gaussian.scalar(0.0, np.sqrt(S2), 3)
+    start = 20.0 * np.random.default_rng(1).standard_normal((n, 3))
+    run = jax.jit(lambda x: sample(KEY, data.predict(law), sampler, x, ts).x)
+    found = np.asarray(run(start), np.float64)
+    for x, seen, level in zip(found.T, y / values, noise / values):
+        mean, var = seen, 400.0 - level**2
+        for t, s in pairwise(np.asarray(ts)):
+            gain = S2 / (S2 + t**2)
+            if s < level:
+                kept = np.sqrt(1 - 0.85**2) * s / level
+                mean, var = (1 - kept) * gain * mean + kept * seen, ((1 - kept) * gain) ** 2 * var
+                var += (0.85 * s) ** 2
+            else:
+                mean, var = seen, s**2 - level**2
+        assert abs(x.mean() - mean) < 4.0 * np.sqrt(var / n)
+        assert abs(x.var() / var - 1.0) < 4.0 * np.sqrt(2.0 / n)
 
 
 def test_of_a_blur():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from closed_form import Gaussian, Mixture, _columns
+from closed_form import Exact, Gaussian, Mixture, _columns
 
 from guidance import classifier_free, classifier_guidance
 from sde_lib import EDM, VE, VP, Flow, SubVP
@@ -17,7 +17,7 @@ DATA = Mixture(np.array([0.2, 0.5, 0.3]), MEANS, np.array([0.3, 0.6, 0.2]))
 CLASSES = [
     Gaussian.scalar(0.0, s)._replace(mean=m, cov=np.eye(3) * s**2) for m, s in zip(MEANS, DATA.stds)
 ]
-LABEL = jnp.array([0, 1, 2, 2, 1])
+LABEL = np.array([0, 1, 2, 2, 1])
 
 
 def exact_logits(path):
@@ -25,16 +25,16 @@ def exact_logits(path):
 
 
 def states(path, t, seed=0):
-    z = jax.random.normal(jax.random.key(seed), (len(LABEL), 3))
-    a, _, c = path.coeffs(jnp.asarray(t))
-    return a * DATA.draw(np.random.default_rng(seed), len(LABEL)) + c * z
+    rng = np.random.default_rng(seed)
+    a, _, c = (float(v) for v in path.coeffs(t))
+    return a * DATA.draw(rng, len(LABEL)) + c * rng.standard_normal((len(LABEL), 3))
 
 
 def by_class(path, x, t):
     """The exact prediction of each example's own class."""
-    t = jnp.broadcast_to(t, x.shape[:1])
+    t = np.broadcast_to(t, x.shape[:1])
     rows = [CLASSES[j].predict(path)(x[i : i + 1], t[i : i + 1]) for i, j in enumerate(LABEL)]
-    return jax.tree.map(lambda *v: jnp.concatenate(v), *rows)
+    return jax.tree.map(lambda *v: np.concatenate(v), *rows)
 
 
 def known_and_not(path):
@@ -42,45 +42,56 @@ def known_and_not(path):
 
     def predict_of(label):
         def predict(x, t):
-            every = [data.predict(path)(x, t) for data in (*CLASSES, DATA)]
-            pick = lambda *v: jnp.stack(v)[label, jnp.arange(len(label))]
-            return jax.tree.map(pick, *every)
+            flat, a, c, da, dc = _columns(path, x, t)
+            mean, std = jnp.asarray(MEANS)[label % 3], jnp.asarray(DATA.stds)[label % 3, None]
+            x0 = mean + a * std**2 / (a**2 * std**2 + c**2) * (flat - a * mean)
+            eps = (flat - a * x0) / c
+            given = Exact(x0, eps, -eps / c, da * x0 + dc * eps)
+            free = DATA.predict(path)(x, t)
+            return jax.tree.map(lambda u, v: jnp.where(label[:, None] == 3, u, v), free, given)
 
         return predict
 
     return predict_of
 
 
-def agree(found, expected, path, t, tol=1e-9):
+def agree(found, expected, tol=1e-9):
     """Each field relative to its own size at that noise level."""
     for name, one, other in zip(found._fields, found, expected):
         np.testing.assert_allclose(
-            one, other, rtol=tol, atol=tol * float(jnp.max(jnp.abs(other))), err_msg=name
+            one, other, rtol=tol, atol=tol * np.max(np.abs(other)), err_msg=name
         )
 
 
-@pytest.mark.parametrize("place", [0.02, 0.4, 0.9])
-@pytest.mark.parametrize("law", LAWS)
-def test_an_exact_classifier_gives_the_score_of_the_class(law, place):
+# Laws by pairs: three of them with the gradient of a classifier, the other two without one.
+
+
+@pytest.mark.parametrize("law", ["subvp", "ve", "flow"])
+def test_an_exact_classifier_gives_the_score_of_the_class(law):
     path = LAWS[law]
-    t = jnp.asarray(path.t0 + place * (path.t1 - path.t0))
-    x = states(path, t)
-    guided = classifier_guidance(path, exact_logits(path), LABEL)(DATA.predict(path))
-    agree(guided(x, t), by_class(path, x, t), path, t)
-    # One class for all, a time for each example.
-    ts = jnp.full(len(LABEL), t)
-    one = classifier_guidance(path, exact_logits(path), jnp.asarray(1))(DATA.predict(path))
-    agree(one(x, ts), CLASSES[1].predict(path)(x, ts), path, t)
+
+    @jax.jit
+    def run(x, t, ts):
+        guide = lambda label: classifier_guidance(path, exact_logits(path), label)
+        of = lambda label, t: guide(label)(DATA.predict(path))(x, t)
+        # One class for all, a time for each example.
+        return of(LABEL, t), of(jnp.asarray(1), ts)
+
+    for place in (0.02, 0.4, 0.9):
+        t = path.t0 + place * (path.t1 - path.t0)
+        x, ts = states(path, t), np.full(len(LABEL), t)
+        found, one = jax.device_get(run(x, t, ts))
+        agree(found, by_class(path, x, t))
+        agree(one, CLASSES[1].predict(path)(x, ts))
 
 
 def test_scale_multiplies_the_gradient():
-    path, t = LAWS["vp"], jnp.asarray(0.3)
+    path, t = LAWS["vp"], 0.3
     x = states(path, t)
     free = DATA.predict(path)(x, t).score
-    ones, threes = (
-        classifier_guidance(path, exact_logits(path), LABEL, w)(DATA.predict(path))(x, t).score
-        for w in (1.0, 3.0)
-    )
+    guide = lambda w: classifier_guidance(path, exact_logits(path), LABEL, w)(DATA.predict(path))
+    score = jax.jit(lambda x, w: guide(w)(x, t).score)
+    ones, threes = (np.asarray(score(x, w)) for w in (1.0, 3.0))
     np.testing.assert_allclose(threes - free, 3 * (ones - free), rtol=1e-9)
 
 
@@ -89,78 +100,91 @@ def test_logits_see_states_of_unit_size(law):
     """Drawn from data of that standard deviation, and the noise level of the data beside them."""
     path, std = LAWS[law], 0.6
     z = np.random.default_rng(0).standard_normal((2, 4000, 2))
+    seen = lambda x, s: jnp.concatenate([x, s[:, None]], axis=1)
+    logits = jax.jit(make_logits(path, seen, std))
     for t in np.linspace(path.t0, path.t1, 5):
-        a, _, c = (float(v) for v in path.coeffs(jnp.asarray(t)))
-        state = jnp.asarray(a * std * z[0] + c * z[1])
-        x = make_logits(path, lambda x, s: x, std)(state, jnp.asarray(t))
-        level = make_logits(path, lambda x, s: s[:, None], std)(state, jnp.asarray(t))
-        assert np.std(x) == pytest.approx(1.0, abs=0.03)
-        np.testing.assert_allclose(level, c / a, rtol=1e-6)
+        a, _, c = (float(v) for v in path.coeffs(t))
+        found = np.asarray(logits(a * std * z[0] + c * z[1], t))
+        assert np.std(found[:, :2]) == pytest.approx(1.0, abs=0.03)
+        np.testing.assert_allclose(found[:, 2], c / a, rtol=1e-6)
 
 
 def test_log_prob_is_normalised():
-    path, t = LAWS["ve"], jnp.asarray(0.5)
-    x = states(path, t)
-    every = [log_prob(exact_logits(path), x, t, jnp.asarray(j)) for j in range(3)]
+    path, t = LAWS["ve"], 0.5
+    plain = exact_logits(path)
+
+    def run(x):
+        every = [log_prob(plain, x, t, jnp.asarray(j)) for j in range(3)]
+        return every, log_prob(lambda x, t: plain(x, t) + 7.0, x, t, jnp.asarray(0))
+
+    every, shifted = jax.device_get(jax.jit(run)(states(path, t)))
     np.testing.assert_allclose(np.exp(every).sum(axis=0), 1.0, rtol=1e-9)
-    shifted = lambda x, t: exact_logits(path)(x, t) + 7.0
-    np.testing.assert_allclose(log_prob(shifted, x, t, jnp.asarray(0)), every[0], rtol=1e-9)
+    np.testing.assert_allclose(shifted, every[0], rtol=1e-9)
 
 
 # Classifier-free.
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", ["vp", "edm"])
 def test_free_guidance_is_between_and_beyond(law):
-    path = LAWS[law]
-    t = jnp.asarray(path.t0 + 0.3 * (path.t1 - path.t0))
+    path, scales = LAWS[law], (-0.5, 0.0, 0.4, 1.0, 2.5)
+    t = path.t0 + 0.3 * (path.t1 - path.t0)
     x = states(path, t)
     free, given = DATA.predict(path)(x, t), by_class(path, x, t)
-    for w in (-0.5, 0.0, 0.4, 1.0, 2.5):
-        found = classifier_free(path, known_and_not(path), LABEL, 3, w)(x, t)
-        expected = [u + w * (c - u) for u, c in zip(free, given)]
-        agree(found, expected, path, t)
-    # To the last bit at 0 and 1, where the other half is not asked for.
-    zero, one = (classifier_free(path, known_and_not(path), LABEL, 3, w) for w in (0.0, 1.0))
-    np.testing.assert_array_equal(zero(x, t).score, free.score)
-    np.testing.assert_array_equal(one(x, t).score, known_and_not(path)(LABEL)(x, t).score)
+    run = lambda x: [classifier_free(path, known_and_not(path), LABEL, 3, w)(x, t) for w in scales]
+    for w, found in zip(scales, jax.device_get(jax.jit(run)(x))):
+        agree(found, [u + w * (c - u) for u, c in zip(free, given)])
+
+
+def test_at_0_and_1_the_other_half_is_not_asked_for():
+    path, asked = LAWS["vp"], []
+    network = known_and_not(path)
+
+    def noted(label):
+        asked.append(label.shape)
+        return network(label)
+
+    x = states(path, 0.3)
+    for w, times in ((0.0, 1), (1.0, 1), (2.0, 2)):
+        jax.eval_shape(lambda x, w=w: classifier_free(path, noted, LABEL, 3, w)(x, 0.3), x)
+        assert asked.pop() == (times * len(LABEL),) and not asked
 
 
 def test_it_is_the_guidance_of_the_classifier_that_it_implies():
-    path, t = LAWS["subvp"], jnp.asarray(0.4)
-    x = states(path, t)
-    free = classifier_free(path, known_and_not(path), LABEL, 3, 2.0)(x, t)
-    guided = classifier_guidance(path, exact_logits(path), LABEL, 2.0)(DATA.predict(path))(x, t)
-    agree(free, guided, path, t)
+    path, t = LAWS["subvp"], 0.4
+    free = classifier_free(path, known_and_not(path), LABEL, 3, 2.0)
+    guided = classifier_guidance(path, exact_logits(path), LABEL, 2.0)(DATA.predict(path))
+    agree(*jax.device_get(jax.jit(lambda x: (free(x, t), guided(x, t)))(states(path, t))))
 
 
 def test_the_interval_is_of_noise_levels():
-    path, t = LAWS["edm"], jnp.array([0.4, 0.5, 1.0, 2.0, 2.1])  # of EDM the noise levels
+    path, t = LAWS["edm"], np.array([0.4, 0.5, 1.0, 2.0, 2.1])  # of EDM the noise levels
     x = states(path, 1.0)
-    found = classifier_free(path, known_and_not(path), LABEL, 3, 4.0, interval=(0.5, 2.0))(x, t)
-    every = classifier_free(path, known_and_not(path), LABEL, 3, 4.0)(x, t)
+    options = ((4.0, {"interval": (0.5, 2.0)}), (4.0, {}), (0.0, {"interval": (0.5, 2.0)}))
+    make = lambda w, more: classifier_free(path, known_and_not(path), LABEL, 3, w, **more)
+    run = lambda x: [make(*each)(x, t).score for each in options]
+    found, every, none = jax.device_get(jax.jit(run)(x))
     plain = by_class(path, x, t)
     inside = np.array([False, False, True, True, False])
-    expected = np.where(inside[:, None], every.score, plain.score)
-    np.testing.assert_allclose(found.score, expected, rtol=1e-9)
-    assert not np.allclose(every.score[~inside], plain.score[~inside])
+    expected = np.where(inside[:, None], every, plain.score)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    assert not np.allclose(every[~inside], plain.score[~inside])
     # With w = 0 the outside still has the class.
-    none = classifier_free(path, known_and_not(path), LABEL, 3, 0.0, interval=(0.5, 2.0))(x, t)
     outside = np.where(inside[:, None], DATA.predict(path)(x, t).score, plain.score)
-    np.testing.assert_allclose(none.score, outside, rtol=1e-9)
+    np.testing.assert_allclose(none, outside, rtol=1e-9)
 
 
-@pytest.mark.parametrize("phi", [0.4, 1.0])
-def test_rescale_brings_back_the_spread(phi):
-    path, t = LAWS["vp"], jnp.asarray(0.4)
-    x = states(path, t)
-    plain = classifier_free(path, known_and_not(path), LABEL, 3, 5.0)(x, t)
-    found = classifier_free(path, known_and_not(path), LABEL, 3, 5.0, rescale=phi)(x, t)
+def test_rescale_brings_back_the_spread():
+    path, t = LAWS["vp"], 0.4
+    x, phis = states(path, t), (0.0, 0.4, 1.0)
+    make = lambda phi: classifier_free(path, known_and_not(path), LABEL, 3, 5.0, rescale=phi)
+    plain, *rescaled = jax.device_get(jax.jit(lambda x: [make(phi)(x, t) for phi in phis])(x))
     spread = lambda v: np.std(v.x0, axis=1)
-    target = phi * spread(by_class(path, x, t)) + (1 - phi) * spread(plain)
-    np.testing.assert_allclose(spread(found), target, rtol=1e-9)
-    a, _, c = path.coeffs(t)
-    np.testing.assert_allclose(a * found.x0 + c * found.eps, x, rtol=1e-9)
+    a, _, c = (float(v) for v in path.coeffs(t))
+    for phi, found in zip(phis[1:], rescaled):
+        target = phi * spread(by_class(path, x, t)) + (1 - phi) * spread(plain)
+        np.testing.assert_allclose(spread(found), target, rtol=1e-9)
+        np.testing.assert_allclose(a * found.x0 + c * found.eps, x, rtol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_the_command(tmp_path, digits, monkeypatch, capsys):
 
     def restore(experiment, workdir):
         widths.append(experiment.model.width)
-        return 6, experiment.init_params(jax.random.key(0))
+        return 6, jax.jit(experiment.init_params)(jax.random.key(0))
 
     monkeypatch.setattr(identifiability, "restore_ema", restore)
     a, b = run_of(tmp_path / "a"), run_of(tmp_path / "b", model__width=48, seed=7)

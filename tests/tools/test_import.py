@@ -80,6 +80,22 @@ def expected():
         return dict(file)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def traced_once():
+    """What an import asks of a network, traced once for each config of this file."""
+    known = {}
+
+    def target(config):
+        name = config.to_json_best_effort()
+        if name not in known:
+            known[name] = target_of(config)
+        return known[name]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tools.import_score_sde.target_of", target)
+        yield
+
+
 @pytest.fixture(scope="module")
 def program():
     program = Program()

@@ -49,7 +49,7 @@ def test_of_a_trained_network(tmp_path, monkeypatch):
 
     def restore(experiment, workdir, step):
         asked.append((workdir, step))
-        return 7, experiment.init_params(jax.random.key(0))
+        return 7, jax.jit(experiment.init_params)(jax.random.key(0))
 
     monkeypatch.setattr(trajectories, "restore_ema", restore)
     draw_only(monkeypatch, "score_deviation")
