@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 import data
 import sde_lib
+from builders.aliases import modernised
 from builders.checks import RESTORATION, check_classes, check_data, choose
 from configs.base import DATA
 
@@ -43,6 +44,7 @@ def needs_data(config: ConfigDict, mode: str) -> bool:
         return False
     if mode != "sample":
         return True
+    config = modernised(config)
     section, splits = config.guidance, ("train", "test")
     measured = section.method in RESTORATION and not section.measurement
     return (

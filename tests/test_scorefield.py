@@ -95,7 +95,7 @@ def test_a_workdir_of_an_earlier_version(run, workdir, tmp_path):
     """Keys and sections that came later have their defaults; what was trained is what is said."""
     (tmp_path / "checkpoints").symlink_to(workdir / "checkpoints")
     stored = json.loads((workdir / "config.json").read_text())
-    del stored["edit"], stored["sampling"]["teleport_sigma"], stored["mesh"]
+    del stored["edit"], stored["sampling"]["pc"]["teleport_sigma"], stored["mesh"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
     old = open_run(tmp_path)
     assert old.experiment.config.to_dict() == run.experiment.config.to_dict()

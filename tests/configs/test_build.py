@@ -62,7 +62,8 @@ def test_options_of_the_likelihood(monkeypatch):
     config.update(divergence="gaussian", num_probes=3, solver="heun", rtol=0.02, atol=0.03)
     config.update(max_steps=77, eps=0.04, variable="lam")
     probes = []
-    monkeypatch.setitem(likelihood.DIVERGENCES, "gaussian", probes.append)
+    noted = lambda num_probes=1: probes.append(num_probes)
+    monkeypatch.setitem(likelihood.DIVERGENCES, "gaussian", noted)
     calls = recorded(monkeypatch, likelihood, "log_likelihood")
     build_likelihood(config, PATH)("key", "predict", "x")
     solver = samplers.Solver("heun", 0.02, 0.03, 77, "lam")
@@ -75,9 +76,9 @@ def test_the_solver_of_the_flow():
     """A number each, so that none can stand in the place of another."""
     config = base("vp", "mlp", "npz").likelihood
     config.update(solver="bosh3", rtol=0.1, atol=0.2, max_steps=7, variable="lam", sigma_data=0.3)
-    config.update(steps=9, order=3)
     assert build_flow_solver(config) == samplers.Solver("bosh3", 0.1, 0.2, 7, "lam", 0.3)
-    config.solver = "adams"
+    config = base("vp", "mlp", "npz").likelihood
+    config.update(solver="adams", steps=9, order=3, variable="lam", sigma_data=0.3)
     assert build_flow_solver(config) == likelihood.Adams(9, 3, "lam", 0.3)
 
 

@@ -177,7 +177,7 @@ def test_restarts():
     # Its steps, with those of the returns: each from one node to the next.
     assert len(result.ts) == 5 + 6 + 2 + 1 and result.ts[0] == PATH.t1
     for wrong in ((0.2, 1.0, 2, 3), ((0.2, 1.0, 2),), ((0.2, 1.0, 2, 1.5),)):
-        with pytest.raises(ValueError, match=r"sampling\.restarts has the row"):
+        with pytest.raises(ValueError, match=r"sampling\.pc\.restarts has the row"):
             build_sampler(section(predictor="heun", restarts=wrong), PATH)
     with pytest.raises(ValueError, match=r"up to 0\.1"):
         build_sampler(section(predictor="heun", restarts=((0.2, 0.1, 1, 1),)), PATH)
@@ -212,7 +212,7 @@ def test_unified(tmp_path):
     assert named(key, PREDICT, x).nfe == 5
     with pytest.raises(ValueError, match="no schedule 'mine'"):
         build_sampler(section(method="unified", schedule="mine"), PATH)
-    with pytest.raises(ValueError, match=r"sampling\.schedule is empty"):
+    with pytest.raises(ValueError, match=r"sampling\.unified\.schedule is empty"):
         build_sampler(section(method="unified", schedule=""), PATH)
 
 
@@ -271,10 +271,10 @@ def test_denoising_mcmc(level_network):
     ("change", "words"),
     [
         ({"denoise": False}, "denoise is False, and sampling.method 'denoising_mcmc' ends"),
-        ({"chain_outputs": 3}, "batch_size is 64 and sampling.chain_outputs 3"),
-        ({"chain_network": ""}, "chain_network is empty; train a network"),
+        ({"chain_outputs": 3}, "batch_size is 64 and sampling.denoising_mcmc.outputs 3"),
+        ({"chain_network": ""}, "denoising_mcmc.network is empty; train a network"),
         ({"chain_network": "nowhere"}, "no classifier of noise levels nowhere.* train one with"),
-        ({"chain_burn_in": ((1.5, 0.1),)}, r"chain_burn_in has the row \(1.5, 0.1\)"),
+        ({"chain_burn_in": ((1.5, 0.1),)}, r"denoising_mcmc\.burn_in has the row \(1.5, 0.1\)"),
         ({"grid": "learned"}, "The grid is 'learned'; each chain"),
     ],
 )
@@ -320,9 +320,11 @@ def test_options_of_adaptive_methods(monkeypatch, per_example, denoise):
     build_sampler(section(method="ode", **numbers, **more), PATH)
     assert calls == [{**expected, "per_example": per_example}]
     calls = recorded(monkeypatch, samplers, "adaptive_sde")
-    own = {"sde_rtol": 0.05, "sde_atol": 0.06, "sde_eta": 0.7}
-    build_sampler(section(method="sde", **own, **numbers, **more), PATH)
-    assert calls == [{**expected, "solver": solver._replace(rtol=0.05, atol=0.06), "eta": 0.7}]
+    own = {"sde_rtol": 0.05, "sde_atol": 0.06, "sde_eta": 0.7, "max_steps": 77, "variable": "lam"}
+    own |= {"sigma_data": 0.9, "eps": 0.04, "denoise": denoise}
+    build_sampler(section(method="sde", **own), PATH)
+    sde_solver = samplers.Solver("tsit5", 0.05, 0.06, 77, "lam", 0.9)  # its method is ShARK always
+    assert calls == [{**expected, "solver": sde_solver, "eta": 0.7}]
 
 
 def test_adaptive_ode():

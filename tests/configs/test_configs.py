@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 import runpy
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -263,7 +264,9 @@ def test_numbers_of_the_paper(path):
     config = load(path)
     n_iters = 950_000 if "_deep_" in path.name else 1_300_000
     expected = {**PAPER, **PAPER_OF[config.sde.name], "training.n_iters": n_iters}
-    found = {key: config[key.split(".")[0]][key.split(".")[1]] for key in expected}
+    found = {
+        key: reduce(lambda section, name: section[name], key.split("."), config) for key in expected
+    }
     assert found == expected
 
 

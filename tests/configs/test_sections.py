@@ -58,7 +58,7 @@ def test_a_new_predictor_is_a_function_and_a_line(monkeypatch):
     np.testing.assert_allclose(found.x, 0.25**3)
     assert "shrink" in pruned(ours).sampling and "ddim" not in pruned(ours).sampling
     said = describe("sampling.shrink", ours)
-    assert "share: float = 0.5  what is left of x after a step." in said
+    assert "share: float = 0.25  what is left of x after a step." in said
     assert "sampling.predictor is 'shrink'" in said
 
 
