@@ -37,3 +37,12 @@ def states(law, data, t, n=4):
 def times(law):
     """From one end of the law to the other."""
     return (law.t0, 0.01, 0.3 * law.t1, law.t1)
+
+
+# Two correlated values.
+PAIR = Gaussian(np.array([0.5, -0.2]), np.array([[1.0, 0.8], [0.8, 1.0]]))
+
+
+def covariance_error(cov, n):
+    """Standard errors of the entries of a covariance found from n draws of a Gaussian."""
+    return np.sqrt((np.outer(np.diag(cov), np.diag(cov)) + cov**2) / n)
