@@ -11,7 +11,7 @@ import pytest
 # `import closed_form` from any test file, whatever folder it is in.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from compiling import compile_laws
+from compiling import compile_laws, compile_quickly
 
 
 def pytest_configure(config):
@@ -19,18 +19,31 @@ def pytest_configure(config):
     next run finds them. `pytest --cache-clear` forgets them."""
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compile_quickly()
     compile_laws()
 
 
 @pytest.fixture(autouse=True)
 def optimiser(request):
-    """Switches XLA's optimiser off, which takes a third of the time of compiling small programs.
+    """XLA's optimiser is off, for it takes a third of the time of compiling small programs.
 
     `@pytest.mark.optimised` switches it on, for a test whose programs run for longer than they are
     compiled, or whose numbers need it.
     """
     optimised = request.node.get_closest_marker("optimised") is not None
     jax.config.update("jax_disable_most_optimizations", not optimised)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="session")
+def program():
+    """`main.py` in processes of its own: `program("--config", ...)`."""
+    from program import Program  # which few tests need, and takes seconds to import
+
+    program = Program()
+    yield program
+    program.close()
 
 
 @pytest.fixture
