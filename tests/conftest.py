@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import budgets
-from compiling import compile_laws
+from compiling import compile_laws, compile_quickly
 
 MOST_MEMORY = 2 * 2**30
 
@@ -23,6 +23,7 @@ def pytest_configure(config):
     next run finds them. `pytest --cache-clear` forgets them."""
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compile_quickly()
     compile_laws()
 
 
@@ -37,7 +38,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Switches XLA's optimiser off, which takes a third of the time of compiling small programs.
+    """XLA's optimiser is off, for it takes a third of the time of compiling small programs.
 
     `@pytest.mark.optimised` switches it on, for a test whose programs run for longer than they are
     compiled, or whose numbers need it. The fixtures that such a test is the first to use have it on
@@ -45,6 +46,16 @@ def pytest_runtest_setup(item):
     """
     optimised = item.get_closest_marker("optimised") is not None
     jax.config.update("jax_disable_most_optimizations", not optimised)
+
+
+@pytest.fixture(scope="session")
+def program():
+    """`main.py` in processes of its own: `program("--config", ...)`."""
+    from program import Program  # which few tests need, and takes seconds to import
+
+    program = Program()
+    yield program
+    program.close()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,16 +6,26 @@ shell would see: exit status, standard output, standard error, and files. A chil
 common with the next one than two processes have.
 """
 
+import contextlib
+import io
 import json
+import logging
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import pytest
+from absl.testing import flagsaver
+from compiling import QUICK
+
+import main
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,6 +33,10 @@ SERVER = """
 import atexit, json, os, sys, threading, traceback
 import jax, main
 from absl import app
+sys.path.append("tests")
+from compiling import compile_laws
+
+compile_laws()
 
 def child(call):
     for number, name in ((1, "out"), (2, "err")):
@@ -77,6 +91,47 @@ class Result(NamedTuple):
     err: str
 
 
+def inside(*argv) -> Result:
+    """`main.py` in this process, for what needs none of its own: most of a process is spent on
+    compiling what the one before it has compiled.
+
+    Everything is as `Program()` has it but the devices, which are those of the tests, and what
+    others than Python print. Flags and loggers are afterwards what they were before.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    argv = ["main.py", *map(str, argv)]
+    with pytest.MonkeyPatch.context() as patch, flagsaver.flagsaver(), loggers():
+        patch.setattr(sys, "argv", argv)
+        patch.setattr(sys, "unraisablehook", sys.unraisablehook)
+        patch.chdir(ROOT)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = ends(argv)
+    return Result(status, out.getvalue(), err.getvalue())
+
+
+def ends(argv: list[str]) -> int:
+    """The status with which the program ends."""
+    try:
+        main.main(main.parse_flags(argv))
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+@contextlib.contextmanager
+def loggers() -> Iterator[None]:
+    """Brings the levels of those back that the program silences."""
+    levels = {name: logging.getLogger(name).level for name in (None, "absl", "asyncio")}
+    yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
 class Program:
     """`Program()(*argv)` runs `main.py`; `Program().script(text)` runs Python with it imported."""
 
@@ -84,7 +139,7 @@ class Program:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
         # A device count left by the caller, or how its output is kept back, must not decide what a
         # test sees.
-        environment.pop("XLA_FLAGS", None)
+        environment["XLA_FLAGS"] = QUICK
         environment.pop("PYTHONUNBUFFERED", None)
         self._folder = tempfile.TemporaryDirectory()
         # Children find their programs where the tests keep theirs.
@@ -123,11 +178,7 @@ class Program:
 
     def _describe(self, argv, script, devices: int, cwd: Path, number: int = 0) -> dict:
         """One child, as the server is told of it."""
-        # Unoptimised code compiles in half the time; no program here runs for long.
-        xla = (
-            f"--xla_force_host_platform_device_count={devices}",
-            "--xla_backend_optimization_level=0",
-        )
+        xla = (f"--xla_force_host_platform_device_count={devices}",)
         call = {"argv": [str(a) for a in argv], "script": script, "xla": xla, "cwd": str(cwd)}
         return call | {k: str(Path(self._folder.name) / f"{k}_{number}") for k in ("out", "err")}
 

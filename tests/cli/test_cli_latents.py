@@ -1,9 +1,11 @@
 """Encode, decode and interpolate, one after the other in one workdir."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+from program import inside
 from tiny import flags
 
 from data import load
@@ -18,14 +20,14 @@ FIXED = {
 
 
 @pytest.fixture(scope="module")
-def call(program, tmp_path_factory):
+def call(digits, tmp_path_factory):
     """`call(mode, *more, **changes)` in one workdir, which is `call.workdir`."""
-    workdir = tmp_path_factory.mktemp("latents") / "run"
+    workdir = shutil.copytree(digits, tmp_path_factory.mktemp("latents") / "run")
 
     def call(mode, *more, **changes):
         given = flags(**{**FIXED, **changes})
         config = "configs/digits_vp.py"
-        return program("--config", config, "--workdir", workdir, "--mode", mode, *given, *more)
+        return inside("--config", config, "--workdir", workdir, "--mode", mode, *given, *more)
 
     call.workdir = workdir
     return call
@@ -33,8 +35,6 @@ def call(program, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(call):
-    result = call("train")
-    assert result.status == 0, result.err
     text = line(call("decode"))
     assert "There are no codes of checkpoint 6" in text and "--mode encode" in text
     return call.workdir / "latents" / STEP
@@ -86,12 +86,11 @@ def test_encode(encoded):
 
 
 def test_a_code_does_not_depend_on_its_batch(call, encoded):
-    assert call("encode", "--seeds", "13").status == 0
-    one, many = (np.load(encoded / f"latents_{name}.npz")["z"] for name in ("13-13", "5-15"))
-    np.testing.assert_allclose(one[0], many[8], atol=1e-5)
-    report = json.loads((encoded / "latents_13-13.json").read_text())
-    assert report["variance"] == {"mean": None, "std": None, "std_of_normal": None}
-    (encoded / "latents_13-13.npz").unlink()
+    """Nor on its place there: example 13 is the first of one batch and the fourth of another."""
+    assert call("encode", "--seeds", "10-17").status == 0
+    some, many = (np.load(encoded / f"latents_{name}.npz")["z"] for name in ("10-17", "5-15"))
+    np.testing.assert_allclose(some[:6], many[5:], atol=1e-5)
+    (encoded / "latents_10-17.npz").unlink()
 
 
 def test_decode_gives_the_examples_back(call, trained, encoded):
@@ -128,7 +127,7 @@ def test_interpolate(call, trained):
     assert is_png(trained / "walk_slerp_5-7.png")
 
 
-def test_refusals(call, trained, encoded, tmp_path):
+def test_refusals(call, encoded, tmp_path):
     text = line(call("encode", "--seeds", "290-300"))
     assert "example 300" in text and "has 297" in text and "0 to 296" in text
     assert "the one example 3" in line(call("interpolate", "--seeds", "3"))
@@ -139,6 +138,3 @@ def test_refusals(call, trained, encoded, tmp_path):
     assert "'test'" in line(call("encode", latents__dataset="tset"))
     missing = tmp_path / "codes.npz"
     assert "is no file" in line(call("decode", latents__file=missing))
-    text = line(call("encode", "--seeds", "1", likelihood__solver="bosh3", likelihood__max_steps=2))
-    assert "None of 1 solves" in text and "likelihood.max_steps" in text
-    assert not (encoded / "latents_1-1.npz").exists()

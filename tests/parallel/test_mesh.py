@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from program import Program
 
 # Prints as JSON what the tests below look at.
 SCRIPT = """
@@ -75,10 +74,8 @@ print(json.dumps(found))
 
 
 @pytest.fixture(scope="module")
-def found():
-    program = Program()
+def found(program):
     result = program.script(SCRIPT, devices=8)
-    program.close()
     assert result.status == 0, result.err
     return json.loads(result.out.splitlines()[-1])
 

@@ -4,15 +4,7 @@ import runpy
 
 import numpy as np
 import pytest
-from program import Program
 from tiny import overrides
-
-
-@pytest.fixture(scope="session")
-def program():
-    program = Program()
-    yield program
-    program.close()
 
 
 @pytest.fixture(scope="session")
