@@ -75,8 +75,10 @@ def build_end(section: ConfigDict, path: sde_lib.AffinePath) -> float:
 
 def build_method(section: ConfigDict, path: sde_lib.AffinePath) -> samplers.Sampler:
     """The predictor and the corrector of one step."""
-    predictor, corrector = build_predictor(section, path), build_corrector(section, path)
-    return samplers.predictor_corrector(predictor, corrector, section.pc.order)
+    parts = {"predictor": build_predictor(section, path)}
+    parts["corrector"] = build_corrector(section, path)
+    own = {"order": section.pc.order}
+    return construct("sampling.pc", samplers.predictor_corrector, own, **parts)
 
 
 def build_parts(section: ConfigDict, path: sde_lib.AffinePath) -> list[samplers.Sampler]:

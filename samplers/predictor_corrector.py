@@ -1,6 +1,7 @@
 """Predictor-corrector sampling (Song et al. 2021, algorithm 1)."""
 
 from samplers.base import Sampler, chain
+from sde_lib.ranges import one_of
 
 ORDERS = ("paper", "original")
 
@@ -13,6 +14,10 @@ def predictor_corrector(
     `order="paper"` corrects after predicting, at the new time; `"original"` corrects first, at the
     old time, as the released code does, whose last sample is never corrected. The corrector must
     have been built to act there (`at="end"` and `at="start"`).
+
+    Raises:
+        ValueError: for another order.
     """
+    one_of(ORDERS, order=order)
     parts = [predictor, corrector] if order == "paper" else [corrector, predictor]
     return chain(*(part for part in parts if part is not None))
