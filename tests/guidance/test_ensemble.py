@@ -83,8 +83,10 @@ def check(found, exact, seeds, n, spread=5.0):
     assert np.all(means.std(0) < spread * np.sqrt(np.diag(exact.cov) / n))
 
 
-@pytest.mark.parametrize(("name", "dims", "rows"), [("vp", 8, 5), ("flow", 3, 4)])
+@pytest.mark.parametrize(("name", "dims", "rows"), [("flow", 3, 4)])
 def test_gaussian_posterior_and_evidence(name, dims, rows):
+    """More values than dimensions; as many are in the test below, and fewer in that of the modes,
+    both under VP."""
     law, eps, noise, seeds, n = LAWS[name], 1e-3, 0.5, 16, 1000
     data, A, y = problem(dims, rows)
     misfit = lambda: gaussian_misfit(matrix((dims,), A), y, noise)
@@ -248,7 +250,7 @@ def test_a_measurement_that_is_not_linear():
     value = lambda x: 0.5 * jnp.sum((x**2 - y) ** 2, axis=1) / noise**2
     misfit = lambda: measured_misfit(value, (1,))
     options = {"eta": 0.3, "threshold": 1.0, "fraction": 0.25}
-    found = repeat(law, data.predict(law), misfit, n, 200, seeds, **options)
+    found = repeat(law, data.predict(law), misfit, n, 150, seeds, **options)
     x = np.linspace(-4.0, 4.0, 4001)
     mean, cov = data.moments(law, 1e-3)
     p = np.exp(-((x - mean) ** 2) / (2 * cov[0]) - (x**2 - y) ** 2 / (2 * noise**2))
