@@ -109,6 +109,20 @@ def test_numbers_of_laws(name):
     assert {key: getattr(path, key) for key in numbers} == numbers
 
 
+@pytest.mark.parametrize(
+    "numbers, sentence",
+    [
+        ({"name": "vp", "beta_max": 200.0}, "sde.beta_max = 200.0 makes .* 5.32e[+]21 times at t1"),
+        ({"name": "subvp", "beta_max": 400.0}, "sde.beta_max = 400.0 makes .* times at t1"),
+        ({"name": "ve", "sigma_max": 1e20}, "sde.sigma_max = 1e[+]20 makes .* 1e[+]20 times at t1"),
+        ({"name": "edm", "t1": 1e25}, "sde.t1 = 1e[+]25 makes"),
+    ],
+)
+def test_laws_beyond_float32(numbers, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build_path(ConfigDict({**LAWS[numbers["name"]], **numbers}))
+
+
 @pytest.fixture(scope="module")
 def experiment():
     return build(tiny())
