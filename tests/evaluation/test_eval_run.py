@@ -156,7 +156,7 @@ def test_failed_solves_are_counted_and_left_out(file, tmp_path):
         lambda folder: run_sampling(nothing, PARAMS, folder, 3, range(40)),
         lambda folder: stored_samples(nothing, PARAMS, folder, 3, 40),
     ):
-        with pytest.raises(ValueError, match="^None of 40 samples by .* is finite"):
+        with pytest.raises(ValueError, match=r"^None of 40 samples by .* is finite"):
             run(tmp_path / "none")
 
 
