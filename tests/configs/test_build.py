@@ -17,6 +17,7 @@ import likelihood
 import losses
 import samplers
 import sde_lib
+from builders.checks import check_numbers
 from builders.experiment import build
 from builders.likelihood import build_flow_solver, build_likelihood
 from builders.path import build_path
@@ -225,6 +226,24 @@ def test_image_size_of_a_folder(tmp_path, size, expected):
     experiment = build(config)
     assert experiment.shape == (*expected, 3)
     assert experiment.train.fetch(np.arange(3)).shape == (3, *expected, 3)
+
+
+@pytest.mark.parametrize(
+    "key, value, rule",
+    [
+        ("guidance.classifier_free.interval", (0.5,), "must be two numbers"),
+        ("edit.window", (0.1, 0.4, 0.6), "must be two numbers"),
+        ("data.crop", (8, 8, 3), "must be one side, or"),
+        ("model.fir_kernel", ("1", 3), "must be the taps"),
+        ("model.fir_kernel", (), "must be the taps"),
+    ],
+)
+def test_tuples_of_another_length(key, value, rule):
+    """Refused with their key, before anything is made of them."""
+    config = base("ve", "ncsnpp", "tfds")
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=rf"^{key} is .*; it {rule}"):
+        check_numbers(config)
 
 
 @pytest.mark.parametrize("dataset, words", [("npz", "path"), ("tfds", "name, path")])
