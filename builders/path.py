@@ -3,11 +3,14 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
 import sde_lib
 from builders.checks import choose
 
+# Of |log(c / a)|: the square of exp(43.6) is the largest float32 but for a factor of 5.
+LARGEST = 43.6
 PROGRAM = Path(__file__).resolve().parents[1]
 
 
@@ -35,7 +38,26 @@ def build_path(section: ConfigDict) -> sde_lib.AffinePath:
             )
     if name in sde_lib.TABLED:
         return law.from_file(table_file(section.table), section.t0, section.t1)
-    return law(**kwargs)
+    path = law(**kwargs)
+    check_range(path, kwargs)
+    return path
+
+
+def check_range(path: sde_lib.AffinePath, numbers: dict) -> None:
+    """Raises:
+    ValueError: for a law whose noise-to-signal ratio c / a, whose square samplers and losses take,
+        leaves the range of float32 at either end.
+    """
+    lam = np.asarray(path.lam(np.asarray([path.t0, path.t1], np.float32)), np.float64)
+    if np.all(np.abs(lam) < LARGEST):
+        return
+    name = next((key for key in ("beta_max", "sigma_max") if key in numbers), "t1")
+    first, last = np.exp(-lam)
+    raise ValueError(
+        f"sde.{name} = {numbers[name]} makes the noise {first:.3g} times the data at t0 and "
+        f"{last:.3g} times at t1; float32 holds the square of what lies between "
+        f"{np.exp(-LARGEST):.1g} and {np.exp(LARGEST):.1g} only, so lower it."
+    )
 
 
 def table_file(name: str) -> Path:

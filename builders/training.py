@@ -13,6 +13,7 @@ import losses
 import sde_lib
 from builders.checks import choose, classes_told
 from losses.denoising import LossFn
+from models.embeddings import frozen
 from sde_lib.prediction import CONDITIONING, KINDS
 
 
@@ -89,7 +90,8 @@ def build_labels(config: ConfigDict) -> Callable[[Array, dict], dict]:
 def build_optimizer(section: ConfigDict, n_iters: int) -> optax.GradientTransformation:
     """Adam with linear warm-up, then constant or cosine; clipping by the global norm first.
 
-    Weight decay is decoupled and multiplied by the learning rate, as in the original.
+    Weight decay is decoupled and multiplied by the learning rate, as in the original; what is never
+    trained does not decay.
     """
     choose("optim.optimizer", section.optimizer, ("adam",))
     choose("optim.schedule", section.schedule, ("constant", "cosine"))
@@ -99,12 +101,21 @@ def build_optimizer(section: ConfigDict, n_iters: int) -> optax.GradientTransfor
     else:
         after = optax.constant_schedule(section.lr)
     rate = optax.join_schedules([warmup, after], [section.warmup]) if section.warmup else after
-    adam = optax.adamw(
-        rate,
-        b1=section.beta1,
-        b2=section.beta2,
-        eps=section.eps,
-        weight_decay=section.weight_decay,
+    adam = optax.chain(
+        optax.scale_by_adam(b1=section.beta1, b2=section.beta2, eps=section.eps),
+        decay_trained(section.weight_decay),
+        optax.scale_by_learning_rate(rate),
     )
     clip = optax.clip_by_global_norm(section.grad_clip) if section.grad_clip else optax.identity()
     return optax.chain(clip, adam)
+
+
+def decay_trained(weight_decay: float) -> optax.GradientTransformation:
+    """`g + weight_decay p`, but g for what is `frozen`. The state is that of
+    `optax.add_decayed_weights` without a mask, as checkpoints have it."""
+
+    def update(updates, state, params):
+        add = lambda path, g, p: g if frozen(path, p) else g + weight_decay * p
+        return jax.tree_util.tree_map_with_path(add, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -16,6 +16,7 @@ from jax import Array
 
 from sde_lib import AffinePath, expand
 from sde_lib.prediction import PredictFn, Prediction, prediction_of
+from sde_lib.ranges import strength
 
 LabelledFn = Callable[[Array], PredictFn]
 
@@ -44,8 +45,10 @@ def classifier_free(
             example, that the conditional one has (Lin et al. 2024, section 3.4).
 
     Raises:
-        ValueError: for an interval that is empty, or a rescale outside of [0, 1].
+        ValueError: for an interval that is empty, a rescale outside of [0, 1], or a scale that is
+            not finite or above 1e6.
     """
+    strength(scale=scale)
     low, high = interval
     if not 0.0 <= low < high:
         raise ValueError(f"The guidance interval is {interval}; give two noise levels, low < high.")
@@ -78,7 +81,10 @@ def rescaled(
     """The prediction with x0 brought towards the spread of another one."""
     axes = tuple(range(1, x.ndim))
     spread = lambda v: jnp.std(v, axis=axes, keepdims=True)
-    factor = rescale * spread(x0) / spread(mixed.x0) + (1.0 - rescale)
+    own = spread(mixed.x0)
+    # What has no spread of its own, such as an example of one value, cannot be given one.
+    ratio = jnp.where(own > 0.0, spread(x0) / jnp.where(own > 0.0, own, 1.0), 1.0)
+    factor = rescale * ratio + (1.0 - rescale)
     a, _, c = path.coeffs(t)
     x0 = factor * mixed.x0
     return prediction_of(path, x, t, x0, (x - expand(a, x) * x0) / expand(c, x))

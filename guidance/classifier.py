@@ -15,6 +15,7 @@ from guidance.base import GuideFn, check_path, with_score
 from sde_lib import AffinePath
 from sde_lib.classifier import LogitsFn, log_prob
 from sde_lib.prediction import PredictFn, Prediction
+from sde_lib.ranges import strength
 
 
 def classifier_guidance(
@@ -29,9 +30,10 @@ def classifier_guidance(
         scale: w. Zero leaves the prediction as it is.
 
     Raises:
-        ValueError: for a law that is not affine.
+        ValueError: for a law that is not affine, or a scale that is not finite or above 1e6.
     """
     check_path(path)
+    strength(scale=scale)
 
     def guide(predict: PredictFn) -> PredictFn:
         def guided(x: Array, t: Array) -> Prediction:

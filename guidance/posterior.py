@@ -24,6 +24,9 @@ from sde_lib import AffinePath, Moments
 from sde_lib.base import expand
 from sde_lib.prediction import PredictFn, prediction_of
 
+# Not the half precision in which accelerators multiply matrices by default.
+FULL = jax.lax.Precision.HIGHEST
+
 
 class Mixture(NamedTuple):
     """Data `sum_k weights_k N(means_k, covs_k)`; `(K,)`, `(K, D)`, `(K, D, D)`."""
@@ -90,12 +93,12 @@ def mixture_predict(path: AffinePath, data: Mixture) -> PredictFn:
         a, _, c = (expand(v, row) for v in path.coeffs(jnp.asarray(t, x.dtype)))
         means, basis, lengths, log = (jnp.asarray(v, x.dtype) for v in (data.means, U, L, logs))
         v = a**2 * lengths[None] + c**2
-        d = jnp.einsum("bkd,kde->bke", row - a * means[None], basis)
+        d = jnp.einsum("bkd,kde->bke", row - a * means[None], basis, precision=FULL)
         logp = log[None] - 0.5 * jnp.sum(d**2 / v + jnp.log(v), axis=-1)
         share = jax.nn.softmax(logp, axis=-1)
-        shift = jnp.einsum("bke,kde->bkd", a * lengths[None] / v * d, basis)
-        x0 = jnp.einsum("bk,bkd->bd", share, means[None] + shift)
-        eps = jnp.einsum("bk,bke,kde->bd", share, c / v * d, basis)
+        shift = jnp.einsum("bke,kde->bkd", a * lengths[None] / v * d, basis, precision=FULL)
+        x0 = jnp.einsum("bk,bkd->bd", share, means[None] + shift, precision=FULL)
+        eps = jnp.einsum("bk,bke,kde->bd", share, c / v * d, basis, precision=FULL)
         return prediction_of(path, x, t, x0.reshape(x.shape), eps.reshape(x.shape))
 
     return predict

@@ -28,6 +28,7 @@ from jax import Array
 from guidance.base import GuideFn, check_path
 from samplers import Sampler, SampleResult, State
 from samplers.base import begin, finished, start
+from samplers.ddim import shares
 from sde_lib import AffinePath, expand, fold_in
 from sde_lib.prediction import PredictFn
 
@@ -52,10 +53,9 @@ def regional(path: AffinePath, eta: float | np.ndarray | Array | EtaFn) -> Sampl
         x, prediction = state.x, predict(state.x, t)
         a_s, _, c_s = (expand(v, x) for v in path.coeffs(s))
         strength = jnp.asarray(eta(t) if callable(eta) else eta, x.dtype)
-        # std / c_s is at most eta, so what is left of c_s is a ratio free of cancellation.
-        share = strength[None] * expand(path.forward_step(s, t).q / path.coeffs(t).c, x)
-        mean = a_s * prediction.x0 + c_s * jnp.sqrt(1.0 - share**2) * prediction.eps
-        return State(mean + c_s * share * path.noise(key, x))
+        kept, new = shares(path, t, s, strength[None], x)
+        mean = a_s * prediction.x0 + c_s * kept * prediction.eps
+        return State(mean + c_s * new * path.noise(key, x))
 
     return Sampler(start, step, nfe=1)
 

@@ -70,6 +70,7 @@ def expected_log_decoder(path: AffinePath, eps: float | Array, values: Array) ->
     term of an example is a sum of entries of this table and has no error of sampling. It takes
     `257 L^2` exponentials. Arguments as in `log_decoder`.
     """
+    values = as_float(values)
     a, _, c = path.coeffs(jnp.asarray(eps, values.dtype))
     z = jnp.asarray(NODES, values.dtype)
     weight = jax.nn.softmax(-0.5 * z**2)
@@ -115,7 +116,7 @@ def closed_log_likelihood(
         ValueError: where u is not of integers, or values are not `(L,)`.
     """
     check_levels(values, u)
-    y = jnp.take(values, u.astype(jnp.int32), mode="fill", fill_value=jnp.nan)
+    y = jnp.take(as_float(values), u.astype(jnp.int32), mode="fill", fill_value=jnp.nan)
     time = start(path, eps, y)
     comb = lambda x: total(jax.nn.logsumexp(log_kernels(path, time, values, x), axis=-1))
     return noised(key, path, log_p_eps, y, time, num_draws, lambda x: -comb(x))
@@ -142,6 +143,7 @@ def noised_log_density(
     Returns:
         As `closed_log_likelihood`: every field with a leading axis of draws, `logp` `(K, B)`.
     """
+    x = as_float(x)
     time = start(path, eps, x)
     volume = lambda y: x[0].size * jnp.log(path.coeffs(time).a)
     return noised(key, path, log_p_eps, x, time, num_draws, volume)
@@ -161,11 +163,17 @@ def noised(key, path, log_p_eps, y, time, num_draws, closing) -> LogLik:
 
 def log_kernels(path: AffinePath, eps: float | Array, values: Array, x: Array) -> Array:
     """`log N(x; a y_v, c^2)` of each dimension and level: the shape of x and a last axis L."""
+    x = as_float(x)
     a, _, c = path.coeffs(jnp.asarray(eps, x.dtype))
     levels = values.astype(x.dtype).reshape((1,) * x.ndim + (-1,))
     x = x[..., None]
     z = (x - expand(a, x) * levels) / expand(c, x)
     return -0.5 * z**2 - expand(jnp.log(c), x) - 0.5 * jnp.log(2.0 * jnp.pi)
+
+
+def as_float(x: Array) -> Array:
+    """At least float32, as times are: values may be given as integers."""
+    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 
 def start(path: AffinePath, eps: float | Array | None, x: Array) -> Array:

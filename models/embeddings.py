@@ -56,6 +56,12 @@ class GaussianFourierProjection(nn.Module):
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
+def frozen(path: tuple, leaf: jax.Array) -> bool:
+    """Whether a parameter is never trained: the frequencies of `GaussianFourierProjection`, the
+    one vector of the name `W`. `path` is that of `jax.tree_util.tree_map_with_path`."""
+    return bool(path) and getattr(path[-1], "key", None) == "W" and leaf.ndim == 1
+
+
 def add_class(
     embedding: jax.Array, label: jax.Array | None, num_classes: int, dtype: Any
 ) -> jax.Array:

@@ -14,7 +14,7 @@ from jax import Array
 
 from samplers.base import Sampler, State
 from samplers.exponential import check_form, first_order, interval, target
-from sde_lib import AffinePath, expand
+from sde_lib import AffinePath, check_data_left, expand
 
 BASES = ("lam", "rho", "t")
 MAX_ORDER = 4
@@ -48,6 +48,7 @@ def adams_bashforth(
         ValueError: for an order outside 1 to 4, or an unknown form or basis.
     """
     check(order, form)
+    check_data_left(path, "a step in lam")
     if basis not in BASES:
         raise ValueError(f"basis is {basis!r}; it must be one of {', '.join(BASES)}.")
 

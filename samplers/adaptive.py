@@ -12,7 +12,7 @@ from jax import Array
 from samplers.base import SampleFn, SampleResult, finished
 from samplers.frame import make_frame
 from samplers.solve import LONGEST_STEP, Solved, Solver, solve_ode
-from sde_lib import AffinePath
+from sde_lib import AffinePath, check_data_left
 from sde_lib.prediction import PredictFn
 
 
@@ -106,6 +106,8 @@ def adaptive_sde(
         raise ValueError(
             f"variable is {solver.variable!r}; the adaptive SDE steps in 't' or in 'lam'."
         )
+
+    check_data_left(path, "the drift a' / a")
 
     def one(key: Array, predict: PredictFn, x: Array):
         start, end = clock(path, solver.variable, jnp.asarray([path.t1, eps], x.dtype))

@@ -28,6 +28,7 @@ def langevin(
     fluctuations; `"batch"` averages both norms over the batch as the original did, which makes a
     sample depend on those beside it. A step size that depends on x keeps `p |score|^2` in place of
     p: for a Gaussian a variance too large by 2 / D, which is little for images and much for D = 2.
+    Where the score is zero, as of a network that is not trained, nothing moves.
 
     Args:
         snr: the signal-to-noise ratio of a step.
@@ -37,12 +38,8 @@ def langevin(
     """
     check(snr, n_steps, norm)
 
-    def size(score: Array, z: Array) -> Array:
-        if norm == "batch":
-            return jnp.mean(norms(z)) / jnp.mean(norms(score))
-        return score[0].size ** 0.5 / norms(score)
-
-    return _corrector(path, n_steps, at, lambda score, z, u: (snr * size(score, z)) ** 2)
+    size = lambda score, z, u: (snr * size_ratio(score, z, norm)) ** 2
+    return _corrector(path, n_steps, at, size)
 
 
 def annealed_langevin(
@@ -73,6 +70,15 @@ def check(snr: float, n_steps: int, norm: str) -> None:
     not_negative(snr=snr)
     positive(n_steps=n_steps)
     one_of(NORMS, norm=norm)
+
+
+def size_ratio(score: Array, z: Array, norm: str) -> Array:
+    """`|z| / |g|` by example `(B,)`, or of the means over the batch; 0 where the score is 0."""
+    if norm == "batch":
+        over, under = jnp.mean(norms(z)), jnp.mean(norms(score))
+    else:
+        over, under = score[0].size ** 0.5, norms(score)
+    return jnp.where(under > 0.0, over / jnp.where(under > 0.0, under, 1.0), 0.0)
 
 
 def norms(x: Array) -> Array:

@@ -1,10 +1,11 @@
 """DDIM (Song, Meng, Ermon 2021, eq. 12 and 16), for any affine law."""
 
 import jax.numpy as jnp
+from jax import Array
 
 from samplers.base import Sampler, State, start
 from sde_lib import AffinePath, expand
-from sde_lib.ranges import not_negative
+from sde_lib.ranges import up_to_one
 
 
 def ddim(path: AffinePath, eta: float = 0.0) -> Sampler:
@@ -23,7 +24,7 @@ def ddim(path: AffinePath, eta: float = 0.0) -> Sampler:
     Args:
         eta: strength of the noise, 0 without and 1 as ancestral sampling has it.
     """
-    not_negative(eta=eta)
+    up_to_one(eta=eta)
 
     def step(key, predict, state, t, s):
         x = state.x
@@ -31,10 +32,22 @@ def ddim(path: AffinePath, eta: float = 0.0) -> Sampler:
         prediction = predict(x, t)
         if eta == 0.0:
             return State(expand(a_s, x) * prediction.x0 + expand(c_s, x) * prediction.eps)
-        # std / c_s is at most eta, so what is left of c_s is a ratio free of cancellation.
-        share = eta * path.forward_step(s, t).q / path.coeffs(t).c
-        kept = c_s * jnp.sqrt(1.0 - share**2)
-        mean = expand(a_s, x) * prediction.x0 + expand(kept, x) * prediction.eps
-        return State(mean + expand(c_s * share, x) * path.noise(key, x))
+        a_s, c_s = expand(a_s, x), expand(c_s, x)
+        kept, new = shares(path, t, s, eta, x)
+        mean = a_s * prediction.x0 + c_s * kept * prediction.eps
+        return State(mean + c_s * new * path.noise(key, x))
 
     return Sampler(start, step, nfe=1)
+
+
+def shares(path: AffinePath, t: Array, s: Array, eta: float | Array, x: Array):
+    """What a step from t to s keeps of the noise, and what is drawn anew, as parts of c_s:
+
+        new = eta q / c_t,    kept^2 = 1 - new^2 = 1 - eta^2 + (eta r c_s / c_t)^2.
+
+    `c_t^2 = q^2 + (r c_s)^2`, so kept is a sum of squares: on a long step q / c_t is 1 but for its
+    rounding, and `1 - new^2` may be below 0. Both, and eta, broadcast against states x.
+    """
+    (r, q), c_t = path.forward_step(s, t), path.coeffs(t).c
+    still, fresh = expand(r * path.coeffs(s).c / c_t, x), expand(q / c_t, x)
+    return jnp.sqrt((1.0 - eta) * (1.0 + eta) + (eta * still) ** 2), eta * fresh

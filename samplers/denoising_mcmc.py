@@ -15,14 +15,11 @@ import jax.numpy as jnp
 from jax import Array
 
 from samplers.base import SampleFn, Sampler, SampleResult, finished, sample
-from samplers.grids import GRIDS
+from samplers.grids import FORMULAS, GRIDS
 from samplers.langevin_gibbs import Chain, Walk, check_walk, make_move, window
 from samplers.levels import Levels, LogitsFn, draw_level
 from sde_lib import AffinePath, expand, fold_in, normal_like, split
 from sde_lib.prediction import PredictFn
-
-# Grids that are formulas of t1, of which each example has its own here.
-FORMULAS = ("uniform", "uniform_lam", "quadratic", "karras", "tangent")
 
 
 def grids_from(path: AffinePath, tops: Array, grid: str, steps: int, eps: float) -> Array:

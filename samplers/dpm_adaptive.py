@@ -10,7 +10,7 @@ from samplers.adaptive import finish
 from samplers.base import SampleFn, SampleResult
 from samplers.dpm_solver import FIRST_STAGE, check_stages, pair
 from samplers.exponential import check_form
-from sde_lib import AffinePath, expand
+from sde_lib import AffinePath, check_data_left, expand
 from sde_lib.prediction import PredictFn
 
 
@@ -72,6 +72,7 @@ def dpm_adaptive(
     if not 0.0 < eps < path.t1:
         raise ValueError(f"eps is {eps}; sampling must end between 0 and t1 = {path.t1}.")
     check_form(form)
+    check_data_left(path, "a step of DPM-Solver")
     # Both orders share r1 = 1/3 in DPM-Solver-23.
     stages = (check_stages(order, FIRST_STAGE[order], 2.0 / 3.0), 2.0 / 3.0)
 

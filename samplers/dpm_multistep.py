@@ -8,7 +8,7 @@ from jax import Array
 
 from samplers.base import Sampler, State
 from samplers.exponential import Interval, check_form, interval, phi, step_ratio, target
-from sde_lib import AffinePath, expand
+from sde_lib import AffinePath, check_data_left, expand
 
 
 class History(NamedTuple):
@@ -46,6 +46,7 @@ def dpm_multistep(
             "noise".
     """
     check(order, form, eta)
+    check_data_left(path, "a step of DPM-Solver")
 
     def init(x: Array, t: Array) -> State:
         gap = jnp.zeros_like(path.lam(t))

@@ -4,7 +4,7 @@ from jax import Array
 
 from samplers.base import Sampler, State, start
 from samplers.exponential import check_form, combine, first_order, interval, target, time_between
-from sde_lib import AffinePath
+from sde_lib import AffinePath, check_data_left
 from sde_lib.prediction import PredictFn
 
 FIRST_STAGE = {1: 0.5, 2: 0.5, 3: 1.0 / 3.0}
@@ -29,6 +29,7 @@ def dpm_solver(
     """
     r1 = check_stages(order, r1, r2)
     check_form(form)
+    check_data_left(path, "a step of DPM-Solver")
 
     def step(key, predict, state, t, s):
         del key

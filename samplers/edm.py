@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from samplers.base import Sampler, State, start
-from sde_lib import AffinePath, expand
+from sde_lib import AffinePath, check_data_left, expand
 from sde_lib.ranges import not_negative, positive
 
 
@@ -47,6 +47,7 @@ def edm(
     """
     check(steps, s_churn, eta, s_tmax=s_tmax, s_noise=s_noise)
     not_negative(s_tmin=s_tmin)
+    check_data_left(path, "x / a, in which this method steps,")
     gamma = min(s_churn / steps, 2.0**0.5 - 1.0)
 
     def churned(key, x, t, s):
@@ -56,7 +57,7 @@ def edm(
             return y, sigma, t
         up = jnp.exp(eta * (path.lam(s) - path.lam(t))) if eta > 0.0 else 1.0 + gamma
         top = jnp.exp(-path.lam(jnp.asarray(path.t1, sigma.dtype)))
-        inside = (sigma >= s_tmin) & (sigma <= s_tmax)
+        inside = (sigma >= s_tmin) & (sigma <= s_tmax) & (s < t)
         hat = jnp.where(inside, jnp.minimum(up * sigma, top), sigma)
         # At the top itself rounding may leave hat below sigma.
         hat = jnp.maximum(hat, sigma)
@@ -70,7 +71,9 @@ def edm(
         h = expand(jnp.exp(-path.lam(s)) - sigma, x)
         d = predict(expand(path.coeffs(t_hat).a, x) * y, t_hat).eps
         a_s = expand(path.coeffs(s).a, x)
-        return State(a_s * (y + 0.5 * h * (d + predict(a_s * (y + h * d), s).eps)))
+        moved = a_s * (y + 0.5 * h * (d + predict(a_s * (y + h * d), s).eps))
+        # A step of length zero, with which a grid is padded, leaves x alone.
+        return State(jnp.where(expand(jnp.asarray(s < t), x), moved, x))
 
     return Sampler(start, step, nfe=2)
 

@@ -1,7 +1,7 @@
 """Euler-Maruyama on the reverse SDE (Song et al. 2021, appendix D), and Euler on its flow ODE."""
 
 from samplers.base import Sampler, State, start
-from sde_lib import expand, flow_drift, reverse_drift
+from sde_lib import check_data_left, expand, flow_drift, reverse_drift
 from sde_lib.base import SDE
 from sde_lib.reverse import noise_term
 
@@ -12,6 +12,7 @@ def euler_maruyama(path: SDE, probability_flow: bool = False) -> Sampler:
     Works for any law, state-dependent diffusion included. With `probability_flow` half the score
     and no noise: the plain Euler method, of order 1.
     """
+    check_data_left(path, "the drift a' / a")
     drift_of = flow_drift if probability_flow else reverse_drift
 
     def step(key, predict, state, t, s):

@@ -24,7 +24,7 @@ import numpy as np
 from jax import Array
 
 from samplers.velocity_ab import radius, velocity
-from sde_lib import AffinePath, expand
+from sde_lib import AffinePath, check_data_left, expand
 from sde_lib.prediction import PredictFn
 
 VARIABLES = ("t", "lam", "angle")
@@ -62,6 +62,7 @@ def make_frame(path: AffinePath, variable: str, eps: Array, sigma_data: float) -
     def turn_rate(predict: PredictFn, z: Array, t: Array) -> Array:
         return velocity(path, sigma_data, predict(expand(scale(t), z) * z, t), t)
 
+    check_data_left(path, f"the variable {variable!r}")
     ends = path.lam(jnp.stack([eps, jnp.asarray(path.t1, jnp.result_type(eps))]))
     if variable == "angle":
         time = lambda phi: path.t_of_lam(-jnp.log(sigma_data * jnp.tan(phi)))

@@ -12,7 +12,7 @@ from jax import Array
 
 from samplers.learned import learned
 from samplers.two_stage_grid import two_stage
-from sde_lib import AffinePath
+from sde_lib import AffinePath, check_data_left
 
 
 def uniform(path: AffinePath, steps: int, eps: float) -> Array:
@@ -70,15 +70,31 @@ GRIDS: dict[str, Callable[..., Array]] = {
 }
 
 
+# Grids that are formulas of the numbers of a law, traced ones too.
+FORMULAS = ("uniform", "uniform_lam", "quadratic", "karras", "tangent")
+
+
 def make_grid(name: str, path: AffinePath, steps: int, eps: float, **options: float) -> Array:
     """The grid called `name`, checked; `options` are those of the grid, such as `rho`.
 
+    A law that is an argument of a jitted function, whose numbers are not known while tracing, has
+    the grids of `FORMULAS`, and its numbers are not checked.
+
     Raises:
-        ValueError: for fewer than one step, an `eps` outside (0, t1), or times that do not fall
-            strictly (more steps than float32 can tell apart).
+        ValueError: for fewer than one step, an `eps` outside (0, t1), times that do not fall
+            strictly (more steps than float32 can tell apart), or another grid of a traced law.
     """
     if steps < 1:
         raise ValueError(f"sampling.steps is {steps}; a sampler needs at least 1.")
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((path, eps))):
+        if name not in FORMULAS:
+            raise ValueError(
+                f"The grid {name!r} reads numbers of the law, which is an argument of a jitted "
+                f"function; make the grid outside, or take one of {', '.join(FORMULAS)}."
+            )
+        return GRIDS[name](path, steps, eps, **options)
+    if name in ("uniform_lam", "karras"):
+        check_data_left(path, f"the grid {name!r}")
     if not 0.0 < eps < path.t1:
         raise ValueError(
             f"sampling.eps is {eps}; the end of sampling must lie between 0 and t1 = {path.t1}."

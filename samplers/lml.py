@@ -26,7 +26,7 @@ from jax import Array
 
 from samplers.base import Sampler, State
 from samplers.exponential import interval
-from sde_lib import AffinePath, expand
+from sde_lib import AffinePath, check_data_left, expand
 
 PLACEMENTS = ("direction", "noise", "data", "velocity")
 TurnFn = Callable[[Array, Array], Array]
@@ -73,6 +73,8 @@ def lml(
             "direction" around a solver of several evaluations a step.
     """
     check(base, eta, placement, freeze)
+    if placement in ("noise", "data"):
+        check_data_left(path, f"the increment of the placement {placement!r}")
     rule = partial(turned, eta=eta) if turn is None else turn
 
     def change(v: Array, before: Array, t: Array, s: Array) -> Array:

@@ -19,7 +19,7 @@ from samplers.base import Sampler, State, stay
 from samplers.dpm_multistep import History
 from samplers.euler_maruyama import euler_maruyama
 from samplers.exponential import Interval, check_form, interval, phi, step_ratio, target
-from sde_lib import AffinePath, expand
+from sde_lib import AffinePath, check_data_left, expand
 from sde_lib.mean_reverting import MeanReverting
 from sde_lib.mean_reverting_given import Restoration, from_w, predict_w, to_w
 
@@ -97,6 +97,7 @@ def multistep(
         ValueError: for an order outside 1 to 3, an unknown form, or a negative eta.
     """
     check_form(form)
+    check_data_left(path, "a step in lam")
     if order not in (1, 2, 3):
         raise ValueError(f"The order of the MR sampler is {order}; it must be 1, 2 or 3.")
     if eta < 0.0:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from samplers.corrector import norms
+from samplers.corrector import size_ratio
 from sde_lib import VP, AffinePath, SubVP, expand, flow_drift, fold_in, reverse_drift
 from sde_lib.reverse import ScoreFn
 from sde_lib.tables import discretise, make_tables
@@ -98,11 +98,7 @@ def langevin(path: AffinePath, num_scales: int, snr: float, n_steps: int, norm: 
     sqrt(D) for |z|.
     """
 
-    def size(score: Array, z: Array, t: Array) -> Array:
-        if norm == "batch":
-            return jnp.mean(norms(z)) / jnp.mean(norms(score))
-        return score[0].size ** 0.5 / norms(score)
-
+    size = lambda score, z, t: size_ratio(score, z, norm)
     return _corrector(path, num_scales, snr, n_steps, size)
 
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from samplers.adams_bashforth import POINTS, WEIGHTS
 from samplers.schedule import RELAXATIONS, Schedule, Step, nodes, points_of
-from sde_lib import AffinePath
+from sde_lib import AffinePath, check_data_left
 
 # The corrector of order 5 has four derivatives, each from at most four other points.
 WIDTH = 4
@@ -197,6 +197,7 @@ def table_of(
     Raises:
         ValueError: where an end does not lie beyond its neighbour.
     """
+    check_data_left(path, "a schedule in lam")
     lam = np.asarray(nodes(schedule), np.float64)
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         ends = path.lam(jnp.asarray([path.t1, path.t1 if eps is None else eps], jnp.float64))

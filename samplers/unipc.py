@@ -16,7 +16,7 @@ from samplers.adams_bashforth import (
 )
 from samplers.base import Sampler, State
 from samplers.exponential import first_order, target
-from sde_lib import AffinePath, expand
+from sde_lib import AffinePath, check_data_left, expand
 
 VARIANTS = ("b1", "b2")
 
@@ -42,6 +42,7 @@ def unipc(path: AffinePath, order: int = 2, form: str = "data", variant: str = "
         ValueError: for an order outside 1 to 4, or an unknown form or variant.
     """
     check(order, form)
+    check_data_left(path, "a step of UniPC")
     if variant not in VARIANTS:
         raise ValueError(f"variant is {variant!r}; it must be one of {', '.join(VARIANTS)}.")
 

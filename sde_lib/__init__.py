@@ -4,7 +4,7 @@
 `vpsde`, `subvpsde` and `vesde`; these spellings, in any case, mean the same laws.
 """
 
-from sde_lib.affine import AffinePath, Coeffs
+from sde_lib.affine import AffinePath, Coeffs, check_data_left
 from sde_lib.base import SDE, expand
 from sde_lib.double_well import DoubleWell
 from sde_lib.edm import EDM
@@ -48,6 +48,7 @@ __all__ = [
     "Prediction",
     "Restoration",
     "SubVP",
+    "check_data_left",
     "clip_lam",
     "example_keys",
     "expand",

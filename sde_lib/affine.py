@@ -53,6 +53,11 @@ class AffinePath:
     t1: float
     diffusion_type = "scalar"
 
+    @property
+    def drowns_data(self) -> bool:
+        """Whether nothing is left of the data at t1, `a = 0`, where lam is -inf."""
+        return False
+
     def coeffs(self, t: Array) -> Coeffs:
         raise NotImplementedError
 
@@ -108,7 +113,8 @@ class AffinePath:
         """
         (a_s, _, c_s), (a_t, _, c_t) = self.coeffs(s), self.coeffs(t)
         r = a_t / a_s
-        return Step(r, jnp.sqrt((c_t - r * c_s) * (c_t + r * c_s)))
+        # Rounding may leave less than nothing between neighbours.
+        return Step(r, jnp.sqrt(jnp.maximum(c_t - r * c_s, 0.0) * (c_t + r * c_s)))
 
     def prior_std(self) -> Array:
         """Standard deviation of the prior, by default `c(t1)`: the data are drowned there."""
@@ -123,3 +129,15 @@ class AffinePath:
         std = self.prior_std()
         logp = -0.5 * (x / std) ** 2 - jnp.log(std) - 0.5 * jnp.log(2.0 * jnp.pi)
         return jnp.sum(logp.reshape(x.shape[0], -1), axis=-1)
+
+
+def check_data_left(path: AffinePath, what: str) -> None:
+    """Raises:
+    ValueError: for a law that `drowns_data`, of which `what` would be nan.
+    """
+    if getattr(path, "drowns_data", False):
+        raise ValueError(
+            f"{type(path).__name__} has t1 = {path.t1}, where nothing is left of the data (a = 0, "
+            f"log-SNR -inf), and {what} is not defined there; take t1 = 0.999, or a method and a "
+            "grid in t, such as heun, ddim or velocity_ab on 'uniform'."
+        )

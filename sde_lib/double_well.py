@@ -64,7 +64,7 @@ class DoubleWell:
 
     def prior_sample(self, key: Array, shape: tuple[int, ...]) -> Array:
         """Draws `(B, ...)` from the stationary density by its inverse distribution function."""
-        x, mass = self._table()
+        x, mass, _ = self._table()
         cdf = jnp.cumsum(0.5 * (mass[1:] + mass[:-1]))
         cdf = jnp.pad(cdf / cdf[-1], (1, 0))
         u = draw_like(jax.random.uniform, key, jnp.zeros(shape))
@@ -72,17 +72,20 @@ class DoubleWell:
 
     def prior_logp(self, x: Array) -> Array:
         """Log density of the prior in nats, summed over all axes but the first: `(B,)`."""
-        nodes, mass = self._table()
+        nodes, mass, top = self._table()
         # The integrand is nought at both ends, where the trapezoidal rule would halve it.
-        log_z = jnp.log(jnp.sum(mass) * (nodes[1] - nodes[0]))
+        log_z = top + jnp.log(jnp.sum(mass) * (nodes[1] - nodes[0]))
         logp = self.log_weight(x) - log_z
         return jnp.sum(logp.reshape(x.shape[0], -1), axis=-1)
 
-    def _table(self) -> tuple[Array, Array]:
-        """Even nodes across the prior, and its weight there."""
+    def _table(self) -> tuple[Array, Array, Array]:
+        """Even nodes across the prior, its weight there as a part of the largest, and the logarithm
+        of that one, `(linear / g)^2 / (2 cubic)` in deep wells, whose exponential has no float."""
         fall = FALLEN * self.g**2
         width = jnp.sqrt(
             2.0 * fall / (jnp.sqrt(self.linear**2 + 2.0 * self.cubic * fall) - self.linear)
         )
         x = width * jnp.linspace(-1.0, 1.0, TABLE_SIZE)
-        return x, jnp.exp(self.log_weight(x))
+        weight = self.log_weight(x)
+        top = jnp.max(weight)
+        return x, jnp.exp(weight - top), top

@@ -1,5 +1,7 @@
 """The straight path of rectified flow and flow matching (Liu et al. 2023, Lipman et al. 2023)."""
 
+import numbers
+
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
@@ -13,11 +15,16 @@ class Flow(AffinePath):
 
     Data at t = 0, as everywhere here (many papers on flows run time the other way). Drift and
     diffusion are singular at t = 1, so `t1` stops just short of it; a velocity network with an ODE
-    sampler may use `t1 = 1`.
+    sampler in t (heun, ddim, bdia, restoration, velocity_ab, adaptive in "t") may use `t1 = 1`.
+    Samplers that would be nan there refuse it (`check_data_left`).
     """
 
     t0: float = 1e-5
     t1: float = 0.999
+
+    @property
+    def drowns_data(self) -> bool:
+        return isinstance(self.t1, numbers.Real) and self.t1 >= 1.0
 
     def coeffs(self, t: Array) -> Coeffs:
         t = jnp.asarray(t)

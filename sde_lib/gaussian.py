@@ -14,6 +14,7 @@ Gaussian where the noise is large, so the flow may replace the start of a sampli
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -85,8 +86,8 @@ def gaussian_predict(path: AffinePath, moments: Moments) -> PredictFn:
     def predict(x: Array, t: Array):
         a, c, v, mean, U, L = _at(path, moments, x, t)
         y, perp = _split(x.reshape(x.shape[0], -1) - a * mean, U)
-        x0 = mean + (a * L / v * y) @ U.T
-        eps = (c / v * y) @ U.T + (0.0 if perp is None else perp / c)
+        x0 = mean + product(a * L / v * y, U.T)
+        eps = product(c / v * y, U.T) + (0.0 if perp is None else perp / c)
         return prediction_of(path, x, t, x0.reshape(x.shape), eps.reshape(x.shape))
 
     return predict
@@ -102,7 +103,7 @@ def gaussian_flow(path: AffinePath, moments: Moments, x: Array, s: Array, t: Arr
     a_s, c_s, v_s, mean, U, _ = _at(path, moments, x, s)
     a_t, c_t, v_t, _, _, _ = _at(path, moments, x, t)
     y, perp = _split(x.reshape(x.shape[0], -1) - a_s * mean, U)
-    moved = a_t * mean + (jnp.sqrt(v_t / v_s) * y) @ U.T
+    moved = a_t * mean + product(jnp.sqrt(v_t / v_s) * y, U.T)
     if perp is not None:
         moved = moved + c_t / c_s * perp
     return moved.reshape(x.shape)
@@ -119,6 +120,11 @@ def _at(path: AffinePath, moments: Moments, x: Array, t: Array):
 
 def _split(d: Array, U: Array) -> tuple[Array, Array | None]:
     """`U^T d` `(B, r)`, and the part of d outside U: None where U spans all."""
-    y = d @ U
+    y = product(d, U)
     # Not the rounding of d - U U^T d, which a division by a small c would make large.
-    return y, None if U.shape[0] == U.shape[1] else d - y @ U.T
+    return y, None if U.shape[0] == U.shape[1] else d - product(y, U.T)
+
+
+def product(u: Array, v: Array) -> Array:
+    """`u v`, not in the half precision in which accelerators multiply matrices by default."""
+    return jnp.matmul(u, v, precision=jax.lax.Precision.HIGHEST)

@@ -174,32 +174,34 @@ def _velocity_eps_scale(path, t):
 
 
 def _edm(sigma_data: float) -> Kind:
-    """`x0 = c_skip y + c_out F(c_in y)` with `y = x / a`, `sigma = c / a`."""
+    """`x0 = c_skip y + c_out F(c_in y)` with `y = x / a`, `sigma = c / a`.
 
-    def scales(path, x, t):
-        sigma = expand(jnp.exp(-path.lam(t)), x)
-        norm2 = sigma**2 + sigma_data**2
-        return sigma, sigma_data**2 / norm2, sigma * sigma_data / jnp.sqrt(norm2), norm2
+    Written in `data = a sigma_data` and c, over `norm = sqrt(data^2 + c^2)`, the spread of x: what
+    is divided by a is large where little of the data is left, and its square has no float.
+    """
+
+    def parts(path, t):
+        """`data / norm` and `c / norm`, whose squares add up to 1, and norm."""
+        a, _, c = path.coeffs(t)
+        norm = jnp.hypot(a * sigma_data, c)
+        return a * sigma_data / norm, c / norm, norm
 
     def decode(path, x, t, raw):
-        a, _ = _ac(path, x, t)
-        sigma, skip, out, norm2 = scales(path, x, t)
-        y = x / a
-        # eps = (y - x0) / sigma, with the factor sigma cancelled by hand: no 0/0 at small noise.
-        eps = sigma / norm2 * y - sigma_data / jnp.sqrt(norm2) * raw
-        return skip * y + out * raw, eps
+        data, noise, norm = (expand(v, x) for v in parts(path, t))
+        u = x / norm
+        # eps = (x - a x0) / c, with the factor c cancelled by hand: no 0/0 at small noise.
+        return sigma_data * (data * u + noise * raw), noise * u - data * raw
 
     def target(path, x0, z, t):
-        # (x0 - c_skip (x0 + sigma z)) / c_out, with the common factor sigma cancelled by hand.
-        sigma, _, _, norm2 = scales(path, x0, t)
-        return (sigma * x0 - sigma_data**2 * z) / (sigma_data * jnp.sqrt(norm2))
+        # The inverse of `decode`, with x / norm put in.
+        data, noise, _ = (expand(v, x0) for v in parts(path, t))
+        return noise * x0 / sigma_data - data * z
 
     def eps_scale(path, t):
-        return sigma_data / jnp.sqrt(jnp.exp(-2.0 * path.lam(t)) + sigma_data**2)
+        return parts(path, t)[0]
 
     def scale_in(path, x, t):
-        a, _ = _ac(path, x, t)
-        return x / a / jnp.sqrt(scales(path, x, t)[3])
+        return x / expand(parts(path, t)[2], x)
 
     return Kind(decode, target, eps_scale, scale_in)
 

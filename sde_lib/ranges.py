@@ -28,6 +28,15 @@ def below_one(**values: object) -> None:
     check(values, lambda x: 0 <= x < 1, "lie in [0, 1)")
 
 
+def strength(**values: object) -> None:
+    """Refuses what no guide is multiplied by, inf and nan among it."""
+    check(values, lambda x: abs(x) <= 1e6, "lie between -1e6 and 1e6")
+
+
+def up_to_one(**values: object) -> None:
+    check(values, lambda x: 0 <= x <= 1, "lie in [0, 1]")
+
+
 def one_of(known: tuple[str, ...], **values: str) -> None:
     """`one_of(("data", "noise"), form=form)` refuses any other name."""
     for name, value in values.items():

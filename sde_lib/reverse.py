@@ -18,6 +18,9 @@ from jax import Array
 
 from sde_lib.base import SDE, expand
 
+# Not the half precision in which accelerators multiply matrices by default.
+FULL = jax.lax.Precision.HIGHEST
+
 ScoreFn = Callable[[Array, Array], Array]
 
 
@@ -43,7 +46,7 @@ def ggt_times(sde: SDE, x: Array, t: Array, v: Array) -> Array:
     """`G G^T v` for each example."""
     G = sde.diffusion(x, t)
     if sde.diffusion_type == "matrix":
-        return jnp.einsum("bim,bjm,bj->bi", G, G, v)
+        return jnp.einsum("bim,bjm,bj->bi", G, G, v, precision=FULL)
     return expand(G, v) ** 2 * v
 
 
@@ -51,22 +54,22 @@ def noise_term(sde: SDE, x: Array, t: Array, z: Array) -> Array:
     """`G z`; for a matrix law `z` is `(B, M)`."""
     G = sde.diffusion(x, t)
     if sde.diffusion_type == "matrix":
-        return jnp.einsum("bim,bm->bi", G, z)
+        return jnp.einsum("bim,bm->bi", G, z, precision=FULL)
     return expand(G, z) * z
 
 
 def ggt_divergence(sde: SDE, x: Array, t: Array) -> Array:
-    """`div(G G^T)`, shape of `x`; exact, by one forward derivative per dimension."""
+    """`div(G G^T)`, shape of `x`; exact, by one forward derivative per dimension.
+
+    `sum_j d/dx_j (G G^T e_j)`, one j at a time: the memory is that of a few states.
+    """
     if sde.diffusion_type == "scalar":
         return jnp.zeros_like(x)
     t = jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape[:1])
+    size = x[0].size
 
-    def one(x_i: Array, t_i: Array) -> Array:
-        def ggt(flat: Array) -> Array:
-            G = sde.diffusion(flat.reshape(x_i.shape)[None], t_i[None])[0]
-            return G @ G.T if sde.diffusion_type == "matrix" else jnp.diag(G.ravel() ** 2)
+    def add(total: Array, j: Array) -> tuple[Array, None]:
+        e = jnp.broadcast_to(jax.nn.one_hot(j, size, dtype=x.dtype).reshape(x.shape[1:]), x.shape)
+        return total + jax.jvp(lambda x: ggt_times(sde, x, t, e), (x,), (e,))[1], None
 
-        jacobian = jax.jacfwd(ggt)(x_i.ravel())
-        return jnp.einsum("ijj->i", jacobian).reshape(x_i.shape)
-
-    return jax.vmap(one)(x, t)
+    return jax.lax.scan(add, jnp.zeros_like(x), jnp.arange(size))[0]

@@ -29,10 +29,16 @@ class SubVP(AffinePath):
         return Coeffs(jnp.exp(-0.5 * B), jnp.zeros_like(B), -jnp.expm1(-B))
 
     def lam(self, t: Array) -> Array:
-        return -jnp.log(2.0 * jnp.sinh(0.5 * integral_of_beta(self, t)))
+        # The sinh of a large B has no float. For the sign of B see `VP.lam`.
+        B = integral_of_beta(self, t)
+        return -0.5 * B - jnp.log(-jnp.expm1(-B))
 
     def t_of_lam(self, lam: Array) -> Array:
-        return time_of_integral(self, 2.0 * jnp.arcsinh(0.5 * jnp.exp(-lam)))
+        # 2 arcsinh(exp(-lam) / 2), which above 0 is taken apart so that no exponential is large.
+        low, high = jnp.maximum(lam, 0.0), jnp.minimum(lam, 0.0)
+        large = 2.0 * (jnp.log(0.5 + jnp.sqrt(0.25 + jnp.exp(2.0 * high))) - high)
+        small = 2.0 * jnp.arcsinh(0.5 * jnp.exp(-low))
+        return time_of_integral(self, jnp.where(lam < 0.0, large, small))
 
     def f(self, t: Array) -> Array:
         return -0.5 * self.beta(t)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
-from sde_lib.affine import AffinePath, Coeffs
+from sde_lib.affine import AffinePath, Coeffs, Step
 
 
 @struct.dataclass
@@ -36,6 +36,11 @@ class VP(AffinePath):
     def t_of_lam(self, lam: Array) -> Array:
         return time_of_integral(self, jnp.logaddexp(0.0, -2.0 * lam))
 
+    def forward_step(self, s: Array, t: Array) -> Step:
+        # Not the ratio of two a, which may both be below the least float.
+        B = integral_of_beta(self, t, s)
+        return Step(jnp.exp(-0.5 * B), jnp.sqrt(-jnp.expm1(-B)))
+
     def f(self, t: Array) -> Array:
         return -0.5 * self.beta(t)
 
@@ -46,10 +51,10 @@ class VP(AffinePath):
         return jnp.ones(())
 
 
-def integral_of_beta(law, t: Array) -> Array:
-    """`B(t)`, the integral of beta from 0 to t."""
+def integral_of_beta(law, t: Array, s: Array | float = 0.0) -> Array:
+    """The integral of beta from s to t, `B(t)` from 0; a product, without a difference of two B."""
     t = jnp.asarray(t)
-    return t * (law.beta_min + 0.5 * t * (law.beta_max - law.beta_min))
+    return (t - s) * (law.beta_min + 0.5 * (t + s) * (law.beta_max - law.beta_min))
 
 
 def time_of_integral(law, B: Array) -> Array:

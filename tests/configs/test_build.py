@@ -17,6 +17,7 @@ import likelihood
 import losses
 import samplers
 import sde_lib
+from builders.checks import check_numbers
 from builders.experiment import build
 from builders.likelihood import build_flow_solver, build_likelihood
 from builders.path import build_path
@@ -108,6 +109,20 @@ def test_numbers_of_laws(name):
     numbers = {key: value * 0.5 for key, value in LAWS[name].items()}
     path = build_path(ConfigDict({"name": name, **numbers}))
     assert {key: getattr(path, key) for key in numbers} == numbers
+
+
+@pytest.mark.parametrize(
+    "numbers, sentence",
+    [
+        ({"name": "vp", "beta_max": 200.0}, "sde.beta_max = 200.0 makes .* 5.32e[+]21 times at t1"),
+        ({"name": "subvp", "beta_max": 400.0}, "sde.beta_max = 400.0 makes .* times at t1"),
+        ({"name": "ve", "sigma_max": 1e20}, "sde.sigma_max = 1e[+]20 makes .* 1e[+]20 times at t1"),
+        ({"name": "edm", "t1": 1e25}, "sde.t1 = 1e[+]25 makes"),
+    ],
+)
+def test_laws_beyond_float32(numbers, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build_path(ConfigDict({**LAWS[numbers["name"]], **numbers}))
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +227,24 @@ def test_image_size_of_a_folder(tmp_path, size, expected):
     experiment = build(config)
     assert experiment.shape == (*expected, 3)
     assert experiment.train.fetch(np.arange(3)).shape == (3, *expected, 3)
+
+
+@pytest.mark.parametrize(
+    "key, value, rule",
+    [
+        ("guidance.classifier_free.interval", (0.5,), "must be two numbers"),
+        ("edit.window", (0.1, 0.4, 0.6), "must be two numbers"),
+        ("data.crop", (8, 8, 3), "must be one side, or"),
+        ("model.fir_kernel", ("1", 3), "must be the taps"),
+        ("model.fir_kernel", (), "must be the taps"),
+    ],
+)
+def test_tuples_of_another_length(key, value, rule):
+    """Refused with their key, before anything is made of them."""
+    config = base("ve", "ncsnpp", "tfds")
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(ValueError, match=rf"^{key} is .*; it {rule}"):
+        check_numbers(config)
 
 
 @pytest.mark.parametrize("dataset, words", [("npz", "path"), ("tfds", "name, path")])

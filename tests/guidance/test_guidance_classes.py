@@ -9,6 +9,7 @@ from closed_form import Exact, Gaussian, Mixture, _columns
 from guidance import classifier_free, classifier_guidance
 from sde_lib import EDM, VE, VP, Flow, SubVP
 from sde_lib.classifier import log_prob, make_logits
+from sde_lib.prediction import prediction_of
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "edm": EDM(), "flow": Flow()}
@@ -191,9 +192,22 @@ def test_rescale_brings_back_the_spread():
     "options, sentence",
     [
         ({"interval": (2.0, 1.0)}, r"interval is \(2.0, 1.0\); give two noise levels, low < high"),
+        ({"scale": float("inf")}, "scale is inf; it must lie between"),
+        ({"scale": 1e25}, "scale is 1e[+]25; it must lie between"),
         ({"rescale": 1.5}, r"rescale is 1.5; it must lie in \[0, 1\]"),
     ],
 )
 def test_bad_options(options, sentence):
     with pytest.raises(ValueError, match=sentence):
-        classifier_free(LAWS["vp"], known_and_not(LAWS["vp"]), LABEL, 3, 2.0, **options)
+        given = {"scale": 2.0, **options}
+        classifier_free(LAWS["vp"], known_and_not(LAWS["vp"]), LABEL, 3, **given)
+
+
+def test_an_example_of_one_value_has_no_spread_to_bring_back():
+    """Its x0 is what guidance makes of it, by hand `u + w (c - u)`, whatever the rescale."""
+    path, t, x = LAWS["ve"], jnp.asarray(0.4), jnp.asarray([[0.3], [-2.0]])
+    said = lambda label: jnp.where(label == 1, 0.0, 1.0 + label)[:, None]
+    predict_of = lambda label: lambda x, t: prediction_of(path, x, t, said(label), x)
+    found = classifier_free(path, predict_of, jnp.asarray([0, 2]), 1, 3.0, rescale=0.7)(x, t)
+    np.testing.assert_allclose(found.x0, [[3.0], [9.0]], rtol=1e-12)
+    np.testing.assert_allclose(found.eps, (x - found.x0) / path.coeffs(t).c, rtol=1e-12)

@@ -228,3 +228,18 @@ def test_what_is_refused():
     log_p = exactly(LAW, levels(UNEVEN), EPS)
     beyond = jax.jit(lambda u: closed_log_likelihood(KEY, LAW, log_p, values, u, eps=EPS).logp)
     np.testing.assert_array_equal(np.isnan(beyond(np.array([[0], [4]]))), [[False, True]])
+
+
+def test_integer_values_are_numbers():
+    """Values 0 to 3 as integers: the same as their floats, at a time that is no integer; against a
+    sum over the nodes of the noise in float64."""
+    a, c = numbers(LAW, EPS)
+    z = np.linspace(-8.0, 8.0, 2001)
+    logits = -0.5 * ((a * np.arange(4)[:, None, None] + c * z[:, None] - a * np.arange(4)) / c) ** 2
+    each = log_softmax(logits, axis=-1)[np.arange(4), :, np.arange(4)]
+    truth = each @ norm.pdf(z) * (z[1] - z[0])
+    values, u = jnp.arange(4), jnp.arange(4)[:, None]
+    np.testing.assert_allclose(expected_log_decoder(LAW, EPS, values), truth, rtol=1e-4)
+    flat = exactly(LAW, Mixture(np.full(4, 0.25), np.arange(4.0)[:, None], np.zeros(4)), EPS)
+    found = closed_log_likelihood(KEY, LAW, flat, values, u, eps=EPS).logp
+    np.testing.assert_allclose(found, np.log(0.25), rtol=1e-4)

@@ -10,7 +10,7 @@ from closed_form import M1, Empirical, Gaussian
 from laws_by_example import LawByExample
 from recursion import EPS, MEAN, PRIOR_STD, STD, Level
 
-from samplers import sample
+from samplers import State, sample
 from samplers.edm import edm
 from sde_lib import EDM, VE, VP, SubVP, example_keys
 from sde_lib.prediction import Prediction
@@ -157,3 +157,12 @@ def test_a_sample_depends_on_its_own_key_and_times_alone():
 def test_refusals(kwargs, words):
     with pytest.raises(ValueError, match=words):
         edm(VP(), **kwargs)
+
+
+def test_a_step_of_length_zero_leaves_x_alone():
+    """As a short grid is padded; beside it a step of some length, churned."""
+    law, x, t = VP(), jnp.asarray([[0.7], [-0.3]]), jnp.asarray([0.5, 0.5])
+    for options in ({"s_churn": 3.0}, {"eta": 1.0}, {}):
+        move = jax.jit(edm(law, 6, **options).step, static_argnums=1)
+        found = move(KEY, M1.predict(law), State(x), t, jnp.asarray([0.5, 0.4])).x
+        assert found[0] == x[0] and found[1] != x[1]

@@ -16,8 +16,10 @@ from samplers import (
     predictor_corrector,
     reverse_diffusion,
     sample,
+    score_sde_steps,
 )
 from sde_lib import VE, VP
+from sde_lib.prediction import Prediction
 
 # Loops of many steps over many dimensions run for longer than they are compiled.
 pytestmark = pytest.mark.optimised
@@ -189,3 +191,25 @@ def test_either_part_may_be_missing():
     ts = np.linspace(1.0, 0.1, 4, dtype=np.float32)
     run = lambda x: sample(KEY, M1.predict(law), only, x, ts).x
     assert jax.eval_shape(run, x).shape == x.shape
+
+
+def test_where_the_score_is_zero_nothing_moves():
+    """An untrained network says 0: the first example, or all; the second has a score of norm 8, so
+    that `e = 2 (0.1 sqrt(64) / 8)^2` for it, and with the norm of the batch, 4, four times that."""
+    law, x, t = VE(), jnp.zeros((2, DIMS)), jnp.asarray(0.5)
+    original = score_sde_steps.langevin
+
+    @jax.jit
+    def moved(some):
+        score = jnp.ones((2, DIMS)).at[0].set(0.0) * some
+        predict = lambda x, t: Prediction(None, None, score, None)
+        theirs = lambda norm: original(law, 1000, 0.1, 1, norm)(KEY, lambda x, t: score, x, t)
+        ours = lambda norm: langevin(law, 0.1, 1, norm).step(KEY, predict, State(x), t, t).x
+        return [f(norm) for norm in ("example", "batch") for f in (ours, theirs)]
+
+    for found in moved(0.0):
+        np.testing.assert_array_equal(found, x)
+    for found in moved(1.0)[:2]:
+        np.testing.assert_array_equal(found[0], x[0])
+        # e score + sqrt(2 e) z, its mean square over 64 dimensions e^2 + 2 e = 0.0404.
+        assert 0.02 < float(jnp.mean(found[1] ** 2)) < 0.07

@@ -3,6 +3,7 @@
 import json
 
 import compiling
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -100,3 +101,13 @@ def test_schedules_are_found_by_name_and_by_path(tmp_path):
 def test_too_many_steps_for_float32_are_refused():
     with pytest.raises(ValueError, match="repeats a time in float32; take fewer steps"):
         make_grid("uniform_lam", VP(), 10_000, 0.9999)
+
+
+def test_a_law_that_is_an_argument_of_a_jitted_function():
+    """The grid of the law that is given, of two laws by one program; what reads numbers says so."""
+    make = jax.jit(lambda law, name: make_grid(name, law, 8, 0.01), static_argnums=1)
+    for name in ("uniform_lam", "karras"):
+        for law in (VP(), VP(0.2, 10.0)):
+            np.testing.assert_allclose(make(law, name), make_grid(name, law, 8, 0.01), rtol=1e-5)
+    with pytest.raises(ValueError, match="'learned' reads numbers of the law, which is an arg"):
+        make(VP(), "learned")

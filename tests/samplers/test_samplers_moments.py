@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_form import Gaussian
+from flax import struct
 from law_as_data import for_each
 from recursion import (
     EPS,
@@ -29,9 +30,11 @@ from recursion import (
     step_reverse_diffusion,
 )
 
+from guidance import regional
 from samplers import (
     CORRECTORS,
     PREDICTORS,
+    State,
     ancestral,
     annealed_langevin,
     ddim,
@@ -42,9 +45,11 @@ from samplers import (
     sample,
 )
 from sde_lib import VE, VP, SubVP
+from sde_lib.prediction import Prediction
 
 # Millions of random numbers, which are drawn several times faster by optimised programs.
 pytestmark = pytest.mark.optimised
+KEY = jax.random.key(0)
 LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE()}
 
 PREDICTOR_CASES = {
@@ -85,6 +90,14 @@ def recursion_of(law, case, ts):
         return recursion(law, ts, PREDICTOR_CASES[case][1])
     corrector, order = case
     return recursion(law, ts, step_reverse_diffusion, CORRECTOR_CASES[corrector][1], order)
+
+
+@struct.dataclass
+class Silent(VP):
+    """A law without noise of its own, of which a step is its mean."""
+
+    def noise(self, key, x):
+        return jnp.zeros_like(x)
 
 
 def test_every_entry_is_here():
@@ -203,3 +216,24 @@ def test_forward_variance_is_exact_on_standard_normal_data():
     ts, sampler = np.float32(np.linspace(1.0, 1e-3, 4)), ancestral(path, "forward")
     out = jax.jit(lambda x: sample(jax.random.key(2), predict, sampler, x, ts).x)(x)
     assert is_close(np.asarray(out)[:, 0], (0.0, 1.0))
+
+
+@pytest.mark.parametrize("eta", [1.0, 0.5])
+def test_what_a_long_step_keeps_of_the_noise(eta):
+    """`c_s^2 - std^2` in float64, for 4000 steps from t1, of which the long ones draw all but
+    nothing of the noise anew; of DDIM, and with the same eta in every region."""
+    law, s = Silent(), np.linspace(1e-3, 1.0, 4000)
+    zero, one = jnp.zeros((len(s), 1)), jnp.ones((len(s), 1))
+    known = lambda x, t: Prediction(zero, one, None, None)
+
+    @jax.jit
+    def kept(s):
+        both = ddim(law, eta), regional(law, np.full(1, eta))
+        return [each.step(KEY, known, State(zero), jnp.float32(1.0), s).x[:, 0] for each in both]
+
+    s = np.asarray(s, np.float32).astype(np.float64)
+    B = lambda t: t * (0.1 + 0.5 * t * 19.9)
+    c2_s, c2_t, r2 = -np.expm1(-B(s)), -np.expm1(-B(1.0)), np.exp(B(s) - B(1.0))
+    truth = np.sqrt(c2_s) * np.sqrt(1 - eta**2 + eta**2 * r2 * c2_s / c2_t)
+    for found in kept(jnp.asarray(s, jnp.float32)):
+        np.testing.assert_allclose(found, truth, rtol=2e-5)

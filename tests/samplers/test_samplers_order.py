@@ -15,10 +15,11 @@ from samplers import (
     ddim,
     euler_maruyama,
     heun,
+    make_grid,
     reverse_diffusion,
     sample,
 )
-from sde_lib import EDM, VE, VP, Flow, SubVP
+from sde_lib import EDM, VE, VP, Flow, SubVP, parametrize
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 KEY = jax.random.key(0)
@@ -137,3 +138,23 @@ def test_one_solver_step_with_a_time_per_example():
 
     for together, alone in steps(x, t, s):
         np.testing.assert_allclose(together, alone, rtol=1e-12)
+
+
+def test_a_flow_from_pure_noise():
+    """`Flow(t1=1)`, a = 0: solvers in t end where the exact flow does, `mean + std x` at t = 0 and
+    here at 1e-3, and those that would be nan there are refused."""
+    law, data = Flow(t1=1.0), Gaussian.scalar(0.3, 0.5)
+    ts, x = make_grid("uniform", law, 100, 1e-3), jnp.asarray([[0.5], [-1.0], [2.0]])
+    predict = parametrize("velocity", law, lambda x, t: data.predict(law)(x, t).velocity)
+    good = ("heun", "ddim", "bdia", "restoration", "velocity_ab")
+    make = lambda name: PREDICTORS[name](law)
+    run = lambda x: {name: sample(KEY, predict, make(name), x, ts).x for name in good}
+    spread = np.sqrt((0.999 * 0.5) ** 2 + 1e-6)
+    for name, found in jax.jit(run)(x).items():
+        np.testing.assert_allclose(found, 0.999 * 0.3 + spread * x, atol=0.02, err_msg=name)
+    for name in ("dpm_solver", "dpm_multistep", "adams_bashforth", "unipc", "edm"):
+        with pytest.raises(ValueError, match=r"^Flow has t1 = 1\.0, where nothing is left"):
+            make(name)
+    for name in ("uniform_lam", "karras"):
+        with pytest.raises(ValueError, match=f"the grid '{name}' is not defined"):
+            make_grid(name, law, 5, 1e-3)

@@ -114,3 +114,20 @@ def test_straight_case_is_vp(x64):
         np.testing.assert_allclose(getattr(law, name)(x, t), getattr(vp, name)(x, t), rtol=1e-12)
     np.testing.assert_allclose(law.prior_logp(x), vp.prior_logp(x), rtol=1e-12)
     assert abs(spectral_gap(law, np.linspace(-8.0, 8.0, 1601)) - 0.5) < 1e-4
+
+
+def test_a_high_barrier():
+    """Wells exp(89) times as likely as the top between them, which has no float32: density and
+    draws against the sum over a grid in float64."""
+    law = DoubleWell(4.0, 1.0, 0.3)
+    x = np.linspace(-4.0, 4.0, 200_001)
+    weight = (4.0 * x**2 - 0.5 * x**4) / 0.09
+    top = weight.max()
+    mass = np.exp(weight - top) * (x[1] - x[0])
+    log_z = top + np.log(mass.sum())
+    known = (4.0 * 4.0 - 0.5 * 16.0) / 0.09 - log_z
+    assert known == pytest.approx(0.976, abs=1e-3)
+    np.testing.assert_allclose(law.prior_logp(jnp.asarray([[2.0]])), [known], atol=3e-5)
+    draws = np.abs(np.asarray(law.prior_sample(jax.random.key(0), (2000, 2))))
+    mean, square = (mass @ np.abs(x) ** k / mass.sum() for k in (1, 2))
+    assert abs(draws.mean() - mean) < 4 * np.sqrt((square - mean**2) / draws.size)

@@ -248,3 +248,15 @@ def test_paths_turn_in_a_plane():
             basis = np.linalg.qr(np.stack(plane, axis=1))[0]
             cosines.append(np.linalg.norm(point @ basis) / np.linalg.norm(point))
     assert min(cosines) > 0.98 and np.mean(cosines) > 0.99
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (4, 2)], ids=["whole", "few"])
+def test_products_are_at_full_precision(shape):
+    """On accelerators too, which multiply matrices at half of it unless they are told."""
+    model = Moments(np.zeros(4), np.eye(*shape), np.ones(shape[1]))
+    for run in (
+        lambda x: gaussian_predict(VP(), model)(x, jnp.float32(0.5)),
+        lambda x: gaussian_flow(VP(), model, x, jnp.float32(0.5), jnp.float32(0.2)),
+    ):
+        program = str(jax.make_jaxpr(run)(jnp.ones((2, 4))))
+        assert 0 < program.count("dot_general") == program.count("Precision.HIGHEST, Precision")

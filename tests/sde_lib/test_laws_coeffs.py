@@ -151,3 +151,20 @@ def test_ve_noise_is_geometric(sizes, x64):
     law = VE(*sizes)
     c = law.coeffs(jnp.linspace(0.0, 1.0, 5)).c
     np.testing.assert_allclose(c, np.geomspace(*sizes, 5), rtol=1e-12)
+
+
+@pytest.mark.parametrize("law", [VP(0.1, 400.0), SubVP(0.1, 400.0)], ids=["vp", "subvp"])
+def test_where_nothing_is_left_of_the_data_in_float32(law):
+    """`B(1) = 200`: a = exp(-100) is 0, but lam, its inverse and the kernel between two such times
+    are those of float64."""
+    t, s = np.float32([0.3, 0.9, 1.0]), np.float32([0.2, 0.85, 0.98])
+    B = lambda t: t * (0.1 + 0.5 * t * 399.9)
+    exact = lambda t: np.asarray(t, np.float64)
+    log_c = np.log(-np.expm1(-B(exact(t)))) * (1.0 if isinstance(law, SubVP) else 0.5)
+    lam = -0.5 * B(exact(t)) - log_c
+    np.testing.assert_allclose(law.lam(t), lam, rtol=1e-5)
+    np.testing.assert_allclose(law.t_of_lam(law.lam(t)), t, rtol=1e-5)
+    if isinstance(law, VP):
+        r = np.exp(-0.5 * (B(exact(t)) - B(exact(s))))
+        np.testing.assert_allclose(law.forward_step(s, t).r, r, rtol=1e-4)
+        np.testing.assert_allclose(law.forward_step(s, t).q, np.sqrt(1 - r**2), rtol=1e-5)

@@ -194,3 +194,16 @@ def test_noise_is_decoded_well_in_float32_near_the_data(law):
             eps = entry.decode(law, x, t, entry.target(law, x0, z, t))[1]
             limit = 1e-6 / c if kind == "x0" else 5e-6
             np.testing.assert_allclose(eps, z, atol=limit, err_msg=kind)
+
+
+@pytest.mark.parametrize("beta_max", [200.0, 400.0])
+def test_edm_where_the_noise_drowns_the_data(beta_max):
+    """In float32 c / a is 5e21 or has no float, its square none: x0 is `sigma_data F`, eps x."""
+    law, t = VP(0.1, beta_max), jnp.float32(1.0)
+    x, raw = jnp.float32([[0.5, -2.0]]), jnp.float32([[0.3, 1.1]])
+    edm = kinds(SIGMA_DATA)["edm"]
+    x0, eps = edm.decode(law, x, t, raw)
+    np.testing.assert_allclose(x0, SIGMA_DATA * raw, rtol=1e-6)
+    for found in (eps, edm.scale_in(law, x, t)):
+        np.testing.assert_allclose(found, x, rtol=1e-6)
+    np.testing.assert_allclose(edm.target(law, x0, eps, t), raw, rtol=1e-6)

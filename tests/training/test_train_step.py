@@ -17,6 +17,7 @@ from builders.experiment import build
 from builders.training import build_optimizer
 from data import Loader
 from losses.denoising import Draws, denoising_terms, reduce_terms
+from models.embeddings import GaussianFourierProjection
 from parallel.mesh import make_mesh, put_batch
 from sde_lib import SDES
 from training.restore import initial_or_latest
@@ -305,3 +306,24 @@ def test_a_part_has_its_own_key_and_examples():
     draw = lambda i: jax.random.uniform(jax.random.fold_in(key, i), (2,))
     expected = jnp.concatenate([jnp.asarray([i, i + 3.0]) + draw(i) for i in range(3)])
     np.testing.assert_array_equal(told, expected)
+
+
+def test_frozen_frequencies_do_not_decay():
+    """A thousand steps without a gradient: the weights shrink by `(1 - lr decay)^1000`, Fourier
+    frequencies stay; and the state is that of adamw, as checkpoints hold it."""
+    section = optim(weight_decay=0.1, lr=0.01, warmup=0, grad_clip=0.0)
+    tx, ours = build_optimizer(section, N_ITERS), GaussianFourierProjection(4)
+    params = {"fourier": ours.init(jax.random.key(0), jnp.ones(1))["params"], "W": jnp.ones((2, 2))}
+
+    def step(i, at):
+        params, state = at
+        updates, state = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    after, _ = jax.jit(lambda at: jax.lax.fori_loop(0, 1000, step, at))((params, tx.init(params)))
+    np.testing.assert_array_equal(after["fourier"]["W"], params["fourier"]["W"])
+    np.testing.assert_allclose(after["W"], (1 - 0.001) ** 1000, rtol=1e-4)
+    schedule = lambda step: 0.01
+    plain = optax.chain(optax.identity(), optax.adamw(schedule, weight_decay=0.1))
+    same = jax.tree.structure(plain.init(params)) == jax.tree.structure(tx.init(params))
+    assert same
