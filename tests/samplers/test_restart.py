@@ -1,5 +1,6 @@
 """Restarts: moments by recursion, what is forgotten in closed form, and the run taken apart."""
 
+from functools import partial
 from itertools import pairwise
 
 import jax
@@ -10,12 +11,15 @@ from closed_form import M1, Gaussian
 from recursion import MEAN, PRIOR_STD, STD, Level, step_ddim
 from scipy.optimize import brentq
 
-from samplers import ancestral, ddim, dpm_multistep, heun, make_grid, sample
-from samplers.restart import Restarts, restart
+from samplers import GRIDS, ancestral, ddim, dpm_multistep, heun, make_grid, sample
+from samplers.restart import Restarts
+from samplers.restart import restart as any_restart
 from sde_lib import EDM, VE, VP, Flow, SubVP, example_keys, fold_in
 
 LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "flow": Flow()}
 KEY = jax.random.key(0)
+# With its own grid, which is one program in the tests.
+restart = partial(any_restart, grid=GRIDS["karras"])
 # The second of these snaps to the last node but one, the first to the node next to it.
 TWO = (Restarts(0.3, 2.0, times=3, steps=2), Restarts(0.06, 0.2, times=1, steps=1))
 
@@ -51,10 +55,10 @@ def test_few_steps_follow_the_recursion(name):
     """Within four standard errors of 40 000 samples; without its restarts it would be twice that
     off and more."""
     law, n = LAWS[name], 40_000
-    ts = make_grid("karras", law, 8, 1e-2)
+    ts = np.asarray(make_grid("karras", law, 8, 1e-2))
     run = restart(law, ddim(law), ts, TWO)
     predict = Gaussian.scalar(MEAN, STD).predict(law)
-    x = PRIOR_STD[name] * jax.random.normal(jax.random.key(1, impl="rbg"), (n, 1))
+    x = np.float32(PRIOR_STD[name] * np.random.default_rng(0).standard_normal((n, 1)))
     out = jax.jit(lambda x: run(jax.random.key(2, impl="rbg"), predict, x))(x)
     found = np.asarray(out.x, np.float64)
     mean, var = recursion(name, np.asarray(ts, np.float64), TWO)
@@ -70,13 +74,13 @@ def test_restarts_forget_the_start(name, times, x64, strict_ranks):
     """Fine steps of Heun between sigma = 0.7 and 0.3 on Gaussian data, two runs with one key from
     starts one apart: the correlation left by K restarts is `(V_low / V_high)^(K / 2)`."""
     law, low, high = LAWS[name], 0.3, 0.7
-    ts = law.t_of_lam(-jnp.log(jnp.linspace(high, low, 41)))
+    ts = np.asarray(law.t_of_lam(-np.log(np.linspace(high, low, 41))))
     data, v_low, v_high = Gaussian.scalar(0.0, STD), low**2 + STD**2, high**2 + STD**2
-    a = law.coeffs(ts).a
+    a = np.asarray(law.coeffs(ts).a)
     run = restart(law, heun(law), ts, [Restarts(low, high, times, 40)])
-    keys = jnp.stack([KEY, KEY])
-    x = jax.jit(lambda x: run(keys, data.predict(law), x).x)(jnp.asarray([[0.0], [1.0]]))
-    gain = float((x[1, 0] - x[0, 0]) * a[0] / a[-1])
+    twins = jax.jit(lambda x: run(jnp.stack([KEY, KEY]), data.predict(law), x).x)
+    x = np.asarray(twins(np.array([[0.0], [1.0]])))
+    gain = (x[1, 0] - x[0, 0]) * a[0] / a[-1]
     truth = (v_low / v_high) ** (times / 2)
     np.testing.assert_allclose(gain * (v_high / v_low) ** 0.5, truth, rtol=2e-4)
 
@@ -84,12 +88,13 @@ def test_restarts_forget_the_start(name, times, x64, strict_ranks):
 def test_a_wrong_spread_is_forgotten_as_the_square():
     """A start of four times the variance ends with an excess of `3 (V_low / V_high)^K`."""
     law, low, high, times, n = EDM(), 0.3, 0.7, 2, 40_000
-    ts = jnp.linspace(high, low, 13)
+    ts = np.linspace(high, low, 13, dtype=np.float32)
     run = restart(law, heun(law), ts, [Restarts(low, high, times, 12)])
     v_low, v_high = low**2 + STD**2, high**2 + STD**2
-    x = 2.0 * v_high**0.5 * jax.random.normal(jax.random.key(1, impl="rbg"), (n, 1))
-    predict, key = Gaussian.scalar(0.0, STD).predict(law), jax.random.key(2, impl="rbg")
-    out = np.asarray(jax.jit(lambda x: run(key, predict, x).x)(x), np.float64)
+    x = np.float32(2.0 * v_high**0.5 * np.random.default_rng(0).standard_normal((n, 1)))
+    predict = Gaussian.scalar(0.0, STD).predict(law)
+    out = jax.jit(lambda x: run(jax.random.key(2, impl="rbg"), predict, x).x)(x)
+    out = np.asarray(out, np.float64)
     truth = v_low * (1.0 + 3.0 * (v_low / v_high) ** times)
     assert abs(out.var() / truth - 1) < 4 * (2 / n) ** 0.5
 
@@ -97,33 +102,44 @@ def test_a_wrong_spread_is_forgotten_as_the_square():
 def test_the_run_taken_apart(x64):
     """A multistep method, piece by piece through `sample`: each return begins with an empty memory,
     and the main run goes on with that of the last."""
-    law, predict, x = VP(), M1.predict(VP()), jnp.linspace(-1.0, 1.0, 5)[:, None]
-    ts, sampler = make_grid("karras", law, 8, 1e-2), dpm_multistep(law, 2)
-    run = restart(law, sampler, ts, [Restarts(0.3, 2.0, 2, 4)], denoise=True)
-    found = jax.jit(lambda x: run(KEY, predict, x))(x)
-    piece = jax.jit(lambda x, ts: sample(KEY, predict, sampler, x, ts).x)
-    k = int(np.argmin(np.abs(np.asarray(law.lam(ts)) + np.log(0.3))))
-    high = law.t_of_lam(-jnp.log(2.0))
-    sigma = jnp.linspace(2.0 ** (1 / 7), jnp.exp(-law.lam(ts[k]) / 7), 5) ** 7
-    way = law.t_of_lam(-jnp.log(sigma)).at[0].set(high).at[-1].set(ts[k])
-    kernel, n = law.forward_step(ts[k], high), 8 + 2 * 4
-    up = lambda x, i: kernel.r * x + kernel.q * law.noise(fold_in(KEY, n + i), x)
-    x = piece(up(piece(x, ts[: k + 1]), k), way)
-    x = piece(up(x, k + 4), jnp.concatenate([way, ts[k + 1 :]]))
-    np.testing.assert_allclose(found.x, predict(x, ts[-1]).x0, rtol=1e-9)
+    law, predict, x = VP(), M1.predict(VP()), np.linspace(-1.0, 1.0, 5)[:, None]
+    ts, sampler = np.asarray(make_grid("karras", law, 8, 1e-2)), dpm_multistep(law, 2)
+    k, n = int(np.argmin(np.abs(np.asarray(law.lam(ts)) + np.log(0.3)))), 8 + 2 * 4
+
+    @jax.jit
+    def both(x):
+        run = restart(law, sampler, ts, [Restarts(0.3, 2.0, 2, 4)], denoise=True)
+        piece = lambda x, ts: sample(KEY, predict, sampler, x, ts).x
+        high = law.t_of_lam(-jnp.log(2.0))
+        sigma = jnp.linspace(2.0 ** (1 / 7), jnp.exp(-law.lam(ts[k]) / 7), 5) ** 7
+        way = law.t_of_lam(-jnp.log(sigma)).at[0].set(high).at[-1].set(ts[k])
+        kernel = law.forward_step(ts[k], high)
+        up = lambda x, i: kernel.r * x + kernel.q * law.noise(fold_in(KEY, n + i), x)
+        apart = piece(up(piece(x, ts[: k + 1]), k), way)
+        apart = piece(up(apart, k + 4), jnp.concatenate([way, ts[k + 1 :]]))
+        return run(KEY, predict, x), apart
+
+    found, apart = both(x)
+    np.testing.assert_allclose(found.x, predict(apart, ts[-1]).x0, rtol=1e-9)
     assert found.nfe == n + 1
 
 
 def test_without_intervals_it_is_sample():
     """With the noise of a stochastic method, and what was collected."""
-    law, x, ts = VP(), jnp.ones((3, 1)), jnp.linspace(1.0, 0.1, 6)
+    law, ts = VP(), np.linspace(1.0, 0.1, 6, dtype=np.float32)
     collect = lambda state: state.x
-    plain = sample(KEY, M1.predict(law), ancestral(law), x, ts, collect, denoise=True)
-    same = restart(law, ancestral(law), ts, (), denoise=True)(KEY, M1.predict(law), x, collect)
+
+    @jax.jit
+    def all_three(x):
+        predict, method = M1.predict(law), ancestral(law)
+        plain = sample(KEY, predict, method, x, ts, collect, denoise=True)
+        same = restart(law, method, ts, (), denoise=True)(KEY, predict, x, collect)
+        some = restart(law, method, ts, ())(KEY, predict, x, collect, frames=3)
+        return plain, same, some.trace
+
+    plain, same, some = all_three(np.ones((3, 1), np.float32))
     jax.tree.map(np.testing.assert_array_equal, same, plain)
-    run = restart(law, ancestral(law), ts, ())
-    some = run(KEY, M1.predict(law), x, collect, frames=3)
-    np.testing.assert_array_equal(some.trace, plain.trace[np.array([0, 2, 4])])
+    np.testing.assert_array_equal(some, np.asarray(plain.trace)[[0, 2, 4]])
 
 
 def test_evaluations_are_counted_and_a_sample_is_its_own():
@@ -133,15 +149,15 @@ def test_evaluations_are_counted_and_a_sample_is_its_own():
         jax.debug.callback(lambda: times.append(1))
         return M1.predict(law)(x, t)
 
-    ts, keys = make_grid("karras", law, 5, 0.01), example_keys(0, jnp.arange(4))
-    run = jax.jit(restart(law, heun(law), ts, TWO, denoise=True), static_argnums=1)
-    x = law.prior_sample(keys, (4, 1))
-    out = jax.block_until_ready(run(keys, predict, x))
+    run = restart(law, heun(law), np.asarray(make_grid("karras", law, 5, 0.01)), TWO, denoise=True)
+    of = jax.jit(lambda numbers, x: run(example_keys(0, numbers), predict, x))
+    x, four = np.float32(80.0 * np.random.default_rng(0).standard_normal((4, 1))), np.arange(4)
+    out = jax.device_get(of(four, x))
     jax.effects_barrier()
     assert len(times) == out.nfe == 2 * (5 + 6 + 1) + 1
-    order = jnp.asarray([2, 0, 3, 1])
-    np.testing.assert_allclose(run(keys[order], predict, x[order]).x, out.x[order], rtol=1e-4)
-    np.testing.assert_allclose(run(keys[1:2], predict, x[1:2]).x, out.x[1:2], rtol=1e-4)
+    order = np.array([2, 0, 3, 1])
+    np.testing.assert_allclose(of(order, x[order]).x, out.x[order], rtol=1e-4)
+    np.testing.assert_allclose(of(four[1:2], x[1:2]).x, out.x[1:2], rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -155,8 +171,8 @@ def test_evaluations_are_counted_and_a_sample_is_its_own():
     ],
 )
 def test_refusals(interval, words):
-    ts = jnp.asarray([80.0, 10.0, 1.0, 0.1])
+    ts = np.float32([80.0, 10.0, 1.0, 0.1])
     with pytest.raises(ValueError, match=words):
         restart(EDM(), heun(EDM()), ts, [interval])
     with pytest.raises(ValueError, match="one grid for all"):
-        restart(EDM(), heun(EDM()), jnp.ones((3, 2)), [interval])
+        restart(EDM(), heun(EDM()), np.ones((3, 2)), [interval])

@@ -130,8 +130,7 @@ def test_one_solver_step_with_a_time_per_example():
     @jax.jit
     def steps(x, t, s):
         found = []
-        for method, _ in ORDERS.values():
-            sampler = method(law)
+        for sampler in [method(law) for method, _ in ORDERS.values()]:
             step = lambda x, t, s, f=sampler: f.step(KEY, DATA.predict(law), State(x), t, s).x
             found.append((step(x, t, s), jax.vmap(step)(x[:, None], t, s)[:, 0]))
         return found

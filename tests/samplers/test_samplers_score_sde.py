@@ -139,14 +139,13 @@ def test_a_run_follows_the_formulas(law, predictor, corrector, ode, discrete, x6
             return jnp.asarray(z)
 
     path = Given(**vars(LAWS[law]))
-    predict = DATA.predict(path)
-    for denoise in (False, True):
-        sampler = build(
-            path, predictor, corrector, eps=EPS[law], probability_flow=ode,
-            continuous=not discrete, denoise=denoise,
-        )  # fmt: skip
-        out = jax.jit(lambda x, f=sampler: f(KEY, predict, x).x)(x)
-        truth = reference(law, predictor, corrector, x, z, 60, 2, ode, discrete)[int(denoise)]
+    sampler = build(
+        path, predictor, corrector, eps=EPS[law], probability_flow=ode,
+        continuous=not discrete, denoise=True,
+    )  # fmt: skip
+    run = jax.jit(lambda x: sampler(KEY, DATA.predict(path), x, collect=lambda state: state.x))
+    found, truths = run(x), reference(law, predictor, corrector, x, z, 60, 2, ode, discrete)
+    for out, truth in zip((np.asarray(found.trace)[-1], found.x), truths):
         np.testing.assert_allclose(out, truth, rtol=1e-4, atol=1e-4 * np.max(abs(truth)))
 
 
@@ -157,7 +156,7 @@ def test_moments_follow_the_recursion(law, predictor, corrector):
     """With real noise: mean and variance over 20,000 samples within four standard errors of the
     affine recursion, with the last noise and without."""
     n, N = 20_000, 60
-    x = LAWS[law].prior_sample(jax.random.fold_in(KEY, 1), (n, 1))
+    x = np.float32(PRIOR_STD[law] * np.random.default_rng(1).standard_normal((n, 1)))
     sampler = build(law, predictor, corrector, denoise=True, num_scales=N, n_steps=1)
     run = jax.jit(lambda x: sampler(KEY, DATA.predict(LAWS[law]), x, collect=lambda s: s.x))
     out = run(x)
@@ -173,7 +172,7 @@ def test_moments_follow_the_recursion(law, predictor, corrector):
         gain = move(1.0) - move(0.0)
         mean, before = move(mean), gain**2 * variance
         variance = before + noise
-    for samples, var in ((out.x, before), (out.trace[-1], variance)):
+    for samples, var in ((out.x, before), (np.asarray(out.trace)[-1], variance)):
         y = np.asarray(samples, np.float64)
         assert abs(y.mean() - mean) < 4 * (var / n) ** 0.5
         assert abs(y.var() / var - 1.0) < 4 * (2 / n) ** 0.5
@@ -232,18 +231,25 @@ def test_levels_fall_one_by_one():
 
 
 def test_a_sample_depends_on_its_own_key_but_for_batch_norms(x64):
-    keys = example_keys(3, jnp.arange(8))
-    x = 50.0 * jax.vmap(lambda k: jax.random.normal(k, (2,)))(keys)
+    """Beside others, example 5 is the same unless norms are taken over the batch."""
+    z = 50.0 * np.random.default_rng(0).standard_normal((8, 2))
+    five = np.where(np.arange(8) == 5, 5, np.arange(8) + 20)
     for corrector, norm, coupled in (
         ("ald", "batch", False),
         ("langevin", "example", False),
         ("langevin", "batch", True),
     ):
         sampler = build("ve", "reverse_diffusion", corrector, norm=norm)
-        run = jax.jit(lambda k, x, f=sampler: f(k, DATA_2D.predict(LAWS["ve"]), x).x)
-        gap = np.max(abs(run(keys, x)[5] - run(keys[5:6], x[5:6])[0]))
+
+        @jax.jit
+        def run(numbers, x, f=sampler):
+            """Of the examples of these numbers, which seed their keys."""
+            return f(example_keys(3, numbers), DATA_2D.predict(LAWS["ve"]), x).x
+
+        found, beside = run(np.arange(8), z), run(five, np.where(five[:, None] == 5, z, 2.0 * z))
+        gap = np.max(np.abs(np.asarray(found)[5] - np.asarray(beside)[5]))
         assert (gap > 1e-2) == coupled and (coupled or gap < 1e-9)
-    assert len(np.unique(run(keys, x))) == 16
+    assert len(np.unique(found)) == 16
 
 
 def test_no_two_draws_share_a_key():
@@ -252,13 +258,13 @@ def test_no_two_draws_share_a_key():
 
     class Watched(VE):
         def noise(self, key, x):
-            seen.append(tuple(np.asarray(jax.random.key_data(key))))
+            note = lambda data: seen.append(tuple(np.asarray(data)))
+            jax.debug.callback(note, jax.random.key_data(key))
             return super().noise(key, x)
 
-    with jax.disable_jit():
-        build(Watched(), "euler_maruyama", "ald", num_scales=4)(
-            KEY, DATA.predict(VE()), jnp.ones((3, 1))
-        )
+    run = build(Watched(), "euler_maruyama", "ald", num_scales=4)
+    jax.block_until_ready(jax.jit(lambda x: run(KEY, DATA.predict(VE()), x).x)(np.ones((3, 1))))
+    jax.effects_barrier()
     assert len(seen) == len(set(seen)) == 4 * (2 + 1)
 
 
@@ -279,13 +285,15 @@ def test_example_norms_are_the_step_size_of_each_example():
 
 def test_trace_and_the_end():
     """Every step is collected; with a noise-free predictor, denoising changes nothing."""
-    x, predict = jnp.ones((3, 1)), M1.predict(VP())
-    kept = build("vp", "ancestral")(KEY, predict, x, collect=lambda state: state.x)
+    x, predict = np.ones((3, 1), np.float32), M1.predict(VP())
+    collect = lambda state: state.x
+    kept = jax.jit(lambda x: build("vp", "ancestral")(KEY, predict, x, collect=collect))(x)
     assert kept.trace.shape == (60, 3, 1) and kept.nfe == 60
-    np.testing.assert_array_equal(kept.trace[-1], kept.x)
+    np.testing.assert_array_equal(np.asarray(kept.trace)[-1], kept.x)
     for how in ({"predictor": "none", "corrector": "ald"}, {"predictor": "euler_maruyama",
                 "probability_flow": True}):  # fmt: skip
-        ends = [build("vp", **how, denoise=d)(KEY, predict, x) for d in (True, False)]
+        made = [build("vp", **how, denoise=d) for d in (True, False)]
+        ends = jax.jit(lambda x, made=made: [run(KEY, predict, x) for run in made])(x)
         np.testing.assert_array_equal(ends[0].x, ends[1].x)
         assert ends[0].nfe == (120 if how["predictor"] == "none" else 60)
 

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_form import Empirical, Gaussian
-from rk4 import padded
+from law_as_data import for_each
 from scipy.integrate import quad
 
 from samplers import (
+    GRIDS,
     Solver,
     adaptive_sde,
     ddim,
@@ -40,19 +41,19 @@ def correlation(eta, top=TOP, end=END):
 
 def left(law, ends, x):
     """The correlation from the end points `(..., 2)` of two starts one apart."""
-    a, _, c = law.coeffs(ends)
-    spread = jnp.sqrt(a**2 * S**2 + c**2)
-    return np.asarray((x[..., 1] - x[..., 0]) * spread[0] / spread[-1])
+    a, _, c = (np.asarray(v) for v in law.coeffs(ends))
+    spread, x = np.sqrt(a**2 * S**2 + c**2), np.asarray(x)
+    return (x[..., 1] - x[..., 0]) * spread[0] / spread[-1]
 
 
 def measured(law, sampler):
     """The correlation left by 128 and by 256 steps even in lam."""
-    lams = [jnp.linspace(-TOP, -END, n + 1) for n in SIZES]
-    ts = law.t_of_lam(jnp.repeat(padded(lams), 2, axis=1))
-    x = jnp.tile(jnp.asarray([[0.0], [1.0]]), (2, 1))
-    keys = jnp.stack([KEY] * 4)
-    out = jax.jit(lambda x: sample(keys, DATA.predict(law), sampler, x, ts).x)(x)
-    return left(law, ts[jnp.asarray([0, -1]), 0], out.reshape(2, 2))
+    lams = [np.linspace(-TOP, -END, n + 1) for n in SIZES]
+    lams = np.stack([np.pad(lam, (0, max(SIZES) + 1 - len(lam)), "edge") for lam in lams], 1)
+    ts = np.asarray(law.t_of_lam(np.repeat(lams, 2, axis=1)))
+    x = np.tile([[0.0], [1.0]], (2, 1))
+    run = lambda x, ts: sample(jnp.stack([KEY] * 4), DATA.predict(law), sampler, x, ts).x
+    return left(law, ts[[0, -1], 0], np.asarray(jax.jit(run)(x, ts)).reshape(2, 2))
 
 
 METHODS = {
@@ -84,58 +85,65 @@ def test_the_same_is_forgotten_in_small_steps(name, method, eta):
     assert abs(fall - order) < 0.15, fall
 
 
-@pytest.mark.parametrize("eta", [1, 3])
-def test_restarts_are_as_strong_as_they_are_many(eta):
+def test_restarts_are_as_strong_as_they_are_many():
     """K restarts over an interval, against `dpm_multistep` with eta = K on it."""
     law, low, high = VP(), 0.3, 0.7
-    ts = law.t_of_lam(-jnp.log(jnp.linspace(high, low, 41)))
-    run = restart(law, heun(law), ts, [Restarts(low, high, eta, 40)])
-    keys, x = jnp.stack([KEY, KEY]), jnp.asarray([[0.0], [1.0]])
-    again = jax.jit(lambda x: run(keys, DATA.predict(law), x).x)(x)
-    sde = dpm_multistep(law, 2, eta=float(eta))
-    steps = jax.jit(lambda x: sample(keys, DATA.predict(law), sde, x, ts).x)(x)
-    truth = correlation(eta, np.log(high), np.log(low))
-    for out in (again, steps):
-        np.testing.assert_allclose(left(law, ts, out[:, 0]), truth, rtol=1e-3)
+    ts = np.asarray(law.t_of_lam(-np.log(np.linspace(high, low, 41))))
+
+    def both(x, eta):
+        keys, predict = jnp.stack([KEY, KEY]), DATA.predict(law)
+        way = [Restarts(low, high, eta, 40)]
+        again = restart(law, heun(law), ts, way, grid=GRIDS["karras"])(keys, predict, x)
+        sde = sample(keys, predict, dpm_multistep(law, 2, eta=float(eta)), x, ts)
+        return again.x, sde.x
+
+    for eta in (1, 3):
+        truth = correlation(eta, np.log(high), np.log(low))
+        for out in jax.jit(both, static_argnums=1)(np.array([[0.0], [1.0]]), eta):
+            np.testing.assert_allclose(left(law, ts, np.asarray(out)[:, 0]), truth, rtol=1e-3)
 
 
 def test_the_adaptive_sde_forgets_as_much():
     law, eta = VP(t1=0.5), 0.5
-    t, s = jnp.asarray(law.t1), jnp.asarray(0.05)
+    t, s = law.t1, 0.05
     run = adaptive_sde(law, 0.05, Solver(rtol=1e-4, atol=1e-4, variable="lam"), eta=eta)
-    keys, x = jnp.stack([KEY, KEY]), jnp.asarray([[0.0], [1.0]])
-    out = jax.jit(lambda x: run(keys, DATA.predict(law), x).x)(x)
-    ends = (-float(law.lam(t)), -float(law.lam(s)))
-    truth = correlation(eta, *ends)
-    np.testing.assert_allclose(left(law, jnp.stack([t, s]), out[:, 0]), truth, rtol=3e-3)
+    twins = jax.jit(lambda x: run(jnp.stack([KEY, KEY]), DATA.predict(law), x).x)
+    out = np.asarray(twins(np.array([[0.0], [1.0]])))
+    truth = correlation(eta, *-np.asarray(law.lam(np.array([t, s]))))
+    np.testing.assert_allclose(left(law, np.array([t, s]), out[:, 0]), truth, rtol=3e-3)
 
 
-@pytest.mark.parametrize("name", LAWS)
-def test_on_a_point_one_step_of_any_length_is_exact(name):
+def test_on_a_point_one_step_of_any_length_is_exact():
     """Where all the spread is noise, `exp(-eta h)` of the start is left."""
-    law, eta = LAWS[name], 0.7
-    predict = Empirical(np.array([[0.3]])).predict(law)
-    t, s = (law.t_of_lam(jnp.asarray(lam)) for lam in (-1.0, 0.5))
-    x, c = jnp.asarray([[0.0], [1.0]]), [law.coeffs(v).c for v in (t, s)]
-    for sampler in (edm(law, eta=eta), dpm_multistep(law, 2, eta=eta)):
-        out = sampler.step(jnp.stack([KEY, KEY]), predict, sampler.init(x, t), t, s).x
-        kept = (out[1, 0] - out[0, 0]) * c[0] / c[1]
-        np.testing.assert_allclose(kept, np.exp(-1.5 * eta), rtol=1e-9)
+    eta = 0.7
+
+    def run(law, x):
+        predict, keys = Empirical(np.array([[0.3]])).predict(law), jnp.stack([KEY, KEY])
+        t, s = (law.t_of_lam(jnp.asarray(lam)) for lam in (-1.0, 0.5))
+        kept = []
+        for sampler in (edm(law, eta=eta), dpm_multistep(law, 2, eta=eta)):
+            out = sampler.step(keys, predict, sampler.init(x, t), t, s).x
+            kept.append((out[1, 0] - out[0, 0]) * law.coeffs(t).c / law.coeffs(s).c)
+        return kept
+
+    run = for_each(LAWS, run)
+    for name in LAWS:
+        for kept in run(name, np.array([[0.0], [1.0]])):
+            np.testing.assert_allclose(kept, np.exp(-1.5 * eta), rtol=1e-9, err_msg=name)
 
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])
 def test_the_eta_of_ddim_on_the_common_scale(eta):
     """Steps of one length h: `1 - exp(-2 e h) = eta^2 (1 - exp(-2 h))`, sample by sample."""
     law, steps = VP(), 6
-    ts = make_grid("uniform_lam", law, steps, 0.01)
-    h = float(law.lam(ts[1]) - law.lam(ts[0]))
+    ts = np.asarray(make_grid("uniform_lam", law, steps, 0.01))
+    h = np.diff(law.lam(ts))[0]
     strength = -np.log1p(eta**2 * np.expm1(-2 * h)) / (2 * h)
-    x = jnp.linspace(-2.0, 2.0, 5)[:, None]
-    run = lambda sampler: jax.jit(lambda x: sample(KEY, DATA.predict(law), sampler, x, ts).x)(x)
-    np.testing.assert_allclose(
-        run(ddim(law, eta)), run(dpm_multistep(law, 1, eta=strength)), rtol=1e-9
-    )
     # The churn of the paper on the same grid, by the strength that its docstring states.
     churn = 2.0
-    same = edm(law, steps, eta=np.log1p(churn / steps) / h)
-    np.testing.assert_allclose(run(edm(law, steps, churn)), run(same), rtol=1e-9)
+    made = [ddim(law, eta), dpm_multistep(law, 1, eta=strength)]
+    made += [edm(law, steps, churn), edm(law, steps, eta=np.log1p(churn / steps) / h)]
+    run = jax.jit(lambda x, ts: [sample(KEY, DATA.predict(law), m, x, ts).x for m in made])
+    by_ddim, by_strength, churned, same = run(np.linspace(-2.0, 2.0, 5)[:, None], ts)
+    np.testing.assert_allclose(by_ddim, by_strength, rtol=1e-9)
+    np.testing.assert_allclose(churned, same, rtol=1e-9)

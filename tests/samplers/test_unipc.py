@@ -24,8 +24,8 @@ CASES = [(form, variant) for form in FORMS for variant in VARIANTS]
 )
 def test_order_of_convergence_with_an_exact_history(form, variant, order):
     """On M1: the corrector raises the order p of the predictor by one. p = 4 would be measured
-    against rounding; p = 3 is at 3.75 here, and rises with the number of steps. Not all pairs are
-    here: every one is held to its published steps below."""
+    against rounding; p = 3 is at 3.75 here, and rises with the number of steps. Not all pairs:
+    every one is held to its published steps below."""
     found = seeded_slope(lambda path: unipc(path, order, form, variant), order, form)
     assert abs(found - (order + 1)) < 0.3, found
 
