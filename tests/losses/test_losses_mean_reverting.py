@@ -1,7 +1,6 @@
 """The loss on pairs: one value for all kinds, that of the affine law of w, and its minimiser."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -34,42 +33,53 @@ def answering(kind, means):
     return network
 
 
-@pytest.mark.parametrize("weighting", [*WEIGHTINGS, "target"])
-def test_all_kinds_have_the_loss_of_the_noise_in_w(weighting, x64, strict_ranks):
-    """Element by element, and it is `denoising_terms` of the affine law with the same network;
-    "target" is the error of the output, so `eps_scale^2` of it is the noise's."""
+@pytest.fixture(scope="module")
+def terms_of_all():
+    """`{weighting: {kind: terms}}`, those of the plain loss, and what must come out, for pairs."""
     rng = np.random.default_rng(0)
-    x0, mu, z = (jnp.asarray(rng.standard_normal((16, 3))) for _ in range(3))
-    t = jnp.asarray(np.geomspace(1e-3, 1.0, 16))
-    named = "variance" if weighting == "target" else weighting
+    x0, mu, z = rng.standard_normal((3, 16, 3))
+    t = np.geomspace(1e-3, 1.0, 16)
 
     @jax.jit
-    def all_terms():
+    def run(x0, mu, z, t):
         terms = {
-            kind: reverting_terms(
-                LAW, answering(kind, exact_means), kind, "t", weighting, x0, mu, t, z
-            )
-            for kind in given_kinds()
+            weighting: {
+                kind: reverting_terms(
+                    LAW, answering(kind, exact_means), kind, "t", weighting, x0, mu, t, z
+                )
+                for kind in given_kinds()
+            }
+            for weighting in (*WEIGHTINGS, "target")
         }
+        scales = {kind: entry.eps_scale(LAW, t) for kind, (entry, _) in given_kinds().items()}
         in_w = lambda w, t: exact_means(w + LAW.coeffs(t).b[:, None] * mu, mu, t)[1]
-        plain = denoising_terms(LAW, in_w, "eps", "t", named, 0.5, x0, Draws(t, 1.0, z))
-        return terms, plain
+        draws = Draws(t, 1.0, z)
+        plain = {w: denoising_terms(LAW, in_w, "eps", "t", w, 0.5, x0, draws) for w in WEIGHTINGS}
+        a, b, c = (v[:, None] for v in LAW.coeffs(t))
+        eps = exact_means(a * x0 + b * mu + c * z, mu, t)[1]
+        return terms, scales, plain, (eps - z) ** 2
 
-    a, b, c = (v[:, None] for v in LAW.coeffs(t))
-    eps = exact_means(a * x0 + b * mu + c * z, mu, t)[1]
-    weight = 1.0 if named == "variance" else (LAW.g2(t)[:, None] / c**2)
-    expected = weight * (eps - z) ** 2
-    terms, plain = all_terms()
-    np.testing.assert_allclose(plain, expected, rtol=1e-7)
-    for kind, found in terms.items():
+    return lambda: (*jax.device_get(run(x0, mu, z, t)), t)
+
+
+@pytest.mark.parametrize("weighting", [*WEIGHTINGS, "target"])
+def test_all_kinds_have_the_loss_of_the_noise_in_w(weighting, terms_of_all, x64, strict_ranks):
+    """Element by element, and it is `denoising_terms` of the affine law with the same network;
+    "target" is the error of the output, so `eps_scale^2` of it is the noise's."""
+    terms, scales, plain, squares, t = terms_of_all()
+    named = "variance" if weighting == "target" else weighting
+    c, g2 = (np.asarray(v)[:, None] for v in (LAW.coeffs(t).c, LAW.g2(t)))
+    expected = squares * (1.0 if named == "variance" else g2 / c**2)
+    np.testing.assert_allclose(plain[named], expected, rtol=1e-7)
+    for kind, found in terms[weighting].items():
         if weighting == "target":
-            found = found * given_kinds()[kind][0].eps_scale(LAW, t)[:, None] ** 2
+            found = found * scales[kind][:, None] ** 2
         np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=kind)
 
 
 def test_network_is_given_the_noisy_state_and_its_mu(x64):
     """And the metrics tell the times."""
-    mu = jnp.asarray(np.random.default_rng(0).standard_normal((5, 2)))
+    mu = np.random.default_rng(0).standard_normal((5, 2))
     seen = {}
 
     def network(params, x, mu, cond, dropout_key):
@@ -77,13 +87,19 @@ def test_network_is_given_the_noisy_state_and_its_mu(x64):
         return 0.0 * x
 
     loss = mean_reverting_loss(LAW, network, "eps", "t")
-    batch = {"image": jnp.full_like(mu, 2.0), "degraded": mu}
-    value, metrics = loss(None, None, jax.random.key(0), batch)
-    t = metrics["t"]
-    np.testing.assert_array_equal(seen["cond"], t)
-    np.testing.assert_array_equal(seen["mu"], mu)
-    a, _, c = (v[:, None] for v in LAW.coeffs(t))
-    z = (to_w(LAW, mu, seen["x"], t) - a * 2.0) / c
+
+    @jax.jit
+    def run(batch):
+        value, metrics = loss(None, None, jax.random.key(0), batch)
+        t = metrics["t"]
+        a, _, c = (v[:, None] for v in LAW.coeffs(t))
+        z = (to_w(LAW, mu, seen["x"], t) - a * 2.0) / c
+        return value, t, z, seen
+
+    batch = {"image": np.full_like(mu, 2.0), "degraded": mu}
+    value, t, z, given = jax.device_get(run(batch))
+    np.testing.assert_array_equal(given["cond"], t)
+    np.testing.assert_array_equal(given["mu"], mu)
     # A network that says 0 is off by the noise.
     np.testing.assert_allclose(value, np.mean(z**2), rtol=1e-5)
 
@@ -97,10 +113,9 @@ def test_minimiser_is_the_denoiser_given_mu():
         return answering("angle", lambda *at: exact_means(*at, *params))(x, mu, cond)
 
     loss = mean_reverting_loss(LAW, network, "angle", "t", stratify=True)
-    true = jnp.asarray([GAIN, SHIFT, SPREAD])
-    places = true[None] + jnp.concatenate([jnp.zeros((1, 3)), 0.2 * jnp.diag(true)])
+    true = np.array([GAIN, SHIFT, SPREAD])
+    places = np.float32(true + np.concatenate([np.zeros((1, 3)), 0.2 * np.diag(true)]))
 
-    @jax.jit
     @jax.vmap
     def gradients(key):
         mu_key, data_key, key = jax.random.split(key, 3)
@@ -109,7 +124,7 @@ def test_minimiser_is_the_denoiser_given_mu():
         batch = {"image": x0, "degraded": mu}
         return jax.vmap(jax.grad(lambda p: loss(p, None, key, batch)[0]))(places)
 
-    found = gradients(jax.random.split(jax.random.key(0), 400))
+    found = np.asarray(jax.jit(lambda: gradients(jax.random.split(jax.random.key(0), 400)))())
     scores = np.mean(found, 0) / np.std(found, 0) * 20
     assert np.all(abs(scores[0]) < 4), scores
     assert np.all(np.diag(scores[1:]) > 6), scores

@@ -1,9 +1,11 @@
 """Where in time a training step looks: the weights undo the choice, whatever it is."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from any_law import AnyLaw
 from scipy.integrate import quad
 
 from losses import TIME_SAMPLING, WEIGHTINGS
@@ -11,18 +13,36 @@ from losses.time_sampling import stratified
 from sde_lib import SDES
 
 LAWS = {name: law() for name, law in SDES.items()}
-laws = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+laws = pytest.mark.parametrize("law", LAWS)
 # Even in (0, 1): the mean over these u is the midpoint rule for the integral over u.
-U = (jnp.arange(20_000) + 0.5) / 20_000
+U = ((np.arange(20_000) + 0.5) / 20_000).astype(np.float32)
+FROM_ZERO = np.linspace(0.0, 1.0, 1001, dtype=np.float32)[:-1]
+
+
+@pytest.fixture(scope="module")
+def sampled():
+    """`name of a law -> {(name, grid): (t, w)}`, the grids U and FROM_ZERO: one program for all."""
+    grids = {"even": U, "from zero": FROM_ZERO}
+
+    @jax.jit
+    def run(which, grids):
+        law = AnyLaw(LAWS.values(), which)
+        return {
+            (name, grid): sampler(law, u)
+            for name, sampler in TIME_SAMPLING.items()
+            for grid, u in grids.items()
+        }
+
+    return functools.cache(lambda name: jax.device_get(run([*LAWS].index(name), grids)))
 
 
 @laws
 @pytest.mark.parametrize("name", TIME_SAMPLING)
-def test_weighted_means_are_integrals_over_uniform_time(law, name):
+def test_weighted_means_are_integrals_over_uniform_time(law, name, sampled):
     """`E[w h(t)]` is the mean of h over [t0, t1], for h flat, growing, oscillating, and peaked at
     the data; in float32, up to the error of the rule (1e-4) and of float32 sums."""
-    t, w = jax.jit(lambda u: TIME_SAMPLING[name](law, u))(U)
-    t, w = np.asarray(t, np.float64), np.asarray(w, np.float64)
+    t, w = (np.asarray(v, np.float64) for v in sampled(law)[name, "even"])
+    law = LAWS[law]
     span = law.t1 - law.t0
     for h in (
         lambda t: 1.0 + 0.0 * t,
@@ -36,56 +56,70 @@ def test_weighted_means_are_integrals_over_uniform_time(law, name):
 
 @laws
 @pytest.mark.parametrize("name", TIME_SAMPLING)
-def test_times_cover_the_span_in_order(law, name):
-    t, w = TIME_SAMPLING[name](law, jnp.linspace(0.0, 1.0, 1001)[:-1])
-    assert np.all(np.diff(t) > 0) and np.all(w > 0) and t.dtype == jnp.float32
+def test_times_cover_the_span_in_order(law, name, sampled):
+    t, w = sampled(law)[name, "from zero"]
+    assert np.all(np.diff(t) > 0) and np.all(w > 0) and t.dtype == np.float32
     # t0 to the digits that lam keeps there in float32; VE's lam hardly moves near t0
-    np.testing.assert_allclose(t[0], law.t0, rtol=1e-4, atol=2e-7)
-    assert t[-1] < law.t1 * (1 + 1e-6)
+    np.testing.assert_allclose(t[0], LAWS[law].t0, rtol=1e-4, atol=2e-7)
+    assert t[-1] < LAWS[law].t1 * (1 + 1e-6)
 
 
 @laws
-def test_uniform_lam_is_uniform_in_lam(law):
-    t, _ = TIME_SAMPLING["uniform_lam"](law, U)
-    a, _, c = law.coeffs(t)
-    steps = np.diff(np.log(np.asarray(a, np.float64) / np.asarray(c, np.float64)))
+def test_uniform_lam_is_uniform_in_lam(law, sampled):
+    t, _ = sampled(law)["uniform_lam", "even"]
+    a, _, c = (np.asarray(v, np.float64) for v in LAWS[law].coeffs(t))
+    steps = np.diff(np.log(a / c))
     # even on the whole; each step of 20,000 only to what float32 leaves of it
     blocks = steps[:19_990].reshape(10, -1).sum(1)
     np.testing.assert_allclose(blocks, blocks.mean(), rtol=2e-4)
 
 
 @laws
-def test_importance_evens_out_the_likelihood_weighting(law):
+def test_importance_evens_out_the_likelihood_weighting(law, sampled):
     """`w g^2 / c^2` is one constant: its mean over uniform t, which is the ratio of two lams.
 
     `g^2 / c^2 = -2 lam'`, so that mean is `2 (lam(t0) - lam(t1)) / (t1 - t0)`.
     """
-    t, w = TIME_SAMPLING["importance"](law, U)
-    flat = np.asarray(w * WEIGHTINGS["likelihood"](law, t), np.float64)
-    lam = [float(law.lam(jnp.asarray(end))) for end in (law.t0, law.t1)]
-    constant = 2.0 * (lam[0] - lam[1]) / (law.t1 - law.t0)
+    t, w = sampled(law)["importance", "even"]
+    law = LAWS[law]
+    g2, c = (np.asarray(v, np.float64) for v in (law.g2(t), law.coeffs(t).c))
+    flat = w * g2 / c**2
+    high, low = np.asarray(law.lam(np.float32([law.t0, law.t1])), np.float64)
+    constant = 2.0 * (high - low) / (law.t1 - law.t0)
     np.testing.assert_allclose(flat.mean(), constant, rtol=1e-3)
     # within a cell of the table of 4096 the density is taken as constant
     assert flat.std() / flat.mean() < 5e-3
     assert abs(flat / constant - 1.0).max() < 0.02
 
 
+@pytest.fixture(scope="module")
+def weightings():
+    """`(which, t) -> {name: weights}`."""
+
+    @jax.jit
+    def run(which, t):
+        law = AnyLaw(LAWS.values(), which)
+        return {name: weighting(law, t) for name, weighting in WEIGHTINGS.items()}
+
+    return run
+
+
 @laws
-def test_weightings_are_factors_on_the_noise(law, x64):
+def test_weightings_are_factors_on_the_noise(law, weightings, x64):
     """`lambda / c^2` for lambda = c^2 and lambda = g^2."""
-    t = jnp.asarray(np.geomspace(law.t0, law.t1, 50))
-    c, g = law.coeffs(t).c, law.diffusion(jnp.zeros((50, 1)), t)
+    t = np.geomspace(LAWS[law].t0, LAWS[law].t1, 50)
+    c, g = (np.asarray(v) for v in (LAWS[law].coeffs(t).c, LAWS[law].diffusion(t[:, None], t)))
     expected = {"variance": c**2, "likelihood": g**2}
     assert expected.keys() == WEIGHTINGS.keys(), "a new weighting needs a line here"
+    found = weightings([*LAWS].index(law), t)
     for name, lambda_ in expected.items():
-        np.testing.assert_allclose(WEIGHTINGS[name](law, t), lambda_ / c**2, rtol=1e-12)
+        np.testing.assert_allclose(found[name], lambda_ / c**2, rtol=1e-12)
 
 
 @pytest.mark.parametrize("size", [2, 100, 128, 1000])
 def test_stratified_numbers_fill_every_cell_once(size):
-    draw = jax.jit(lambda key: stratified(key, size))
-    for seed in range(20):
-        u = np.asarray(draw(jax.random.key(seed)), np.float64)
+    draw = lambda seed: stratified(jax.random.key(seed), size)
+    for u in np.asarray(jax.jit(jax.vmap(draw))(np.arange(20)), np.float64):
         assert np.all((u >= 0) & (u < 1))
         cells = np.floor(u * size + 1e-4).astype(int) % size
         assert np.array_equal(np.sort(cells), np.arange(size))
@@ -94,6 +128,7 @@ def test_stratified_numbers_fill_every_cell_once(size):
 def test_each_stratified_number_is_uniform():
     """Over keys, every position of the batch covers [0, 1): no example is tied to a noise level."""
     n = 4000
-    u = np.asarray(jax.vmap(lambda key: stratified(key, 8))(jax.random.split(jax.random.key(0), n)))
+    draw = lambda: jax.vmap(lambda k: stratified(k, 8))(jax.random.split(jax.random.key(0), n))
+    u = np.asarray(jax.jit(draw)())
     assert np.all(abs(u.mean(0) - 0.5) < 4 / np.sqrt(12 * n))
     assert np.all(abs((u**2).mean(0) - 1 / 3) < 4 * np.sqrt(4 / 45 / n))

@@ -50,7 +50,7 @@ def test_tree_output_and_gradients(name, model, load, load_params, jit, rel):
     # The bias of a key shifts all logits of a row alike, that of a convolution before a norm all
     # pixels: such gradients are zero but for rounding, and their relative error means nothing.
     floor = 1e-6 * max(norms.values())
-    for path, grad in flatten_dict(param_grads).items():
+    for path, grad in flatten_dict(jax.device_get(param_grads)).items():
         norm, expected = np.linalg.norm(grad), norms["/".join(path)]
         assert norm == pytest.approx(expected, rel=1e-4, abs=floor), path
 

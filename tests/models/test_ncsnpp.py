@@ -14,19 +14,6 @@ from models.ncsnpp import NCSNpp
 
 SMALL = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": ()}
 TINY = {**SMALL, "ch_mult": (1,), "embedding_type": "positional"}
-CIFAR10 = {  # NCSN++ with continuous noise levels
-    "nf": 128,
-    "ch_mult": (1, 2, 2, 2),
-    "num_res_blocks": 4,
-    "attn_resolutions": (16,),
-    "fir": True,
-    "fir_kernel": (1, 3, 3, 1),
-    "resblock_type": "biggan",
-    "progressive": "none",
-    "progressive_input": "residual",
-    "progressive_combine": "sum",
-    "embedding_type": "fourier",
-}
 
 
 def batch(*shape, seed=0):
@@ -57,7 +44,8 @@ def test_image_that_is_not_square(options, draw, jit, rel):
     x, sigma = batch(2, 16, 8, 5)
     variables = draw(model, x, sigma)
     turned = map_kernels(lambda _, k: k.swapaxes(0, 1) if k.ndim == 4 else k, variables)
-    run = jit(model.apply)
+    apply = jit(model.apply)
+    run = lambda *given: np.asarray(apply(*given))
     y = run(variables, x, sigma)
     assert y.shape == x.shape
     assert rel(run(turned, x.swapaxes(1, 2), sigma), y.swapaxes(1, 2)) < 1e-5
@@ -95,7 +83,8 @@ def test_two_channels(draw, jit, rel):
             leaf = leaf[..., ::-1] if leaf.shape[-1] == 2 else leaf
         return leaf
 
-    run = jit(model.apply)
+    apply = jit(model.apply)
+    run = lambda *given: np.asarray(apply(*given))
     y = run(variables, x, sigma)
     assert rel(run(map_kernels(exchange, variables), x[..., ::-1], sigma), y[..., ::-1]) < 1e-5
     assert rel(y[..., 0], y[..., 1]) > 0.1
@@ -109,7 +98,7 @@ def test_residual_pyramids_replace_the_features(draw, jit, rel):
     x, sigma = batch(2, 8, 8, 3)
     variables = draw(model, x, sigma)
     run = jit(lambda v: model.apply(v, x, sigma, capture_intermediates=True)[1])
-    outputs = run(variables)["intermediates"]
+    outputs = jax.device_get(run(variables))["intermediates"]
 
     def check(resample, name, *terms):
         total = sum(outputs[term]["__call__"][0] for term in terms) / math.sqrt(2)
@@ -130,7 +119,7 @@ def test_dropout_only_in_training(draw, jit):
     train = jit(lambda k: model.apply(variables, x, label, train=True, rngs={"dropout": k}))
     evaluate = jit(model.apply)(variables, x, label)  # asks for no key
     keys = [jax.random.key(seed, impl="rbg") for seed in (0, 1)]
-    first, second = map(train, keys)
+    evaluate, first, second = map(np.asarray, (evaluate, *map(train, keys)))
     assert np.abs(first - second).max() > 0.01
     assert np.abs(first - evaluate).max() > 0.01
     np.testing.assert_array_equal(first, train(keys[0]))
@@ -150,9 +139,9 @@ def test_scale_by_sigma(embedding_type, draw, jit, rel):
         cond, sigma = np.array([0, 1, 4]), np.array([32.0, 32.0 * (0.02 / 32) ** 0.25, 0.02])
     plain = NCSNpp(**options)
     variables = draw(plain, x, cond)
-    y = jit(plain.apply)(variables, x, cond)
+    y = np.asarray(jit(plain.apply)(variables, x, cond))
     scaled = NCSNpp(**options, scale_by_sigma=True, **noise)
-    scaled = jit(scaled.apply)(variables, x, cond)
+    scaled = np.asarray(jit(scaled.apply)(variables, x, cond))
     assert rel(scaled * sigma[:, None, None, None], y) < 1e-5
 
 
@@ -208,13 +197,6 @@ def test_remat(draw, jit, rel):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * largest), g0, g1)
 
 
-def test_size_of_the_published_network():
-    x, sigma = jnp.zeros((1, 32, 32, 3)), jnp.ones(1)
-    shapes = jax.eval_shape(NCSNpp(**CIFAR10).init, jax.random.key(0), x, sigma)
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
-    assert round(count / 1e6, 1) == 62.8
-
-
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_strict_promotion_and_float64_mode(name):
     """No silent broadcasting or promotion, and float32 throughout although JAX is in float64."""
@@ -222,7 +204,7 @@ def test_strict_promotion_and_float64_mode(name):
     if name == "ncsnpp":
         options |= {**SMALL, "embedding_type": "positional"}
     model = MODELS[name](**options if name != "mlp" else {"fourier_features": 2})
-    x, label = jnp.ones((2, 8, 8, 3), jnp.float32), jnp.arange(2)
+    x, label = np.ones((2, 8, 8, 3), np.float32), np.arange(2, dtype=np.int32)
     with (
         jax.enable_x64(True),
         jax.numpy_rank_promotion("raise"),

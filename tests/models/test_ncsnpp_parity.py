@@ -53,7 +53,7 @@ def test_output_and_gradients(name, load, load_options, load_params, jit, rel):
     # A shift of every key by the same amount leaves the softmax alone: the gradient of the key's
     # bias is zero but for rounding, so its relative error means nothing.
     floor = 1e-6 * max(norms.values())
-    for path, grad in flatten_dict(param_grads).items():
+    for path, grad in flatten_dict(jax.device_get(param_grads)).items():
         norm, expected = np.linalg.norm(grad), norms["/".join(path)]
         assert norm == pytest.approx(expected, rel=1e-4, abs=floor), path
     if "fourier" in name:

@@ -8,8 +8,9 @@ import pytest
 
 from models import pixels
 
-X = jax.random.normal(jax.random.key(0), (3, 4, 6, 8)) * 2.0 + 0.7
-WEIGHT = jax.random.normal(jax.random.key(1), X.shape)
+RNG = np.random.default_rng(0)
+X, WEIGHT = (RNG.standard_normal((3, 4, 6, 8)).astype(np.float32) for _ in range(2))
+X = X * 2.0 + np.float32(0.7)
 
 
 @pytest.fixture(params=[True, False], ids=["products", "reductions"])
@@ -18,24 +19,29 @@ def on_cpu(request, monkeypatch):
     monkeypatch.setattr(pixels, "on_cpu", lambda: request.param)
 
 
-def test_spread_and_sum(on_cpu):
-    v = jnp.arange(24.0).reshape(3, 8)
-    np.testing.assert_array_equal(pixels.spread(v, X.shape)[:, 2, 5], v)
-    np.testing.assert_array_equal(pixels.spread(v[:1], X.shape)[1, 3, 0], v[0])
-    np.testing.assert_allclose(pixels.pixel_sum(X), X.sum((1, 2)), rtol=1e-5)
-    # each is the transpose of the other
-    down = jax.grad(lambda v: jnp.sum(pixels.spread(v, X.shape) * WEIGHT))(v)
-    np.testing.assert_allclose(down, WEIGHT.sum((1, 2)), rtol=1e-5, atol=1e-5)
-    down = jax.grad(lambda v: jnp.sum(pixels.spread(v, X.shape) * WEIGHT))(v[:1])
-    np.testing.assert_allclose(down[0], WEIGHT.sum((0, 1, 2)), rtol=1e-5, atol=1e-5)
+def test_spread_and_sum(on_cpu, jit):
+    """Each is the transpose of the other; over images, and over pixels in a row, (B, H W, C), as
+    attention has them."""
+    v, rows = np.arange(24, dtype=np.float32).reshape(3, 8), WEIGHT.reshape(3, 24, 8)
 
+    def down(v, weight):
+        return jax.grad(lambda v: jnp.sum(pixels.spread(v, weight.shape) * weight))(v)
 
-def test_spread_over_pixels_in_a_row(on_cpu):
-    """As attention has them, (B, H W, C)."""
-    v, rows = jnp.arange(24.0).reshape(3, 8), WEIGHT.reshape(3, 24, 8)
-    np.testing.assert_array_equal(pixels.spread(v, rows.shape)[:, 11], v)
-    down = jax.grad(lambda v: jnp.sum(pixels.spread(v, rows.shape) * rows))(v)
-    np.testing.assert_allclose(down, rows.sum(1), rtol=1e-5, atol=1e-5)
+    @jit
+    def run(v):
+        spread = [pixels.spread(*given) for given in ((v, X.shape), (v[:1], X.shape))]
+        row = pixels.spread(v, rows.shape), down(v, rows)
+        return spread, pixels.pixel_sum(jnp.asarray(X)), down(v, WEIGHT), down(v[:1], WEIGHT), row
+
+    (each, one), total, back, back_to_one, (row, back_from_row) = jax.device_get(run(v))
+    near = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(each[:, 2, 5], v)
+    np.testing.assert_array_equal(one[1, 3, 0], v[0])
+    np.testing.assert_allclose(total, X.sum((1, 2)), rtol=1e-5)
+    near(back, WEIGHT.sum((1, 2)))
+    near(back_to_one[0], WEIGHT.sum((0, 1, 2)))
+    np.testing.assert_array_equal(row[:, 11], v)
+    near(back_from_row, rows.sum(1))
 
 
 @pytest.mark.parametrize(
@@ -47,12 +53,10 @@ def test_spread_over_pixels_in_a_row(on_cpu):
     ],
     ids=["norm", "conv", "strided"],
 )
-def test_layers_equal_those_of_flax(on_cpu, ours, flax):
+def test_layers_equal_those_of_flax(on_cpu, ours, flax, jit, draw_params):
     """Parameters, output, both gradients, and the derivative forwards, which likelihoods take."""
-    params = flax.init(jax.random.key(2), X)
-    params = jax.tree.map(lambda p: p + 0.3 * jnp.cos(jnp.arange(p.size).reshape(p.shape)), params)
-    shapes = lambda module: jax.tree.map(jnp.shape, module.init(jax.random.key(3), X))
     assert shapes(ours) == shapes(flax)
+    params = draw_params(flax)
 
     def all_of(module):
         f = lambda p, x: jnp.sum(jnp.sin(module.apply(p, x)))
@@ -60,12 +64,28 @@ def test_layers_equal_those_of_flax(on_cpu, ours, flax):
         return tangent, jax.grad(f, argnums=(0, 1))(params, X)
 
     near = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
-    jax.tree.map(near, all_of(ours), all_of(flax))
+    jax.tree.map(near, *jit(lambda: (all_of(ours), all_of(flax)))())
 
 
-def test_a_constant_image_is_all_bias(on_cpu):
+def shapes(module):
+    tree = jax.eval_shape(module.init, jax.random.key(3), X)
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+
+@pytest.fixture
+def draw_params():
+    """Parameters in the shapes of `init`, none of them at its initial value."""
+
+    def draw(module):
+        rng, tree = np.random.default_rng(2), jax.eval_shape(module.init, jax.random.key(3), X)
+        return jax.tree.map(lambda v: np.float32(0.3 * rng.standard_normal(v.shape) + 0.2), tree)
+
+    return draw
+
+
+def test_a_constant_image_is_all_bias(on_cpu, jit):
     """Zero variance, which rounding may make negative."""
-    x = jnp.full((2, 4, 4, 8), 100.3)
-    params = {"params": {"scale": jnp.ones(8), "bias": jnp.arange(8.0)}}
-    y = pixels.GroupNorm(2).apply(params, x)
-    assert np.all(np.isfinite(y)) and np.max(np.abs(y - jnp.arange(8.0))) < 0.1
+    x, bias = np.full((2, 4, 4, 8), 100.3, np.float32), np.arange(8, dtype=np.float32)
+    params = {"params": {"scale": np.ones(8, np.float32), "bias": bias}}
+    y = np.asarray(jit(pixels.GroupNorm(2).apply)(params, x))
+    assert np.all(np.isfinite(y)) and np.max(np.abs(y - bias)) < 0.1
