@@ -56,5 +56,5 @@ def grids(eps=0.02):
 
 def moments_at(law, t, mu, spread):
     """Mean and variance of `x_t` given mu, and the `a` there."""
-    a, b, c = law.coeffs(jnp.asarray(t))
+    a, b, c = (np.asarray(v) for v in law.coeffs(jnp.asarray(t)))
     return a * (GAIN * mu + SHIFT) + b * mu, a**2 * spread**2 + c**2, a

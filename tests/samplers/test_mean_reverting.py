@@ -136,11 +136,15 @@ def test_what_it_is_called_elsewhere(name):
 def test_order_three_is_that_of_3m(form):
     """Once three outputs are known; the second steps of the two differ (see above)."""
     rng = np.random.default_rng(0)
-    now, last, before = (jnp.asarray(rng.standard_normal((4, 2))) for _ in range(3))
-    past = History((last, before), (jnp.asarray(0.7), jnp.asarray(1.3)), jnp.asarray(2))
-    move = interval(LAW, jnp.asarray(0.6), jnp.asarray(0.4), form)
-    ours, known = extrapolate(move, now, past, 3), dpm_extrapolate(move, now, past, 3)
-    np.testing.assert_allclose(ours, known, rtol=1e-13)
+    now, last, before = rng.standard_normal((3, 4, 2))
+
+    @jax.jit
+    def both(t, s, now, past):
+        move = interval(LAW, t, s, form)
+        return extrapolate(move, now, past, 3), dpm_extrapolate(move, now, past, 3)
+
+    past = History((last, before), (0.7, 1.3), 2)
+    np.testing.assert_allclose(*both(0.6, 0.4, now, past), rtol=1e-13)
 
 
 def test_any_method_in_w():
@@ -166,24 +170,24 @@ def test_any_method_in_w():
 def test_posterior_and_euler_as_published():
     """IR-SDE's two steps, written out in x."""
     mu, x = pairs()
-    t, s = jnp.asarray(0.55), jnp.asarray(0.5)
-    found, z = bent(mu)(x, t), LAW.noise(KEY, x)
-    (B, _, c_t), (C, _, _) = LAW.coeffs(t), LAW.coeffs(s)
+
+    @jax.jit
+    def steps(x, t, s):
+        methods = posterior(LAW, mu), euler(LAW, mu), euler(LAW, mu, True)
+        ends = [m.step(KEY, bent(mu), m.init(x, t), t, s).x for m in methods]
+        return ends, bent(mu)(x, t), LAW.noise(KEY, x), LAW.theta(t)
+
+    (ends, found, z, theta), mu, x = jax.device_get((steps(x, 0.55, 0.5), mu, x))
+    (B, C), _, (c_t, _) = (np.asarray(v) for v in LAW.coeffs(np.array([0.55, 0.5])))
     A = B / C
     mean = A * (1 - C**2) * (x - mu) + C * (1 - A**2) * (found.x0 - mu)
-    std = LAW.std * jnp.sqrt((1 - A**2) * (1 - C**2) / (1 - B**2))
-    step = lambda method: method.step(KEY, bent(mu), method.init(x, t), t, s).x
-    expected = mean / (1 - B**2) + mu + std * z
-    np.testing.assert_allclose(step(posterior(LAW, mu)), expected, rtol=1e-10)
+    std = LAW.std * np.sqrt((1 - A**2) * (1 - C**2) / (1 - B**2))
+    np.testing.assert_allclose(ends[0], mean / (1 - B**2) + mu + std * z, rtol=1e-10)
 
-    theta, h = LAW.theta(t), t - s
-    g2 = 2 * LAW.std**2 * theta
-    for part, ode in ((1.0, False), (0.5, True)):
+    h, g2 = 0.55 - 0.5, 2 * LAW.std**2 * theta
+    for part, noise, end in ((1.0, np.sqrt(g2 * h) * z, ends[1]), (0.5, 0.0, ends[2])):
         drift = theta * (mu - x) + part * g2 * found.eps / c_t
-        noise = 0.0 if ode else jnp.sqrt(g2 * h) * z
-        np.testing.assert_allclose(
-            step(euler(LAW, mu, ode)), x - h * drift + noise, rtol=1e-10, atol=1e-12
-        )
+        np.testing.assert_allclose(end, x - h * drift + noise, rtol=1e-10, atol=1e-12)
 
 
 def test_without_mu_it_is_vp():
@@ -229,23 +233,24 @@ def test_order_falls_at_the_end_and_padding_rests():
     lowered, by_hand, rested, plain = run()
     np.testing.assert_allclose(lowered, by_hand, rtol=1e-10)
     np.testing.assert_allclose(rested, plain, rtol=1e-12)
-    assert np.max(abs(lowered - plain)) > 1e-4
+    assert np.max(np.abs(np.asarray(lowered) - plain)) > 1e-4
 
 
 def test_clip_spares_the_noise_form():
     """From lam = -17 a long first step multiplies the rounding of the noise by e^h in float32."""
     law = MeanReverting(end=1e-8, schedule="constant")
-    mu = jnp.full((200, 1), 0.6, jnp.float32)
-    z = jnp.asarray(np.random.default_rng(0).standard_normal((200, 1)), jnp.float32)
-    x = mu + law.std * z
+    mu = np.full((200, 1), 0.6, np.float32)
+    z = np.float32(np.random.default_rng(0).standard_normal((200, 1)))
+    x = mu + np.float32(law.std) * z
+    point = lambda x, t: gaussian(mu, law, 0.0)(x, jnp.asarray(t, jnp.float32))
+    method = mr_sampler(law, jnp.asarray(mu), 1, "noise")
+    run = jax.jit(lambda x, ts: sample(KEY, point, method, x, ts).x)
     off = []
     for path in (law, clip_lam(law)):
-        lam = jnp.asarray([path.lam(jnp.asarray(path.t1)), 2.0], jnp.float32)
-        ts = path.t_of_lam(lam)
-        point = lambda x, t: gaussian(mu, law, 0.0)(x, jnp.asarray(t, jnp.float32))
-        end = sample(KEY, point, mr_sampler(law, mu, 1, "noise"), x, ts).x
-        a, b, c = law.coeffs(ts[-1])
-        off.append(np.max(abs(end - (a * (GAIN * mu + SHIFT) + b * mu + c * z))))
+        ts = np.asarray(path.t_of_lam(np.float32([path.lam(np.float64(path.t1)), 2.0])))
+        a, b, c = (np.asarray(v) for v in law.coeffs(ts[-1]))
+        end = a * (GAIN * mu + SHIFT) + b * mu + c * z
+        off.append(np.max(np.abs(run(x, ts) - end)))
     assert off[1] < 1e-2 * off[0], off
 
 

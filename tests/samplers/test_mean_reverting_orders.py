@@ -29,8 +29,9 @@ def test_ode_orders_against_the_exact_flow():
     The second difference of order 3 is half of the derivative; with the full one, Adams-Bashforth
     in w, the slope on these data is 3."""
     mu, x = pairs()
-    (m_s, v_s, _), (m_t, v_t, _) = (moments_at(LAW, t, mu, SPREAD) for t in (1.0, 0.02))
-    exact = np.asarray(m_t + jnp.sqrt(v_t / v_s) * (x - m_s))
+    of_mu = np.asarray(mu)
+    (m_s, v_s, _), (m_t, v_t, _) = (moments_at(LAW, t, of_mu, SPREAD) for t in (1.0, 0.02))
+    exact = m_t + np.sqrt(v_t / v_s) * (np.asarray(x) - m_s)
     methods = [mr_sampler(LAW, mu, k, f) for k, f in ODES]
     methods += [euler(LAW, mu, True), reverting(adams_bashforth(LAW, 3), LAW, mu)]
     ts = grids()
@@ -117,9 +118,12 @@ def test_one_data_point():
     `2 - exp(h)` times that, and added to noise of the variance `c_s^2 (exp(2 h) - 1)`."""
     mu, x = pairs()
     first = float(LAW.lam(jnp.asarray(1.0)))
-    ts = LAW.t_of_lam(padded([jnp.linspace(first, 2.0, n + 1) for n in (1, 4)])).at[0].set(1.0)
-    (m_s, _, _), (m_t, _, _) = (moments_at(LAW, t, mu, 0.0) for t in (1.0, ts[-1, 0]))
-    c_s, c_t = LAW.coeffs(ts[0, 0]).c, LAW.coeffs(ts[-1, 0]).c
+    lam = np.stack([[first, *[2.0] * 4], np.linspace(first, 2.0, 5)], 1)
+    ts = np.array(LAW.t_of_lam(lam))
+    ts[0] = 1.0
+    of_mu, of_x = np.asarray(mu), np.asarray(x)
+    (m_s, _, _), (m_t, _, _) = (moments_at(LAW, t, of_mu, 0.0) for t in ts[[0, -1], 0])
+    c_s, c_t = np.asarray(LAW.coeffs(ts[[0, -1], 0]).c)
 
     @jax.jit
     def run():
@@ -132,7 +136,7 @@ def test_one_data_point():
     odes, sdes = run()
     for one_and_four in odes:
         for end in one_and_four:
-            np.testing.assert_allclose(end, m_t + c_t / c_s * (x - m_s), rtol=1e-9, atol=1e-10)
+            np.testing.assert_allclose(end, m_t + c_t / c_s * (of_x - m_s), rtol=1e-9, atol=1e-10)
     mean, var = reverse_moments(0.6, 0.0, ts[-1, 0])
     for name in ("data 1", "data 2"):
         np.testing.assert_allclose(sdes[name][0], mean, rtol=1e-10)
@@ -179,9 +183,10 @@ def test_samples_belong_to_their_keys():
 
         return to_end(slice(None)), to_end(slice(2, 3))
 
-    x, alone = run()
+    x, alone = jax.device_get(run())
     np.testing.assert_allclose(alone[0], x[2], rtol=1e-10)
-    mean, var = jax.jit(lambda: exact_moments(SDE_METHODS["noise 2"], ts, 0.6, SPREAD))()
+    make = SDE_METHODS["noise 2"]
+    mean, var = jax.device_get(jax.jit(lambda: exact_moments(make, ts, 0.6, SPREAD))())
     assert abs(np.mean(x) - mean) < 4 * (var / n) ** 0.5
     assert abs(np.var(x) / var - 1.0) < 4 * (2 / n) ** 0.5
 
@@ -208,7 +213,7 @@ def test_digits_in_ten_steps():
             by(euler(LAW, mu), 10),
         )
 
-    end, ours, long, few = run()
+    end, ours, long, few = jax.device_get(run())
     off = lambda out: np.median(np.sqrt(np.mean((out - end) ** 2, axis=1)))
     energy_of = lambda out: energy(problem, np.asarray(out), 8)
     assert off(ours) < 0.5 * off(long), (off(ours), off(long))

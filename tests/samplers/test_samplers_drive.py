@@ -73,29 +73,47 @@ def test_nfe_is_the_true_number_of_calls(name):
         assert np.all(nfe == len(calls)) and len(calls) == 6 * sampler.nfe + extra
 
 
-@every
-def test_a_sample_depends_on_its_own_key_and_grid_alone(name):
-    """Alone, in a batch of seven, in another order: equal but for float rounding."""
-    grids = TS[:, None] * np.linspace(0.7, 1.0, 7, dtype=np.float32)[None]
-    starts = np.float32(np.random.default_rng(0).standard_normal((7, 2)))
+def run_of(name):
+    """`(numbers, x, ts) -> x` for examples of these numbers, which seed their keys."""
 
     @jax.jit
     def run(numbers, x, ts):
-        """Of the examples of these numbers, which seed their keys."""
         keys = example_keys(0, numbers)
         return sample(keys, DATA.predict(LAW), SAMPLERS[name], x, ts, denoise=True).x
 
-    seven, order = np.arange(7), np.array([3, 6, 0, 5, 1, 4, 2])
-    batch = np.asarray(run(seven, starts, grids))
-    close = {"rtol": 1e-4, "atol": 1e-5}
-    np.testing.assert_allclose(run(order, starts[order], grids[:, order]), batch[order], **close)
-    # one example on a grid without a batch axis
-    alone = np.asarray(run(seven[4:5], starts[4:5], grids[:, 4]))
-    np.testing.assert_allclose(alone[0], batch[4], **close)
+    return run
+
+
+SEVEN, STARTS = np.arange(7), np.float32(np.random.default_rng(0).standard_normal((7, 2)))
+ORDER = np.array([3, 6, 0, 5, 1, 4, 2])
+SEVEN_GRIDS = TS[:, None] * np.linspace(0.7, 1.0, 7, dtype=np.float32)[None]
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+@every
+def test_a_sample_depends_on_its_own_key_and_grid_alone(name):
+    """In another order and beside others: equal but for float rounding."""
+    run = run_of(name)
+    batch = np.asarray(run(SEVEN, STARTS, SEVEN_GRIDS))
+    again = run(ORDER, STARTS[ORDER], SEVEN_GRIDS[:, ORDER])
+    np.testing.assert_allclose(again, batch[ORDER], **CLOSE)
+    mine = SEVEN == 4
+    others = np.where(mine, SEVEN, SEVEN + 20), np.where(mine[:, None], STARTS, 2.0 * STARTS)
+    beside = run(*others, np.where(mine, SEVEN_GRIDS, TS[:, None]))
+    np.testing.assert_allclose(np.asarray(beside)[4], batch[4], **CLOSE)
     # the same start and grid with other keys: another sample, if the method draws at all
-    twice = run(seven, np.tile(starts[:1], (7, 1)), np.tile(TS[:, None], (1, 7)))
+    twice = run(SEVEN, np.tile(STARTS[:1], (7, 1)), np.tile(TS[:, None], (1, 7)))
     spread = np.max(np.std(twice, axis=0))
     assert (spread < 1e-6) if name in DETERMINISTIC else (spread > 1e-4)
+
+
+@pytest.mark.parametrize("name", ["ancestral", "dpm_solver", "langevin", "edm with churn", "chain"])
+def test_one_example_on_a_grid_without_a_batch_axis(name):
+    """Of each kind of method one; most have this in tests of their own."""
+    run = run_of(name)
+    alone = run(SEVEN[4:5], STARTS[4:5], SEVEN_GRIDS[:, 4])
+    batch = np.asarray(run(SEVEN, STARTS, SEVEN_GRIDS))
+    np.testing.assert_allclose(np.asarray(alone)[0], batch[4], **CLOSE)
 
 
 def test_steps_draw_independent_noise():
