@@ -1,9 +1,9 @@
 """`build_sampler`: each option of the section reaches the sampler that it names."""
 
 import inspect
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_form import Gaussian
@@ -99,7 +99,7 @@ METHODS = {
     ),
     "edm_by_strength": (
         section(predictor="edm", eta=0.7, s_noise=1.01),
-        lambda p: alone(samplers.edm(p, 5, s_noise=1.01, eta=0.7)),
+        lambda p: alone(samplers.edm(p, 5, s_tmax=1e6, s_noise=1.01, eta=0.7)),
     ),
     "lml": (
         section(predictor="ddim", lml=0.4, lml_placement="direction", lml_freeze=0.3),
@@ -128,52 +128,94 @@ METHODS = {
 }
 
 
-def start(n=4):
-    return jax.random.normal(jax.random.key(5), (n, 3)), jax.random.key(6)
+X = np.random.default_rng(5).standard_normal((4, 3)).astype(np.float32)
+KEY = jax.random.key(6)
+
+
+class Program(NamedTuple):
+    """What a sampler is to JAX: its operations with the numbers in them, its constants, and its
+    evaluations of the network.
+
+    Two samplers of one program draw the same, and nothing need be compiled to see it.
+    """
+
+    text: str
+    constants: tuple[bytes, ...]
+    nfe: int
+
+
+def program(sampler):
+    def run(key, x):
+        result = sampler(key, PREDICT, x)
+        return result.x, result.nfe
+
+    closed = jax.make_jaxpr(run)(KEY, X)
+    constants = tuple(np.asarray(value).tobytes() for value in closed.consts)
+    return Program(str(closed.jaxpr), constants, int(closed.jaxpr.outvars[1].val))
 
 
 @pytest.fixture(scope="module")
-def drawn():
-    x, key = start()
-    return {
-        name: build_sampler(config, PATH)(key, PREDICT, x) for name, (config, _) in METHODS.items()
-    }
+def built():
+    return {name: program(build_sampler(config, PATH)) for name, (config, _) in METHODS.items()}
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_fixed_step_methods(drawn, name):
+def test_fixed_step_methods(built, name):
     config, make = METHODS[name]
-    x, key = start()
-    ts = make_grid(config.grid, PATH, 5, config.eps)
-    expected = samplers.sample(key, PREDICT, make(PATH), x, ts, None, config.denoise)
-    assert drawn[name].nfe == expected.nfe == 5 * make(PATH).nfe + config.denoise
-    np.testing.assert_allclose(drawn[name].x, expected.x, rtol=1e-5, atol=1e-6)
+    ts, method = make_grid(config.grid, PATH, 5, config.eps), make(PATH)
+    wanted = program(
+        lambda key, predict, x: samplers.sample(key, predict, method, x, ts, None, config.denoise)
+    )
+    assert built[name] == wanted
+    assert wanted.nfe == 5 * method.nfe + config.denoise
+
+
+def test_methods_differ(built):
+    """Otherwise the comparisons above would compare a thing with itself."""
+    assert len({(found.text, found.constants) for found in built.values()}) == len(METHODS)
+
+
+# For what needs the moments of the data.
+MOMENTS = sde_lib.moments(np.random.default_rng(0).normal(0.5, 0.3, (20, 3)))
+KNOWN = Known(moments=lambda: MOMENTS)
+
+
+def landing(ts):
+    """The first node below the level 2, and the jump there from the first of all."""
+    first = int(np.sum(np.exp(-np.asarray(PATH.lam(ts))) > 2.0))
+    return first, lambda x: sde_lib.gaussian_flow(PATH, MOMENTS, x, ts[0], ts[first])
 
 
 def test_teleport():
     """The nodes above the level are jumped over by the Gaussian of the data that are trained on."""
-    x, key = start()
-    law = sde_lib.moments(np.random.default_rng(0).normal(0.5, 0.3, (20, 3)))
     config = section(predictor="ddim", grid="uniform_lam", teleport_sigma=2.0)
-    result = build_sampler(config, PATH, Known(moments=lambda: law))(key, PREDICT, x)
-    ts = make_grid("uniform_lam", PATH, 5, config.eps)
-    first = int(np.sum(np.exp(-np.asarray(PATH.lam(ts))) > 2.0))
-    landed = sde_lib.gaussian_flow(PATH, law, x, ts[0], ts[first])
-    expected = samplers.sample(key, PREDICT, ddim(PATH), landed, ts[first:], denoise=True)
+    ts, method = make_grid("uniform_lam", PATH, 5, config.eps), ddim(PATH)
+    first, land = landing(ts)
+
+    def wanted(key, predict, x):
+        return samplers.sample(key, predict, method, land(x), ts[first:], denoise=True)
+
+    result = assert_the_same(build_sampler(config, PATH, KNOWN), wanted)
     assert 0 < first < 5 and result.nfe == 5 - first + 1
-    np.testing.assert_allclose(result.x, expected.x, rtol=1e-5, atol=1e-6)
+
+
+def assert_the_same(sampler, wanted, atol=1e-6):
+    """The same numbers of two samplers, run as one program; the first of the two results."""
+    run = jax.jit(lambda key, x: [f(key, PREDICT, x) for f in (sampler, wanted)])
+    found, expected = jax.device_get(run(KEY, X))
+    assert found.nfe == expected.nfe
+    np.testing.assert_allclose(found.x, expected.x, rtol=10 * atol, atol=atol)
+    return found
 
 
 def test_restarts():
-    x, key = start()
     rows = ((0.2, 1.0, 2, 3), (1.5, 3.0, 1, 2))
     config = section(predictor="heun", grid="karras", restarts=rows)
-    result = build_sampler(config, PATH)(key, PREDICT, x)
     ts = make_grid("karras", PATH, 5, config.eps)
     intervals = [samplers.Restarts(*row) for row in rows]
-    expected = samplers.restart(PATH, heun(PATH), ts, intervals, True)(key, PREDICT, x)
-    assert result.nfe == expected.nfe == 2 * (5 + 6 + 2) + 1
-    np.testing.assert_allclose(result.x, expected.x, rtol=1e-5, atol=1e-6)
+    wanted = samplers.restart(PATH, heun(PATH), ts, intervals, True)
+    result = assert_the_same(build_sampler(config, PATH), wanted)
+    assert result.nfe == 2 * (5 + 6 + 2) + 1
     # Its steps, with those of the returns: each from one node to the next.
     assert len(result.ts) == 5 + 6 + 2 + 1 and result.ts[0] == PATH.t1
     for wrong in ((0.2, 1.0, 2, 3), ((0.2, 1.0, 2),), ((0.2, 1.0, 2, 1.5),)):
@@ -184,32 +226,26 @@ def test_restarts():
 
 
 def test_restarts_after_teleportation():
-    x, key = start()
-    law = sde_lib.moments(np.random.default_rng(0).normal(0.5, 0.3, (20, 3)))
     more = {"teleport_sigma": 2.0, "restarts": ((0.2, 1.0, 2, 3),)}
     config = section(predictor="ddim", grid="uniform_lam", **more)
-    result = build_sampler(config, PATH, Known(moments=lambda: law))(key, PREDICT, x)
     ts = make_grid("uniform_lam", PATH, 5, config.eps)
-    first = int(np.sum(np.exp(-np.asarray(PATH.lam(ts))) > 2.0))
-    landed = sde_lib.gaussian_flow(PATH, law, x, ts[0], ts[first])
+    first, land = landing(ts)
     run = samplers.restart(PATH, ddim(PATH), ts[first:], [samplers.Restarts(0.2, 1.0, 2, 3)], True)
-    expected = run(key, PREDICT, landed)
+    wanted = lambda key, predict, x: run(key, predict, land(x))
+    result = assert_the_same(build_sampler(config, PATH, KNOWN), wanted)
     assert result.nfe == 5 - first + 6 + 1
-    np.testing.assert_allclose(result.x, expected.x, rtol=1e-5, atol=1e-6)
 
 
 def test_unified(tmp_path):
     """A schedule by its name or its file, with its own steps and end, down to `sampling.eps`."""
-    x, key = start()
     schedule = multistep(np.linspace(-5.0, 4.0, 7), 2, "data", "b2", denoise=True)
     save(tmp_path / "mine.json", schedule)
     config = section(method="unified", schedule=str(tmp_path / "mine.json"), denoise=False)
-    result = build_sampler(config, PATH)(key, PREDICT, x)
-    expected = samplers.unified(PATH, schedule, config.eps)(key, PREDICT, x)
-    assert result.nfe == expected.nfe == 6 + 1 and result.ts[-1] == np.float32(config.eps)
-    np.testing.assert_allclose(result.x, expected.x, rtol=1e-5, atol=1e-6)
+    wanted = samplers.unified(PATH, schedule, config.eps)
+    result = assert_the_same(build_sampler(config, PATH), wanted)
+    assert result.nfe == 6 + 1 and result.ts[-1] == np.float32(config.eps)
     named = build_sampler(section(method="unified", schedule="digits_5"), PATH)
-    assert named(key, PREDICT, x).nfe == 5
+    assert program(named).nfe == 5
     with pytest.raises(ValueError, match="no schedule 'mine'"):
         build_sampler(section(method="unified", schedule="mine"), PATH)
     with pytest.raises(ValueError, match=r"sampling\.unified\.schedule is empty"):
@@ -218,22 +254,19 @@ def test_unified(tmp_path):
 
 def test_unified_with_an_analytic_first_step(tmp_path):
     """The first output is the mean of the training data, flat as their moments give it."""
-    x, key = start()
     schedule = multistep(np.linspace(-5.0, 4.0, 7), 2)._replace(analytic=True)
     save(tmp_path / "mine.json", schedule)
-    law = sde_lib.moments(np.random.default_rng(0).normal(0.5, 0.3, (20, 3)))
     config = section(method="unified", schedule=str(tmp_path / "mine.json"))
-    result = build_sampler(config, PATH, Known(moments=lambda: law))(key, PREDICT, x)
-    expected = samplers.unified(PATH, schedule, config.eps, mean=jnp.asarray(law.mean))
-    assert result.nfe == 5
-    np.testing.assert_allclose(result.x, expected(key, PREDICT, x).x, rtol=1e-5, atol=1e-6)
+    wanted = samplers.unified(PATH, schedule, config.eps, mean=np.float32(MOMENTS.mean))
+    assert assert_the_same(build_sampler(config, PATH, KNOWN), wanted).nfe == 5
 
 
 @pytest.fixture
 def level_network(tmp_path):
     """A workdir with a network of the noise level, untrained, for vectors of three."""
     options = {"levels": 12, "width": 8, "depth": 1}
-    params = NoiseLevelMLP(**options).init(jax.random.key(3), jnp.zeros((1, 3)))["params"]
+    init = jax.jit(NoiseLevelMLP(**options).init)
+    params = jax.device_get(init(jax.random.key(3), np.zeros((1, 3), np.float32))["params"])
     (tmp_path / FILE).parent.mkdir()
     trained = Trained("mlp", options, 0.05, 50.0, (3,), params)
     save_network(tmp_path / FILE, trained)
@@ -242,16 +275,14 @@ def level_network(tmp_path):
 
 def test_denoising_mcmc(level_network):
     """Every key of the chain, none at its default, reaches it."""
-    x, key = start()
     workdir, network = level_network
     config = section(
         method="denoising_mcmc", predictor="ddim", eta=0.6, grid="karras", batch_size=4,
         chain_network=str(workdir), chain_eta=0.03, chain_moves=2, chain_update="gibbs",
         chain_outputs=2, chain_start_steps=2, chain_start_std=0.2, chain_burn_in=((2, 0.4),),
     )  # fmt: skip
-    result = build_sampler(config, PATH)(key, PREDICT, x[:4])
     ts = make_grid("karras", PATH, 2, config.eps)
-    expected = denoising_mcmc(
+    wanted = denoising_mcmc(
         PATH,
         make_levels(PATH, 12, 0.05, 50.0),
         network.logits,
@@ -262,9 +293,9 @@ def test_denoising_mcmc(level_network):
         eps=config.eps,
         grid="karras",
         outputs=2,
-    )(key, PREDICT, x[:4])
-    assert result.nfe == expected.nfe == 2 + 5 + 1 + (2 * 2 + 1 + 2) / 2
-    np.testing.assert_allclose(result.x, expected.x, rtol=1e-4, atol=1e-5)
+    )
+    result = assert_the_same(build_sampler(config, PATH), wanted, atol=1e-5)
+    assert result.nfe == 2 + 5 + 1 + (2 * 2 + 1 + 2) / 2
 
 
 @pytest.mark.parametrize(
@@ -282,13 +313,6 @@ def test_denoising_mcmc_refuses(level_network, change, words):
     given = {"grid": "karras", "chain_network": str(level_network[0]), **change}
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         build_sampler(section(method="denoising_mcmc", **given), PATH)
-
-
-def test_methods_differ(drawn):
-    """Otherwise the comparisons above would compare a thing with itself."""
-    for a in drawn:
-        for b in drawn:
-            assert a == b or abs(drawn[a].x - drawn[b].x).max() > 1e-3, (a, b)
 
 
 def recorded(monkeypatch, module, name):
@@ -329,7 +353,7 @@ def test_options_of_adaptive_methods(monkeypatch, per_example, denoise):
 
 def test_adaptive_ode():
     """The exact flow to eps, and there the conditional mean."""
-    x, key = start()
-    found = build_sampler(section(method="ode"), PATH)(key, PREDICT, x)
-    end = Gaussian.scalar(0.5, 0.3, dims=3).flow_map(PATH, x, 1.0, 1e-3)
-    np.testing.assert_allclose(found.x, PREDICT(end, 1e-3).x0, atol=1e-4)
+    run = build_sampler(section(method="ode"), PATH)
+    found = jax.jit(lambda x: run(KEY, PREDICT, x).x)(X)
+    end = Gaussian.scalar(0.5, 0.3, dims=3).flow_map(PATH, X, 1.0, 1e-3)
+    np.testing.assert_allclose(found, PREDICT(end, 1e-3).x0, atol=1e-4)
