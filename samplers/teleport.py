@@ -35,6 +35,9 @@ def teleport(flow: FlowFn, run: RunFn, path: AffinePath, ts: Array, sigma: float
     The start x must be a draw of the law's prior, as for `run` alone. For VE and EDM that has no
     mean while the model has one, which matters only where `sigma_max` is not far above the data.
 
+    `run` starts from a state on the way, no draw of the prior: its method must not complete the
+    start (`enter`), as `impute` does.
+
     Raises:
         ValueError: for a grid per example, and for a sigma below which there is no step.
     """
