@@ -96,7 +96,8 @@ def inside(*argv) -> Result:
     compiling what the one before it has compiled.
 
     Everything is as `Program()` has it but the devices, which are those of the tests, and what
-    others than Python print. Flags and loggers are afterwards what they were before.
+    others than Python print. Flags and loggers are afterwards what they were before. Not for jobs,
+    nor for what kills the process.
     """
     out, err = io.StringIO(), io.StringIO()
     argv = ["main.py", *map(str, argv)]

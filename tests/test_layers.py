@@ -1,6 +1,7 @@
 """The house rules that a machine can check: who imports whom, and how long a file may be."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_imports_point_one_way(package):
         f"{file} imports {name}"
         for file in FILES
         if part_of(file) == package
-        for name in imported(Path(file))
+        for name in names(file)
         if name in OURS - FOUNDATION - ALLOWED[package] - {package}
     ]
     assert not wrong
@@ -103,6 +104,7 @@ def test_only_main_and_builders_see_a_config():
     assert not [f for f in FILES if part_of(f) not in readers if reads & names(f)]
 
 
+@functools.cache
 def names(file):
     return set(imported(Path(file)))
 

@@ -10,9 +10,10 @@ from tiny import flags
 
 from training.metrics import read_metrics
 
-# orbax gives up at the first array that is damaged, and the reads of the others find nobody who
-# waits for them.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.usefixtures("damages"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 # Bits/dim are the subject of other tests, and the most expensive part here.
 CHANGES = {"eval__enable_bpd": False, "training__eval_freq": 3}

@@ -4,7 +4,8 @@ import runpy
 
 import numpy as np
 import pytest
-from tiny import overrides
+from program import inside
+from tiny import flags, overrides
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +43,14 @@ def images_config(images):
         return config
 
     return make
+
+
+@pytest.fixture(scope="session")
+def images_run(images, tmp_path_factory):
+    """The workdir of six steps on those images, by one device: to be copied."""
+    workdir = tmp_path_factory.mktemp("images_run") / "run"
+    argv = ["--config", images, "--workdir", workdir, "--mode", "train"]
+    result = inside(*argv, *flags(training__ema_rate=0.5))
+    assert result.status == 0, result.err
+    assert "1 device(s), from step 0 to 6" in result.out
+    return workdir

@@ -1,5 +1,6 @@
 """Checkpoints: what comes back is what went in, and whatever is wrong is one sentence."""
 
+import functools
 import shutil
 from types import SimpleNamespace
 
@@ -15,6 +16,11 @@ from training.checkpoint import CheckpointError, Checkpoints, Damaged
 from training.restore import restore, restore_ema, steps_as_they_come, steps_to_evaluate
 from training.state import create_state
 
+pytestmark = [
+    pytest.mark.usefixtures("damages"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
 TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.linear_schedule(0.0, 1e-3, 5)))
 
 
@@ -26,16 +32,23 @@ def params(width=3, seed=0):
     }
 
 
+@functools.cache
+def maker(tx):
+    def make(params, average, step):
+        state = create_state(params, tx, seed=7)
+        moments = jax.tree.map(lambda leaf: leaf + step, state.opt_state)
+        return state.replace(step=step, ema_params=average, opt_state=moments)
+
+    return jax.jit(make)
+
+
+@functools.cache
 def state_at(step, width=3, tx=TX):
     """A state whose parameters, average and moments all differ."""
-    state = create_state(params(width, seed=step), tx, seed=7)
-    return state.replace(
-        step=jnp.asarray(step, jnp.int32),
-        ema_params=params(width, seed=step + 100),
-        opt_state=jax.tree.map(lambda leaf: leaf + step, state.opt_state),
-    )
+    return maker(tx)(params(width, step), params(width, step + 100), np.int32(step))
 
 
+@functools.cache
 def shapes(width=3, tx=TX):
     return abstract(lambda: create_state(params(width), tx, 7), make_mesh())
 
@@ -47,6 +60,19 @@ def assert_equal(a, b):
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
         np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """`saved(*steps, width)`: a workdir of these, not to be changed."""
+
+    @functools.cache
+    def workdir(*steps, width=3):
+        folder = tmp_path_factory.mktemp("saved")
+        save(folder, *steps, width=width).close()
+        return folder
+
+    return workdir
 
 
 def save(workdir, *steps, keep=0, **kwargs):
@@ -67,14 +93,14 @@ def experiment(width=3):
     return SimpleNamespace(init_params=lambda key: jax.tree.map(jnp.asarray, params(width)))
 
 
-def test_what_comes_back_is_what_went_in(tmp_path):
-    save(tmp_path, 3, 6).close()
-    fresh = Checkpoints(tmp_path)
+def test_what_comes_back_is_what_went_in(saved):
+    fresh = Checkpoints(saved(3, 6))
     assert fresh.steps() == [3, 6] and fresh.latest() == 6
     assert_equal(fresh.restore(shapes()), state_at(6))
     assert_equal(fresh.restore(shapes(), 3), state_at(3))
     key = fresh.restore(shapes()).key
-    assert jax.random.bits(key) == jax.random.bits(jax.random.key(7))
+    bits = jax.jit(jax.random.bits)
+    assert bits(key) == bits(jax.random.key(7))
     step, ema = fresh.restore_ema(shapes().params, 3)
     assert step == 3
     assert_equal(ema, state_at(3).ema_params)
@@ -122,31 +148,23 @@ def test_keeps_the_newest(tmp_path):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .*--mode train") as error:
-        restore_ema(experiment(), tmp_path / "nowhere")
-    one_sentence(error)
-    assert not (tmp_path / "nowhere").exists()
     (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .*--mode train") as error:
-        restore_ema(experiment(), tmp_path / "empty")
-    one_sentence(error)
+    for name in ("nowhere", "empty"):
+        with pytest.raises(CheckpointError, match=r"no checkpoint in .*--mode train") as error:
+            restore_ema(experiment(), tmp_path / name)
+        one_sentence(error)
+    assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_step_that_is_not_there_lists_those_that_are(tmp_path):
-    save(tmp_path, 3, 6).close()
+def test_a_step_that_is_not_there_lists_those_that_are(saved):
     with pytest.raises(CheckpointError, match=r"of step 5 .* those of steps 3, 6\.") as error:
-        restore_ema(experiment(), tmp_path, 5)
+        restore_ema(experiment(), saved(3, 6), 5)
     one_sentence(error)
 
 
-@pytest.mark.parametrize(
-    "there, here, named",
-    [
-        (3, 5, r"input/kernel has shape \(4, 3\) there and \(4, 5\) in the config"),
-        (5, 3, r"input/kernel has shape \(4, 5\) there and \(4, 3\) in the config"),
-    ],
-)
-def test_another_network(tmp_path, there, here, named):
+@pytest.mark.parametrize("there, here", [(3, 5), (5, 3)])
+def test_another_network(tmp_path, there, here):
+    named = rf"input/kernel has shape \(4, {there}\) there and \(4, {here}\) in the config"
     save(tmp_path, 3, width=there).close()
     with pytest.raises(CheckpointError, match=named) as error:
         restore_ema(experiment(here), tmp_path)
@@ -211,13 +229,11 @@ def drop(path):
     ],
     ids=lambda v: getattr(v, "__name__", v),
 )
-# orbax gives up at the first array, and the reads of the others find nobody who waits for them.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_damaged(tmp_path, what, harm):
+def test_damaged(saved, tmp_path, what, harm):
     """Either the loss of a file does not matter, and the values are right, or it is said; and
     whoever asks for no step gets the one before."""
     width = 400  # wide enough for files of its own beside the table of contents
-    save(tmp_path, 3, 6, width=width).close()
+    shutil.copytree(saved(3, 6, width=width), tmp_path, dirs_exist_ok=True)
     folder = tmp_path / "checkpoints" / "6"
     harmed = list(folder.glob(what))
     assert harmed, sorted(folder.rglob("*"))
@@ -278,11 +294,10 @@ def test_half_written(tmp_path):
         (6, 6, True, [6]),
     ],
 )
-def test_steps_to_evaluate(tmp_path, begin, end, every, expected):
-    save(tmp_path, 3, 6, 9).close()
+def test_steps_to_evaluate(saved, begin, end, every, expected):
     section = SimpleNamespace(begin_ckpt=begin, end_ckpt=end, all_ckpts=every)
-    assert steps_to_evaluate(section, tmp_path) == expected
-    assert steps_to_evaluate(section, tmp_path, 3) == [3]
+    assert steps_to_evaluate(section, saved(3, 6, 9)) == expected
+    assert steps_to_evaluate(section, saved(3, 6, 9), 3) == [3]
 
 
 def test_no_step_to_evaluate(tmp_path):
@@ -290,9 +305,8 @@ def test_no_step_to_evaluate(tmp_path):
     # That there is none at all is for `restore_ema` to say.
     assert steps_to_evaluate(section, tmp_path / "nowhere") == [None]
     save(tmp_path, 3, 6).close()
-    with pytest.raises(
-        CheckpointError, match=r"begin_ckpt = 4 to .* = 5 in .* steps 3, 6"
-    ) as error:
+    told = r"begin_ckpt = 4 to .* = 5 in .* steps 3, 6"
+    with pytest.raises(CheckpointError, match=told) as error:
         steps_to_evaluate(section, tmp_path)
     one_sentence(error)
 
@@ -316,7 +330,6 @@ def flip(path, place):
     path.write_bytes(bytes(content))
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_flipped_bit(tmp_path):
     """orbax reads arrays of which a bit has flipped; the checksum of their field tells."""
     width = 400

@@ -1,5 +1,6 @@
 """A loss, a gradient or a parameter that is not finite ends the run, and no checkpoint holds it."""
 
+import functools
 import re
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from program import inside
 from tiny import flags
 
 from data import Loader, from_array
@@ -33,6 +35,24 @@ def linear_loss(params, state, key, batch):
     return value, {"loss": value, "t": jax.random.uniform(key, y.shape)}
 
 
+@jax.jit
+def times(key, step):
+    return jax.random.uniform(jax.random.fold_in(key, step), (BATCH,))
+
+
+@functools.cache
+def compiled(n_jitted, lr):
+    """The step, and the same as the loop calls it."""
+    step = make_train_step(linear_loss, optax.adam(lr), 0.9)
+    return step, jit_step(scan_steps(step, n_jitted), make_mesh(), n_jitted)
+
+
+@jax.jit
+def start():
+    """The first state, each time in buffers of its own, for the step takes them over."""
+    return create_state({"w": jnp.ones(3)}, optax.adam(1.0), seed=1)
+
+
 class Run:
     """A whole run of the loop on a linear model, with one example of the data replaced."""
 
@@ -54,10 +74,9 @@ class Run:
         if example is not None:
             (self.bad_step,) = [n for n in range(N_ITERS) if 17 in loader.indices(n)]
             assert 2 < self.bad_step < N_ITERS - 1
-        tx, mesh = optax.adam(lr), make_mesh()
-        self.step, self.loader = make_train_step(linear_loss, tx, 0.9), loader
-        step = scan_steps(self.step, n_jitted)
-        state = self.state = create_state({"w": jnp.ones(3)}, tx, seed=1)
+        mesh, self.loader = make_mesh(), loader
+        self.step, jitted = compiled(n_jitted, lr)
+        state = self.state = start()
         self.abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), state
         )
@@ -65,8 +84,8 @@ class Run:
         self.actions = []
         workdir.mkdir(exist_ok=True)
         self.call = lambda: train(
-            jit_step(step, mesh, n_jitted),
-            jax.device_put(jax.tree.map(jnp.copy, state), replicated(mesh)),
+            jitted,
+            jax.device_put(start(), replicated(mesh)),
             loader,
             Checkpoints(workdir),
             MetricWriter(workdir),
@@ -85,7 +104,7 @@ class Run:
         return {}
 
     def times(self, step):
-        return np.asarray(jax.random.uniform(jax.random.fold_in(self.key, step), (BATCH,)))
+        return np.asarray(times(self.key, step))
 
     def assert_good_before(self, step):
         """Nothing of `step` or later is on the disk, and what is there is finite."""
@@ -101,14 +120,19 @@ class Run:
         assert all(acted <= step for acted in self.actions)
 
 
-@pytest.mark.parametrize("n_jitted", [1, 3])
-@pytest.mark.parametrize("log_freq, snapshot_freq", [(1, 4), (5, 4), (100, 100)])
-@pytest.mark.parametrize(
-    "example", [np.nan, 3e38, [0.0, 0.7, 0.7, 0.7]], ids=["nan", "huge", "grad"]
-)
-def test_names_the_first_bad_step_and_its_times(
-    tmp_path, example, n_jitted, log_freq, snapshot_freq
-):
+EXAMPLES = {"nan": np.nan, "huge": 3e38, "grad": [0.0, 0.7, 0.7, 0.7]}
+FREQUENCIES = [(1, 4), (5, 4), (100, 100)]
+# Every pair of an example, frequencies and a number of steps a call.
+PAIRS = [
+    (name, *frequencies, 1 + 2 * ((i + j) % 2))
+    for i, name in enumerate(EXAMPLES)
+    for j, frequencies in enumerate(FREQUENCIES)
+]
+
+
+@pytest.mark.parametrize("name, log_freq, snapshot_freq, n_jitted", PAIRS)
+def test_names_the_first_bad_step_and_its_times(tmp_path, name, log_freq, snapshot_freq, n_jitted):
+    example = EXAMPLES[name]
     run = Run(tmp_path, example, n_jitted, log_freq, snapshot_freq)
     with pytest.raises(TrainingDiverged) as error:
         run.call()
@@ -116,7 +140,7 @@ def test_names_the_first_bad_step_and_its_times(
     assert f"diverged at step {run.bad_step}:" in text
     assert f"{BATCH} times in [{times.min():.3g}, {times.max():.3g}]" in text
     assert ", ".join(f"{t:.3g}" for t in np.sort(times)) in text
-    assert ("gradient norm nan" in text) and ("loss nan" in text) == (example is np.nan)
+    assert ("gradient norm nan" in text) and ("loss nan" in text) == (name == "nan")
     assert "\n" not in text
     run.assert_good_before(run.bad_step)
     expected = [
@@ -210,10 +234,10 @@ def test_crossed():
     assert not crossed(0, 10**9, 0)
 
 
-def test_the_program_says_it_in_one_line(program, tmp_path):
+def test_the_program_says_it_in_one_line(tmp_path):
     argv = ["--config", "configs/digits_vp.py", "--workdir", tmp_path / "run", "--mode", "train"]
     changes = {"optim__lr": 1e30, "training__snapshot_freq": 1, "training__max_skipped": 0}
-    result = program(*argv, *flags(**changes))
+    result = inside(*argv, *flags(**changes))
     assert result.status == 1
     (line,) = result.err.splitlines()
     assert line.startswith("TrainingDiverged: Training diverged at step ")

@@ -10,6 +10,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from program import inside
 from tiny import flags
 
 from builders.experiment import build
@@ -17,6 +18,11 @@ from parallel.mesh import make_mesh
 from training.checkpoint import Checkpoints
 from training.metrics import read_metrics
 from training.restore import restore
+
+pytestmark = [
+    pytest.mark.usefixtures("damages"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 CHANGES = {"training__n_iters": 9, "training__snapshot_freq": 3, "model__dropout": 0.25}
 
@@ -86,7 +92,7 @@ class Faults:
         return [*argv, *flags(**CHANGES, **changes)]
 
     def ends(self, workdir):
-        result = self.program(*self.argv(workdir))
+        result = inside(*self.argv(workdir))
         assert result.status == 0, result.err
         return workdir
 
@@ -103,7 +109,7 @@ class Faults:
 
     def goes_on(self, workdir, step):
         """The same command goes on from that step, and ends as if nothing had happened."""
-        result = self.program(*self.argv(workdir))
+        result = inside(*self.argv(workdir))
         assert result.status == 0, result.err
         assert f"from step {step} to 9" in result.out
         for a, b in zip(jax.tree.leaves(self.state(workdir)), jax.tree.leaves(self.good)):
@@ -119,7 +125,6 @@ def one_line(result, *parts):
     assert line.endswith(".")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name, status", [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_signal(faults, name, status):
     """It comes during step 4; step 5 is finished, saved, and the last."""
@@ -127,13 +132,12 @@ def test_a_signal(faults, name, status):
     assert result.status == status
     one_line(result, f"Stopped by {name} at step 5", "same command goes on")
     assert Checkpoints(workdir).steps() == [3, 5]
-    result = faults.program(*faults.argv(workdir))
+    result = inside(*faults.argv(workdir))
     assert result.status == 0 and "from step 5 to 9" in result.out
     for a, b in zip(jax.tree.leaves(faults.state(workdir)), jax.tree.leaves(faults.good)):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.slow
 def test_a_second_signal_does_not_wait(faults):
     workdir, result = faults.inject("twice", 5)
     assert result.status == 143 and not result.err
@@ -141,7 +145,6 @@ def test_a_second_signal_does_not_wait(faults):
     faults.goes_on(workdir, (Checkpoints(workdir).steps() or [0])[-1])
 
 
-@pytest.mark.slow
 def test_killed_inside_a_write(faults):
     """The data of step 6 are there, under a name that is not a checkpoint's; so is all it said."""
     workdir, result = faults.inject("write", 6)
@@ -152,7 +155,6 @@ def test_killed_inside_a_write(faults):
     assert Checkpoints(workdir).steps() == [3, 6, 9]
 
 
-@pytest.mark.slow
 def test_a_full_disk_under_a_checkpoint(faults):
     workdir, result = faults.inject("disk", 6)
     assert result.status == 1
@@ -161,7 +163,6 @@ def test_a_full_disk_under_a_checkpoint(faults):
     faults.goes_on(workdir, 3)
 
 
-@pytest.mark.slow
 def test_a_full_disk_under_a_row(faults):
     workdir, result = faults.inject("row", 5)
     assert result.status == 1
@@ -204,27 +205,25 @@ def lose(folder):
     (folder / "default" / "_METADATA").unlink()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("harm", [flip, cut, lose])
 def test_a_damaged_checkpoint(faults, copy, harm):
     """Training goes on from the one before, and evaluation takes that."""
     harm(copy / "checkpoints" / "9")
     argv = [*faults.argv(copy, "sample"), "--seeds", "0-3"]
-    result = faults.program(*argv)
+    result = inside(*argv)
     assert result.status == 0, result.err
     assert "The one before is taken." in result.out and "step_6" in result.out
     assert (copy / "checkpoints" / "9").is_dir()
     if harm is flip:
-        result = faults.program(*faults.argv(copy, "eval"))
+        result = inside(*faults.argv(copy, "eval"))
         assert result.status == 0 and "The one before is taken." in result.out, result.err
         assert json.loads((copy / "report.json").read_text())["step"] == 6
-    result = faults.program(*argv, "--step", 9)
+    result = inside(*argv, "--step", 9)
     assert result.status == 1 and "delete that folder" in result.err
     result = faults.goes_on(copy, 6)
     assert str(copy / "damaged") in result.out and (copy / "damaged" / "9").is_dir()
 
 
-@pytest.mark.slow
 def test_no_whole_checkpoint(faults, copy):
     """A run is not begun anew over what may be mended by hand."""
     for step in (3, 6, 9):
@@ -247,13 +246,13 @@ def test_a_second_run(faults, copy):
     one_line(result, "Another run is training in the workdir", "process", "since")
     after = {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
     assert {p for p in before.keys() | after.keys() if before.get(p) != after.get(p)} <= {copy}
-    assert faults.program(*faults.argv(copy)).status == 0
+    assert inside(*faults.argv(copy)).status == 0
 
 
 def test_a_workdir_that_cannot_be_written(faults, tmp_path):
     (tmp_path / "file").write_text("precious")
     for workdir in (tmp_path / "file", tmp_path / "file" / "run", "/proc/run"):
-        result = faults.program(*faults.argv(workdir))
+        result = inside(*faults.argv(workdir))
         assert result.status == 1
         one_line(result, f"The workdir {workdir} cannot be written", "--workdir")
     assert (tmp_path / "file").read_text() == "precious"
@@ -261,18 +260,17 @@ def test_a_workdir_that_cannot_be_written(faults, tmp_path):
 
 def test_another_config(faults, copy):
     before = (copy / "config.json").read_bytes()
-    result = faults.program(*faults.argv(copy), "--config.model.width=64")
+    result = inside(*faults.argv(copy), "--config.model.width=64")
     assert result.status == 1
     one_line(result, "belongs to another config", "model.width is 32 there and 64 now")
     assert (copy / "config.json").read_bytes() == before
 
 
-@pytest.mark.slow
 def test_evaluation_beside_a_write(faults, copy):
     """A checkpoint that is being written is not there yet."""
     shutil.copytree(copy / "checkpoints" / "9", copy / "checkpoints" / "12.orbax-checkpoint-tmp")
     lose(copy / "checkpoints" / "12.orbax-checkpoint-tmp")
-    result = faults.program(*faults.argv(copy, "eval"))
+    result = inside(*faults.argv(copy, "eval"))
     assert result.status == 0, result.err
     assert json.loads((copy / "report.json").read_text())["step"] == 9
     assert (copy / "checkpoints" / "12.orbax-checkpoint-tmp").is_dir()
@@ -295,7 +293,7 @@ def test_a_pickle_is_not_read(faults, copy, tmp_path, key):
     arrays = dict.fromkeys(("x", "mu", "sigma", "space", "weights"), evil)
     np.savez(tmp_path / "evil.npz", **arrays)
     argv = faults.argv(copy, "eval", eval__features=("pixels", "classifier"))
-    result = faults.program(*argv, f"--config.{key}={tmp_path / 'evil.npz'}")
+    result = inside(*argv, f"--config.{key}={tmp_path / 'evil.npz'}")
     assert result.status == 1, result.out
     assert "Traceback" not in result.err and len(result.err.splitlines()) == 1
     assert not (tmp_path / "ran").exists()

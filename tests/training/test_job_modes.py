@@ -5,9 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+from program import inside
 from tiny import flags
 
-# Runs what follows in one process, or in each of a job: compilation is what takes time here.
+# Runs what follows in each process of a job, one after the other: compiling takes the time here.
 RUNS = """
 import json, sys
 from pathlib import Path
@@ -41,21 +42,21 @@ MADE = {
 
 
 @pytest.fixture(scope="module")
-def made(program, images, tmp_path_factory):
+def made(program, images, images_run, tmp_path_factory):
     """Workdirs in which one process and two have made all of it."""
-    alone, job = (tmp_path_factory.mktemp(name) for name in ("alone", "job"))
-    argv = ["--config", images, *flags(**TRAIN)]
-    trained = program(*argv, "--mode", "train", "--workdir", alone)
-    assert trained.status == 0, trained.err
-    shutil.copytree(alone, job, dirs_exist_ok=True)
-    argv += ["--mode", "sample", "--seeds", "0-10", f"runs={json.dumps(list(MADE.values()))}"]
-    results = [
-        program.script(RUNS, *argv, "--workdir", alone),
-        *program.job(2, *argv, "--workdir", job, script=RUNS),
-    ]
-    assert [result.status for result in results] == [0] * 3, results[-1].err
+    alone, job = (tmp_path_factory.mktemp(name) / "run" for name in ("alone", "job"))
+    for workdir in (alone, job):
+        shutil.copytree(images_run, workdir)
+    argv = ["--config", images, *flags(**TRAIN), "--seeds", "0-10"]
+    for mode, changes in MADE.values():
+        given = [f"--config.{key}={value}" for key, value in changes.items()]
+        result = inside(*argv, "--workdir", alone, "--mode", mode, *given)
+        assert result.status == 0 and result.out.count("'folder'") == 1, result
+    argv += ["--mode", "sample", "--workdir", job, f"runs={json.dumps(list(MADE.values()))}"]
+    results = program.job(2, *argv, script=RUNS)
+    assert [result.status for result in results] == [0, 0], results[1].err
     # The lead alone speaks.
-    assert [result.out.count("'folder'") for result in results] == [6, 6, 0]
+    assert [result.out.count("'folder'") for result in results] == [6, 0]
     return alone, job
 
 

@@ -55,5 +55,6 @@ def test_a_trace_and_the_share_of_the_data(tmp_path, capsys):
 
 
 def test_without_steps_there_is_no_trace(tmp_path):
-    run_training(build(tiny(training__n_iters=8, training__snapshot_freq=8)), tmp_path)
+    config = tiny(training__n_iters=12, training__snapshot_freq=12, training__log_freq=6)
+    run_training(build(config), tmp_path)
     assert not (tmp_path / "profile").exists()

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from program import inside
 from tiny import flags
 
 from builders.experiment import build
@@ -54,7 +55,7 @@ def runs(program, images, tmp_path_factory):
         argv = ["--config", images, "--workdir", folder / name, "--mode", "train"]
         argv += flags(**CHANGES, **changes)
         if die_at is None:
-            result = program(*argv)
+            result = inside(*argv)
             assert result.status == 0, result.err
         else:
             result = program.script(KILLED, die_at, *argv)
@@ -95,7 +96,6 @@ def assert_same_run(experiment, a, b):
     assert rows(a) == rows(b)
 
 
-@pytest.mark.slow
 def test_killed_and_resumed(runs, experiment, uninterrupted):
     killed = runs("killed", die_at=6)
     assert Checkpoints(killed).steps() == [4]
@@ -110,7 +110,6 @@ def test_killed_and_resumed(runs, experiment, uninterrupted):
     assert len({row["eval_loss"] for row in table if "eval_loss" in row}) == 4
 
 
-@pytest.mark.slow
 def test_several_steps_a_call(runs, experiment, uninterrupted):
     """In scans of two steps, killed and resumed: the same run up to rounding."""
     killed = runs("scan", die_at=6, training__n_jitted_steps=2)

@@ -26,6 +26,9 @@ CASES = json.loads(str(FILES[0]["config"]))["cases"]
 DISCRETE = [case for case in CASES if not CASES[case]["continuous"]]
 
 
+update = jax.jit(ema_update)
+
+
 def test_all_cases_are_here():
     assert len(CASES) == 5 and len(DISCRETE) == 2
 
@@ -100,13 +103,13 @@ def test_moving_average_and_evaluation_loss(case):
     """The average from the initial parameters on, at the rate that ours has after its start; and
     the loss at the last average, with the file's own data, times and noise."""
     array = lambda key: GOLDEN[f"{case}/{key}"]
-    get = lambda kind, n: {key: jnp.asarray(array(f"state/{kind}{key}")[n]) for key in ("a", "b")}
-    ema = {key: jnp.asarray(array(f"init/{key}")) for key in ("a", "b")}
-    long_after = jnp.asarray(10**6, jnp.int32)
+    get = lambda kind, n: {key: array(f"state/{kind}{key}")[n] for key in ("a", "b")}
+    ema = {key: array(f"init/{key}") for key in ("a", "b")}
+    long_after = 10**6
     for n in range(CASES[case]["steps"]):
-        ema = ema_update(ema, get("", n), long_after, CASES[case]["ema_rate"])
+        ema = update(ema, get("", n), long_after, CASES[case]["ema_rate"])
         for key in ("a", "b"):
             close(ema[key], get("ema_", n)[key], f"{key}, step {n}")
     t = array("eval/t" if CASES[case]["continuous"] else "eval/labels")
-    found = loss_of(case)(ema, array("data")[0], jnp.asarray(t), array("eval/z"))
+    found = jax.jit(loss_of(case))(ema, array("data")[0], t, array("eval/z"))
     close(found, array("eval/loss"), "evaluation loss")
