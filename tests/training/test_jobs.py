@@ -220,8 +220,8 @@ def test_eight_devices_go_on_as_two_and_as_one(
     assert differ(ours.params, theirs.params) < 2e-5
 
 
-# Process 1 is told to end, by the signal `argv[1]`, when it reads the data of a step. The others hear
-# of it after a second or so, in which the job makes few steps.
+# Process 1 is told to end, by the signal `argv[1]`, when it reads the data of a step. The others
+# hear of it after a second or so, in which the job makes few steps.
 TOLD = """
 import os, signal, sys, time
 import main
