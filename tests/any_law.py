@@ -20,7 +20,8 @@ class AnyLaw(AffinePath):
     def __init__(self, laws, which):
         self.laws, self.which = tuple(laws), which
         self.t0, self.t1 = (
-            jnp.asarray([getattr(law, end) for law in self.laws])[which] for end in ("t0", "t1")
+            jax.lax.switch(which, [lambda law=law, end=end: getattr(law, end) for law in self.laws])
+            for end in ("t0", "t1")
         )
 
     def _switch(self, name, *args):

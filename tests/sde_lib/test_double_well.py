@@ -1,6 +1,7 @@
 """The quartic law: its prior against quadrature and closed forms, its motion against the grid."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -38,22 +39,33 @@ def normaliser(law):
     return 0.5 * np.pi * np.sqrt(-B / (2.0 * A)) * np.exp(2.0 * y) * (ive(0.25, y) + ive(-0.25, y))
 
 
+@partial(jax.jit, static_argnums=0)
+def density_and_slopes(law, x):
+    slope = jax.grad(lambda x: jnp.sum(law.prior_logp(x)))(x)
+    return law.prior_logp(x), slope, law.prior_score(x), law.drift(x, 0.3)
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def prior_sample(law, key, shape):
+    return law.prior_sample(key, shape)
+
+
 @laws
 def test_prior_has_the_density_it_states(law, x64, strict_ranks):
     """Normalised, in nats, summed over the coordinates; its score is `2 drift / g^2`."""
-    x = jnp.asarray(np.random.default_rng(0).uniform(-2.0, 2.0, (5, 2, 3)))
+    x = np.random.default_rng(0).uniform(-2.0, 2.0, (5, 2, 3))
     weight = law.linear * x**2 - 0.5 * law.cubic * x**4
     expected = np.sum(weight / law.g**2 - np.log(normaliser(law)), axis=(1, 2))
-    np.testing.assert_allclose(law.prior_logp(x), expected, rtol=1e-9)
-    slope = jax.grad(lambda x: jnp.sum(law.prior_logp(x)))(x)
-    np.testing.assert_allclose(law.prior_score(x), slope, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(law.drift(x, 0.3), 0.5 * law.g**2 * slope, rtol=1e-9, atol=1e-12)
+    logp, slope, score, drift = jax.device_get(density_and_slopes(law, x))
+    np.testing.assert_allclose(logp, expected, rtol=1e-9)
+    np.testing.assert_allclose(score, slope, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(drift, 0.5 * law.g**2 * slope, rtol=1e-9, atol=1e-12)
 
 
 @laws
 def test_prior_draws_have_the_prior_law(law):
     """Kolmogorov-Smirnov against the integral of the density; 1 in 1000 would be below 1e-3."""
-    x = np.asarray(law.prior_sample(jax.random.key(0), (2000, 2)), np.float64)
+    x = np.asarray(prior_sample(law, jax.random.key(0), (2000, 2)), np.float64)
     density = lambda x: np.exp(law.log_weight(x)) / normaliser(law)
     grid = np.linspace(-6.0, 6.0, 200)
     parts = [quad(density, a, b)[0] for a, b in itertools.pairwise(grid)]
@@ -64,22 +76,30 @@ def test_prior_draws_have_the_prior_law(law):
 
 
 def test_draws_belong_to_examples():
-    law, keys = LAWS["double"], example_keys(0, jnp.arange(4))
-    together = law.prior_sample(keys, (4, 2, 2))
-    np.testing.assert_array_equal(together[2:3], law.prior_sample(keys[2:3], (1, 2, 2)))
-    run = jax.jit(lambda k, x, t: simulate(law, k, x, t, 20))
-    moved, t = run(keys, together, jnp.asarray([0.1, 0.5, 1.0, 2.0])), jnp.asarray([1.0])
-    np.testing.assert_array_equal(moved[2:3], run(keys[2:3], together[2:3], t))
+    """All four together, and the third alone."""
+    law, t = LAWS["double"], np.asarray([0.1, 0.5, 1.0, 2.0], np.float32)
+
+    @jax.jit
+    def run(indices, t):
+        keys = example_keys(0, indices)
+        x = law.prior_sample(keys, (len(indices), 2, 2))
+        return x, simulate(law, keys, x, t, 20)
+
+    (x, moved), (x_alone, moved_alone) = (
+        jax.device_get(run(i, t[i])) for i in (np.arange(4), np.array([2]))
+    )
+    np.testing.assert_array_equal(x[2:3], x_alone)
+    np.testing.assert_array_equal(moved[2:3], moved_alone)
 
 
 def test_prior_stays_where_it_is(x64):
     """The density that the law leaves alone, by the equation and by simulation."""
     law, grid = LAWS["deep"], np.linspace(-4.5, 4.5, 901)
-    logp = lambda x: np.asarray(law.log_weight(x))
+    logp = lambda x: np.asarray(jax.jit(law.log_weight)(x))
     density = fokker_planck(law, logp, grid, np.linspace(0.0, 20.0, 11))
     seen = np.exp(density.table[0]) > 1e-8
     np.testing.assert_allclose(density.table[-1][seen], density.table[0][seen], atol=1e-3)
-    x = law.prior_sample(jax.random.key(0), (8000, 1))
+    x = prior_sample(law, jax.random.key(0), (8000, 1))
     # The steps' own bias is below 2 % of the mean square at this length, h = 0.01.
     y = jax.jit(lambda x: simulate(law, jax.random.key(1), x, 2.0, 200))(x)
     second = quad(lambda x: x**2 * np.exp(law.log_weight(x)), -6, 6)[0] / normaliser(law)
@@ -97,8 +117,8 @@ def test_simulation_follows_the_equation(x64):
     rng = np.random.default_rng(0)
     left = rng.random((n, 1)) < 0.3
     x0 = np.where(left, -1.5, 0.5) + np.where(left, 0.3, 0.2) * rng.standard_normal((n, 1))
-    t = jnp.asarray(np.repeat(times, n))
-    x = jax.jit(lambda x: simulate(law, jax.random.key(2), x, t, 200))(jnp.tile(x0, (3, 1)))
+    t = np.repeat(times, n)
+    x = jax.jit(lambda x: simulate(law, jax.random.key(2), x, t, 200))(np.tile(x0, (3, 1)))
     for y, row in zip(np.asarray(x).reshape(3, n), table):
         p = np.exp(row) / np.sum(np.exp(row))
         for power in (1, 2, 3):
@@ -109,7 +129,7 @@ def test_simulation_follows_the_equation(x64):
 def test_straight_case_is_vp(x64):
     """cubic = 0: drift, noise, prior and speed are those of VP with a constant beta = 1."""
     law, vp = LAWS["straight"], VP(beta_min=1.0, beta_max=1.0)
-    x, t = jnp.asarray([[-1.0], [0.3]]), jnp.asarray(0.4)
+    x, t = np.asarray([[-1.0], [0.3]]), np.float64(0.4)
     for name in ("drift", "diffusion"):
         np.testing.assert_allclose(getattr(law, name)(x, t), getattr(vp, name)(x, t), rtol=1e-12)
     np.testing.assert_allclose(law.prior_logp(x), vp.prior_logp(x), rtol=1e-12)

@@ -1,7 +1,8 @@
 """The Gaussian model: moments, score and flow against dense formulas and an adaptive solve."""
 
+from functools import partial
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from closed_form import Gaussian
@@ -39,7 +40,22 @@ def ends(name):
 
 
 def starts(law, n=4):
-    return law.prior_std() * jnp.asarray(np.random.default_rng(1).standard_normal((n, D)))
+    return float(law.prior_std()) * np.random.default_rng(1).standard_normal((n, D))
+
+
+def numbers(law, t):
+    a, _, c = (np.asarray(v) for v in law.coeffs(np.float64(t)))
+    return a, c
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def flow_of(law, model, x, s, t):
+    return gaussian_flow(law, MODELS[model], x, s, t)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def prediction(law, model, x, t):
+    return gaussian_predict(law, MODELS[model])(x, t)
 
 
 @pytest.mark.parametrize("images", [False, True])
@@ -93,16 +109,14 @@ def test_prediction_equals_the_dense_one(law_name, model):
     """Woodbury with r directions against the inverse of the whole covariance."""
     law, x = LAWS[law_name], starts(LAWS[law_name])
     for t in (law.t1, 0.05 * law.t1):
-        a, _, c = (float(v) for v in law.coeffs(jnp.asarray(t)))
+        a, c = numbers(law, t)
         inverse = np.linalg.inv(a**2 * COVS[model] + c**2 * np.eye(D))
-        state = np.asarray(a * MEAN[None] + c * x + a * 0.3)
+        state = a * MEAN[None] + c * x + a * 0.3
         score = -(state - a * MEAN) @ inverse
-        rates = [float(v) for v in law.rates(jnp.asarray(t))]
+        rates = [float(v) for v in law.rates(np.float64(t))]
         x0 = MEAN + a * (state - a * MEAN) @ inverse @ COVS[model]
         expected = (x0, -c * score, score, rates[0] * x0 - rates[2] * c * score)
-        for found, value in zip(
-            gaussian_predict(law, MODELS[model])(jnp.asarray(state), t), expected
-        ):
+        for found, value in zip(prediction(law, model, state, t), expected):
             scale = np.max(np.abs(value))
             np.testing.assert_allclose(found, value, rtol=1e-8, atol=1e-8 * scale)
 
@@ -113,7 +127,7 @@ def test_flow_is_the_solution_of_the_ode(law_name, model):
     """Against the dense closed form and an adaptive solve of `dy / d lam = -exp(-lam) eps`, with a
     dense inverse; forth and back, and in two parts."""
     law, x, (t1, eps) = LAWS[law_name], starts(LAWS[law_name]), ends(law_name)
-    flow = lambda x, s, t: gaussian_flow(law, MODELS[model], x, s, t)
+    flow = lambda x, s, t: np.asarray(flow_of(law, model, x, s, t))
     found = flow(x, t1, eps)
     exact = Gaussian(MEAN, COVS[model]).flow_map(law, x, t1, eps)
     np.testing.assert_allclose(found, exact, atol=1e-10)
@@ -124,7 +138,7 @@ def test_flow_is_the_solution_of_the_ode(law_name, model):
 
 
 def adaptive(law, cov, x, t1, eps):
-    a, _, c = (np.asarray(v) for v in law.coeffs(jnp.asarray([t1, eps])))
+    a, c = numbers(law, np.array([t1, eps]))
 
     def rate(lam, y):
         sigma2 = np.exp(-2.0 * lam)
@@ -139,9 +153,9 @@ def adaptive(law, cov, x, t1, eps):
 
 def test_flow_with_a_time_per_example():
     law, x = LAWS["vp"], starts(LAWS["vp"], 3)
-    s, t = jnp.asarray([1.0, 0.7, 0.2]), jnp.asarray([0.1, 0.5, 0.9])
-    flow = jax.jit(lambda s, t: gaussian_flow(law, MODELS["thin"], x, s, t))
-    eps = jax.jit(lambda s: gaussian_predict(law, MODELS["thin"])(x, s).eps)
+    s, t = np.array([1.0, 0.7, 0.2]), np.array([0.1, 0.5, 0.9])
+    flow = lambda s, t: np.asarray(flow_of(law, "thin", x, s, t))
+    eps = lambda s: np.asarray(prediction(law, "thin", x, s).eps)
     for i in range(3):
         np.testing.assert_allclose(flow(s, t)[i], flow(s[i], t[i])[i], rtol=1e-12)
         np.testing.assert_allclose(eps(s)[i], eps(s[i])[i], rtol=1e-12)
@@ -155,12 +169,12 @@ def test_flow_carries_one_gaussian_to_the_other(law_name):
     for model, cov in COVS.items():
         data = Gaussian(MEAN, cov)
         (mean_s, cov_s), (mean_t, cov_t) = data.moments(law, s), data.moments(law, t)
-        flow = lambda x, m=model: gaussian_flow(law, MODELS[m], x[None], s, t)[0]
-        J = np.stack([flow(mean_s + e) - flow(jnp.asarray(mean_s)) for e in np.eye(D)], axis=1)
-        np.testing.assert_allclose(flow(jnp.asarray(mean_s)), mean_t, atol=1e-10)
+        moved = np.asarray(flow_of(law, model, mean_s + np.eye(D + 1, D), s, t))
+        J = (moved[:D] - moved[D]).T
+        np.testing.assert_allclose(moved[D], mean_t, atol=1e-10)
         np.testing.assert_allclose(J @ cov_s @ J.T, cov_t, atol=1e-8)
     outside = np.linalg.svd(MODELS["thin"].U)[0][:, 2:]
-    ratio = float(law.coeffs(jnp.asarray(t)).c / law.coeffs(jnp.asarray(s)).c)
+    ratio = numbers(law, t)[1] / numbers(law, s)[1]
     np.testing.assert_allclose(J @ outside, ratio * outside, atol=1e-10)
 
 
@@ -169,16 +183,16 @@ def test_denoiser_along_the_path():
     sqrt(v_t v_T)`, and reaches `1 / sqrt 2` of its end where `a^2 L = c^2`: large L first."""
     law, model = LAWS["vp"], MODELS["full"]
     x = starts(law)
-    a_T, _, c_T = law.coeffs(jnp.asarray(1.0))
+    a_T, c_T = numbers(law, 1.0)
     coordinates = (x - a_T * MEAN[None]) @ model.U
     # The times at which exp(-lam), the noise per signal, is sqrt(L).
-    crossings = law.t_of_lam(-0.5 * jnp.log(jnp.asarray(model.L)))
+    crossings = np.asarray(law.t_of_lam(-0.5 * np.log(model.L)))
     assert np.all(np.diff(crossings) < 0.0)
     for k, t in enumerate(crossings):
-        a, _, c = law.coeffs(t)
+        a, c = numbers(law, t)
         v, v_T = a**2 * model.L + c**2, a_T**2 * model.L + c_T**2
         chi = a * model.L / np.sqrt(v * v_T)
-        found = gaussian_predict(law, model)(gaussian_flow(law, model, x, 1.0, t), t).x0
+        found = np.asarray(prediction(law, "full", flow_of(law, "full", x, 1.0, t), t).x0)
         by_mode = (found - MEAN[None]) @ model.U
         np.testing.assert_allclose(by_mode, chi[None] * coordinates, rtol=1e-9, atol=1e-12)
         end = np.sqrt(model.L[k] / v_T[k]) * coordinates[:, k]
@@ -213,7 +227,7 @@ def test_explained_variance_on_real_digits():
         x = DIGITS[::9] + sigma * np.random.default_rng(2).standard_normal((200, 64))
         score = empirical_score(x, sigma)
         for name in models:
-            left[name].append(unexplained(score, scores[name](jnp.asarray(x), sigma).score))
+            left[name].append(unexplained(score, scores[name](x, sigma).score))
         left["mixture"].append(unexplained(score, mixture_score(x, parts, sigma)))
     for i in (2, 3):
         assert left["mean"][i] > left["isotropic"][i] > left["gaussian"][i] > left["mixture"][i]
@@ -239,12 +253,11 @@ def mixture_score(x, parts, sigma):
 def test_paths_turn_in_a_plane():
     """Painters' picture: on the digits' moments x_t stays near the plane of its two ends."""
     law, model = VP(), moments(DIGITS)
-    start = jnp.asarray(np.random.default_rng(3).standard_normal((20, 64)))
-    end = gaussian_flow(law, model, start, 1.0, 1e-3)
+    start = np.random.default_rng(3).standard_normal((20, 64))
     flow = jax.jit(lambda t: gaussian_flow(law, model, start, 1.0, t))
-    cosines = []
+    end, cosines = np.asarray(flow(1e-3)), []
     for t in np.linspace(0.05, 0.95, 10):
-        for point, *plane in zip(np.asarray(flow(t)), np.asarray(start), np.asarray(end)):
+        for point, *plane in zip(np.asarray(flow(t)), start, end):
             basis = np.linalg.qr(np.stack(plane, axis=1))[0]
             cosines.append(np.linalg.norm(point @ basis) / np.linalg.norm(point))
     assert min(cosines) > 0.98 and np.mean(cosines) > 0.99

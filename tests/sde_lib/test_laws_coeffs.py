@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from any_law import AnyLaw
 from scipy import stats
 
 from sde_lib import SDES, VE, VP, AffinePath, SubVP
@@ -19,39 +20,51 @@ def times(law, n=201):
     return np.union1d(even, np.geomspace(law.t0, law.t1, n)[1:-1])
 
 
+number = {id(law): i for i, law in enumerate(LAWS.values())}
+
+
+@jax.jit
+def ours_and_derived(which, x, t):
+    """What a law says itself, what follows from its coefficients, and drift and diffusion."""
+    law, names = AnyLaw(LAWS.values(), which), ("f", "g2", "lam")
+    ours = {name: getattr(law, name)(t) for name in names}
+    derived = {name: getattr(AffinePath, name)(law, t) for name in names}
+    return ours, derived, law.drift(x, t), law.diffusion(x, t)
+
+
 @laws
 def test_drift_and_diffusion_follow_from_the_coefficients(law, x64, strict_ranks):
     """`f = a'/a`, `g^2 = (c^2)' - 2 f c^2`, `lam = log(a/c)`, with autodiff's derivatives."""
-    t = jnp.asarray(times(law))
-    for name in ("f", "g2", "lam"):
-        ours = getattr(law, name)(t)
-        derived = getattr(AffinePath, name)(law, t)
-        np.testing.assert_allclose(ours, derived, rtol=1e-10, atol=1e-12, err_msg=name)
-    x = jnp.ones((len(t), 3))
-    np.testing.assert_allclose(law.drift(x, t), x * law.f(t)[:, None])
-    np.testing.assert_allclose(law.diffusion(x, t) ** 2, law.g2(t))
-    assert law.diffusion(x, t).shape == t.shape
+    t = times(law)
+    x = np.ones((len(t), 3))
+    ours, derived, drift, diffusion = jax.device_get(ours_and_derived(number[id(law)], x, t))
+    for name, value in ours.items():
+        np.testing.assert_allclose(value, derived[name], rtol=1e-10, atol=1e-12, err_msg=name)
+    np.testing.assert_allclose(drift, x * ours["f"][:, None])
+    np.testing.assert_allclose(diffusion**2, ours["g2"])
+    assert diffusion.shape == t.shape
 
 
 @laws
 def test_rates_are_the_slopes_of_the_coefficients(law, x64):
-    t, h = jnp.asarray(times(law)[1:-1]), 1e-4
+    t, h = times(law)[1:-1], 1e-4
     up, down = law.coeffs(t * (1 + h)), law.coeffs(t * (1 - h))
-    for rate, high, low in zip(law.rates(t), up, down):
+    for rate, high, low in zip(*jax.device_get((law.rates(t), up, down))):
         np.testing.assert_allclose(rate, (high - low) / (2 * h * t), rtol=1e-6, atol=1e-7)
 
 
 @laws
 def test_lam_falls_and_its_inverse_inverts(law, x64):
-    t = jnp.asarray(times(law))
-    assert np.all(np.diff(law.lam(t)) < 0)
-    np.testing.assert_allclose(law.t_of_lam(law.lam(t)), t, rtol=1e-9)
+    t = times(law)
+    lam = law.lam(t)
+    assert np.all(np.diff(lam) < 0)
+    np.testing.assert_allclose(law.t_of_lam(lam), t, rtol=1e-9)
 
 
 def float64_coeffs(law, t):
     """The coefficients at float32 times, computed in float64."""
     with jax.enable_x64(True):
-        t = jnp.asarray(np.asarray(t, np.float64))
+        t = np.asarray(t, np.float64)
         return [np.asarray(v) for v in (*law.coeffs(t), law.lam(t), law.g2(t))]
 
 
@@ -61,7 +74,7 @@ def test_float32_keeps_its_digits_near_the_data(law):
     tolerance."""
     t = times(law).astype(np.float32)
     exact = float64_coeffs(law, t)
-    ours = (*law.coeffs(jnp.asarray(t)), law.lam(jnp.asarray(t)), law.g2(jnp.asarray(t)))
+    ours = (*law.coeffs(t), law.lam(t), law.g2(t))
     for name, got, want in zip(("a", "b", "c", "lam", "g2"), ours, exact):
         assert got.dtype == jnp.float32, name
         np.testing.assert_allclose(got, want, rtol=5e-6, atol=5e-6 if name == "lam" else 0.0)
@@ -69,57 +82,73 @@ def test_float32_keeps_its_digits_near_the_data(law):
 
 def test_float32_naive_form_is_as_bad_as_said():
     """The figure that the tolerance above is set against."""
-    t = jnp.float32(1e-5)
-    naive = jnp.sqrt(1.0 - jnp.exp(-integral_of_beta(VP(), t)))
-    assert 0.005 < abs(naive / float64_coeffs(VP(), [t])[2][0] - 1.0) < 0.03
+    naive = jax.jit(lambda t: jnp.sqrt(1.0 - jnp.exp(-integral_of_beta(VP(), t))))
+    t = np.float32(1e-5)
+    assert 0.005 < abs(naive(t) / float64_coeffs(VP(), [t])[2][0] - 1.0) < 0.03
+
+
+@jax.jit
+def there_and_back(which, t):
+    law = AnyLaw(LAWS.values(), which)
+    return law.t_of_lam(law.lam(t)), jax.vmap(jax.grad(law.lam))(t)
 
 
 @laws
 def test_float32_round_trip_of_lam(law):
     """Relative to t near the data; near the prior the slope of lam sets the limit."""
     t = times(law).astype(np.float32)
-    back = law.t_of_lam(law.lam(jnp.asarray(t)))
-    slope = np.abs(np.asarray(jax.vmap(jax.grad(law.lam))(jnp.asarray(t))))
+    back, slope = jax.device_get(there_and_back(number[id(law)], t))
     lam = np.abs(float64_coeffs(law, t)[3])
-    limit = 4e-7 * (t + (1.0 + lam) / slope)
+    limit = 4e-7 * (t + (1.0 + lam) / np.abs(slope))
     assert np.all(np.abs(back - t) < limit)
 
 
 def test_sub_vp_stays_below_vp(x64):
-    t = jnp.asarray(times(VP()))
-    vp, sub = VP().coeffs(t), SubVP().coeffs(t)
+    t = times(VP())
+    vp, sub = jax.device_get((VP().coeffs(t), SubVP().coeffs(t)))
     np.testing.assert_allclose(sub.a, vp.a, rtol=1e-14)
     assert np.all(sub.c < vp.c)
     np.testing.assert_allclose(sub.c, vp.c**2, rtol=1e-12)
+
+
+@jax.jit
+def forward_step(which, s, t):
+    return AnyLaw(LAWS.values(), which).forward_step(s, t)
 
 
 @laws
 def test_forward_steps_compose(law, x64):
     """From s to u and on to t is from s to t; from t0 it leads to the marginal."""
     grid = times(law)
-    s, u, t = (jnp.asarray(grid[i]) for i in (slice(0, -2), slice(1, -1), slice(2, None)))
-    first, second, both = law.forward_step(s, u), law.forward_step(u, t), law.forward_step(s, t)
+    step = lambda s, t: jax.device_get(forward_step(number[id(law)], s, t))
+    s, u, t = (grid[i] for i in (slice(0, -2), slice(1, -1), slice(2, None)))
+    first, second, both = step(s, u), step(u, t), step(s, t)
     np.testing.assert_allclose(second.r * first.r, both.r, rtol=1e-12)
     two = second.r**2 * first.q**2 + second.q**2
     np.testing.assert_allclose(two, both.q**2, rtol=1e-7)
-    (a0, _, c0), (a, _, c) = law.coeffs(jnp.asarray(law.t0)), law.coeffs(t)
-    r, q = law.forward_step(jnp.asarray(law.t0), t)
+    start = np.full_like(t, law.t0)
+    (a0, _, c0), (a, _, c) = jax.device_get((law.coeffs(start), law.coeffs(t)))
+    r, q = step(start, t)
     np.testing.assert_allclose(r * a0, a, rtol=1e-12)
     np.testing.assert_allclose(r**2 * c0**2 + q**2, c**2, rtol=1e-12)
-    still = law.forward_step(t, t)
-    np.testing.assert_array_equal(still.q, 0.0)
+    np.testing.assert_array_equal(step(t, t).q, 0.0)
 
 
 @laws
 def test_forward_step_in_float32_on_a_fine_grid(law):
     """2000 steps, as the longest published chains: what is lost is far below one step's change."""
     t = np.linspace(law.t0, law.t1, 2001).astype(np.float32)
-    ours = law.forward_step(jnp.asarray(t[:-1]), jnp.asarray(t[1:]))
+    ours = forward_step(number[id(law)], t[:-1], t[1:])
     with jax.enable_x64(True):
-        wide = jnp.asarray(t.astype(np.float64))
-        exact = [np.asarray(v) for v in law.forward_step(wide[:-1], wide[1:])]
+        wide = t.astype(np.float64)
+        exact = jax.device_get(forward_step(number[id(law)], wide[:-1], wide[1:]))
     np.testing.assert_allclose(ours.r, exact[0], rtol=1e-6)
     np.testing.assert_allclose(ours.q, exact[1], rtol=1.5e-4)
+
+
+@jax.jit
+def drawn_from_prior(which):
+    return AnyLaw(LAWS.values(), which).prior_sample(jax.random.key(0), (20_000,))
 
 
 @laws
@@ -129,10 +158,10 @@ def test_prior(law, x64):
     std = std[next(name for name, other in LAWS.items() if other is law)]
     x = 1.5 * std * np.random.default_rng(0).standard_normal((4, 2, 3))
     logp = stats.norm(0.0, std).logpdf(x).sum((1, 2))
-    np.testing.assert_allclose(law.prior_logp(jnp.asarray(x)), logp, rtol=1e-12)
-    drawn = law.prior_sample(jax.random.key(0), (20_000,))
-    assert abs(jnp.mean(drawn)) < 4 * std / 20_000**0.5
-    assert abs(jnp.std(drawn) / std - 1.0) < 4 / 40_000**0.5
+    np.testing.assert_allclose(law.prior_logp(x), logp, rtol=1e-12)
+    drawn = np.asarray(drawn_from_prior(number[id(law)]))
+    assert abs(np.mean(drawn)) < 4 * std / 20_000**0.5
+    assert abs(np.std(drawn) / std - 1.0) < 4 / 40_000**0.5
 
 
 @laws
@@ -141,15 +170,17 @@ def test_a_law_is_a_pytree_of_numbers(law):
     leaves, tree = jax.tree.flatten(law)
     assert leaves and all(isinstance(leaf, float) for leaf in leaves)
     traced = jax.jit(lambda law, t: law.coeffs(t))(law, 0.5)
-    np.testing.assert_allclose(traced, law.coeffs(jnp.asarray(0.5)), rtol=1e-6)
-    many = jax.tree.unflatten(tree, [jnp.array([leaf, leaf]) for leaf in leaves])
-    assert jax.vmap(lambda law: law.coeffs(jnp.asarray(0.5)).c)(many).shape == (2,)
+    plain = law.coeffs(np.float32(0.5))
+    np.testing.assert_allclose(traced, plain, rtol=1e-6)
+    many = jax.tree.unflatten(tree, [np.array([leaf, leaf], np.float32) for leaf in leaves])
+    mapped = jax.jit(jax.vmap(lambda law: law.coeffs(jnp.asarray(0.5)).c))(many)
+    np.testing.assert_allclose(mapped, np.full(2, plain.c), rtol=1e-6)
 
 
 @pytest.mark.parametrize("sizes", [(0.01, 50.0), (0.1, 2.0)])
 def test_ve_noise_is_geometric(sizes, x64):
     law = VE(*sizes)
-    c = law.coeffs(jnp.linspace(0.0, 1.0, 5)).c
+    c = law.coeffs(np.linspace(0.0, 1.0, 5)).c
     np.testing.assert_allclose(c, np.geomspace(*sizes, 5), rtol=1e-12)
 
 

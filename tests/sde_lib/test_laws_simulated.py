@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from any_law import AnyLaw
 from closed_form import Empirical, Gaussian, Mixture
 
 from sde_lib import SDES, Flow, flow_drift, reverse_drift
@@ -18,6 +19,27 @@ PLANE = Mixture(
 )
 
 
+number = {id(law): i for i, law in enumerate(LAWS.values())}
+
+
+@jax.jit
+def simulated(which, ts):
+    """Means and variances of 8000 paths at the ends of the steps."""
+    law, key = AnyLaw(LAWS.values(), which), jax.random.key(1)
+
+    def body(x, inputs):
+        i, s, t = inputs
+        u, h = (s + t) / 2, t - s
+        z = law.noise(jax.random.fold_in(key, i), x)
+        x = x + h * law.drift(x, u) + jnp.sqrt(h) * law.diffusion(x, u) * z
+        return x, (jnp.mean(x), jnp.var(x))
+
+    x0 = 1.5 + 0.8 * jax.random.normal(jax.random.fold_in(key, 10**6), (8000, 1))
+    start, _ = law.perturb(jax.random.fold_in(key, 10**6 + 1), x0, ts[0])
+    return jax.lax.scan(body, start, (jnp.arange(2000), ts[:-1], ts[1:]))[1]
+
+
+@pytest.mark.optimised
 @laws
 def test_forward_simulation_has_the_moments_of_the_coefficients(law):
     """Euler-Maruyama with the law's drift and diffusion, from Gaussian data at t0.
@@ -28,52 +50,36 @@ def test_forward_simulation_has_the_moments_of_the_coefficients(law):
     """
     n, mean, std = 8000, 1.5, 0.8
     edges = np.geomspace if law is LAWS["edm"] else np.linspace
-    ts = jnp.asarray(edges(law.t0, law.t1, 2001), jnp.float32)
-
-    @jax.jit
-    def simulate(key):
-        def body(x, inputs):
-            i, s, t = inputs
-            u, h = (s + t) / 2, t - s
-            z = law.noise(jax.random.fold_in(key, i), x)
-            x = x + h * law.drift(x, u) + jnp.sqrt(h) * law.diffusion(x, u) * z
-            return x, (jnp.mean(x), jnp.var(x))
-
-        x0 = mean + std * jax.random.normal(jax.random.fold_in(key, 10**6), (n, 1))
-        start, _ = law.perturb(jax.random.fold_in(key, 10**6 + 1), x0, ts[0])
-        return jax.lax.scan(body, start, (jnp.arange(2000), ts[:-1], ts[1:]))[1]
-
-    means, variances = simulate(jax.random.key(1))
+    ts = edges(law.t0, law.t1, 2001).astype(np.float32)
+    means, variances = jax.device_get(simulated(number[id(law)], ts))
     for i in (200, 600, 1000, 1500, 1999):
         m, v = Gaussian.scalar(mean, std).moments(law, float(ts[i + 1]))
         assert abs(means[i] - m[0]) < 4 * np.sqrt(v[0, 0] / n)
         assert abs(variances[i] / v[0, 0] - 1.0) < 4 * np.sqrt(2 / n)
 
 
+@jax.jit
+def perturbed(which, x0, t):
+    return AnyLaw(LAWS.values(), which).perturb(jax.random.key(1), x0, t)
+
+
 @laws
 def test_perturb_draws_the_marginal(law):
     """`x_t` has the stated moments, and `(x_t - a x0) / c` is the noise that is returned."""
-    n, t = 40_000, 0.4 * law.t1
-    x0 = 1.5 + 0.8 * jax.random.normal(jax.random.key(0), (n, 1))
-    x, z = law.perturb(jax.random.key(1), x0, jnp.full((n,), t, jnp.float32))
+    n, t = 40_000, np.float32(0.4 * law.t1)
+    x0 = (1.5 + 0.8 * np.random.default_rng(0).standard_normal((n, 1))).astype(np.float32)
+    x, z = jax.device_get(perturbed(number[id(law)], x0, np.full(n, t)))
     m, v = Gaussian.scalar(1.5, 0.8).moments(law, t)
-    assert abs(jnp.mean(x) - m[0]) < 4 * np.sqrt(v[0, 0] / n)
-    assert abs(jnp.var(x) / v[0, 0] - 1.0) < 4 * np.sqrt(2 / n)
-    a, _, c = law.coeffs(jnp.float32(t))
+    assert abs(np.mean(x) - m[0]) < 4 * np.sqrt(v[0, 0] / n)
+    assert abs(np.var(x) / v[0, 0] - 1.0) < 4 * np.sqrt(2 / n)
+    a, c = (np.asarray(v) for v in law.coeffs(t)[::2])
     np.testing.assert_allclose((x - a * x0) / c, z, atol=2e-5)
 
 
-@laws
-def test_flow_obeys_the_continuity_equation(law, x64):
-    """`d log p / dt + div v + v . score = 0` with the exact density of mixture data.
-
-    Both for the drift built from f, g and the score and for the prediction's own velocity
-    `a' x0 + c' eps`; the reverse drift is then fixed by `2 flow - forward`.
-    """
-    rng = np.random.default_rng(0)
-    t = np.append(np.linspace(law.t0 + 0.01, law.t1, 8), law.t0 + 2e-3)
-    mean, cov = zip(*(PLANE.moments(law, t_i) for t_i in t))
-    x = np.stack(mean) + np.sqrt(np.stack(cov)[:, [0, 1], [0, 1]]) * rng.standard_normal((9, 2))
+@jax.jit
+def flow_terms(which, x, t):
+    """Of both fields: the sum of the equation's terms, and of their sizes; the reverse drift."""
+    law = AnyLaw(LAWS.values(), which)
 
     def one(x, t):
         """One example at a time, so that every derivative is its own."""
@@ -88,23 +94,49 @@ def test_flow_obeys_the_continuity_equation(law, x64):
         reverse, forward = reverse_drift(law, score)(x[None], t)[0], law.drift(x[None], t)[0]
         return balances, reverse, 2 * v(x) - forward
 
-    balances, reverse, expected = jax.jit(jax.vmap(one))(x, t)
+    return jax.vmap(one)(x, t)
+
+
+@laws
+def test_flow_obeys_the_continuity_equation(law, x64):
+    """`d log p / dt + div v + v . score = 0` with the exact density of mixture data.
+
+    Both for the drift built from f, g and the score and for the prediction's own velocity
+    `a' x0 + c' eps`; the reverse drift is then fixed by `2 flow - forward`.
+    """
+    rng = np.random.default_rng(0)
+    t = np.append(np.linspace(law.t0 + 0.01, law.t1, 8), law.t0 + 2e-3)
+    mean, cov = zip(*(PLANE.moments(law, t_i) for t_i in t))
+    x = np.stack(mean) + np.sqrt(np.stack(cov)[:, [0, 1], [0, 1]]) * rng.standard_normal((9, 2))
+
+    balances, reverse, expected = jax.device_get(flow_terms(number[id(law)], x, t))
     for total, size in balances:
         np.testing.assert_array_less(np.abs(total), 1e-9 * size + 1e-12)
     np.testing.assert_allclose(reverse, expected, rtol=1e-9, atol=1e-12)
+
+
+ORACLES = (
+    Gaussian(np.array([0.5, -0.2]), np.array([[1.0, 0.6], [0.6, 0.9]])),
+    PLANE,
+    Empirical(np.random.default_rng(2).standard_normal((6, 2))),
+)
+
+
+@jax.jit
+def oracles(which, x, t):
+    """Each data law's prediction, and the gradient of its density."""
+    law = AnyLaw(LAWS.values(), which)
+    slope = lambda d: jax.vmap(jax.grad(lambda x, t: d.logp(law, x[None], t[None])[0]))(x, t)
+    return [(data.predict(law)(x, t), slope(data)) for data in ORACLES]
 
 
 @laws
 def test_oracle_score_is_the_gradient_of_its_density(law, x64):
     """The closed forms are checked too: a wrong oracle would make right code look wrong."""
     rng = np.random.default_rng(1)
-    cov = np.array([[1.0, 0.6], [0.6, 0.9]])
-    x, t = jnp.asarray(rng.standard_normal((5, 2))), jnp.linspace(law.t0 + 0.05, law.t1, 5)
-    a, _, c = (np.asarray(v)[:, None] for v in law.coeffs(t))
-    points = Empirical(rng.standard_normal((6, 2)))
-    for data in (Gaussian(np.array([0.5, -0.2]), cov), PLANE, points):
-        slope = jax.vmap(jax.grad(lambda x, t, d=data: d.logp(law, x[None], t[None])[0]))
-        exact, slope = jax.jit(lambda d=data, slope=slope: (d.predict(law)(x, t), slope(x, t)))()
+    x, t = rng.standard_normal((5, 2)), np.linspace(law.t0 + 0.05, law.t1, 5)
+    a, c = (np.asarray(v)[:, None] for v in law.coeffs(t)[::2])
+    for exact, slope in jax.device_get(oracles(number[id(law)], x, t)):
         np.testing.assert_allclose(exact.score, slope, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(a * exact.x0 + c * exact.eps, x, rtol=1e-9)
         np.testing.assert_allclose(-c * exact.score, exact.eps, rtol=1e-9, atol=1e-12)

@@ -43,23 +43,24 @@ def height(schedule, t):
 
 def states(n=6, d=3):
     rng = np.random.default_rng(0)
-    x0, mu, z = (jnp.asarray(rng.standard_normal((n, d))) for _ in range(3))
-    return x0, 0.5 * mu, z, jnp.asarray(rng.uniform(0.02, 1.0, n))
+    x0, mu, z = (rng.standard_normal((n, d)) for _ in range(3))
+    return x0, 0.5 * mu, z, rng.uniform(0.02, 1.0, n)
 
 
 @schedules
 def test_coefficients_by_quadrature_of_theta(schedule, x64):
     law = MeanReverting(schedule=schedule)
     area = lambda t: integrate.quad(lambda u: height(schedule, u), 0.0, t, epsabs=0, epsrel=1e-12)
-    for t in (1e-3, 0.03, 0.4, 0.8, 1.0):
+    ts = np.array([1e-3, 0.03, 0.4, 0.8, 1.0])
+    run = jax.jit(lambda t: (*law.coeffs(t), law.theta(t), law.lam(t)))
+    for t, found_a, found_b, found_c, found_theta, lam in zip(ts, *jax.device_get(run(ts))):
         theta = -np.log(0.005) * height(schedule, t) / area(1.0)[0]
         a = np.exp(np.log(0.005) * area(t)[0] / area(1.0)[0])
-        found = law.coeffs(jnp.asarray(t))
-        np.testing.assert_allclose(law.theta(jnp.asarray(t)), theta, rtol=1e-9)
-        np.testing.assert_allclose(found.a, a, rtol=1e-12)
-        np.testing.assert_allclose(found.b, 1.0 - a, rtol=1e-9, atol=1e-15)
-        np.testing.assert_allclose(found.c, STD * np.sqrt(1.0 - a**2), rtol=1e-8)
-        np.testing.assert_allclose(law.lam(jnp.asarray(t)), np.log(a / found.c), atol=1e-8)
+        np.testing.assert_allclose(found_theta, theta, rtol=1e-9)
+        np.testing.assert_allclose(found_a, a, rtol=1e-12)
+        np.testing.assert_allclose(found_b, 1.0 - a, rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(found_c, STD * np.sqrt(1.0 - a**2), rtol=1e-8)
+        np.testing.assert_allclose(lam, np.log(a / found_c), atol=1e-8)
 
 
 def released_chain(levels):
@@ -74,7 +75,7 @@ def released_chain(levels):
 
 def test_it_is_the_limit_of_the_released_chain(x64):
     law = MeanReverting()
-    ours = jax.jit(law.coeffs)(jnp.linspace(0.0, 1.0, 401))
+    ours = jax.device_get(jax.jit(law.coeffs)(np.linspace(0.0, 1.0, 401)))
     off = []
     for levels in (100, 200, 400):
         a, c = released_chain(levels)
@@ -86,13 +87,17 @@ def test_it_is_the_limit_of_the_released_chain(x64):
 
 @schedules
 def test_drift_and_diffusion_follow_from_the_coefficients(schedule, x64, strict_ranks):
-    law, t = MeanReverting(schedule=schedule), jnp.asarray(times())
+    law, t = MeanReverting(schedule=schedule), times()
     names = ("f", "g2", "lam")
-    ours = jax.jit(lambda t: [getattr(law, name)(t) for name in names])(t)
-    derived = jax.jit(lambda t: [getattr(AffinePath, name)(law, t) for name in names])(t)
+
+    @jax.jit
+    def run(t):
+        ours = [getattr(law, name)(t) for name in names]
+        return ours, [getattr(AffinePath, name)(law, t) for name in names], law.rates(t)
+
+    ours, derived, rates = jax.device_get(run(t))
     for name, got, want in zip(names, ours, derived):
         np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-12, err_msg=name)
-    rates = jax.jit(law.rates)(t)
     np.testing.assert_allclose(rates.b, -rates.a, rtol=1e-12)
     assert np.all(np.diff(ours[2]) < 0)
 
@@ -102,7 +107,7 @@ def test_inverse_of_lam(schedule, x64):
     law = MeanReverting(schedule=schedule)
     t = np.union1d(times(), np.geomspace(1e-7, 1e-4, 20))
     there_and_back = jax.jit(jax.vmap(jax.value_and_grad(lambda t: law.t_of_lam(law.lam(t)))))
-    back, slope = there_and_back(jnp.asarray(t))
+    back, slope = there_and_back(t)
     np.testing.assert_allclose(back, t, rtol=1e-12)
     np.testing.assert_allclose(slope, 1.0, rtol=1e-9)
 
@@ -179,56 +184,77 @@ def test_round_trips_of_every_kind(kind, x64, strict_ranks):
     """A network that answers with the target is decoded to the data and the noise."""
     law = MeanReverting()
     x0, mu, z, t = states()
-    x = from_w(law, mu, law.marginal(x0, z, t), t)
-    entry, share = given_kinds()[kind]
-    raw = entry.target(law, x0, z, t) + share(law, t)[:, None] * mu
-    found = jax.jit(parametrize_given(kind, law, lambda x, mu, cond: raw, mu))(x, t)
+
+    @jax.jit
+    def run(x0, mu, z, t):
+        x = from_w(law, mu, law.marginal(x0, z, t), t)
+        entry, share = given_kinds()[kind]
+        raw = entry.target(law, x0, z, t) + share(law, t)[:, None] * mu
+        found = parametrize_given(kind, law, lambda x, mu, cond: raw, mu)(x, t)
+        return found, law.rates(t), law.coeffs(t).c[:, None]
+
+    found, rates, c = jax.device_get(run(x0, mu, z, t))
     np.testing.assert_allclose(found.x0, x0, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(found.eps, z, rtol=1e-7, atol=1e-9)
-    a, b, c = law.rates(t)
-    slope = a[:, None] * x0 + b[:, None] * mu + c[:, None] * z
+    slope = rates.a[:, None] * x0 + rates.b[:, None] * mu + rates.c[:, None] * z
     np.testing.assert_allclose(found.velocity, slope, rtol=1e-6, atol=1e-8)
-    np.testing.assert_allclose(found.score, -z / law.coeffs(t).c[:, None], rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(found.score, -z / c, rtol=1e-7, atol=1e-8)
 
 
 def test_angle_velocity_is_the_derivative_by_the_angle(x64):
+    """`x = cos phi x0 + (1 - cos phi) mu + std sin phi z`, whose derivative is written out here."""
     law = MeanReverting()
     x0, mu, z, t = states()
-    a, _, c = (v[:, None] for v in law.coeffs(t))
-    phi = jnp.arccos(a)
-    path = lambda phi: jnp.cos(phi) * x0 + (1 - jnp.cos(phi)) * mu + STD * jnp.sin(phi) * z
-    x, v = jax.jvp(path, (phi,), (jnp.ones_like(phi),))
-    entry, share = given_kinds()["angle"]
-    np.testing.assert_allclose(
-        entry.target(law, x0, z, t) + share(law, t)[:, None] * mu, v, rtol=1e-9
-    )
+    a, _, c = (np.asarray(v)[:, None] for v in law.coeffs(t))
+    phi = np.arccos(a)
+    x = np.cos(phi) * x0 + (1 - np.cos(phi)) * mu + STD * np.sin(phi) * z
+    v = np.sin(phi) * (mu - x0) + STD * np.cos(phi) * z
+
+    @jax.jit
+    def run(x, v):
+        entry, share = given_kinds()["angle"]
+        target = entry.target(law, x0, z, t) + share(law, t)[:, None] * mu
+        found = parametrize_given("angle", law, lambda x, mu, cond: v, mu)(x, t)
+        # `eps_scale` is the derivative of the noise by the raw output.
+        _, gain = jax.jvp(lambda f: entry.decode(law, x, t, f)[1], (v,), (jnp.ones_like(v),))
+        return target, found, gain, entry.eps_scale(law, t)
+
+    target, found, gain, scale = jax.device_get(run(x, v))
+    np.testing.assert_allclose(target, v, rtol=1e-9)
     # And back, in the published form.
-    found = parametrize_given("angle", law, lambda x, mu, cond: v, mu)(x, t)
     np.testing.assert_allclose(found.x0, a * x - c / STD * v + (1 - a) * mu, rtol=1e-9)
     np.testing.assert_allclose(found.eps, (a * v + (x - mu) * c / STD) / STD, rtol=1e-8)
-    # `eps_scale` is the derivative of the noise by the raw output.
-    _, gain = jax.jvp(lambda f: entry.decode(law, x, t, f)[1], (v,), (jnp.ones_like(v),))
-    np.testing.assert_allclose(gain[:, 0], entry.eps_scale(law, t), rtol=1e-12)
+    np.testing.assert_allclose(gain[:, 0], scale, rtol=1e-12)
 
 
 def test_network_sees_state_and_mu(x64):
     law = MeanReverting()
     x0, mu, z, t = states()
-    x = from_w(law, mu, law.marginal(x0, z, t), t)
-    seen = []
-    apply = lambda x, mu, cond: seen.append((x, mu, cond)) or jnp.zeros_like(x)
-    parametrize_given("eps", law, apply, mu, conditioning="lam")(x, t)
-    for got, want in zip(seen[0], (x, mu, law.lam(t))):
+
+    @jax.jit
+    def run(x0, mu, z, t):
+        x, seen = from_w(law, mu, law.marginal(x0, z, t), t), []
+        apply = lambda x, mu, cond: seen.append((x, mu, cond)) or jnp.zeros_like(x)
+        parametrize_given("eps", law, apply, mu, conditioning="lam")(x, t)
+        return seen[0], (x, mu, law.lam(t))
+
+    for got, want in zip(*run(x0, mu, z, t)):
         np.testing.assert_array_equal(got, want)
 
 
 def test_shifts_undo_each_other(x64, strict_ranks):
     law = MeanReverting()
     x, mu, _, t = states()
-    np.testing.assert_allclose(from_w(law, mu, to_w(law, mu, x, t), t), x, rtol=1e-12)
-    predict = lambda x, t: Prediction(x, jnp.sin(x), jnp.cos(x), x**2)
-    there = predict_x(law, mu, predict_w(law, mu, predict))(x, t)
-    for got, want in zip(there, predict(x, t)):
+
+    @jax.jit
+    def run(x, mu, t):
+        predict = lambda x, t: Prediction(x, jnp.sin(x), jnp.cos(x), x**2)
+        there = predict_x(law, mu, predict_w(law, mu, predict))(x, t)
+        return from_w(law, mu, to_w(law, mu, x, t), t), there
+
+    back, there = run(x, mu, t)
+    np.testing.assert_allclose(back, x, rtol=1e-12)
+    for got, want in zip(there, (x, np.sin(x), np.cos(x), x**2)):
         np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
 
 
@@ -236,27 +262,40 @@ def test_reverse_drifts_as_published(x64):
     """`theta (mu - x) + g^2 eps / c`, half of the last for the flow, which is the velocity."""
     law = MeanReverting()
     x0, mu, z, t = states()
-    x = from_w(law, mu, law.marginal(x0, z, t), t)
-    given, found = Restoration(law, mu), parametrize_given("eps", law, lambda *_: z, mu)(x, t)
-    score = lambda x, t: found.score
-    pull = law.theta(t)[:, None] * (mu - x)
-    push = 2 * law.theta(t)[:, None] * STD**2 * z / law.coeffs(t).c[:, None]
-    np.testing.assert_allclose(reverse_drift(given, score)(x, t), pull + push, rtol=1e-9)
-    np.testing.assert_allclose(flow_drift(given, score)(x, t), pull + push / 2, rtol=1e-9)
-    np.testing.assert_allclose(found.velocity, pull + push / 2, rtol=1e-7)
+    a, b, c = (np.asarray(v)[:, None] for v in law.coeffs(t))
+    x = a * x0 + b * mu + c * z
+
+    @jax.jit
+    def run(x, mu, z, t):
+        given, found = Restoration(law, mu), parametrize_given("eps", law, lambda *_: z, mu)(x, t)
+        score = lambda x, t: found.score
+        drifts = [drift(given, score)(x, t) for drift in (reverse_drift, flow_drift)]
+        return *drifts, found.velocity, law.theta(t)[:, None]
+
+    reverse, flow, velocity, theta = jax.device_get(run(x, mu, z, t))
+    pull, push = theta * (mu - x), 2 * theta * STD**2 * z / c
+    np.testing.assert_allclose(reverse, pull + push, rtol=1e-9)
+    np.testing.assert_allclose(flow, pull + push / 2, rtol=1e-9)
+    np.testing.assert_allclose(velocity, pull + push / 2, rtol=1e-7)
 
 
 def test_prior(x64):
-    law, mu = MeanReverting(), jnp.full((4000, 2), 0.4)
-    given = Restoration(law, mu)
-    x = given.prior_sample(jax.random.key(0), mu.shape)
+    law, mu = MeanReverting(), np.full((4000, 2), 0.4)
+
+    @jax.jit
+    def run(mu):
+        given = Restoration(law, mu)
+        x = given.prior_sample(jax.random.key(0), mu.shape)
+        both = Restoration(law, mu[:2]).prior_sample(example_keys(0, jnp.arange(2)), (2, 2))
+        alone = Restoration(law, mu[:1]).prior_sample(example_keys(0, jnp.asarray([1])), (1, 2))
+        return x, given.prior_logp(x), both, alone
+
+    x, logp, both, alone = jax.device_get(run(mu))
     assert abs(np.mean(x) - 0.4) < 4 * STD / 8000**0.5
     assert abs(np.var(x) / STD**2 - 1) < 4 * (2 / 8000) ** 0.5
     expected = stats.norm(0.4, STD).logpdf(x).sum(1)
-    np.testing.assert_allclose(given.prior_logp(x), expected, rtol=1e-10)
+    np.testing.assert_allclose(logp, expected, rtol=1e-10)
     # One key per example: the second example is what it is alone.
-    both = Restoration(law, mu[:2]).prior_sample(example_keys(0, jnp.arange(2)), (2, 2))
-    alone = Restoration(law, mu[:1]).prior_sample(example_keys(0, jnp.asarray([1])), (1, 2))
     np.testing.assert_array_equal(both[1], alone[0])
 
 

@@ -97,32 +97,33 @@ class Twisted(NamedTuple):
 def test_divergence_against_finite_differences(law, x64, strict_ranks):
     """`sum_j d/dx_j (G G^T)_ij` by central differences of G G^T itself."""
     dims = 1 if law is LINE else 2
-    x = np.random.default_rng(0).uniform(0.3, 2.0, (4, dims))
-    t = jnp.asarray([0.1, 0.4, 0.7, 1.0])
+    x, t = np.random.default_rng(0).uniform(0.3, 2.0, (4, dims)), np.array([0.1, 0.4, 0.7, 1.0])
+    v, h = np.random.default_rng(1).standard_normal(x.shape), 1e-5
 
-    def ggt(x):
-        G = law.diffusion(jnp.asarray(x), t)
-        if law.diffusion_type == "diagonal":
-            return jnp.stack([jnp.diag(g**2) for g in G])
-        return G @ jnp.swapaxes(G, 1, 2)
+    shifts = h * np.concatenate([np.zeros((1, dims)), np.eye(dims), -np.eye(dims)])
 
-    h, total = 1e-5, np.zeros_like(x)
-    for j in range(dims):
-        step = h * np.eye(dims)[j]
-        total += np.asarray((ggt(x + step) - ggt(x - step))[:, :, j] / (2 * h))
-    np.testing.assert_allclose(ggt_divergence(law, jnp.asarray(x), t), total, rtol=1e-8)
-    v = np.random.default_rng(1).standard_normal(x.shape)
-    product = np.einsum("bij,bj->bi", ggt(x), v)
-    np.testing.assert_allclose(ggt_times(law, jnp.asarray(x), t, v), product, rtol=1e-12)
+    @jax.jit
+    def run(x, t):
+        G = jax.vmap(lambda shift: law.diffusion(x + shift[None], t))(shifts)
+        return G, ggt_divergence(law, x, t), ggt_times(law, x, t, v), ggt_divergence(law, x, t[1])
+
+    G, divergence, product, at_one_time = jax.device_get(run(x, t))
+    if law.diffusion_type == "diagonal":
+        G = G[..., None] * np.eye(dims)
+    ggt = G @ np.swapaxes(G, -1, -2)
+    slopes = (ggt[1 : 1 + dims] - ggt[1 + dims :]) / (2 * h)
+    total = sum(slopes[j][:, :, j] for j in range(dims))
+    np.testing.assert_allclose(divergence, total, rtol=1e-8)
+    np.testing.assert_allclose(product, np.einsum("bij,bj->bi", ggt[0], v), rtol=1e-12)
     # a scalar time means the same for every example
-    np.testing.assert_allclose(ggt_divergence(law, x, t[1])[1], total[1], rtol=1e-8)
+    np.testing.assert_allclose(at_one_time[1], total[1], rtol=1e-8)
 
 
 @motions
 def test_flow_obeys_the_continuity_equation(law, x64):
     """`d log p / dt + div v + v . score = 0`, exactly; wrong without the divergence term."""
     rng = np.random.default_rng(0)
-    x, t = jnp.asarray(rng.uniform(0.4, 2.5, (6, len(law.mean)))), jnp.linspace(0.0, 1.0, 6)
+    x, t = rng.uniform(0.4, 2.5, (6, len(law.mean))), np.linspace(0.0, 1.0, 6)
 
     def one(x, t):
         flow = lambda x: flow_drift(law, law.score)(x[None], t)[0]
@@ -131,11 +132,15 @@ def test_flow_obeys_the_continuity_equation(law, x64):
         s = law.score(x[None], t)[0]
         return [rate + jnp.trace(jax.jacfwd(v)(x)) + v(x) @ s for v in (flow, lacking)]
 
-    balance, without = jax.jit(jax.vmap(one))(x, t)
+    @jax.jit
+    def run(x, t):
+        drifts = [f(law, law.score)(x, t) for f in (reverse_drift, flow_drift)]
+        return *jax.vmap(one)(x, t), *drifts, law.drift(x, t)
+
+    balance, without, reverse, flow, drift = jax.device_get(run(x, t))
     np.testing.assert_allclose(balance, 0.0, atol=1e-9)
     assert np.all(abs(without) > 1e-2)
-    reverse, flow = (f(law, law.score)(x, t) for f in (reverse_drift, flow_drift))
-    np.testing.assert_allclose(reverse, 2 * flow - law.drift(x, t), rtol=1e-10)
+    np.testing.assert_allclose(reverse, 2 * flow - drift, rtol=1e-10)
 
 
 @motions
@@ -148,12 +153,13 @@ def test_reverse_simulation_returns_the_data(law, probability_flow):
     """
     n = 5_000
     rng = np.random.default_rng(0)
-    x1 = jnp.asarray(np.exp(rng.multivariate_normal(*law.log_moments(1.0), n)), jnp.float32)
-    ts = jnp.linspace(1.0, 0.0, 401)
-    run = jax.jit(
-        lambda key: sample(key, law.predict, euler_maruyama(law, probability_flow), x1, ts).x
+    x1 = np.exp(rng.multivariate_normal(*law.log_moments(1.0), n)).astype(np.float32)
+    ts, sampler = (
+        np.linspace(1.0, 0.0, 401, dtype=np.float32),
+        euler_maruyama(law, probability_flow),
     )
-    y = np.log(np.asarray(run(jax.random.key(0)), np.float64))
+    run = jax.jit(lambda key, ts: sample(key, law.predict, sampler, x1, ts).x)
+    y = np.log(np.asarray(run(jax.random.key(0), ts), np.float64))
     se = np.sqrt(np.diag(law.cov) / n)
     assert np.all(abs(y.mean(0) - law.mean) < 4 * se)
     variances = np.diag(np.atleast_2d(np.cov(y.T)))
@@ -181,7 +187,7 @@ def test_without_the_divergence_the_log_mean_is_wrong():
 
         return jax.lax.scan(body, x, jnp.arange(400))[0]
 
-    y = np.log(np.asarray(run(jax.random.key(0), jnp.asarray(x1, jnp.float32)), np.float64))
+    y = np.log(np.asarray(run(jax.random.key(0), np.float32(x1)), np.float64))
     shift = -2 * law.cov[0, 0] * np.log(S[0, 0] / law.cov[0, 0])
     assert abs(shift + 0.3) < 0.005
     assert abs(y.mean() - (0.2 + shift)) < 4 * 0.4 / n**0.5
