@@ -19,5 +19,5 @@ def file(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bits(file):
     """Of the exact model, in one batch."""
-    experiment = exact(file, likelihood__rtol=1e-5, likelihood__atol=1e-5)
+    experiment = exact(file, likelihood__steps=64)
     return experiment, data_bits(experiment, PARAMS, experiment.test)

@@ -117,7 +117,7 @@ def test_a_batch_of_another_plan_is_not_used_whatever_plan_json_says(tmp_path, c
 
 CHANGES = {
     "seed": {"eval__seed": 7},
-    "likelihood": {"likelihood__rtol": 1e-3},
+    "likelihood": {"likelihood__steps": 32},
     "batch_size": {"eval__batch_size": 10},
     "passes": {"eval__bpd_repeats": 3},
     "samples": {"eval__bpd_samples": 2},

@@ -21,7 +21,7 @@ WEIGHT = WEIGHT / WEIGHT.sum()
 
 
 def experiment(file, **changes):
-    fine = {"likelihood__eps": EPS, "likelihood__rtol": 1e-5, "likelihood__atol": 1e-5}
+    fine = {"likelihood__eps": EPS, "likelihood__steps": 64}
     return exact(file, **{**fine, "eval__bpd_repeats": 4, **changes})
 
 

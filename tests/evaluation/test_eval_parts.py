@@ -79,7 +79,7 @@ def test_every_example_counts_once_whatever_the_batch(file, bits):
     whole = bits[1]
     assert whole.per_example.shape == (N_TEST,)
     assert len(np.unique(whole.per_example)) == N_TEST
-    experiment = exact(file, eval__batch_size=20, likelihood__rtol=1e-5, likelihood__atol=1e-5)
+    experiment = exact(file, eval__batch_size=20, likelihood__steps=64)
     found = data_bits(experiment, PARAMS, experiment.test)
     # 4 batches, the last of them padded with copies of the first example.
     np.testing.assert_allclose(found.per_example, whole.per_example, atol=2e-5)
@@ -88,7 +88,7 @@ def test_every_example_counts_once_whatever_the_batch(file, bits):
 
 
 def test_passes_have_noise_of_their_own(file, bits):
-    experiment = exact(file, eval__bpd_repeats=2, likelihood__rtol=1e-5, likelihood__atol=1e-5)
+    experiment = exact(file, eval__bpd_repeats=2, likelihood__steps=64)
     found, first = data_bits(experiment, PARAMS, experiment.test), bits[1].per_example
     second = 2 * found.per_example - first
     assert (abs(second - first) > 1e-6).all()

@@ -74,7 +74,7 @@ def test_plan_changes_with_what_samples_depend_on(file, keys):
 
 def test_plan_knows_nothing_else(file):
     plan = make_plan(exact(file), PARAMS, 3)
-    others = {"eval__num_samples": 99, "likelihood__rtol": 1e-3, "seed": 4, "eval__batch_size": 7}
+    others = {"eval__num_samples": 99, "likelihood__steps": 32, "seed": 4, "eval__batch_size": 7}
     assert plan == make_plan(exact(file, **others), PARAMS, 3)
     assert plan != make_plan(exact(file), {"w": np.ones(2, np.float32)}, 3)
     assert plan != make_plan(exact(file), PARAMS, 4)
