@@ -24,6 +24,7 @@ from sde_lib import example_keys, fold_in, split
 TIGHT = {
     "likelihood__solver": "adams",
     "likelihood__variable": "lam",
+    "likelihood__steps": 64,
     "sampling__batch_size": 32,
 }
 SCALE = 2.0 / LEVELS

@@ -178,9 +178,8 @@ def test_a_layer_more_or_less(tmp_path):
     more = params() | {"middle": {"kernel": np.zeros((2, 2), np.float32)}}
     with pytest.raises(CheckpointError, match=r"middle/kernel has shape none there and \(2, 2\)"):
         restore_ema(SimpleNamespace(init_params=lambda key: more), tmp_path)
-    less = {"input": params()["input"]}
     with pytest.raises(CheckpointError, match=r"output/kernel has shape \(3, 2\) there and none"):
-        restore_ema(SimpleNamespace(init_params=lambda key: less), tmp_path)
+        restore_ema(SimpleNamespace(init_params=lambda key: {"input": params()["input"]}), tmp_path)
 
 
 def test_the_average_needs_nothing_else_of_the_checkpoint(tmp_path):
@@ -232,7 +231,7 @@ def drop(path):
 def test_damaged(saved, tmp_path, what, harm):
     """Either the loss of a file does not matter, and the values are right, or it is said; and
     whoever asks for no step gets the one before."""
-    width = 400  # wide enough for files of its own beside the table of contents
+    width = 400  # wide enough for files beside the table of contents
     shutil.copytree(saved(3, 6, width=width), tmp_path, dirs_exist_ok=True)
     folder = tmp_path / "checkpoints" / "6"
     harmed = list(folder.glob(what))
