@@ -268,8 +268,8 @@ def test_products_are_at_full_precision(shape):
     """On accelerators too, which multiply matrices at half of it unless they are told."""
     model = Moments(np.zeros(4), np.eye(*shape), np.ones(shape[1]))
     for run in (
-        lambda x: gaussian_predict(VP(), model)(x, jnp.float32(0.5)),
-        lambda x: gaussian_flow(VP(), model, x, jnp.float32(0.5), jnp.float32(0.2)),
+        lambda x: gaussian_predict(VP(), model)(x, np.float32(0.5)),
+        lambda x: gaussian_flow(VP(), model, x, np.float32(0.5), np.float32(0.2)),
     ):
-        program = str(jax.make_jaxpr(run)(jnp.ones((2, 4))))
+        program = str(jax.make_jaxpr(run)(np.ones((2, 4), np.float32)))
         assert 0 < program.count("dot_general") == program.count("Precision.HIGHEST, Precision")
