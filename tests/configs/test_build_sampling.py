@@ -162,7 +162,8 @@ def built():
 @pytest.mark.parametrize("name", METHODS)
 def test_fixed_step_methods(built, name):
     config, make = METHODS[name]
-    ts, method = make_grid(config.grid, PATH, 5, config.eps), make(PATH)
+    own, method = config.get(config.grid, {}), make(PATH)
+    ts = make_grid(config.grid, PATH, 5, config.eps, **own)
     wanted = program(
         lambda key, predict, x: samplers.sample(key, predict, method, x, ts, None, config.denoise)
     )
