@@ -62,7 +62,7 @@ CASES = {
         "guidance__samples": 12,
     },
     "ensemble": {
-        "guidance__noise_std": 0.1, "guidance__particles": 1000, "sampling__steps": 60,
+        "guidance__noise_std": 0.1, "guidance__ensemble__particles": 1000, "sampling__steps": 60,
         "sampling__eps": 0.001,
     },
     "impute": {"guidance__operator": "mask", "guidance__mask": "left", **LANGEVIN},
@@ -99,7 +99,11 @@ def test_draws_of_the_posterior(images, case):
 @pytest.mark.parametrize("method", ["mmps", "ensemble"])
 def test_an_example_is_restored_the_same_alone(images, method):
     """The draws of several examples share batches of four."""
-    changes = {"sampling__batch_size": 4, "guidance__samples": 6, "guidance__particles": 100}
+    changes = {
+        "sampling__batch_size": 4,
+        "guidance__samples": 6,
+        "guidance__ensemble__particles": 100,
+    }
     known = experiment(images, guidance__method=method, **CASES[method] | QUICK | changes)
     few = build_restoration(known)
     together = restore(known, few, PARAMS, range(6))
@@ -259,7 +263,7 @@ def test_pictures_are_measured(images, tmp_path):
                 "guidance__method": "repaint", "guidance__operator": "mask", "guidance__jump": 7,
                 "sampling__steps": 10,
             },
-            "guidance.jump is 7; it must divide sampling.steps = 10",
+            "guidance.repaint.jump is 7; it must divide sampling.steps = 10",
         ),
         (
             {"guidance__method": "ensemble", "guidance__particles": 10},
@@ -270,7 +274,7 @@ def test_pictures_are_measured(images, tmp_path):
                 "guidance__method": "ensemble", "guidance__particles": 10,
                 "guidance__noise_std": 0.1,
             },
-            "samples is 40 and guidance.particles 10",
+            "samples is 40 and guidance.ensemble.particles 10",
         ),
         ({"guidance__dataset": "tset"}, "tset is neither a split, 'train' or 'test', nor a pic"),
         (

@@ -64,7 +64,7 @@ def test_no_sample_is_wrong_unnoticed(name, form):
     law, data = LAWS[name], Gaussian.scalar(0.3, 0.7)
     eps = 1e-2
     x = np.float32(float(law.prior_std()) * normals(2000, 1))
-    method = dpm_adaptive(law, eps, form=form)
+    method = dpm_adaptive(law, eps, 3, form)
     result = jax.device_get(jax.jit(lambda x: method(KEY, data.predict(law), x))(x))
     truth = data.flow_map(law, x, law.t1, eps)
     assert result.x.dtype == np.float32 and not np.any(result.failed)
@@ -76,7 +76,7 @@ def test_no_sample_is_wrong_unnoticed(name, form):
 def test_an_example_does_not_depend_on_its_batch_but_a_joint_run_does(per_example):
     """The first example among others, and in another place."""
     law = VP()
-    method = dpm_adaptive(law, 0.01, 2, per_example=per_example)
+    method = dpm_adaptive(law, 0.01, 2, "noise", per_example=per_example)
     run = jax.jit(lambda x: method(KEY, M1.predict(law), x))
     x = np.float32(normals(4, 1))
     others = np.concatenate([x[:1], 6.0 * x[1:]])
@@ -100,7 +100,7 @@ def test_trials_by_hand(x64):
     @jax.jit
     def run(first):
         options = control._replace(first=first, longest=1.0)
-        return dpm_adaptive(law, 0.01, 2, control=options)(KEY, M1.predict(law), x)
+        return dpm_adaptive(law, 0.01, 2, "noise", control=options)(KEY, M1.predict(law), x)
 
     def coeffs(lam):
         """Of a law with `a^2 + c^2 = 1`."""
@@ -144,7 +144,7 @@ def test_failure_is_reported():
     predict = Gaussian.scalar(0.3, 0.7, 2).predict(law)
     run = jax.jit(
         lambda x, factor: dpm_adaptive(
-            law, 0.01, control=scaled(factor, max_steps=30), denoise=True
+            law, 0.01, 3, "noise", scaled(factor, max_steps=30), denoise=True
         )(KEY, predict, x)
     )
     short = jax.device_get(run(x, 1e-4))
@@ -164,7 +164,7 @@ def test_a_point_is_reached_by_the_longest_steps(x64):
     """Both orders are exact there, so E = 0: no division, no doubt, and few trials."""
     law, data = VP(), Gaussian(np.array([0.4]), np.zeros((1, 1)))
     x = normals(5, 1)
-    method = dpm_adaptive(law, 0.01, control=Control(longest=1.0))
+    method = dpm_adaptive(law, 0.01, 3, "noise", Control(longest=1.0))
     result = jax.device_get(jax.jit(lambda x: method(KEY, data.predict(law), x))(x))
     (a1, a), _, (c1, c) = (np.asarray(v) for v in law.coeffs(np.array([1.0, 0.01])))
     truth = 0.4 * a + c * (x - 0.4 * a1) / c1
