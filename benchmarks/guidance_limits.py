@@ -133,7 +133,7 @@ def classes() -> Iterator[dict]:
             mixture_predict(law, data)
         )
         for steps in CLASS_STEPS if law == LAWS["EDM"] else ():
-            ts, method = make_grid("karras", LAW, steps, LAW.t0), velocity_ab(LAW, 4)
+            ts, method = make_grid("karras", LAW, steps, LAW.t0), velocity_ab(LAW, 4, 1.0)
             starts = jnp.asarray(starts_of(exact, affine=True)).reshape(-1, *exact.shape)
             result = jax.jit(sample, static_argnums=(1, 2), static_argnames="denoise")(
                 jax.random.key(0), guided, method, starts, ts, denoise=True

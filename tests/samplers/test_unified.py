@@ -39,9 +39,9 @@ RECOVERED = {
         partial(dpm_multistep, order=3),
         partial(multistep, order=3, form="data", kind="dpm"),
     ),
-    "dpm 2S noise": (dpm_solver, single),
+    "dpm 2S noise": (partial(dpm_solver, form="noise"), single),
     "dpm 2S data": (partial(dpm_solver, form="data"), partial(single, form="data")),
-    "dpm 3S noise": (partial(dpm_solver, order=3), partial(single, order=3)),
+    "dpm 3S noise": (partial(dpm_solver, order=3, form="noise"), partial(single, order=3)),
     "adams 4 data": (
         partial(adams_bashforth, order=4),
         partial(multistep, order=4, form="data"),
