@@ -45,10 +45,8 @@ def ours(problem: Problem) -> list[Row]:
     """Every method; the stiff guides by a solver of order 2."""
     args = (problem.operator, problem.y.reshape(problem.operator.shape_out), NOISE)
     size = problem.data_std
-    fast, steady = (
-        ("velocity_ab 4", velocity_ab(LAW, 4, 1.0)),
-        ("dpm_multistep 2", dpm_multistep(LAW)),
-    )
+    fast = ("velocity_ab 4", velocity_ab(LAW, 4, 1.0))
+    steady = ("dpm_multistep 2", dpm_multistep(LAW))
     # Name, passes of one evaluation, guide, sampler.
     guides = [
         *((f"mmps {n}", n + 1, mmps(LAW, *args, n, data_std=size), fast) for n in (1, 3, 5)),

@@ -311,6 +311,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.guidance.angles = 8  # of radon, evenly spread
     add_methods(config.guidance, "guidance")
     config.guidance.mmps.iterations = 5
+    config.guidance.classifier_free.interval = (0.0, 1e6)  # JSON has no infinity
 
     config.edit = ConfigDict()
     # "none"; "sdedit", noised part of the way and sampled down; "flow", up the flow ODE and down.

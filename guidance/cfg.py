@@ -28,7 +28,7 @@ def classifier_free(
     null: int,
     scale: float = 1.0,
     *,
-    interval: tuple[float, float] = (0.0, 1e6),
+    interval: tuple[float, float] = (0.0, float("inf")),
     rescale: float = 0.0,
 ) -> PredictFn:
     """A prediction function from one that takes classes.

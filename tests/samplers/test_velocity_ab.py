@@ -62,7 +62,7 @@ def test_order_of_convergence_with_an_exact_history(order):
     a, _, c = (v[:, :, None, None] for v in LAW.coeffs(times))
     exact = jax.vmap(jax.vmap(M1.predict(LAW)))(xs, times)
     v = (a * exact.eps - c * exact.x0) / jnp.sqrt(a**2 + c**2)
-    sampler, k, ts = velocity_ab(LAW, order), order - 1, LAW.t_of_lam(even_lams(SIZES).T)
+    sampler, k, ts = velocity_ab(LAW, order, 1.0), order - 1, LAW.t_of_lam(even_lams(SIZES).T)
 
     def run(x, ts, before):
         seeded = sampler._replace(init=lambda x, t: State(x, before))
@@ -76,7 +76,7 @@ def test_order_of_convergence_with_an_exact_history(order):
 
 def test_order_one_is_of_order_one():
     sizes = (96, 192, 384)
-    found = mixture_errors(lambda path: velocity_ab(path, 1), sizes)
+    found = mixture_errors(lambda path: velocity_ab(path, 1, 1.0), sizes)
     assert abs(slope(sizes, found) - 1.0) < 0.1
 
 
