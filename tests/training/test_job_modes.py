@@ -36,7 +36,7 @@ MADE = {
     "restored/step_6/mmps_mask_0-10": ("sample", {"guidance.method": "mmps", **RESTORED}),
     "restored/step_6/ensemble_mask_0-10": (
         "sample",
-        {"guidance.method": "ensemble", "guidance.particles": 8, **RESTORED},
+        {"guidance.method": "ensemble", "guidance.ensemble.particles": 8, **RESTORED},
     ),
 }
 
@@ -47,12 +47,20 @@ def made(program, images, images_run, tmp_path_factory):
     alone, job = (tmp_path_factory.mktemp(name) / "run" for name in ("alone", "job"))
     for workdir in (alone, job):
         shutil.copytree(images_run, workdir)
-    argv = ["--config", images, *flags(**TRAIN), "--seeds", "0-10"]
+    argv, seeds = ["--config", images, *flags(**TRAIN)], ["--seeds", "0-10"]
     for mode, changes in MADE.values():
-        given = [f"--config.{key}={value}" for key, value in changes.items()]
+        given = [] if mode == "decode" else list(seeds)
+        given += [f"--config.{key}={value}" for key, value in changes.items()]
         result = inside(*argv, "--workdir", alone, "--mode", mode, *given)
         assert result.status == 0 and result.out.count("'folder'") == 1, result
-    argv += ["--mode", "sample", "--workdir", job, f"runs={json.dumps(list(MADE.values()))}"]
+    argv += [
+        *seeds,
+        "--mode",
+        "sample",
+        "--workdir",
+        job,
+        f"runs={json.dumps(list(MADE.values()))}",
+    ]
     results = program.job(2, *argv, script=RUNS)
     assert [result.status for result in results] == [0, 0], results[1].err
     # The lead alone speaks.
