@@ -53,14 +53,8 @@ def made(program, images, images_run, tmp_path_factory):
         given += [f"--config.{key}={value}" for key, value in changes.items()]
         result = inside(*argv, "--workdir", alone, "--mode", mode, *given)
         assert result.status == 0 and result.out.count("'folder'") == 1, result
-    argv += [
-        *seeds,
-        "--mode",
-        "sample",
-        "--workdir",
-        job,
-        f"runs={json.dumps(list(MADE.values()))}",
-    ]
+    argv += [*seeds, "--mode", "sample", "--workdir", job]
+    argv.append(f"runs={json.dumps(list(MADE.values()))}")
     results = program.job(2, *argv, script=RUNS)
     assert [result.status for result in results] == [0, 0], results[1].err
     # The lead alone speaks.

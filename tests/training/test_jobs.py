@@ -284,7 +284,7 @@ def evaluate(params):
     fail("end")
     return 1.0
 
-run.make_eval_loss = lambda experiment: evaluate
+run.make_eval_loss = lambda experiment, most: evaluate
 app.run(main.main, flags_parser=main.parse_flags)
 """
 

@@ -31,8 +31,9 @@ LAWS["flow"] = ("pc",)
 
 def config_of(law, network="mlp", path=None):
     config = tiny(law, optim__lr=1e-5)
-    config.likelihood.steps = 16
-    config.sampling.update(steps=200, batch_size=16, sde_rtol=0.1, sde_atol=0.1)
+    config.likelihood.adams.steps = 16
+    config.sampling.update(steps=200, batch_size=16)
+    config.sampling.sde.update(rtol=0.1, atol=0.1)
     if network == "ncsnpp":
         config.model = base(law, "ncsnpp", "npz").model
         config.model.update(nf=8, ch_mult=(1,), num_res_blocks=1, attn_resolutions=())
