@@ -297,5 +297,5 @@ def test_an_action_fails_on_one_process(program, images, tmp_path, where):
     for result in program.job(2, where, *argv, script=FAILS):
         assert result.status == 1
         (line,) = [line for line in result.err.splitlines() if line.startswith("JobError")]
-        assert "Process 1 stopped: OSError: no room. The checkpoint of step 10 is written" in line
-    assert Checkpoints(tmp_path).steps() == [10]
+        assert "Process 1 stopped: OSError: no room. The checkpoint of step 6 is written" in line
+    assert Checkpoints(tmp_path).steps() == [6]
