@@ -12,7 +12,7 @@ from known_data import LEVELS, PARAMS, SHAPE, config, exact
 from builders.experiment import build
 from builders.guidance import build_classes, check_condition
 from configs.digits import digits_classifier
-from evaluation.sampling import draw, run_sampling, trajectory
+from evaluation.sampling import draw, make_trajectory, run_sampling
 
 MEANS, STD = (-0.5, 0.3, 0.0), 0.2  # of class 0, of class 1, and of none
 METHODS = {
@@ -81,7 +81,7 @@ def test_parameters_of_a_guide_reach_every_picture(labelled, tmp_path):
     guided = plain._replace(own={"shift": jnp.ones(())}, predict=predict)
     experiment = dataclasses.replace(experiment, classes=guided)
     draw(experiment, PARAMS, range(3), seed=0)
-    trajectory(experiment, PARAMS, tmp_path / "t.png", rows=2)
+    make_trajectory(experiment, rows=2)(PARAMS, tmp_path / "t.png")
     # Traced, not a constant of the program: once in each.
     assert len(drawn) == 2 and all(isinstance(v, jax.core.Tracer) for v in drawn)
 
