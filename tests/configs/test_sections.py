@@ -124,6 +124,30 @@ def test_an_old_name_of_a_method_that_is_not_chosen():
     assert modern("sampling", section, strict=False).langevin.snr == 0.16
 
 
+# What `sampling` of a config.json was before methods had sections, in part.
+FLAT = {
+    "order": "paper", "solver_order": 2, "form": "data", "variant": "b2", "eta": 0.5, "snr": 0.3,
+    "n_steps_each": 2, "norm": "example", "sigma_data": 1.25, "lml": 0.0, "gamma": 1.0,
+    "rtol": 1e-3, "max_steps": 77, "solver": "dopri5", "variable": "t", "batching": "example",
+    "s_churn": 0.0, "restarts": (), "probability_flow": False, "chain_moves": 10,
+}  # fmt: skip
+
+
+def test_a_stored_config_of_before_fits_every_method():
+    """All its keys are there, whatever was chosen; each goes where its name says, or nowhere."""
+    for predictor in samplers.PREDICTORS:
+        section = config(predictor=predictor, corrector="langevin", **FLAT).sampling
+        found = modern("sampling", section, strict=False)
+        assert (found.pc.order, found.langevin.snr, found.langevin.n_steps) == ("paper", 0.3, 2)
+        for key, value in {"order": 2, "form": "data", "eta": 0.5}.items():
+            assert found.get(predictor, {}).get(key, value) == value
+        build_sampler(found, VP())
+    found = modern("sampling", config(method="ode", **FLAT).sampling, strict=False)
+    assert (found.ode.rtol, found.ode.max_steps, found.ode.solver) == (1e-3, 77, "dopri5")
+    found = modern("sampling", config(method="dpm_adaptive", **FLAT).sampling, strict=False)
+    assert (found.dpm_adaptive.order, found.dpm_adaptive.form) == (2, "data")
+
+
 def test_every_old_name_has_a_place():
     """Each target is an option of some method."""
     for key, targets in ALIASES.items():
