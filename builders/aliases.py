@@ -1,8 +1,9 @@
-"""Old names of keys: those of configs written before methods had sections, and of score_sde.
+"""Old names of keys: those of configs written before methods had sections.
 
-One table, `ALIASES`. Where a target has a name in braces, the chosen method of that key is meant:
-with `sampling.corrector = "ald"`, `sampling.snr` is `sampling.ald.snr`. Where there are several
-targets, the first is meant that is in use.
+score_sde has some of these names too, such as `sampling.snr`. One table, `ALIASES`, maps each old
+key to its targets. A target with a name in braces stands for the chosen method of that key: with
+`sampling.corrector = "ald"`, `sampling.snr` is `sampling.ald.snr`. Of several targets the first one
+in use counts.
 """
 
 from collections.abc import Iterator, Mapping

@@ -36,11 +36,4 @@ def build_flow_solver(section: ConfigDict) -> samplers.Solver | likelihood.Adams
     name = section.solver
     make = choose("likelihood.solver", name, likelihood.FLOW_SOLVERS)
     choose("likelihood.divergence", section.divergence, likelihood.DIVERGENCES)
-    own = modern("likelihood", section)[name]
-
-    def checked(**options) -> samplers.Solver | likelihood.Adams:
-        solver = make(**options)
-        (likelihood.check_adams if name == "adams" else samplers.check_solver)(solver)
-        return solver
-
-    return construct(f"likelihood.{name}", lambda **options: checked(**options), own)
+    return construct(f"likelihood.{name}", make, modern("likelihood", section)[name])

@@ -187,7 +187,6 @@ def unified(parts: Parts, schedule: str = "digits_10") -> SampleFn:
 def score_sde(parts: Parts) -> SampleFn:
     """The released code's loop, with all its conventions."""
     section = parts.section
-    corrector = {"snr": 0.16, "n_steps": 1, "norm": "batch", **section.get(section.corrector, {})}
     predictor = section.get(section.predictor, {})
     return samplers.score_sde(
         parts.path,
@@ -198,7 +197,7 @@ def score_sde(parts: Parts) -> SampleFn:
         denoise=section.denoise,
         probability_flow=predictor.get("probability_flow", False),
         continuous=parts.known.continuous,
-        **corrector,
+        **section.get(section.corrector, {}),
     )
 
 

@@ -75,9 +75,14 @@ def pruned(config: ConfigDict) -> ConfigDict:
     """A config with the sections of methods that it uses and no others."""
     found = config.to_dict()
     for name in {choice.section for choice in CHOICES}:
-        idle = sections(name).keys() - used(name, found[name])
-        found[name] = {k: v for k, v in found[name].items() if k not in idle and v is not None}
+        unread = idle(name, found[name])
+        found[name] = {k: v for k, v in found[name].items() if k not in unread and v is not None}
     return ConfigDict(found)
+
+
+def idle(name: str, section: Mapping[str, Any]) -> set[str]:
+    """The sections of methods that a section of the config does not use."""
+    return sections(name).keys() - used(name, section)
 
 
 def chosen(name: str, section: Mapping[str, Any]) -> dict[str, str]:

@@ -1,12 +1,11 @@
 """Keys that are set and that nothing reads: refused, so that nobody tunes what has no effect."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
 from builders.aliases import unused
-from builders.sections import CHOICES, sections, used
+from builders.sections import CHOICES, idle
 from configs.base import base
 
 CHOOSING = {choice.section for choice in CHOICES}
@@ -42,11 +41,6 @@ def check_file(config: ConfigDict) -> None:
                 if value != defaults[name][method].get(option):
                     key = f"{name}.{method}.{option}"
                     raise ValueError(unused(key, value, name, config[name]))
-
-
-def idle(name: str, section: Mapping[str, Any]) -> set[str]:
-    """The sections of methods that a section of the config does not use."""
-    return sections(name).keys() - used(name, section)
 
 
 def base_of(config: ConfigDict) -> ConfigDict | None:

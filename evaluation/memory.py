@@ -76,26 +76,28 @@ def check_moments(width: int) -> None:
 
 
 def check_fit(experiment) -> None:
-    """Refuses to fit a classifier to more images than fit: it takes all as floats, and a copy."""
-    train = experiment.train
-    needed, there = 2 * train.size * math.prod(train.shape) * FLOAT, machine()
-    if needed > there:
-        raise ValueError(
-            f"A classifier fitted to the {train.size:,} training images would need about "
-            f"{gib(needed)} of memory, and this machine has {gib(there)}; name the file of one in "
-            "eval.classifier (tools.train_feature_classifier writes it), or take "
-            "--config.eval.features=\"('inception',)\"."
-        )
+    """Refuses to fit a classifier to more images than fit."""
+    check_whole_split(
+        experiment,
+        "A classifier fitted to",
+        "name the file of one in eval.classifier (tools.train_feature_classifier writes it), or "
+        "take --config.eval.features=\"('inception',)\"",
+    )
 
 
 def check_mixture(experiment) -> None:
-    """Refuses the mixture baseline for more images than fit, likewise."""
+    """Refuses the mixture baseline for more images than fit."""
+    check_whole_split(experiment, "The mixture of", "take --config.eval.mixture=False")
+
+
+def check_whole_split(experiment, what: str, advice: str) -> None:
+    """Refuses work on all training images at once, as floats and a copy of them."""
     train = experiment.train
     needed, there = 2 * train.size * math.prod(train.shape) * FLOAT, machine()
     if needed > there:
         raise ValueError(
-            f"The mixture of the {train.size:,} training images would need about {gib(needed)} of "
-            f"memory, and this machine has {gib(there)}; take --config.eval.mixture=False."
+            f"{what} the {train.size:,} training images would need about {gib(needed)} of memory, "
+            f"and this machine has {gib(there)}; {advice}."
         )
 
 

@@ -1,6 +1,7 @@
 """Densities: exact log-likelihood by the probability-flow ODE, bounds, and bits per dimension."""
 
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 
 from likelihood.adams import Adams, check_adams
 from likelihood.bits import Weighted, bits_per_dim, importance_weighted
@@ -13,10 +14,26 @@ from likelihood.decoder import (
 from likelihood.divergence import DIVERGENCES
 from likelihood.elbo import Elbo, diffusion_loss, elbo_continuous, elbo_discrete, prior_kl
 from likelihood.ode import LogLik, log_likelihood
-from samplers.solve import SOLVERS, Solver
+from samplers.solve import SOLVERS, Solver, check_solver
+
+
+def checked(make: Callable, check: Callable) -> Callable:
+    """`make` with its signature, which refuses what `check` refuses."""
+
+    @wraps(make)
+    def construct(**options):
+        solver = make(**options)
+        check(solver)
+        return solver
+
+    return construct
+
 
 # How the flow between data and noise is solved: in fixed steps, or to a tolerance.
-FLOW_SOLVERS = {"adams": Adams, **{name: partial(Solver, name) for name in SOLVERS}}
+FLOW_SOLVERS = {
+    "adams": checked(Adams, check_adams),
+    **{name: checked(partial(Solver, name), check_solver) for name in SOLVERS},
+}
 
 __all__ = [
     "DIVERGENCES",

@@ -68,7 +68,6 @@ def test_a_new_solver_and_a_new_divergence(monkeypatch):
     section.solver = "few"
     section.few.steps = 7
     section.few.steps = 7
-    monkeypatch.setattr(samplers, "check_solver", lambda solver: None)
     assert build_flow_solver(section) == likelihood.Adams(7, 1)
 
 
