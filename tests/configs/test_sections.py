@@ -164,6 +164,10 @@ def test_a_run_writes_the_sections_that_it_uses():
     assert inner == {"pc", "edm", "langevin", "karras"}
     assert None not in ours.sampling.values()
     assert used("sampling", config(method="ode").sampling) == {"ode"}
+    # A method may read the section of another: the steps of this one are those of "pc".
+    chains = config(method="denoising_mcmc", predictor="heun")
+    assert used("sampling", chains.sampling) == {"denoising_mcmc", "pc"}
+    check_flags(chains, ["sampling.pc.order", "sampling.denoising_mcmc.eta"])
 
 
 def test_keywords_of_a_run_may_be_keys_of_its_methods():
