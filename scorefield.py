@@ -7,10 +7,11 @@
     run.log_likelihood(run.to_model(run.test.fetch(range(8)))).logp
     run.restore(y, operator, method="mmps", noise_std=0.05, samples=4).x
 
-Every method takes the keys of its config section as keywords, for that call alone. Samples are as
-the command line draws them: sample i depends on its number and on `eval.seed`, whatever is drawn
-beside it. States are in units of the model unless said otherwise, with a batch axis first. Arrays
-come back as NumPy arrays. A method compiles its program once for each set of keywords and shape.
+Every method takes the keys of its config section as keywords, for that call alone. The command line
+draws the same samples: sample i depends on its number and on `eval.seed` alone. States are in units
+of the model unless a docstring says otherwise, and their first axis numbers examples. All arrays are
+NumPy arrays. Sampling, likelihoods and bits/dim compile once for each set of keywords and each
+shape; codes and restorations compile at every call.
 """
 
 import xla_flags  # noqa: F401, I001 - sets them, before jax is imported

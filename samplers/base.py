@@ -67,7 +67,8 @@ def finished(
 
 @jax.jit
 def has_failed(x: Array, failed: Array | bool) -> Array:
-    """Which examples have failed, or are not finite, `(B,)`; one program outside `jit` too."""
+    """Which examples have failed or are not finite, `(B,)`. The function is jitted, so that a call
+    outside `jit` compiles one program and not three."""
     return failed | ~finite(x)
 
 

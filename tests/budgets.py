@@ -35,23 +35,33 @@ def folder_of(nodeid: str) -> str:
     return parts[1] if len(parts) > 2 else ""
 
 
-def seconds_by_folder(stats: dict) -> Counter:
-    """What the reports of a run took, set-up and end included; `stats` as pytest keeps them."""
-    taken: Counter = Counter()
+def by_folder(stats: dict) -> tuple[Counter, Counter]:
+    """Seconds and compiled programs of a run, set-up and end of tests included.
+
+    Args:
+        stats: the reports as pytest keeps them; their `user_properties` tell the programs.
+    """
+    seconds, programs = Counter(), Counter()
     for reports in stats.values():
         for report in reports:
             if hasattr(report, "duration") and hasattr(report, "nodeid"):
-                taken[folder_of(report.nodeid)] += report.duration
-    return taken
+                folder = folder_of(report.nodeid)
+                seconds[folder] += report.duration
+                programs[folder] += dict(report.user_properties).get("programs", 0)
+    return seconds, programs
 
 
-def lines(taken: Counter) -> list[str]:
-    """A line a folder, the dearest first."""
+def lines(seconds: Counter, programs: Counter) -> list[str]:
+    """A line for each folder, the dearest first."""
     found = []
-    for folder, seconds in taken.most_common():
+    for folder, taken in seconds.most_common():
         budget = BUDGETS.get(folder)
-        beside = f"of {budget:4d} s" if budget else ""
-        over = "  over" if budget and seconds > budget else ""
-        found.append(f"{folder or 'tests':<12}{seconds:7.1f} {beside}{over}")
-    found.append(f"{'together':<12}{sum(taken.values()):7.1f} of {sum(BUDGETS.values()):4d} s")
-    return found
+        beside = f"of {budget:4d} s" if budget else " " * 9
+        over = "  over" if budget and taken > budget else ""
+        found.append(line(folder or "tests", taken, beside, programs[folder]) + over)
+    total = f"of {sum(BUDGETS.values()):4d} s"
+    return [*found, line("together", sum(seconds.values()), total, sum(programs.values()))]
+
+
+def line(name: str, seconds: float, beside: str, programs: int) -> str:
+    return f"{name:<12}{seconds:7.1f} {beside}{programs:7d} programs"

@@ -19,6 +19,18 @@ from compiling import compile_laws, compile_quickly
 MOST_MEMORY = 2 * 2**30
 
 
+compiled = [0]  # programs since the last report
+
+
+def count(name: str, seconds: float, **_) -> None:
+    """Counts a program that is compiled, or found among those that are kept."""
+    if name.endswith("backend_compile_duration"):
+        compiled[0] += 1
+
+
+jax.monitoring.register_event_duration_secs_listener(count)
+
+
 def pytest_configure(config):
     """Most of the time of the tests goes into compiling small programs: workers share them, and the
     next run finds them. `pytest --cache-clear` forgets them."""
@@ -30,11 +42,19 @@ def pytest_configure(config):
 
 def pytest_terminal_summary(terminalreporter):
     """Says what each folder took beside its budget, after a run of several folders."""
-    taken = budgets.seconds_by_folder(terminalreporter.stats)
-    if len(taken) > 1:
-        terminalreporter.section("seconds by folder, of all workers together")
-        for line in budgets.lines(taken):
+    seconds, programs = budgets.by_folder(terminalreporter.stats)
+    if len(seconds) > 1:
+        terminalreporter.section("seconds and programs by folder, of all workers together")
+        for line in budgets.lines(seconds, programs):
             terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Adds to each report how many programs were compiled since the one before."""
+    outcome = yield
+    outcome.get_result().user_properties.append(("programs", compiled[0]))
+    compiled[0] = 0
 
 
 @pytest.hookimpl(tryfirst=True)
