@@ -7,10 +7,10 @@
     run.log_likelihood(run.to_model(run.test.fetch(range(8)))).logp
     run.restore(y, operator, method="mmps", noise_std=0.05, samples=4).x
 
-Every method takes the keys of its config section as keywords, for that call alone. The command line
-draws the same samples: sample i depends on its number and on `eval.seed` alone. States are in units
-of the model unless a docstring says otherwise, and their first axis numbers examples. All arrays are
-NumPy arrays. Sampling, likelihoods and bits/dim compile once for each set of keywords and each
+Every method takes the keys of its config section as keywords, for that call alone. The command
+line draws the same samples: sample i depends on its number and on `eval.seed` alone. States are in
+units of the model unless a docstring says otherwise, and their first axis numbers examples. All
+arrays are NumPy arrays. Sampling, likelihoods and bits/dim compile once for each set of keywords and each
 shape; codes and restorations compile at every call.
 """
 
