@@ -10,8 +10,8 @@
 Every method takes the keys of its config section as keywords, for that call alone. The command
 line draws the same samples: sample i depends on its number and on `eval.seed` alone. States are in
 units of the model unless a docstring says otherwise, and their first axis numbers examples. All
-arrays are NumPy arrays. Sampling, likelihoods and bits/dim compile once for each set of keywords and each
-shape; codes and restorations compile at every call.
+arrays are NumPy arrays. Sampling, likelihoods and bits/dim compile once for each set of keywords
+and each shape; codes and restorations compile at every call.
 """
 
 import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
