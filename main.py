@@ -37,13 +37,13 @@ from builders.sources import needs_data
 from builders.checks import RESTORATION
 from configs.base import base
 from data.source import unknown
-from evaluation.editing import run_editing
-from evaluation.fid_stats import write_fid_stats
-from evaluation.latents import run_decode, run_encode, run_interpolate
-from evaluation.restoration import run_restoration
-from evaluation.rows import figure_rows
-from evaluation.run import make_evaluation
-from evaluation.sampling import run_sampling
+from evaluation.tasks.editing import run_editing
+from evaluation.tasks.fid_stats import write_fid_stats
+from evaluation.tasks.latents import run_decode, run_encode, run_interpolate
+from evaluation.tasks.restoration import run_restoration
+from evaluation.report.rows import figure_rows
+from evaluation.tasks.evaluate import make_evaluation
+from evaluation.tasks.sampling import run_sampling
 from parallel.processes import JobError, is_lead, lost, start
 from training.checkpoint import CheckpointError
 from training.finite import TrainingDiverged

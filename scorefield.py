@@ -30,12 +30,12 @@ from builders.experiment import Experiment, build, replaced
 from builders.restoration import build_restoration
 from builders.stored import stored_config
 from data import Source, from_array
-from evaluation.bits import DataBits, data_bits
-from evaluation.bounds import make_batch_bits
-from evaluation.codes import decode_codes, dequantised, encode_data
-from evaluation.restoration import Restored, keys_of, restored
-from evaluation.sampling import drawing, in_parts, to_levels
-from guidance import LinearOperator
+from evaluation.tasks.bits import DataBits, data_bits
+from evaluation.tasks.bounds import make_batch_bits
+from evaluation.tasks.codes import decode_codes, dequantised, encode_data
+from evaluation.tasks.restoration import Restored, keys_of, restored
+from evaluation.tasks.sampling import drawing, in_parts, to_levels
+from operators import LinearOperator
 from likelihood import LogLik
 from likelihood.latents import Latents
 from parallel.mesh import by_device
@@ -160,7 +160,7 @@ class Run:
         """Restorations x (n, K, ...) of measurements `y = A x0 + noise`, (n, *shape_out).
 
         Args:
-            operator: A, such as `guidance.OPERATORS["blur"](run.experiment.shape, 1.5)`.
+            operator: A, such as `operators.OPERATORS["blur"](run.experiment.shape, 1.5)`.
             method: as `guidance.method` of a config.
             guidance: keys of that section: `noise_std`, `samples` for K, ...
         """

@@ -7,10 +7,10 @@ from jax import Array
 import samplers
 from builders.steps import Parts
 from models.noise_level import FILE, Trained, load
-from samplers import denoising_mcmc as mcmc
 from samplers.base import SampleFn, SampleResult
-from samplers.langevin_gibbs import Walk
-from samplers.levels import make_levels
+from samplers.mcmc import denoising_mcmc as mcmc
+from samplers.mcmc.langevin_gibbs import Walk
+from samplers.mcmc.levels import make_levels
 from sde_lib.prediction import PredictFn
 
 

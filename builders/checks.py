@@ -11,14 +11,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import guidance
+import restoration
 from data import Source
 from data.source import unknown
-from evaluation.bounds import MORE_BOUNDS
-from evaluation.inception import RELEASES, RESIZES
-from evaluation.metrics import METRICS
-from evaluation.spaces import FEATURE_SPACES
+from evaluation.metrics.table import METRICS
+from evaluation.spaces.inception import RELEASES, RESIZES
+from evaluation.spaces.table import FEATURE_SPACES
+from evaluation.tasks.bounds import MORE_BOUNDS
 from models import CLASSIFIERS
-from samplers.interpolation import INTERPOLATIONS
+from samplers.around.interpolation import INTERPOLATIONS
 from sde_lib.prediction import BY_LEVEL
 from training.workdir import flatten
 
@@ -34,8 +35,8 @@ def choose(section: str, name: str, table) -> Any:
 
 
 CLASS_GUIDANCE = tuple(guidance.CLASS_GUIDES)
-RESTORATION = (*guidance.GUIDES, *guidance.RESTORERS)
-GUIDANCE = ("none", *guidance.METHODS)
+RESTORATION = (*guidance.GUIDES, *restoration.RESTORERS)
+GUIDANCE = ("none", *guidance.METHODS, *restoration.RESTORERS)
 
 # Keys, what must hold of their numbers, and in words. A network has some of those of `model` only.
 RANGES = (

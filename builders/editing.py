@@ -12,14 +12,15 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
+import editing
 import guidance
 import samplers
 from builders.checks import CLASS_GUIDANCE, choose
 from builders.experiment import Experiment
 from builders.operators import build_mask
 from builders.steps import build_end, build_parts
-from evaluation.given import given_source
-from guidance.operators.mask import broadcast_mask
+from evaluation.tasks.given import given_source
+from operators.mask import broadcast_mask
 from samplers.base import SampleResult
 from sde_lib.prediction import PredictFn
 
@@ -64,14 +65,14 @@ def build_sdedit(config: ConfigDict, path, keep: np.ndarray | None) -> EditFn:
     sampler = samplers.chain(*build_parts(sampling, path))
     grid = {"steps": sampling.steps, "grid": sampling.grid, "eps": build_end(sampling, path)}
     strength = {"strength": section.strength, "unit": section.unit}
-    guidance.edit_grid(path, **strength, **grid)
+    editing.edit_grid(path, **strength, **grid)
     known = None if section.content else keep
 
     def run(key: Array, predict: PredictFn, guided: PredictFn, image: Array) -> SampleResult:
         del predict
         guided = faithful(path, section.content, keep, image)(guided)
         options = {**strength, **grid, "keep": known, "denoise": sampling.denoise}
-        return guidance.sdedit(key, path, guided, sampler, image, **options)
+        return editing.sdedit(key, path, guided, sampler, image, **options)
 
     return run
 
@@ -80,20 +81,18 @@ def build_flow(config: ConfigDict, path, keep: np.ndarray | None) -> EditFn:
     """Up the flow ODE by Heun's method, and down it, or with noise by region."""
     section, sampling = config.edit, config.sampling
     eps = build_end(sampling, path)
-    ts = guidance.edit_grid(
-        path, section.strength, section.unit, sampling.steps, sampling.grid, eps
-    )
+    ts = editing.edit_grid(path, section.strength, section.unit, sampling.steps, sampling.grid, eps)
     up = down = samplers.heun(path)
     if section.eta or section.eta_kept:
         stays = False if keep is None else keep
-        down = guidance.regional(path, np.where(stays, section.eta_kept, section.eta))
+        down = editing.regional(path, np.where(stays, section.eta_kept, section.eta))
     travel = {"window": tuple(section.window), "repeats": section.repeats}
-    guidance.check_travel(**travel)
+    editing.check_travel(**travel)
 
     def run(key: Array, predict: PredictFn, guided: PredictFn, image: Array) -> SampleResult:
         guided = faithful(path, section.content, keep, image)(guided)
         rising = samplers.sample(jax.random.key(0), predict, up, image, ts[::-1])
-        travelled = guidance.time_travel(
+        travelled = editing.time_travel(
             key, path, predict, down, rising.x, ts, guide=lambda _: guided, **travel
         )
         return travelled._replace(nfe=rising.nfe + travelled.nfe)

@@ -12,13 +12,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+import exact
 import samplers
-import sde_lib
 from builders.chains import denoising_mcmc
 from builders.steps import Parts
-from samplers import schedule as schedules
 from samplers.base import SampleFn, SampleResult
-from samplers.learned import schedule_file
+from samplers.schedules import schedule as schedules
+from samplers.schedules.learned import schedule_file
 from sde_lib.prediction import PredictFn
 
 BATCHING = ("example", "batch")
@@ -70,7 +70,7 @@ def fixed_steps(
 
     if not teleport_sigma:
         return run
-    flow = partial(sde_lib.gaussian_flow, path, parts.known.moments())
+    flow = partial(exact.gaussian_flow, path, parts.known.moments())
     return samplers.teleport(flow, run, path, ts, teleport_sigma)
 
 

@@ -6,9 +6,8 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-import guidance
-from guidance import LinearOperator
-from guidance.operators import random_lines
+import operators
+from operators import LinearOperator, random_lines
 
 MASKS = ("box", "left", "top", "half")
 
@@ -20,12 +19,12 @@ def build_operator(section: ConfigDict, shape: tuple[int, ...]) -> LinearOperato
         ValueError: for a name that is not known, or an operator that does not take such examples.
     """
     make = {
-        "mask": lambda: guidance.OPERATORS["mask"](shape, build_mask(section.mask, shape)),
-        "blur": lambda: guidance.OPERATORS["blur"](shape, section.blur_std),
-        "downsample": lambda: guidance.OPERATORS["downsample"](shape, section.factor),
-        "fourier": lambda: guidance.OPERATORS["fourier"](shape, build_lines(section.lines, shape)),
-        "radon": lambda: guidance.OPERATORS["radon"](shape, section.angles),
-        "greyscale": lambda: guidance.OPERATORS["greyscale"](shape),
+        "mask": lambda: operators.OPERATORS["mask"](shape, build_mask(section.mask, shape)),
+        "blur": lambda: operators.OPERATORS["blur"](shape, section.blur_std),
+        "downsample": lambda: operators.OPERATORS["downsample"](shape, section.factor),
+        "fourier": lambda: operators.OPERATORS["fourier"](shape, build_lines(section.lines, shape)),
+        "radon": lambda: operators.OPERATORS["radon"](shape, section.angles),
+        "greyscale": lambda: operators.OPERATORS["greyscale"](shape),
     }
     if section.operator not in make:
         raise ValueError(
@@ -51,7 +50,7 @@ def build_mask(name: str, shape: tuple[int, ...], key: str = "guidance.mask") ->
     if len(shape) != 3:
         raise ValueError(
             f"{key} is {name!r} and examples have shape {tuple(shape)}; masks of a config are for "
-            "images (H, W, C): take guidance.operators.mask in Python for others."
+            "images (H, W, C): take operators.mask in Python for others."
         )
     height, width, _ = shape
     keep = np.zeros((height, width), int)

@@ -9,19 +9,20 @@ from jax import Array
 from ml_collections import ConfigDict
 
 import guidance
+import restoration
 import samplers
 from builders.checks import RESTORATION
 from builders.experiment import Experiment
 from builders.operators import build_operator
 from builders.steps import build_grid, build_parts, construct
-from evaluation.given import given_source
-from guidance import LinearOperator
+from evaluation.tasks.given import given_source
+from operators import LinearOperator
 from samplers.base import SampleResult, finished
 from sde_lib import split
 from sde_lib.ranges import positive
 
 # Those that take steps of their own down a grid, and no adaptive solver.
-STEPPING = tuple(guidance.RESTORERS)
+STEPPING = tuple(restoration.RESTORERS)
 
 
 class Restoration(NamedTuple):
@@ -90,8 +91,8 @@ def build_stepping(config: ConfigDict, path, operator: LinearOperator):
 
     def method(y) -> samplers.Sampler:
         if section.method == "ddrm":
-            return guidance.ddrm(path, operator, y, section.noise_std, **section.ddrm)
-        return guidance.impute(path, operator, y, *parts)
+            return restoration.ddrm(path, operator, y, section.noise_std, **section.ddrm)
+        return restoration.impute(path, operator, y, *parts)
 
     method(np.zeros(operator.shape_out))
     positive(**section.repaint)
@@ -105,12 +106,12 @@ def build_stepping(config: ConfigDict, path, operator: LinearOperator):
         given = (keys, path, predict, method(y), x, ts)
         denoise = sampling.denoise
         if section.method == "repaint":
-            result = guidance.repaint(*given, **section.repaint, denoise=denoise)
+            result = restoration.repaint(*given, **section.repaint, denoise=denoise)
         else:
             result = samplers.sample(keys, predict, method(y), x, ts, denoise=denoise)
         if section.method == "ddrm":
             return result
-        return result._replace(x=guidance.fill(operator, y, result.x))
+        return result._replace(x=restoration.fill(operator, y, result.x))
 
     return run
 
@@ -122,8 +123,8 @@ def build_ensemble(config: ConfigDict, path, operator: LinearOperator):
     ts, count = build_grid(config.sampling, path), section.ensemble.particles
 
     def start(y):
-        misfit = guidance.gaussian_misfit(operator, y, section.noise_std)
-        return guidance.ensemble(path, misfit, ts, **section.ensemble)
+        misfit = restoration.gaussian_misfit(operator, y, section.noise_std)
+        return restoration.ensemble(path, misfit, ts, **section.ensemble)
 
     start(np.zeros(operator.shape_out))
     if section.samples > count:
@@ -135,7 +136,7 @@ def build_ensemble(config: ConfigDict, path, operator: LinearOperator):
     def run(key: Array, predict, y: Array) -> SampleResult:
         moving, drawing = split(key, 2)
         found = start(y)(moving, predict)
-        x = guidance.draws(drawing, found, section.samples)
+        x = restoration.draws(drawing, found, section.samples)
         if denoise:
             x = predict(x, ts[-1]).x0
         return finished(x, None, found.nfe + denoise)

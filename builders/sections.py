@@ -13,12 +13,16 @@ from ml_collections import ConfigDict
 
 import guidance
 import likelihood
+import restoration
 import samplers
 from builders.methods import METHODS
 
 PLAIN = (bool, int, float, str, tuple)
 # Arguments that all methods of sampling share: keys of `sampling` itself.
 SHARED = ("steps", "grid", "eps", "denoise", "batch_size")
+
+# What samples are to agree with: by a changed prediction, or by steps of their own.
+FOLLOWED = {**guidance.METHODS, **restoration.RESTORERS}
 
 
 class Choice(NamedTuple):
@@ -38,7 +42,7 @@ CHOICES = (
     Choice("sampling", "predictor", samplers.PREDICTORS, SHARED),
     Choice("sampling", "corrector", samplers.CORRECTORS, ("at",)),
     Choice("sampling", "grid", samplers.GRIDS, SHARED),
-    Choice("guidance", "method", guidance.METHODS, ("scale", "denoise")),
+    Choice("guidance", "method", FOLLOWED, ("scale", "denoise")),
     Choice("likelihood", "solver", likelihood.FLOW_SOLVERS, ("method", "adjoint")),
     Choice("likelihood", "divergence", likelihood.DIVERGENCES),
 )

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import data
-import sde_lib
+import exact
 from builders.aliases import modernised
 from builders.checks import RESTORATION, check_classes, check_data, choose
 from configs.base import DATA
@@ -106,7 +106,7 @@ def loader_arguments(section: ConfigDict) -> dict[str, Any]:
 
 def data_moments(
     train: data.Source, scaler: data.Scaler, flip: bool, rank: int | None
-) -> sde_lib.Moments:
+) -> exact.Moments:
     """Mean and covariance of the training data as the model sees them, read once in batches."""
 
     def batches():
@@ -117,4 +117,4 @@ def data_moments(
             if flip and image.ndim == 4:
                 yield image[:, :, ::-1]
 
-    return sde_lib.moments(batches(), rank)
+    return exact.moments(batches(), rank)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from jax import Array
 from ml_collections import ConfigDict
 
+import exact
 import samplers
 import sde_lib
 
@@ -22,7 +23,7 @@ class Known(NamedTuple):
     """
 
     continuous: bool = True
-    moments: Callable[[], sde_lib.Moments] | None = None
+    moments: Callable[[], exact.Moments] | None = None
 
 
 class Parts(NamedTuple):

@@ -21,8 +21,8 @@ from jax import Array
 
 from guidance.base import GuideFn, check_problem, observed, with_score
 from guidance.conjugate import check_iterations
-from guidance.operators import LinearOperator
 from guidance.pigdm import whitened
+from operators import LinearOperator
 from samplers import Sampler, State
 from sde_lib import AffinePath, expand, normal_like, split
 from sde_lib.prediction import PredictFn, Prediction

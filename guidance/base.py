@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from guidance.operators.base import LinearOperator, check_image, check_measurement
+from operators.base import LinearOperator, check_image, check_measurement
 from sde_lib import SDES, AffinePath, expand
 from sde_lib.prediction import PredictFn, Prediction, prediction_of
 

@@ -18,7 +18,7 @@ from jax import Array
 
 from guidance.base import GuideFn, check_problem, residual, through_network, with_pullback
 from guidance.conjugate import dot
-from guidance.operators import LinearOperator
+from operators import LinearOperator
 from samplers import Sampler, State
 from sde_lib import AffinePath, expand
 from sde_lib.prediction import PredictFn

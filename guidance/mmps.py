@@ -26,8 +26,8 @@ from guidance.base import (
     with_score,
 )
 from guidance.conjugate import SOLVERS, check_iterations
-from guidance.operators import LinearOperator
 from guidance.pigdm import check_data_std, variance
+from operators import LinearOperator
 from sde_lib import AffinePath, expand
 from sde_lib.prediction import PredictFn, Prediction
 

@@ -15,7 +15,7 @@ from jax import Array
 
 from guidance.base import GuideFn, check_problem, residual, through_network
 from guidance.conjugate import check_iterations, conjugate_gradients
-from guidance.operators import LinearOperator
+from operators import LinearOperator
 from sde_lib import AffinePath, expand
 
 

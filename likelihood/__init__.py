@@ -14,7 +14,7 @@ from likelihood.decoder import (
 from likelihood.divergence import DIVERGENCES
 from likelihood.elbo import Elbo, diffusion_loss, elbo_continuous, elbo_discrete, prior_kl
 from likelihood.ode import LogLik, log_likelihood
-from samplers.solve import SOLVERS, Solver, check_solver
+from samplers.adaptive.solver import SOLVERS, Solver, check_solver
 
 
 def checked(make: Callable, check: Callable) -> Callable:

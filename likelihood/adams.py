@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from samplers.frame import VARIABLES, Frame
+from samplers.adaptive.frame import VARIABLES, Frame
 from sde_lib.ranges import one_of, positive
 
 MAX_ORDER = 8

@@ -9,7 +9,7 @@ of an example is a code of the same shape (section 4.3, "Manipulating latent rep
 The code depends on the law and on the scores `grad log p_t` of the data, and on nothing else: two
 networks that have both learned them give the same one ("uniquely identifiable encoding", section
 4.3 and appendix D.5; `tools/identifiability.py`). In units of the prior's standard deviation codes
-of different laws are of one size. Blends of two codes are in `samplers/interpolation.py`.
+of different laws are of one size. Blends of two codes are in `samplers/around/interpolation.py`.
 
 Here no divergence is integrated, which `log_likelihood` needs beside x: a step costs an evaluation
 of the network and not one with its derivative. Its `latent` is this code before the division.
@@ -22,10 +22,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from likelihood.adams import Adams, advance, lay_out
-from samplers.adaptive import flow
+from samplers.adaptive.diffrax_solves import flow
+from samplers.adaptive.frame import make_frame
+from samplers.adaptive.solver import Solved, Solver
 from samplers.base import SampleResult, finished
-from samplers.frame import make_frame
-from samplers.solve import Solved, Solver
 from sde_lib import AffinePath
 from sde_lib.prediction import PredictFn
 

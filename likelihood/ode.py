@@ -25,8 +25,8 @@ from jax import Array
 
 from likelihood.adams import Adams, advance, lay_out
 from likelihood.divergence import Divergence
-from samplers.frame import Frame, make_frame
-from samplers.solve import Solver, solve_ode
+from samplers.adaptive.frame import Frame, make_frame
+from samplers.adaptive.solver import Solver, solve_ode
 from sde_lib import AffinePath
 from sde_lib.prediction import PredictFn
 

@@ -4,7 +4,7 @@ A sum over pixels that XLA on a CPU has fused with what is summed runs one chann
 strides as long as a pixel; and the gradient of a whole chain of residual blocks may be repeated for
 each sum that reads it. As products with a matrix of ones, forwards and backwards, the same sums run
 at the speed of memory: the gradient of GroupNorm and swish takes a third to a sixth of the time
-(`benchmarks/cpu_cliffs.py`). Accelerators fuse reductions well, and there they stay.
+(`benchmarks/speed/cpu_cliffs.py`). Accelerators fuse reductions well, and there they stay.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Zhang, Making convolutional networks shift-invariant again (2019); Karras et al.
 improving the image quality of StyleGAN (2020). Images to be halved have even height and width.
 
 Filters are sums of shifted slices, one axis after the other. As a grouped convolution the same
-filter and its gradient take many times as long on a CPU (`benchmarks/cpu_cliffs.py`).
+filter and its gradient take many times as long on a CPU (`benchmarks/speed/cpu_cliffs.py`).
 """
 
 from __future__ import annotations

@@ -4,42 +4,42 @@
 is the sampler of the released code, with steps of its own.
 """
 
-from samplers.adams_bashforth import adams_bashforth
-from samplers.adaptive import adaptive_ode, adaptive_sde
-from samplers.ancestral import ancestral
+from samplers.adaptive.diffrax_solves import adaptive_ode, adaptive_sde
+from samplers.adaptive.dpm_adaptive import dpm_adaptive
+from samplers.adaptive.frame import VARIABLES
+from samplers.adaptive.solver import SOLVERS, Solver, check_solver
+from samplers.around.boundary import candidate_scores, from_boundary
+from samplers.around.lml import lml
+from samplers.around.restart import Restarts, restart
+from samplers.around.teleport import teleport
 from samplers.base import Sampler, SampleResult, State, chain, sample
-from samplers.bdia import bdia, decode, invert
-from samplers.boundary import candidate_scores, from_boundary
-from samplers.corrector import annealed_langevin, langevin
-from samplers.ddim import ddim
-from samplers.dpm_adaptive import dpm_adaptive
-from samplers.dpm_fast import dpm_fast
-from samplers.dpm_multistep import dpm_multistep
-from samplers.dpm_solver import dpm_solver
-from samplers.edm import edm
-from samplers.euler_maruyama import euler_maruyama
-from samplers.frame import VARIABLES
+from samplers.exponential.adams_bashforth import adams_bashforth
+from samplers.exponential.dpm_fast import dpm_fast
+from samplers.exponential.dpm_multistep import dpm_multistep
+from samplers.exponential.dpm_solver import dpm_solver
+from samplers.exponential.unified import unified
+from samplers.exponential.unipc import unipc
+from samplers.exponential.velocity_ab import velocity_ab
 from samplers.grids import GRIDS, make_grid
-from samplers.heun import heun
-from samplers.lml import lml
-from samplers.predictor_corrector import predictor_corrector
-from samplers.restart import Restarts, restart
-from samplers.restoration import (
+from samplers.released.score_sde import score_sde
+from samplers.schedules.schedule import Schedule, Step
+from samplers.schedules.two_stage_grid import RECIPES, early_end
+from samplers.steps.ancestral import ancestral
+from samplers.steps.bdia import bdia, decode, invert
+from samplers.steps.corrector import annealed_langevin, langevin
+from samplers.steps.ddim import ddim
+from samplers.steps.edm import edm
+from samplers.steps.euler_maruyama import euler_maruyama
+from samplers.steps.heun import heun
+from samplers.steps.predictor_corrector import predictor_corrector
+from samplers.steps.restoration import (
     euler_restoration,
     number_of_steps,
     restoration,
     root_of_step,
     share_of_time,
 )
-from samplers.reverse_diffusion import reverse_diffusion
-from samplers.schedule import Schedule, Step
-from samplers.score_sde import score_sde
-from samplers.solve import SOLVERS, Solver, check_solver
-from samplers.teleport import teleport
-from samplers.two_stage_grid import RECIPES, early_end
-from samplers.unified import unified
-from samplers.unipc import unipc
-from samplers.velocity_ab import velocity_ab
+from samplers.steps.reverse_diffusion import reverse_diffusion
 
 PREDICTORS = {
     "euler_maruyama": euler_maruyama,

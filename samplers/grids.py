@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from samplers.learned import learned
-from samplers.two_stage_grid import two_stage
+from samplers.schedules.learned import learned
+from samplers.schedules.two_stage_grid import two_stage
 from sde_lib import AffinePath, check_data_left
 
 

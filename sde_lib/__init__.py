@@ -9,8 +9,6 @@ from sde_lib.base import SDE, expand
 from sde_lib.double_well import DoubleWell
 from sde_lib.edm import EDM
 from sde_lib.flow import Flow
-from sde_lib.fokker_planck import GridDensity, fokker_planck, spectral_gap
-from sde_lib.gaussian import Moments, gaussian_flow, gaussian_predict, moments
 from sde_lib.kinetic import Kinetic
 from sde_lib.mean_reverting import MeanReverting, clip_lam, make_mean_reverting
 from sde_lib.mean_reverting_given import Restoration, parametrize_given
@@ -41,10 +39,8 @@ __all__ = [
     "Coeffs",
     "DoubleWell",
     "Flow",
-    "GridDensity",
     "Kinetic",
     "MeanReverting",
-    "Moments",
     "Prediction",
     "Restoration",
     "SubVP",
@@ -53,12 +49,8 @@ __all__ = [
     "example_keys",
     "expand",
     "flow_drift",
-    "fokker_planck",
     "fold_in",
-    "gaussian_flow",
-    "gaussian_predict",
     "make_mean_reverting",
-    "moments",
     "normal_like",
     "parametrize",
     "parametrize_given",
@@ -66,6 +58,5 @@ __all__ = [
     "score_only",
     "several",
     "simulate",
-    "spectral_gap",
     "split",
 ]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from samplers.schedule import Schedule, points_of
+from samplers.schedules.schedule import Schedule, points_of
 from search.population import children
 from search.ranking import Ranker, agreement
 

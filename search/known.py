@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from samplers.grids import make_grid
-from samplers.schedule import Schedule, Step, check
+from samplers.schedules.schedule import Schedule, Step, check
 from sde_lib import AffinePath
 
 GRIDS = ("tangent", "karras", "uniform_lam")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 
-from samplers.schedule import Schedule, Step, check, nodes, points_of
+from samplers.schedules.schedule import Schedule, Step, check, nodes, points_of
 from search.refine import numeric
 
 

@@ -14,8 +14,8 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from samplers.schedule import Schedule, nodes
-from samplers.tableau import structure
+from samplers.exponential.tableau import structure
+from samplers.schedules.schedule import Schedule, nodes
 from search.refine import numeric
 
 

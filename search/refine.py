@@ -16,8 +16,8 @@ import numpy as np
 import optax
 from jax import Array
 
-from samplers.schedule import Schedule, check, nodes, points_of
-from samplers.tableau import Rule, correcting_points, phis, relaxation, structure
+from samplers.exponential.tableau import Rule, correcting_points, phis, relaxation, structure
+from samplers.schedules.schedule import Schedule, check, nodes, points_of
 from sde_lib import AffinePath
 from search.score import Candidate, Trajectories, candidate, distances
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from samplers.schedule import Schedule
+from samplers.schedules.schedule import Schedule
 from sde_lib import AffinePath
 from search.evolve import EFFORT, Effort, evolve, refine_best
 from search.known import baselines

@@ -13,11 +13,11 @@ import numpy as np
 from jax import Array
 
 from samplers.base import sample
+from samplers.exponential.tableau import WIDTH, Structure, structure, tabulate
+from samplers.exponential.unified import drive
+from samplers.exponential.unipc import unipc
 from samplers.grids import make_grid
-from samplers.schedule import Schedule, nodes
-from samplers.tableau import WIDTH, Structure, structure, tabulate
-from samplers.unified import drive
-from samplers.unipc import unipc
+from samplers.schedules.schedule import Schedule, nodes
 from sde_lib import AffinePath
 from sde_lib.prediction import PredictFn
 

@@ -1,7 +1,7 @@
 """One cell of a table: its figures, kept on disk, so that a table that was stopped goes on.
 
 A finished cell is a JSON file with the digest of all that it depends on. Samples of one that is not
-finished are kept by batch, see `evaluation/store.py`, and go when it is.
+finished are kept by batch, see `evaluation/store/batches.py`, and go when it is.
 """
 
 import json
@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 
 from builders.experiment import Experiment, build
-from evaluation.bits import data_bits
-from evaluation.bits_store import make_plan as bits_plan
-from evaluation.frechet import Moments, frechet_distance
-from evaluation.gather import features
-from evaluation.images import Images, of_levels, of_source
-from evaluation.inception_score import inception_score
-from evaluation.judges import Judge, judges
-from evaluation.sample_store import make_plan as sample_plan
-from evaluation.sampling import stored_samples
-from evaluation.statistics import stream
-from evaluation.store import digest, read_json
+from evaluation.metrics.frechet import Moments, frechet_distance
+from evaluation.metrics.inception_score import inception_score
+from evaluation.metrics.statistics import stream
+from evaluation.report.images import Images, of_levels, of_source
+from evaluation.spaces.judges import Judge, judges
+from evaluation.store.batches import digest, read_json
+from evaluation.store.bits_store import make_plan as bits_plan
+from evaluation.store.gather import features
+from evaluation.store.sample_store import make_plan as sample_plan
+from evaluation.tasks.bits import data_bits
+from evaluation.tasks.sampling import stored_samples
 from tables.base import Cell, Setting
 from tables.models import config_of_cell
 from training.restore import restore_ema

@@ -10,8 +10,8 @@ from rk4 import even_in_lam, padded, runge_kutta
 from scipy.special import ndtri
 
 from samplers import sample
-from samplers.adams_bashforth import History
 from samplers.base import State
+from samplers.exponential.adams_bashforth import History
 from sde_lib import EDM, VE, VP, Flow, SubVP
 
 KEY = jax.random.key(0)

@@ -17,7 +17,7 @@ from known_data import LEVELS, PARAMS, SHAPE, exact
 from scipy.stats import norm
 
 from data import from_array
-from evaluation.bits import data_bits
+from evaluation.tasks.bits import data_bits
 from likelihood import LogLik
 
 MEAN, STD, N, DIMS = 30.3, 0.8, 50, 6

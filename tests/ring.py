@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from closed_form import Mixture
 
-from samplers.levels import make_levels
+from samplers.mcmc.levels import make_levels
 from sde_lib import EDM, example_keys
 
 LAW = EDM(t0=0.01, t1=50.0)

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAWS = {"sde_lib"}
 # A single file, which every part may import.
 FOUNDATION = {"whole_files"}
-SOLVING = {"samplers", "guidance", "likelihood"}
+SOLVING = {"samplers", "guidance", "restoration", "editing", "operators", "likelihood"}
 
 # What each part may import of ours, besides itself. A training run draws samples on the way, so
 # `training` may import `evaluation`, and then not the other way round.
@@ -20,12 +20,16 @@ ALLOWED = {
     "data": set(),
     "parallel": set(),
     "losses": LAWS,
+    "operators": LAWS,
+    "exact": LAWS | {"operators"},
     "samplers": LAWS,
-    "guidance": LAWS | {"samplers"},
+    "guidance": LAWS | {"operators", "samplers"},
+    "restoration": LAWS | {"operators", "samplers", "guidance"},
+    "editing": LAWS | {"operators", "samplers", "guidance", "restoration"},
     "search": LAWS | {"samplers"},
     "likelihood": LAWS | {"samplers"},
-    "training": LAWS | SOLVING | {"models", "data", "losses", "parallel", "evaluation"},
-    "evaluation": LAWS | SOLVING | {"models", "data", "losses", "parallel"},
+    "training": LAWS | SOLVING | {"exact", "models", "data", "losses", "parallel", "evaluation"},
+    "evaluation": LAWS | SOLVING | {"exact", "models", "data", "losses", "parallel"},
     # For the signatures that sections are made from.
     "configs": {"builders"},
 }

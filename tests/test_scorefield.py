@@ -8,9 +8,9 @@ import pytest
 from tiny import tiny
 
 from builders.experiment import build
-from evaluation.sampling import draw
-from guidance import OPERATORS
+from evaluation.tasks.sampling import draw
 from likelihood import bits_per_dim
+from operators import OPERATORS
 from scorefield import open_run
 from training.run import run_training
 

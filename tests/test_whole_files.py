@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from test_layers import FILES, ROOT, part_of
 
-from evaluation.frechet import Moments
-from evaluation.page import write_page
-from evaluation.pictures import save_png, trajectory_figure
-from evaluation.statistics import save_moments
+from evaluation.metrics.frechet import Moments
+from evaluation.metrics.statistics import save_moments
+from evaluation.report.page import write_page
+from evaluation.report.pictures import save_png, trajectory_figure
 from whole_files import put, put_arrays, writing
 
 

@@ -34,10 +34,10 @@ from ml_collections import ConfigDict
 
 from builders.experiment import Experiment, build
 from builders.sources import data_moments
-from evaluation.codes import dequantised, encode_data
-from evaluation.run import strict
+from evaluation.tasks.codes import dequantised, encode_data
+from evaluation.tasks.evaluate import strict
 from likelihood.latents import Latents
-from sde_lib.gaussian import gaussian_flow
+from exact.gaussian import gaussian_flow
 from tools.describe import load
 from training.checkpoint import CheckpointError
 from training.restore import restore_ema

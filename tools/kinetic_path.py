@@ -3,7 +3,7 @@
     python -m tools.kinetic_path --config configs/digits_vp.py --out configs/paths/digits.json
                                  [--examples 50000] [--draws 10000] [--nodes 64] [--seed 0]
 
-Estimates gamma (sde_lib/separation.py) on the training split, scaled and dequantised as the network
+Estimates gamma (exact/separation.py) on the training split, scaled and dequantised as the network
 sees it, and writes theta, gamma, its standard error and the scale of the data as JSON. The path is
 solved from these when the config is built. Time grows with examples x draws.
 """
@@ -21,8 +21,8 @@ from ml_collections import ConfigDict
 from builders.places import place
 from builders.sources import build_data
 from data import Scaler
+from exact.separation import Separation, estimate
 from sde_lib.kinetic import Kinetic
-from sde_lib.separation import Separation, estimate
 from tools.describe import load
 from whole_files import put
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import jax
 
-from benchmarks.sampler_problem import LAW
+from benchmarks.samplers.problem import LAW
 from builders.experiment import build
 from builders.places import place
-from samplers.schedule import save
+from samplers.schedules.schedule import save
 from sde_lib import example_keys
 from search import Effort, Task, search, trajectories
 from tools.search_data import TRAIN, sets_of

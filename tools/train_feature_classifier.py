@@ -16,9 +16,9 @@ from ml_collections import ConfigDict
 import main as program
 from builders.experiment import build
 from builders.places import place
-from evaluation.feature_classifier import fit, save_classifier, space_of
-from evaluation.features import accuracy
-from evaluation.images import of_source
+from evaluation.report.images import of_source
+from evaluation.spaces.feature_classifier import fit, save_classifier, space_of
+from evaluation.spaces.features import accuracy
 
 OUT = flags.DEFINE_string("out", None, "The npz file that is written.")
 

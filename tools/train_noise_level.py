@@ -28,7 +28,7 @@ from data import Loader, Scaler
 from losses.noise_level import noise_level_loss
 from models.noise_level import CLASSIFIERS, FILE, Trained, save
 from parallel.mesh import abstract, check_batch, make_mesh, replicated
-from samplers.levels import Levels, make_levels
+from samplers.mcmc.levels import Levels, make_levels
 from training.checkpoint import CheckpointError, Checkpoints
 from training.finite import TrainingDiverged
 from training.loop import train

@@ -7,7 +7,7 @@ The network is the trained one of the workdir; or, of the same training set and 
 checkpoint, the optimal denoiser (`empirical`) or that of a Gaussian of its moments (`gaussian`).
 Beside any but the first of these two the optimal one runs from the same starts, and the distance
 of both is drawn. Writes one file a figure, SVG or PNG, and `trajectories.json`. The same numbers
-beside those of an independent computation: `python -m benchmarks.geometry`.
+beside those of an independent computation: `python -m benchmarks.samplers.geometry`.
 """
 
 import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
@@ -23,14 +23,15 @@ import numpy as np
 
 from builders.experiment import Experiment, build
 from builders.checks import choose
-from evaluation.recording import record
-from evaluation.run import strict
-from evaluation.score_deviation import compare, paired
-from evaluation.trajectories import curves, energy_distance, summary, trajectory
-from evaluation.trajectory_figures import deviation_curves, figures
+from evaluation.tasks.recording import record
+from evaluation.tasks.evaluate import strict
+from evaluation.tasks.score_deviation import compare, paired
+from evaluation.tasks.trajectories import curves, energy_distance, summary, trajectory
+from evaluation.report.trajectory_figures import deviation_curves, figures
 from samplers import GRIDS, PREDICTORS, make_grid
-from sde_lib import example_keys, gaussian_predict, moments, split
-from sde_lib.empirical import Points, empirical_predict, points
+from sde_lib import example_keys, split
+from exact import gaussian_predict, moments
+from exact.empirical import Points, empirical_predict, points
 from tools.describe import load
 from training.checkpoint import CheckpointError
 from training.restore import restore_ema
@@ -63,7 +64,7 @@ def network(experiment: Experiment, name: str, data: np.ndarray, workdir: Path |
 
 
 def starts(experiment: Experiment, number: int, seed: int):
-    """Noise keys and prior draws `(B, ...)`, by example, as `evaluation.sampling` draws them."""
+    """Noise keys and prior draws `(B, ...)`, by example, as `evaluation` draws them."""
     start_keys, noise_keys = split(example_keys(seed, np.arange(number)), 2)
     return noise_keys, experiment.path.prior_sample(start_keys, (number, *experiment.shape))
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import jax
 
 from data import Loader
-from evaluation.images import shown
-from evaluation.loss import make_eval_loss
-from evaluation.pictures import grid, save_png
-from evaluation.sampling import make_draw, pictured, to_levels
+from evaluation.report.images import shown
+from evaluation.report.pictures import grid, save_png
+from evaluation.tasks.loss import make_eval_loss
+from evaluation.tasks.sampling import make_draw, pictured, to_levels
 from parallel.mesh import (
     check_batch,
     gathered,

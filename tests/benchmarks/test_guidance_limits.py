@@ -4,8 +4,8 @@ from itertools import islice
 
 import pytest
 
-from benchmarks import guidance_limits
-from benchmarks.guidance_problem import LAW, problems
+from benchmarks.guidance import limits as guidance_limits
+from benchmarks.guidance.problem import LAW, problems
 
 pytestmark = pytest.mark.usefixtures("x64")
 

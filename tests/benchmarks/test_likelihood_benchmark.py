@@ -9,10 +9,10 @@ from closed_form import Gaussian, Mixture
 from scipy.stats import multivariate_normal
 from sklearn.datasets import load_digits
 
-from benchmarks import likelihood as command
-from benchmarks import likelihood_checks as checks
-from benchmarks import likelihood_torch
-from benchmarks.likelihood_problem import LAWS, STD, gaussian, mixture
+from benchmarks.likelihood import checks
+from benchmarks.likelihood import in_torch as likelihood_torch
+from benchmarks.likelihood import speed as command
+from benchmarks.likelihood.problem import LAWS, STD, gaussian, mixture
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from closed_form import M1, Gaussian
 
-from benchmarks import orders as command
+from benchmarks.samplers import orders as command
 from samplers import PREDICTORS
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import samplers as command
-from benchmarks.sampler_problem import (
+from benchmarks.samplers import few_steps as command
+from benchmarks.samplers.problem import (
     LAW,
     denoise,
     make_problem,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.scaling import Chip, bytes_of, collectives, projection
+from benchmarks.speed.scaling import Chip, bytes_of, collectives, projection
 
 PROGRAM = """
   %all-reduce = (f32[3,4]{1,0}, f32[]) all-reduce(%a, %b), replica_groups={{0,1}}

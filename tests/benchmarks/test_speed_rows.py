@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks import sampling, train_step, worker
-from benchmarks.first_step import STAGES, lengths
+from benchmarks.speed import sampling, train_step, worker
+from benchmarks.speed.first_step import STAGES, lengths
 
 
 class Scripted:

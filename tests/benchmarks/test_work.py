@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 
-from benchmarks.train_step_jax import forward_work
-from benchmarks.work import work
+from benchmarks.speed.train_step_jax import forward_work
+from benchmarks.speed.work import work
 from configs.cifar10 import cifar10
 from models.pixels import pixel_sum, spread
 from models.winograd import conv3x3

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from closed_form import Gaussian
 
+import exact
 import samplers
 import sde_lib
 from builders.sampling import build_sampler
@@ -26,10 +27,10 @@ from samplers import (
     predictor_corrector,
     reverse_diffusion,
 )
-from samplers.denoising_mcmc import denoising_mcmc
-from samplers.langevin_gibbs import Walk
-from samplers.levels import make_levels
-from samplers.schedule import save
+from samplers.mcmc.denoising_mcmc import denoising_mcmc
+from samplers.mcmc.langevin_gibbs import Walk
+from samplers.mcmc.levels import make_levels
+from samplers.schedules.schedule import save
 from search import multistep
 
 PATH = sde_lib.SDES["vp"](**LAWS["vp"])
@@ -177,14 +178,14 @@ def test_methods_differ(built):
 
 
 # For what needs the moments of the data.
-MOMENTS = sde_lib.moments(np.random.default_rng(0).normal(0.5, 0.3, (20, 3)))
+MOMENTS = exact.moments(np.random.default_rng(0).normal(0.5, 0.3, (20, 3)))
 KNOWN = Known(moments=lambda: MOMENTS)
 
 
 def landing(ts):
     """The first node below the level 2, and the jump there from the first of all."""
     first = int(np.sum(np.exp(-np.asarray(PATH.lam(ts))) > 2.0))
-    return first, lambda x: sde_lib.gaussian_flow(PATH, MOMENTS, x, ts[0], ts[first])
+    return first, lambda x: exact.gaussian_flow(PATH, MOMENTS, x, ts[0], ts[first])
 
 
 def test_teleport():

@@ -11,7 +11,7 @@ from builders.path import build_path
 from builders.sampling import build_sampler
 from configs.base import base
 from data import Loader
-from evaluation.sampling import draw
+from evaluation.tasks.sampling import draw
 from parallel.mesh import make_mesh, put_batch
 from sde_lib.prediction import from_score
 from training.restore import initial

@@ -23,10 +23,10 @@ from builders import experiment as builder
 from builders.experiment import build
 from builders.sections import pruned
 from configs.base import base
-from evaluation import sampling
-from evaluation.pictures import grid, save_png
-from evaluation.run import evaluate
-from evaluation.sampling import run_sampling
+from evaluation.report.pictures import grid, save_png
+from evaluation.tasks import sampling
+from evaluation.tasks.evaluate import evaluate
+from evaluation.tasks.sampling import run_sampling
 from training.metrics import read_metrics
 from training.restore import restore_ema
 from training.run import run_training

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from known_data import LEVELS, N_TEST, N_TRAIN, PARAMS, exact, levels
 
-from evaluation.bits import data_bits
+from evaluation.tasks.bits import data_bits
 
 
 @pytest.fixture(scope="module")

@@ -28,10 +28,10 @@ from known_bits import (
 )
 from known_data import PARAMS
 
-from evaluation.bits import data_bits
-from evaluation.bounds import make_batch_bits
-from evaluation.rows import figure_rows
-from evaluation.run import evaluate
+from evaluation.report.rows import figure_rows
+from evaluation.tasks.bits import data_bits
+from evaluation.tasks.bounds import make_batch_bits
+from evaluation.tasks.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = {"eval__batch_size": 20, "eval__bpd_repeats": 2}  # three batches, twice
@@ -53,7 +53,7 @@ def compiled_once():
         return make(id(experiment), bound)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("evaluation.bits.make_batch_bits", made)
+        patch.setattr("evaluation.tasks.bits.make_batch_bits", made)
         yield
 
 

@@ -11,10 +11,10 @@ import pytest
 from known_bits import N, closed_form, labelled, watched
 from known_data import PARAMS
 
-from evaluation import store as stores
-from evaluation.bits import data_bits
-from evaluation.bits_store import BitsStore, make_plan
-from evaluation.store import hash_arrays
+from evaluation.store import batches as stores
+from evaluation.store.batches import hash_arrays
+from evaluation.store.bits_store import BitsStore, make_plan
+from evaluation.tasks.bits import data_bits
 
 PLAN = {"seed": 1, "likelihood": {"rtol": 1e-5}}
 INDEX = np.arange(3, 6)

@@ -10,11 +10,11 @@ import pytest
 from known_data import LEVELS, MEAN, PARAMS, STD, exact
 from scipy.stats import norm
 
-from evaluation.bits import data_bits
-from evaluation.bounds import MORE_BOUNDS, noise_in_levels
-from evaluation.prepared import Prepared
-from evaluation.rows import figure_rows
-from evaluation.sections import bits_section
+from evaluation.report.rows import figure_rows
+from evaluation.report.sections import bits_section
+from evaluation.tasks.bits import data_bits
+from evaluation.tasks.bounds import MORE_BOUNDS, noise_in_levels
+from evaluation.tasks.prepared import Prepared
 
 EPS = 0.02  # where the noise is two levels and more, so that no term can be left out
 SCALE = 2.0 / LEVELS

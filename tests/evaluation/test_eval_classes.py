@@ -12,7 +12,7 @@ from known_data import LEVELS, PARAMS, SHAPE, config, exact
 from builders.experiment import build
 from builders.guidance import build_classes, check_condition
 from configs.digits import digits_classifier
-from evaluation.sampling import draw, make_trajectory, run_sampling
+from evaluation.tasks.sampling import draw, make_trajectory, run_sampling
 
 MEANS, STD = (-0.5, 0.3, 0.0), 0.2  # of class 0, of class 1, and of none
 METHODS = {

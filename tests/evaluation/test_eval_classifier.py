@@ -11,9 +11,9 @@ from scipy.stats import norm
 
 from builders.experiment import build
 from data import from_array
-from evaluation.classifier import make_by_level
-from evaluation.rows import figure_rows
-from evaluation.run import evaluate
+from evaluation.report.rows import figure_rows
+from evaluation.tasks.classifier import make_by_level
+from evaluation.tasks.evaluate import evaluate
 
 SCALE, GAP, STD, N = 2.0 / LEVELS, 6.0, 4.0, 3000
 

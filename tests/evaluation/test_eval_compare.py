@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from evaluation.compare import check_metrics, distances
-from evaluation.features import Features, FeatureSpace, pixels
-from evaluation.fid_infinity import fid_infinity
-from evaluation.frechet import Moments, frechet_distance, frechet_with_stderr
-from evaluation.images import of_array
-from evaluation.inception_score import inception_score
-from evaluation.manifold import density_coverage, precision_recall
-from evaluation.metrics import METRICS
-from evaluation.mmd import gaussian_mmd, kid, median_bandwidth
-from evaluation.sliced_wasserstein import sliced_wasserstein
-from evaluation.statistics import read_statistics, write_statistics
+from evaluation.metrics.compare import check_metrics, distances
+from evaluation.metrics.fid_infinity import fid_infinity
+from evaluation.metrics.frechet import Moments, frechet_distance, frechet_with_stderr
+from evaluation.metrics.inception_score import inception_score
+from evaluation.metrics.manifold import density_coverage, precision_recall
+from evaluation.metrics.mmd import gaussian_mmd, kid, median_bandwidth
+from evaluation.metrics.sliced_wasserstein import sliced_wasserstein
+from evaluation.metrics.statistics import read_statistics, write_statistics
+from evaluation.metrics.table import METRICS
+from evaluation.report.images import of_array
+from evaluation.spaces.features import Features, FeatureSpace, pixels
 
 
 def probabilities(images):

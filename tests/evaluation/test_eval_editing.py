@@ -13,8 +13,8 @@ from scipy.special import dawsn
 
 from builders.editing import build_editing
 from builders.experiment import build
-from evaluation.editing import edit, run_editing
-from evaluation.given import given_images
+from evaluation.tasks.editing import edit, run_editing
+from evaluation.tasks.given import given_images
 from sde_lib import example_keys
 
 SHAPE, D, N = (4, 4, 1), 16, 12

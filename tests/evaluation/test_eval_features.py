@@ -8,11 +8,16 @@ from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
 from data import load
-from evaluation import feature_classifier, features
-from evaluation.feature_classifier import fit, fit_classifier, load_classifier, save_classifier
-from evaluation.features import accuracy, pixels
-from evaluation.images import of_source
-from evaluation.spaces import FEATURE_SPACES, feature_space
+from evaluation.report.images import of_source
+from evaluation.spaces import feature_classifier, features
+from evaluation.spaces.feature_classifier import (
+    fit,
+    fit_classifier,
+    load_classifier,
+    save_classifier,
+)
+from evaluation.spaces.features import accuracy, pixels
+from evaluation.spaces.table import FEATURE_SPACES, feature_space
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import linregress
 
-from evaluation.features import Features
-from evaluation.fid_infinity import fid_infinity, intercept
-from evaluation.frechet import Moments, frechet_distance, frechet_with_stderr, merge_all
+from evaluation.metrics.fid_infinity import fid_infinity, intercept
+from evaluation.metrics.frechet import Moments, frechet_distance, frechet_with_stderr, merge_all
+from evaluation.spaces.features import Features
 
 
 def blocks_of(x, count=10):

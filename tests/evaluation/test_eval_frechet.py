@@ -5,8 +5,14 @@ import pytest
 from scipy.linalg import sqrtm
 from scipy.stats import ortho_group
 
-from evaluation.features import Features
-from evaluation.frechet import Moments, frechet_distance, frechet_with_stderr, merge, merge_all
+from evaluation.metrics.frechet import (
+    Moments,
+    frechet_distance,
+    frechet_with_stderr,
+    merge,
+    merge_all,
+)
+from evaluation.spaces.features import Features
 
 
 def gaussian(mean, cov, n=100):

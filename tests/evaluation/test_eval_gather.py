@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from evaluation import images
-from evaluation.compare import distances
-from evaluation.features import pixels
-from evaluation.gather import FEATURES, MOMENTS, cuts, equal_edges, even_edges, gather
-from evaluation.images import Images, of_array, of_levels, shown
+from evaluation.metrics.compare import distances
+from evaluation.report import images
+from evaluation.report.images import Images, of_array, of_levels, shown
+from evaluation.spaces.features import pixels
+from evaluation.store.gather import FEATURES, MOMENTS, cuts, equal_edges, even_edges, gather
 
 # More than a block of the error bars has, and no multiple of ten; fewer than ten.
 SIZES = (63, 7)

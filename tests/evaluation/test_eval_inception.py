@@ -17,10 +17,10 @@ from inception_reference import (
     weights,
 )
 
-from evaluation.inception.blocks import pool
-from evaluation.inception.extractor import forward
-from evaluation.inception.import_torch import params_from_torch, torch_shapes
-from evaluation.inception.releases import RELEASES
+from evaluation.spaces.inception.blocks import pool
+from evaluation.spaces.inception.extractor import forward
+from evaluation.spaces.inception.import_torch import params_from_torch, torch_shapes
+from evaluation.spaces.inception.releases import RELEASES
 
 TOLERANCE = 2e-6  # of the largest number of an output; float32 has 6e-8
 

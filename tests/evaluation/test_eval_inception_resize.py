@@ -7,7 +7,7 @@ import pytest
 from inception_reference import STORED, small_image, torch_resized
 from PIL import Image
 
-from evaluation.inception.resize import RESIZES, SIDE, clean, legacy_pytorch, to_side
+from evaluation.spaces.inception.resize import RESIZES, SIDE, clean, legacy_pytorch, to_side
 
 TORCH = {
     "legacy_pytorch": ("bilinear", {"mode": "bilinear"}),

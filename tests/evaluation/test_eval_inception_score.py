@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from evaluation.inception_score import (
+from evaluation.metrics.inception_score import (
     ClassSums,
     inception_score,
     merge_sums,

@@ -8,11 +8,11 @@ from inception_reference import weights
 from scipy.special import logsumexp
 from torch_bytes import state_dict_before
 
-from evaluation.inception import extractor, resize
-from evaluation.inception.extractor import Inception
-from evaluation.inception.import_torch import params_from_torch, torch_shapes
-from evaluation.inception.releases import RELEASES, find_weights
-from evaluation.spaces import feature_space
+from evaluation.spaces.inception import extractor, resize
+from evaluation.spaces.inception.extractor import Inception
+from evaluation.spaces.inception.import_torch import params_from_torch, torch_shapes
+from evaluation.spaces.inception.releases import RELEASES, find_weights
+from evaluation.spaces.table import feature_space
 
 NAMES = {
     "inception": "pt_inception-2015-12-05-6726825d.pth",

@@ -9,7 +9,7 @@ import pytest
 from closed_form import Gaussian
 from known_data import LEVELS, MEAN, N_TEST, PARAMS, SHAPE, STD, exact
 
-from evaluation.codes import (
+from evaluation.tasks.codes import (
     decode_codes,
     dequantised,
     encode_data,
@@ -17,7 +17,7 @@ from evaluation.codes import (
     read_codes,
     to_levels,
 )
-from evaluation.latents import run_decode, run_encode, run_interpolate
+from evaluation.tasks.latents import run_decode, run_encode, run_interpolate
 from sde_lib import example_keys, fold_in, split
 
 # Fixed steps: an adaptive solve takes three times as long to compile.
@@ -134,7 +134,7 @@ def test_what_fails_is_left_out(encoding, file, monkeypatch):
         solved.append(array)
         return in_batches(experiment, batch, params, array)
 
-    monkeypatch.setattr("evaluation.codes.in_batches", noted)
+    monkeypatch.setattr("evaluation.tasks.codes.in_batches", noted)
     result = decode_codes(experiment, PARAMS, z)
     np.testing.assert_array_equal(solved[0], z[[0, 2, 3, 4]])
     assert result.failed.tolist() == [False, True, False, False, False]

@@ -11,7 +11,7 @@ from known_data import LEVELS, N_TEST, Affine, affine
 from builders.experiment import build
 from builders.training import build_loss
 from configs.base import base
-from evaluation.loss import DRAWS, chosen, example_losses, make_eval_loss
+from evaluation.tasks.loss import DRAWS, chosen, example_losses, make_eval_loss
 from sde_lib import example_keys, fold_in
 
 

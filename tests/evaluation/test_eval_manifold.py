@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from evaluation import manifold
-from evaluation.features import Features
-from evaluation.manifold import density_coverage, precision_recall
+from evaluation.metrics import manifold
+from evaluation.metrics.manifold import density_coverage, precision_recall
+from evaluation.spaces.features import Features
 
 
 def features(values):

@@ -8,9 +8,9 @@ import pytest
 from known_data import PARAMS, Affine, exact
 from program import ROOT
 
-from evaluation import memory
-from evaluation.memory import check_memory, check_moments, distances_need, machine, mend
-from evaluation.run import evaluate
+from evaluation.store import memory
+from evaluation.store.memory import check_memory, check_moments, distances_need, machine, mend
+from evaluation.tasks.evaluate import evaluate
 
 # Examples of the training and the test split.
 SPLITS = {

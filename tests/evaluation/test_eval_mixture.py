@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.datasets import load_digits
 
-from evaluation.mixture import (
+from evaluation.metrics.mixture import (
     CANDIDATES,
     Candidate,
     bits,

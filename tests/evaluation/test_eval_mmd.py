@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from evaluation.features import Features
-from evaluation.mmd import gaussian_mmd, kid, median_bandwidth, mmd_squared
+from evaluation.metrics.mmd import gaussian_mmd, kid, median_bandwidth, mmd_squared
+from evaluation.spaces.features import Features
 
 
 def features(values):

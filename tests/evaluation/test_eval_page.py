@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from evaluation.page import Row, number, render, verdict, write_page
-from evaluation.pictures import grid, save_png
+from evaluation.report.page import Row, number, render, verdict, write_page
+from evaluation.report.pictures import grid, save_png
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 METRICS = [{"step": k, "loss": 1 / k} for k in range(1, 9)]

@@ -6,9 +6,9 @@ import pytest
 from known_data import LEVELS, MEAN, N_TEST, PARAMS, SHAPE, STD, exact, vectors
 from scipy.stats import norm
 
-from evaluation.bits import data_bits
-from evaluation.run import evaluate
-from evaluation.sampling import draw, run_sampling
+from evaluation.tasks.bits import data_bits
+from evaluation.tasks.evaluate import evaluate
+from evaluation.tasks.sampling import draw, run_sampling
 
 # Bits per dimension.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from evaluation.perceptual import contrast, edge_distance, halved
+from evaluation.metrics.perceptual import contrast, edge_distance, halved
 
 distance = jax.jit(edge_distance)
 

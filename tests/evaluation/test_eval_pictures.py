@@ -7,7 +7,7 @@ import pytest
 from matplotlib._pylab_helpers import Gcf
 from PIL import Image
 
-from evaluation.pictures import (
+from evaluation.report.pictures import (
     GAP,
     LEGIBLE,
     NOT_FINITE,

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from known_data import LEVELS, N_TEST, N_TRAIN, PARAMS, Affine, affine, exact
 
-from evaluation import compare, prepared
-from evaluation.features import pixels
-from evaluation.frechet import Moments, frechet_distance
-from evaluation.images import of_source
-from evaluation.rows import figure_rows
-from evaluation.run import evaluate, make_evaluation, strict
-from evaluation.sampling import sample_batch
+from evaluation.metrics import compare
+from evaluation.metrics.frechet import Moments, frechet_distance
+from evaluation.report.images import of_source
+from evaluation.report.rows import figure_rows
+from evaluation.spaces.features import pixels
+from evaluation.tasks import prepared
+from evaluation.tasks.evaluate import evaluate, make_evaluation, strict
+from evaluation.tasks.sampling import sample_batch
 from parallel.mesh import make_mesh
 from training.run import periodic_actions
 
@@ -117,7 +118,8 @@ def test_the_trajectory_shows_the_states_of_the_run(file, tmp_path, monkeypatch)
     """Nine of twenty steps, as the trace of all of them has them, and the sample."""
     figures = []
     monkeypatch.setattr(
-        "evaluation.sampling.trajectory_figure", lambda frames, times, path: figures.append(frames)
+        "evaluation.tasks.sampling.trajectory_figure",
+        lambda frames, times, path: figures.append(frames),
     )
     experiment = exact(file, sampling__steps=20)
     prepared.make_trajectory(experiment)(PARAMS, tmp_path / "unused")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from closed_form import Gaussian
 
-from evaluation.recording import record
+from evaluation.tasks.recording import record
 from samplers import (
     ancestral,
     edm,

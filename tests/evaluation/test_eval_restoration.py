@@ -12,8 +12,8 @@ from PIL import Image
 from builders.experiment import build
 from builders.operators import build_mask
 from builders.restoration import build_restoration
-from evaluation.restoration import Restored, mean_and_std, restore, run_restoration, scores
-from guidance.operators import dense
+from evaluation.tasks.restoration import Restored, mean_and_std, restore, run_restoration, scores
+from operators import dense
 
 SHAPE, D, N = (4, 4, 1), 16, 12
 # Neighbours are alike: measured averages tell of single pixels.

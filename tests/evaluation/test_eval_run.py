@@ -12,13 +12,13 @@ import pytest
 from known_data import LEVELS, N_TEST, N_TRAIN, PARAMS, SHAPE, Affine, exact, vectors
 
 from data import Scaler
-from evaluation.compare import distances
-from evaluation.features import pixels
-from evaluation.fid_stats import write_fid_stats
-from evaluation.images import of_array, of_source
-from evaluation.pictures import loss_curve
-from evaluation.run import evaluate
-from evaluation.sampling import draw, run_sampling, stored_samples, to_levels
+from evaluation.metrics.compare import distances
+from evaluation.report.images import of_array, of_source
+from evaluation.report.pictures import loss_curve
+from evaluation.spaces.features import pixels
+from evaluation.tasks.evaluate import evaluate
+from evaluation.tasks.fid_stats import write_fid_stats
+from evaluation.tasks.sampling import draw, run_sampling, stored_samples, to_levels
 from samplers import SampleResult
 
 # The report.

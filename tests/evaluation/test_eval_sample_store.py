@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from known_data import PARAMS, exact
 
-from evaluation import sampling
-from evaluation.run import evaluate
-from evaluation.sample_store import ARRAYS, SampleStore, make_plan
-from evaluation.sampling import draw, stored_samples, to_levels
-from evaluation.store import open_store
+from evaluation.store.batches import open_store
+from evaluation.store.sample_store import ARRAYS, SampleStore, make_plan
+from evaluation.tasks import sampling
+from evaluation.tasks.evaluate import evaluate
+from evaluation.tasks.sampling import draw, stored_samples, to_levels
 
 INDEX = np.arange(8, 12, dtype=np.int32)
 BATCH = {

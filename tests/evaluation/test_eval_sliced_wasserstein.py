@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment, linprog
 
-from evaluation.features import Features
-from evaluation.sliced_wasserstein import sliced_wasserstein, squared_w2
+from evaluation.metrics.sliced_wasserstein import sliced_wasserstein, squared_w2
+from evaluation.spaces.features import Features
 
 
 def features(values):

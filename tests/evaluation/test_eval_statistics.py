@@ -6,15 +6,15 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from evaluation.features import Features, FeatureSpace
-from evaluation.frechet import Moments, frechet_distance, merge
-from evaluation.statistics import (
+from evaluation.metrics.frechet import Moments, frechet_distance, merge
+from evaluation.metrics.statistics import (
     load_moments,
     read_statistics,
     save_moments,
     stream,
     write_statistics,
 )
+from evaluation.spaces.features import Features, FeatureSpace
 
 D = 5
 SPACE = FeatureSpace("toy", "toy-1", lambda images: images.reshape(len(images), -1))
@@ -140,7 +140,7 @@ def test_moments_of_others(moments, x, tmp_path, write, dtype):
 
 def test_stored_features(x, tmp_path, monkeypatch):
     """As score_sde stores them, in more than one batch."""
-    monkeypatch.setattr("evaluation.statistics.ROWS", 25)
+    monkeypatch.setattr("evaluation.metrics.statistics.ROWS", 25)
     path, stored = tmp_path / "pool.npz", x.astype(np.float32)
     np.savez(path, pool_3=stored, logits=np.zeros((60, 8)))
     found = read_statistics(path, "toy-1", stated="toy-1").moments

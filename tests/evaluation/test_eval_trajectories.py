@@ -1,6 +1,6 @@
 """The geometry of trajectories: closed forms, and reference figures for the 8x8 digits.
 
-The reference figures and their problem are in `benchmarks/geometry.py`; they were computed
+The reference figures and their problem are in `benchmarks/samplers/geometry.py`; they were computed
 independently, with other starts.
 """
 
@@ -12,9 +12,9 @@ from closed_form import M1, Gaussian
 from scipy import stats
 from scipy.special import logsumexp
 
-from benchmarks import geometry
-from evaluation.recording import record
-from evaluation.trajectories import (
+from benchmarks.samplers import geometry
+from evaluation.tasks.recording import record
+from evaluation.tasks.trajectories import (
     chord,
     curves,
     deviation,
@@ -24,9 +24,9 @@ from evaluation.trajectories import (
     trajectory,
     turning,
 )
+from exact.empirical import empirical_predict, points, posterior
 from samplers import ddim, make_grid
 from sde_lib import EDM, VE, VP, SubVP
-from sde_lib.empirical import empirical_predict, points, posterior
 
 pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(0)

@@ -7,7 +7,7 @@ import pytest
 from matplotlib._pylab_helpers import Gcf
 from PIL import Image
 
-from evaluation.trajectory_figures import (
+from evaluation.report.trajectory_figures import (
     BLUE,
     DRAWINGS,
     ORANGE,

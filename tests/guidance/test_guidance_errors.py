@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from linear_gaussian import LAWS, NOISE, OPERATOR, D, Y
 
-from guidance import GUIDES, OPERATORS, annealed, ddrm, dps, dps_steps, mmps, pigdm
-from guidance.operators import (
+from guidance import GUIDES, annealed, dps, dps_steps, mmps, pigdm
+from operators import (
+    OPERATORS,
     blur,
     downsample,
     fourier,
@@ -20,6 +21,7 @@ from guidance.operators import (
     radon,
     random_lines,
 )
+from restoration import ddrm
 from samplers import heun
 from sde_lib import VP, DoubleWell
 from sde_lib.prediction import parametrize

@@ -20,7 +20,7 @@ from linear_gaussian import (
 )
 
 from guidance import annealed, dps, mmps, pigdm, with_score
-from guidance.operators import matrix
+from operators import matrix
 from sde_lib import Flow, example_keys, normal_like
 from sde_lib.prediction import parametrize
 

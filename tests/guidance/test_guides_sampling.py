@@ -13,8 +13,9 @@ from linear_gaussian import EPS, LAWS, NOISE, OPERATOR, PRIOR, A, D, Y, posterio
 from scipy.integrate import quad
 from scipy.special import dawsn
 
-from guidance import annealed, ddrm, dps, dps_steps, mmps, pigdm, redrawn
-from guidance.operators import mask
+from guidance import annealed, dps, dps_steps, mmps, pigdm, redrawn
+from operators import mask
+from restoration import ddrm
 from samplers import (
     Solver,
     adaptive_ode,

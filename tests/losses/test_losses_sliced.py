@@ -11,11 +11,11 @@ import pytest
 from closed_form import M1
 from scipy.stats import norm
 
+from exact.fokker_planck import fokker_planck
 from losses.sliced import draw, sliced_loss, sliced_terms
 from samplers import heun, sample
 from sde_lib import VP
 from sde_lib.double_well import DoubleWell
-from sde_lib.fokker_planck import fokker_planck
 from sde_lib.score_only import score_only
 from training.state import create_state
 from training.step import make_train_step

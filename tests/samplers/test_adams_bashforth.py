@@ -11,8 +11,8 @@ from fast_solvers import KEY, LAWS, end_points, mixture_errors, seeded_slope, sl
 from scipy.integrate import quad
 
 from samplers import sample
-from samplers.adams_bashforth import BASES, adams_bashforth, used, weights
-from samplers.exponential import FORMS
+from samplers.exponential.adams_bashforth import BASES, adams_bashforth, used, weights
+from samplers.exponential.integrals import FORMS
 from sde_lib import VP
 from sde_lib.prediction import Prediction
 

@@ -12,7 +12,16 @@ from scipy.special import ndtr
 from sklearn.datasets import load_digits
 
 from samplers import State, ddim, make_grid, sample
-from samplers.bdia import FRAMES, Previous, bdia, data_step, ddim_step, decode, heun_step, invert
+from samplers.steps.bdia import (
+    FRAMES,
+    Previous,
+    bdia,
+    data_step,
+    ddim_step,
+    decode,
+    heun_step,
+    invert,
+)
 from sde_lib import EDM, VP
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")

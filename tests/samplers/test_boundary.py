@@ -11,10 +11,9 @@ from rk4 import even_in_lam
 from scipy.stats import spearmanr
 from sklearn.datasets import load_digits
 
-from evaluation.perceptual import edge_distance
+from evaluation.metrics.perceptual import edge_distance
 from samplers import ddim, dpm_multistep, sample
-from samplers.base import SampleResult
-from samplers.boundary import (
+from samplers.around.boundary import (
     Boundary,
     Setting,
     best,
@@ -24,6 +23,7 @@ from samplers.boundary import (
     load,
     save,
 )
+from samplers.base import SampleResult
 from sde_lib import VP
 from sde_lib.prediction import prediction_of
 

@@ -10,11 +10,11 @@ from closed_form import Mixture
 from ring import CENTRES, LAW, RING, STD, keys_of, normal, ring_levels
 
 from samplers import heun, make_grid, sample
-from samplers.denoising_mcmc import FORMULAS, begin, denoise, denoising_mcmc, grids_from
-from samplers.edm import edm
 from samplers.grids import GRIDS
-from samplers.langevin_gibbs import Chain, Walk, make_move, window
-from samplers.levels import make_levels, mixture_logits
+from samplers.mcmc.denoising_mcmc import FORMULAS, begin, denoise, denoising_mcmc, grids_from
+from samplers.mcmc.langevin_gibbs import Chain, Walk, make_move, window
+from samplers.mcmc.levels import make_levels, mixture_logits
+from samplers.steps.edm import edm
 from sde_lib import VP, example_keys, fold_in, split
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")

@@ -6,7 +6,7 @@ import pytest
 from closed_form import M1, Gaussian
 from fast_solvers import solution, starts
 
-from samplers.dpm_adaptive import Control, dpm_adaptive
+from samplers.adaptive.dpm_adaptive import Control, dpm_adaptive
 from sde_lib import EDM, VE, VP, Flow, SubVP
 
 LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "edm": EDM(), "flow": Flow(t1=0.95)}

@@ -14,7 +14,7 @@ from recursion import MEAN, PRIOR_STD, STD, Level, recursion, step_posterior
 from rk4 import even_in_lam, runge_kutta
 
 from samplers import State, sample
-from samplers.dpm_multistep import dpm_multistep
+from samplers.exponential.dpm_multistep import dpm_multistep
 from sde_lib import VP
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")

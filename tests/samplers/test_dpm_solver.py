@@ -13,9 +13,9 @@ from fast_solvers import KEY, LAWS, side_by_side, starts
 from rk4 import errors, even_in_lam, runge_kutta
 
 from samplers import sample
-from samplers.dpm_fast import dpm_fast, step_orders
-from samplers.dpm_solver import dpm_solver
-from samplers.exponential import FORMS, interval, phi
+from samplers.exponential.dpm_fast import dpm_fast, step_orders
+from samplers.exponential.dpm_solver import dpm_solver
+from samplers.exponential.integrals import FORMS, interval, phi
 from sde_lib import EDM, VP
 from sde_lib.prediction import Prediction
 

@@ -11,7 +11,7 @@ from laws_by_example import LawByExample
 from recursion import EPS, MEAN, PRIOR_STD, STD, Level
 
 from samplers import State, sample
-from samplers.edm import edm
+from samplers.steps.edm import edm
 from sde_lib import EDM, VE, VP, SubVP, example_keys
 from sde_lib.prediction import Prediction
 

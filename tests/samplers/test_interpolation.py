@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from closed_form import Gaussian
 
-from samplers import interpolation as rules
-from samplers.interpolation import INTERPOLATIONS, walk
+from exact.gaussian import Moments, gaussian_flow
+from samplers.around import interpolation as rules
+from samplers.around.interpolation import INTERPOLATIONS, walk
 from sde_lib import VE, VP
-from sde_lib.gaussian import Moments, gaussian_flow
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 B, D = 500, 3072

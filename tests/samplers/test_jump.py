@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from closed_form import Gaussian
 
+from exact.gaussian import Moments, gaussian_flow
 from samplers import SampleResult, ddim, heun, sample
-from samplers.jump import above, jump
-from samplers.teleport import teleport
+from samplers.around.jump import above, jump
+from samplers.around.teleport import teleport
 from sde_lib import EDM, VP
-from sde_lib.gaussian import Moments, gaussian_flow
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 KEY = jax.random.key(0)

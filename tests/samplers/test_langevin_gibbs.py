@@ -9,8 +9,8 @@ from ring import CENTRES, LAW, RING, STD, keys_of, nearest, normal, ring_levels
 from scipy.special import polygamma
 from scipy.stats import chi2, kstest
 
-from samplers.langevin_gibbs import Chain, langevin_move, make_move, window
-from samplers.levels import draw_level, make_levels, mixture_logits
+from samplers.mcmc.langevin_gibbs import Chain, langevin_move, make_move, window
+from samplers.mcmc.levels import draw_level, make_levels, mixture_logits
 from sde_lib import EDM, VE, VP
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")

@@ -17,10 +17,10 @@ from sklearn.datasets import load_digits
 from sklearn.mixture import GaussianMixture
 
 from samplers import ddim, dpm_multistep, dpm_solver, heun, sample
-from samplers.lml import lml
+from samplers.around.lml import lml
 from sde_lib import VE, VP, Flow
 
-rules = importlib.import_module("samplers.lml")  # the package's `lml` is the function
+rules = importlib.import_module("samplers.around.lml")  # the package's `lml` is the function
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 BLOBS = Mixture(np.array([0.3, 0.7]), np.array([[-1.2, 0.5], [0.9, -0.4]]), np.array([0.35, 0.5]))

@@ -26,10 +26,17 @@ from samplers import (
     unipc,
 )
 from samplers.base import State
-from samplers.dpm_multistep import History
-from samplers.dpm_multistep import extrapolate as dpm_extrapolate
-from samplers.exponential import interval
-from samplers.mean_reverting import euler, extrapolate, mr_sampler, multistep, posterior, reverting
+from samplers.exponential.dpm_multistep import History
+from samplers.exponential.dpm_multistep import extrapolate as dpm_extrapolate
+from samplers.exponential.integrals import interval
+from samplers.steps.mean_reverting import (
+    euler,
+    extrapolate,
+    mr_sampler,
+    multistep,
+    posterior,
+    reverting,
+)
 from sde_lib import VP, fold_in
 from sde_lib.mean_reverting import MeanReverting, clip_lam
 from sde_lib.mean_reverting_given import from_w, predict_w, to_w

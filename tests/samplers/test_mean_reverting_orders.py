@@ -10,10 +10,10 @@ from flax import struct
 from mean_reverting_problem import LAW, SIZES, SPREAD, gaussian, grids, moments_at, pairs
 from rk4 import padded
 
-from benchmarks.restoration_problem import energy, exact_draws, make_problem, predict_fn
-from benchmarks.restoration_problem import starts as restoration_starts
+from benchmarks.guidance.restoration_problem import energy, exact_draws, make_problem, predict_fn
+from benchmarks.guidance.restoration_problem import starts as restoration_starts
 from samplers import adams_bashforth, dpm_multistep, make_grid, sample, unipc
-from samplers.mean_reverting import euler, mr_sampler, multistep, reverting
+from samplers.steps.mean_reverting import euler, mr_sampler, multistep, reverting
 from sde_lib import VP, example_keys, fold_in
 from sde_lib.mean_reverting import MeanReverting
 from sde_lib.mean_reverting_given import Restoration

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from exact.empirical import empirical_predict, points
 from samplers import ddim, make_grid, sample
 from sde_lib import EDM, VE, VP
-from sde_lib.empirical import empirical_predict, points
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 LAWS = {"vp": VP(), "ve": VE()}

@@ -12,8 +12,8 @@ from recursion import MEAN, PRIOR_STD, STD, Level, step_ddim
 from scipy.optimize import brentq
 
 from samplers import GRIDS, ancestral, ddim, dpm_multistep, heun, make_grid, sample
-from samplers.restart import Restarts
-from samplers.restart import restart as any_restart
+from samplers.around.restart import Restarts
+from samplers.around.restart import restart as any_restart
 from sde_lib import EDM, VE, VP, Flow, SubVP, example_keys, fold_in
 
 LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "flow": Flow()}

@@ -11,7 +11,7 @@ from rk4 import runge_kutta
 from scipy.stats import norm
 
 from samplers import ddim, sample
-from samplers.restoration import (
+from samplers.steps.restoration import (
     euler_restoration,
     number_of_steps,
     restoration,

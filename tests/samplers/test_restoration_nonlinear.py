@@ -9,10 +9,10 @@ from fast_solvers import KEY, LAWS, rms, slope
 from law_as_data import for_each
 from scipy.stats import norm
 
+from exact.fokker_planck import fokker_planck
 from samplers import ddim, heun, sample
-from samplers.restoration import euler_restoration, number_of_steps, share_of_time
+from samplers.steps.restoration import euler_restoration, number_of_steps, share_of_time
 from sde_lib.double_well import DoubleWell
-from sde_lib.fokker_planck import fokker_planck
 from sde_lib.score_only import score_only
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")

@@ -8,8 +8,8 @@ from closed_form import Gaussian
 from law_as_data import for_each
 
 from samplers import SOLVERS, Solver, adaptive_ode, adaptive_sde
-from samplers.adaptive import flow
-from samplers.solve import solve_ode
+from samplers.adaptive.diffrax_solves import flow
+from samplers.adaptive.solver import solve_ode
 from sde_lib import EDM, VE, VP, Flow, SubVP, example_keys
 
 PLANE = Gaussian(np.array([0.4, -0.7]), np.array([[0.5, 0.2], [0.2, 0.3]]))

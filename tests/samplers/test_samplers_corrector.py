@@ -16,8 +16,8 @@ from samplers import (
     predictor_corrector,
     reverse_diffusion,
     sample,
-    score_sde_steps,
 )
+from samplers.released import score_sde_steps
 from sde_lib import VE, VP
 from sde_lib.prediction import Prediction
 

@@ -7,7 +7,8 @@ import pytest
 from closed_form import Empirical, Mixture
 from sklearn.datasets import load_digits
 
-from guidance import repaint, time_travel
+from editing import time_travel
+from restoration import repaint
 from samplers import (
     CORRECTORS,
     PREDICTORS,

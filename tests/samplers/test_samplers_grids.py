@@ -10,7 +10,7 @@ import pytest
 from law_as_data import OneOf
 
 from samplers import GRIDS, make_grid
-from samplers.learned import found, schedule_file
+from samplers.schedules.learned import found, schedule_file
 from sde_lib import EDM, SDES, VP
 
 LAWS = {name: law() for name, law in SDES.items()}

@@ -30,7 +30,7 @@ from recursion import (
     step_reverse_diffusion,
 )
 
-from guidance import regional
+from editing import regional
 from samplers import (
     CORRECTORS,
     PREDICTORS,

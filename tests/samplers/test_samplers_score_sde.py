@@ -12,8 +12,8 @@ import pytest
 from closed_form import M1, Gaussian
 
 from samplers import score_sde
-from samplers.score_sde import score_reader
-from samplers.score_sde_steps import CORRECTORS, PREDICTORS
+from samplers.released.score_sde import score_reader
+from samplers.released.score_sde_steps import CORRECTORS, PREDICTORS
 from sde_lib import EDM, VE, VP, Prediction, SubVP, example_keys
 from sde_lib.tables import make_tables
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from samplers import score_sde
-from samplers.score_sde import score_reader
-from samplers.score_sde_steps import CORRECTORS, PREDICTORS
+from samplers.released.score_sde import score_reader
+from samplers.released.score_sde_steps import CORRECTORS, PREDICTORS
 from sde_lib import VE, VP, SubVP, expand, parametrize
 
 FOLDER = Path(__file__).parents[1]

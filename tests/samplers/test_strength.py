@@ -25,7 +25,7 @@ from samplers import (
     make_grid,
     sample,
 )
-from samplers.restart import Restarts, restart
+from samplers.around.restart import Restarts, restart
 from sde_lib import EDM, VE, VP, Flow
 
 pytestmark = pytest.mark.usefixtures("x64")

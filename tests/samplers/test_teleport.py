@@ -9,11 +9,11 @@ from closed_form import Gaussian, Mixture
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 
+from exact.gaussian import Moments, gaussian_flow
 from samplers import ddim, heun, make_grid, sample
-from samplers.bdia import bdia
-from samplers.teleport import teleport
+from samplers.around.teleport import teleport
+from samplers.steps.bdia import bdia
 from sde_lib import EDM, VE, VP, Flow
-from sde_lib.gaussian import Moments, gaussian_flow
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 KEY = jax.random.key(0)

@@ -11,7 +11,7 @@ from closed_form import M1, Gaussian
 from rk4 import padded, runge_kutta
 
 from samplers import ddim, dpm_multistep, sample
-from samplers.two_stage_grid import (
+from samplers.schedules.two_stage_grid import (
     RECIPES,
     K,
     Recipe,

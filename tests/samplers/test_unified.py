@@ -17,9 +17,18 @@ from rk4 import runge_kutta
 from scipy.stats import norm
 
 from samplers import adams_bashforth, ddim, dpm_multistep, dpm_solver, sample, unipc
-from samplers.schedule import Schedule, Step, evaluations, from_dict, load, nodes, save, to_dict
-from samplers.tableau import Table, estimates, phis, table_of
-from samplers.unified import drive, unified
+from samplers.exponential.tableau import Table, estimates, phis, table_of
+from samplers.exponential.unified import drive, unified
+from samplers.schedules.schedule import (
+    Schedule,
+    Step,
+    evaluations,
+    from_dict,
+    load,
+    nodes,
+    save,
+    to_dict,
+)
 from sde_lib import EDM, VP
 from search.known import multistep, single
 

@@ -9,9 +9,9 @@ from fast_solvers import KEY, LAWS, mixture_errors, seeded_slope
 from law_as_data import for_each
 
 from samplers import sample
-from samplers.exponential import FORMS
+from samplers.exponential.integrals import FORMS
+from samplers.exponential.unipc import VARIANTS, unipc
 from samplers.grids import tangent
-from samplers.unipc import VARIANTS, unipc
 from sde_lib import VP
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")

@@ -20,9 +20,9 @@ from fast_solvers import (
 from law_as_data import for_each
 
 from samplers import adams_bashforth, sample
-from samplers.adams_bashforth import History
 from samplers.base import State
-from samplers.velocity_ab import turn, velocity_ab
+from samplers.exponential.adams_bashforth import History
+from samplers.exponential.velocity_ab import turn, velocity_ab
 from sde_lib import EDM, VP
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")

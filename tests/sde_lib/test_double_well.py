@@ -11,9 +11,9 @@ from scipy.integrate import quad
 from scipy.special import gamma, ive, kve
 from scipy.stats import kstest, norm
 
+from exact.fokker_planck import fokker_planck, spectral_gap
 from sde_lib import VP, example_keys
 from sde_lib.double_well import DoubleWell
-from sde_lib.fokker_planck import fokker_planck, spectral_gap
 from sde_lib.simulate import simulate
 
 LAWS = {

@@ -15,13 +15,13 @@ from scipy.integrate import simpson, solve_ivp
 from scipy.interpolate import CubicSpline, PchipInterpolator
 from scipy.optimize import minimize
 
+from exact.separation import Separation, estimate, gaussian_gamma
 from likelihood import log_likelihood
 from likelihood.divergence import exact
 from losses import denoising_loss
 from samplers import Solver, ddim, heun, sample
 from sde_lib import VP, AffinePath, Coeffs, Flow
 from sde_lib.kinetic import Kinetic, energy, rise, solve, turn
-from sde_lib.separation import Separation, estimate, gaussian_gamma
 from tools.describe import load
 from tools.kinetic_path import table, training_data, write
 

@@ -9,9 +9,9 @@ from fast_solvers import KEY
 from rk4 import runge_kutta
 
 from samplers import make_grid, sample, unipc
-from samplers.schedule import Step, check, evaluations, nodes
-from samplers.tableau import WIDTH, Table, table_of
-from samplers.unified import drive, unified
+from samplers.exponential.tableau import WIDTH, Table, table_of
+from samplers.exponential.unified import drive, unified
+from samplers.schedules.schedule import Step, check, evaluations, nodes
 from sde_lib import EDM
 from search import multistep, refiner, scorer, single, trajectories
 from search.evolve import kind

@@ -10,12 +10,12 @@ from closed_form import M1
 from fast_solvers import KEY
 from rk4 import runge_kutta
 
-from benchmarks.sampler_problem import LAW as DIGITS_LAW
-from benchmarks.sampler_problem import denoise, predict_fn, score, solve
-from benchmarks.searched import default
-from samplers.learned import found
-from samplers.schedule import evaluations, load, nodes
-from samplers.unified import unified
+from benchmarks.samplers.problem import LAW as DIGITS_LAW
+from benchmarks.samplers.problem import denoise, predict_fn, score, solve
+from benchmarks.samplers.searched import default
+from samplers.exponential.unified import unified
+from samplers.schedules.learned import found
+from samplers.schedules.schedule import evaluations, load, nodes
 from sde_lib import EDM
 from search import Effort, Task, evolve, multistep, search
 from search.known import baselines, grid_nodes

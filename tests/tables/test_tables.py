@@ -8,12 +8,12 @@ from tiny import tiny
 
 import tables.models
 from builders.experiment import build
-from evaluation.features import accuracy
-from evaluation.frechet import Moments, frechet_distance
-from evaluation.gather import features
-from evaluation.images import of_levels, of_source
-from evaluation.judges import judges
-from evaluation.sampling import draw, to_levels
+from evaluation.metrics.frechet import Moments, frechet_distance
+from evaluation.report.images import of_levels, of_source
+from evaluation.spaces.features import accuracy
+from evaluation.spaces.judges import judges
+from evaluation.store.gather import features
+from evaluation.tasks.sampling import draw, to_levels
 from tables import TABLES
 from tables.__main__ import main, make
 from tables.base import SETTINGS, Cell, Model, Setting, Table

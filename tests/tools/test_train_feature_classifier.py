@@ -6,8 +6,8 @@ from tiny import tiny
 
 from configs.base import base
 from data import load
-from evaluation.feature_classifier import load_classifier
-from evaluation.images import of_source
+from evaluation.report.images import of_source
+from evaluation.spaces.feature_classifier import load_classifier
 from tools.train_feature_classifier import train
 
 

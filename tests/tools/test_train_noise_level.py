@@ -9,7 +9,7 @@ import pytest
 from tiny import tiny
 
 from models.noise_level import FILE, load
-from samplers.levels import make_levels, mixture_logits
+from samplers.mcmc.levels import make_levels, mixture_logits
 from sde_lib import VP
 from tools.train_noise_level import Plan, heldout, levels_of, train_classifier
 from training.checkpoint import CheckpointError

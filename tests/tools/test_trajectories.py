@@ -10,7 +10,7 @@ from program import ROOT
 from tiny import tiny
 
 from builders.experiment import build
-from evaluation.trajectory_figures import DRAWINGS
+from evaluation.report.trajectory_figures import DRAWINGS
 from tools import trajectories
 
 FLAGS = ("--starts=6", "--steps=8", "--eps=0.01", "--limit=200", "--sample=100")
@@ -24,7 +24,7 @@ def run(out, *flags):
 
 def draw_only(monkeypatch, *names):
     few = {name: DRAWINGS[name] for name in names}
-    monkeypatch.setattr("evaluation.trajectory_figures.DRAWINGS", few)
+    monkeypatch.setattr("evaluation.report.trajectory_figures.DRAWINGS", few)
 
 
 def test_of_the_optimal_denoiser(tmp_path, capsys, monkeypatch):

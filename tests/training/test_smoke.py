@@ -16,7 +16,7 @@ from tiny import tiny
 from builders.experiment import build
 from configs.base import base
 from data import Loader
-from evaluation.sampling import draw
+from evaluation.tasks.sampling import draw
 from parallel.mesh import make_mesh, put_batch
 from training.restore import initial_or_latest
 from training.sharding import jit_step

@@ -1,0 +1,1 @@
+"""How near guides and restorations come to a known posterior."""

@@ -1,0 +1,1 @@
+"""How near samplers come to a known end, and of which order they are."""

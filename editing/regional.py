@@ -1,0 +1,129 @@
+"""Noise by region, and time travel without noise (Mou et al. 2024, DiffEditor, arXiv 2402.02583).
+
+A DDIM step (Song, Meng, Ermon 2021, eq. 12) whose stochasticity differs from pixel to pixel, eta
+of the shape of a state, with one draw z for all of them:
+
+    x_s = a_s x0 + sqrt(c_s^2 - std^2) eps + std z,      std = eta q c_s / c_t
+
+It is a step of `dx = (f x - (1 + e) g^2 score / 2) dt + sqrt(e) g dw` with e diagonal: both parts
+scale by coordinate, and their terms in the Fokker-Planck equation cancel one by one. So for the
+exact score and an eta that does not depend on the state all marginals are kept, correlations
+between regions included. In the limit of small steps `e = eta^2` (`samplers/steps/ddim.py`).
+
+Time travel takes a step several times, each time after going back by one of inversion,
+
+    x_t = a_t x0(x_s, s) + c_t eps(x_s, s)
+
+with the prediction that is not guided. Without guidance it changes a state by an error of the
+steps; with it the guide acts again on what it has changed already. `repaint` goes back by noise.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from guidance.base import GuideFn, check_path
+from samplers import Sampler, SampleResult, State
+from samplers.base import begin, finished, start
+from samplers.steps.ddim import shares
+from sde_lib import AffinePath, expand, fold_in
+from sde_lib.prediction import PredictFn
+
+EtaFn = Callable[[Array], Array]
+
+
+def regional(path: AffinePath, eta: float | np.ndarray | Array | EtaFn) -> Sampler:
+    """DDIM with an eta of its own for each value of a state; one evaluation.
+
+    Args:
+        eta: in [0, 1], of the shape of one state or one that broadcasts to it, such as `(H, W, 1)`;
+            or a function of the time t, `()`, to that, for noise in a part of the way only.
+
+    Raises:
+        ValueError: for a law that is not affine, or an eta outside [0, 1].
+    """
+    check_path(path)
+    if not callable(eta) and not np.all((np.asarray(eta) >= 0.0) & (np.asarray(eta) <= 1.0)):
+        raise ValueError(f"eta goes from {np.min(eta)} to {np.max(eta)}; it must lie in [0, 1].")
+
+    def step(key: Array, predict: PredictFn, state: State, t: Array, s: Array) -> State:
+        x, prediction = state.x, predict(state.x, t)
+        a_s, _, c_s = (expand(v, x) for v in path.coeffs(s))
+        strength = jnp.asarray(eta(t) if callable(eta) else eta, x.dtype)
+        kept, new = shares(path, t, s, strength[None], x)
+        mean = a_s * prediction.x0 + c_s * kept * prediction.eps
+        return State(mean + c_s * new * path.noise(key, x))
+
+    return Sampler(start, step, nfe=1)
+
+
+def time_travel(
+    key: Array,
+    path: AffinePath,
+    predict: PredictFn,
+    sampler: Sampler,
+    x: Array,
+    ts: Array,
+    *,
+    guide: GuideFn | None = None,
+    window: tuple[float, float] = (0.4, 0.6),
+    repeats: int = 3,
+    every: int = 1,
+    denoise: bool = False,
+) -> SampleResult:
+    """`samplers.sample` with the steps of a window taken `repeats` times each.
+
+    Args:
+        guide: of the steps; the way back, and a last denoising, are those of `predict`.
+        window: `(first, last)`, parts of the grid: steps i with `first <= i / N < last`, counted
+            from the noise.
+        repeats: U, 1 for none.
+        every: of the steps in the window, each so many'th only.
+
+    Other arguments as in `sample`, whose draws it has where nothing is repeated. What a method
+    remembers is forgotten at each way back, which costs one evaluation.
+
+    Raises:
+        ValueError: for one grid per example, or a window, repeats or every that are out of range.
+    """
+    check_path(path)
+    if ts.ndim != 1:
+        raise ValueError(f"ts has the shape {ts.shape}; time travel takes one grid for all.")
+    check_travel(window, repeats, every)
+    steps = len(ts) - 1
+    first, last = (int(np.ceil(part * steps - 1e-9)) for part in window)
+    times = [repeats if i in range(first, last, every) else 1 for i in range(steps)]
+    # The step of each row, and whether it is taken again.
+    index = np.repeat(np.arange(steps), times)
+    again = np.diff(index, prepend=-1) == 0
+    guided = predict if guide is None else guide(predict)
+
+    def back(state: State, t: Array, s: Array) -> State:
+        prediction = predict(state.x, s)
+        a, _, c = (expand(v, state.x) for v in path.coeffs(t))
+        return sampler.init(a * prediction.x0 + c * prediction.eps, t)
+
+    def body(state: State, row):
+        number, t, s, returns = row
+        # The step is outside the branch, so that the guided network is compiled once.
+        state = jax.lax.cond(returns, back, lambda state, *_: state, state, t, s)
+        return sampler.step(fold_in(key, number), guided, state, t, s), None
+
+    rows = (jnp.arange(len(index)), ts[index], ts[index + 1], jnp.asarray(again))
+    state, _ = jax.lax.scan(body, begin(sampler, x, ts[0]), rows)
+    nfe = len(index) * sampler.nfe + int(again.sum()) + denoise
+    x = predict(state.x, ts[-1]).x0 if denoise else state.x
+    return finished(x, None, jnp.asarray(nfe), ts=ts)
+
+
+def check_travel(window: tuple[float, float], repeats: int, every: int = 1) -> None:
+    """Raises:
+    ValueError: for a window, repeats or every that `time_travel` cannot have.
+    """
+    if not 0.0 <= window[0] <= window[1] <= 1.0:
+        raise ValueError(f"The window is {window}; give two rising parts of the grid, in [0, 1].")
+    if repeats < 1 or every < 1:
+        raise ValueError(f"repeats is {repeats} and every {every}; both must be at least 1.")

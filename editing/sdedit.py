@@ -1,0 +1,138 @@
+"""Editing from a given image: noise it part of the way, and come down again (Meng et al. 2022,
+SDEdit, arXiv 2108.01073, algorithms 1 and 2).
+
+    x_t = a(t) image + c(t) z,    then any sampler from t to eps
+
+The later t, the more of the image is drawn anew: what lies below the noise at t is the model's, and
+what lies above it the image's. With a mask the rest of the image is kept, by `impute`.
+
+Or without noise (Su et al. 2023, dual diffusion implicit bridges, arXiv 2203.08382): the flow ODE
+of one prediction function takes the image up to t and that of another one, say a guided one, down.
+With one and the same function it gives the image back, but for an error of the steps.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from guidance.base import check_path
+from operators import mask as masking
+from restoration.impute import fill, impute
+from samplers import Sampler, SampleResult, heun, make_grid, sample
+from sde_lib import AffinePath, expand, normal_like, split
+from sde_lib.prediction import PredictFn
+
+UNITS = ("part", "sigma")
+
+
+def sdedit(
+    key: Array,
+    path: AffinePath,
+    predict: PredictFn,
+    sampler: Sampler,
+    image: Array,
+    strength: float,
+    *,
+    unit: str = "part",
+    steps: int = 50,
+    grid: str = "uniform",
+    eps: float | None = None,
+    keep: np.ndarray | None = None,
+    denoise: bool = False,
+) -> SampleResult:
+    """Edits of `image` `(B, ...)`.
+
+    Args:
+        key: one key, or one per image.
+        sampler: from the time of the strength down; of an SDE as published.
+        strength: how far up: see `edit_time`.
+        steps, grid, eps: the grid of that name, of so many steps, from there down to eps, the law's
+            `t0` by default.
+        keep: 1 where the image is kept, 0 where it is edited, see `operators.mask`; what is kept
+            is noised with the state at each step, and is the image's own at the end.
+        denoise: end with the conditional mean, one more evaluation.
+
+    Raises:
+        ValueError: for a law that is not affine, a strength or unit that does not exist, a grid
+            that cannot be, or a mask that is not one of the image.
+    """
+    ts = edit_grid(path, strength, unit, steps, grid, eps)
+    operator = None if keep is None else masking(image.shape[1:], keep)
+    drawing, own = split(key, 2)
+    a, _, c = (expand(v, image) for v in path.coeffs(ts[0]))
+    x = a * image + c * normal_like(drawing, image)
+    if operator is None:
+        return sample(own, predict, sampler, x, ts, denoise=denoise)
+    known = operator.forward(image)
+    # `impute` enters by a draw of the prior, to which it adds `a y` itself.
+    x = x - a * operator.adjoint(known)
+    result = sample(own, predict, impute(path, operator, known, sampler), x, ts, denoise=denoise)
+    return result._replace(x=fill(operator, known, result.x))
+
+
+def flow_edit(
+    path: AffinePath,
+    predict: PredictFn,
+    edited: PredictFn,
+    image: Array,
+    strength: float,
+    *,
+    solver: Sampler | None = None,
+    unit: str = "part",
+    steps: int = 50,
+    grid: str = "uniform_lam",
+    eps: float | None = None,
+) -> SampleResult:
+    """`image` `(B, ...)` up the flow of `predict` to the time of `strength`, and down that of
+    `edited`.
+
+    Args:
+        solver: a sampler of the flow ODE without noise and memory, in both directions; Heun's by
+            default. The error of a round trip is of one order above an even order of the solver,
+            and of an odd order itself: 3 for Heun's, 1 for DDIM.
+
+    Other arguments, and what is raised, as in `sdedit`.
+    """
+    ts = edit_grid(path, strength, unit, steps, grid, eps)
+    solver = heun(path) if solver is None else solver
+    unused = jax.random.key(0)
+    up = sample(unused, predict, solver, image, ts[::-1])
+    down = sample(unused, edited, solver, up.x, ts)
+    return down._replace(nfe=up.nfe + down.nfe)
+
+
+def edit_time(path: AffinePath, strength: float, unit: str = "part") -> Array:
+    """The time t of a strength: `t = strength t1` for the unit "part", and `c / a = strength`, the
+    noise level in the units of the data, for "sigma".
+
+    Raises:
+        ValueError: for a law that is not affine, another unit, or a time that is not within the
+            law's.
+    """
+    check_path(path)
+    if unit not in UNITS:
+        raise ValueError(f"The unit of strength is {unit!r}; it must be one of {', '.join(UNITS)}.")
+    top = float(jnp.exp(-path.lam(jnp.asarray(path.t1, jnp.result_type(float)))))
+    most = 1.0 if unit == "part" else top * (1.0 + 1e-5)
+    if not 0.0 < strength <= most:
+        raise ValueError(
+            f"The strength is {strength}; in units of {unit!r} it must be above 0 and at most "
+            f"{1.0 if unit == 'part' else top:.4g}."
+        )
+    if unit == "part":
+        return jnp.asarray(strength * path.t1)
+    level = jnp.asarray(strength, jnp.result_type(float))
+    return jnp.minimum(path.t_of_lam(-jnp.log(level)), path.t1)
+
+
+def edit_grid(
+    path: AffinePath, strength: float, unit: str, steps: int, grid: str, eps: float | None
+) -> Array:
+    """Times falling from that of the strength to eps; the numbers must be known while tracing."""
+    with jax.ensure_compile_time_eval():
+        top = float(edit_time(path, strength, unit))
+        eps = path.t0 if eps is None else eps
+        return make_grid(grid, dataclasses.replace(path, t1=top), steps, eps)

@@ -1,0 +1,1 @@
+"""Distances between two sets of features, and what they are computed from."""

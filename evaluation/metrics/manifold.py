@@ -1,0 +1,176 @@
+"""Fidelity and diversity apart: precision and recall, density and coverage, by nearest neighbours.
+
+A set of features is blown up into balls, one about each point, with the distance to its k-th
+nearest neighbour in its own set as radius; what lies in a ball counts as near the set. The point
+itself is no neighbour of itself, a duplicate of it is. Balls are closed: a tie is inside.
+
+None of the four is a distance, none is free of the sizes of the sets, and only density (1) and
+coverage have a known expectation for equal laws: compare equal sizes, and put what real data score
+beside it. One outlier in a set makes a large ball, which raises precision or recall.
+
+Every standard error is the spread over fresh sets of samples; it holds neither the spread of the
+reference nor a bias. Where samples count one by one it is that of a mean, and 0 if all or none are
+inside; where balls are about samples, or samples fill balls, it is a jackknife over ten blocks.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.metrics.pairwise import euclidean_distances
+
+from evaluation.metrics.frechet import finite_rows
+from evaluation.metrics.mmd import check_pair, slices
+from evaluation.spaces.features import Features
+
+BLOCK = 1024  # 8 MiB of distances at a time
+GROUPS = 10
+# Distances come from |x|^2 - 2 x.y + |y|^2, whose rounding must not push a tie out of its ball.
+ROUNDING = 1e-12
+
+
+class PrecisionRecall(NamedTuple):
+    """Shares in [0, 1], their standard errors, and k. n samples, m reference points."""
+
+    precision: float
+    precision_stderr: float
+    recall: float
+    recall_stderr: float
+    k: int
+    n: int
+    m: int
+
+
+class DensityCoverage(NamedTuple):
+    """Density, >= 0, and coverage, in [0, 1], their standard errors, and k. Sizes as above."""
+
+    density: float
+    density_stderr: float
+    coverage: float
+    coverage_stderr: float
+    k: int
+    n: int
+    m: int
+
+
+def precision_recall(
+    samples: Features, reference: Features, k: int = 3, *, block: int = BLOCK
+) -> PrecisionRecall:
+    """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 1 and 2).
+
+        precision = share of samples in a ball about a reference point
+        recall    = share of reference points in a ball about a sample
+
+    Args:
+        samples, reference: features (n, d) and (m, d) of one space.
+        k: which neighbour makes the radius; 3 as in the paper.
+        block: rows and columns of the distances that are held at a time.
+
+    Raises:
+        ValueError: spaces or dimensions differ, a value is not finite, or a set is too small for
+            k neighbours (with a tenth of the samples left out).
+    """
+    x, y = prepare(samples, reference, k)
+    group, radii_y = groups(len(x)), radii(nearest(y, np.zeros(len(y), int), k, block), k)
+    near = nearest(x, group, k, block)
+    # Row 0: radii among all samples. Row 1 + j: among those without group j.
+    radii_x = [
+        radii(near, k),
+        *(radii(np.delete(near, j, axis=1), k) for j in range(near.shape[1])),
+    ]
+    precise, recalled = np.zeros(len(x), bool), np.zeros((len(radii_x), len(y)), bool)
+    for rows, columns, tile in tiles(x, y, block, ROUNDING):
+        precise[rows] |= (tile <= radii_y[columns]).any(axis=1)
+        for j, radius in enumerate(radii_x, start=-1):
+            inside = tile <= radius[rows, None]
+            recalled[1 + j, columns] |= inside[group[rows] != j].any(axis=0)
+    shares = recalled.mean(axis=1)
+    return PrecisionRecall(
+        *mean_and_stderr(precise), float(shares[0]), jackknife(shares[1:]), k, len(x), len(y)
+    )
+
+
+def density_coverage(
+    samples: Features, reference: Features, k: int = 5, *, block: int = BLOCK
+) -> DensityCoverage:
+    """Density and coverage (Naeem et al. 2020, arXiv:2002.09797, eq. 2 and 3).
+
+        density  = mean over samples of (number of balls about reference points they lie in) / k
+        coverage = share of balls about reference points that hold a sample
+
+    For equal laws their expectations are 1 and 1 - prod_{i=1..k} (m - i) / (n + m - i).
+
+    Args, raises: as `precision_recall`; k = 5 as in the paper.
+    """
+    x, y = prepare(samples, reference, k)
+    group, radii_y = groups(len(x)), radii(nearest(y, np.zeros(len(y), int), k, block), k)
+    balls, held = np.zeros(len(x)), np.zeros((group.max() + 1, len(y)), bool)
+    for rows, columns, tile in tiles(x, y, block, ROUNDING):
+        inside = tile <= radii_y[columns]
+        balls[rows] += inside.sum(axis=1)
+        for j in range(len(held)):
+            held[j, columns] |= inside[group[rows] == j].any(axis=0)
+    left_out = [np.delete(held, j, axis=0).any(axis=0).mean() for j in range(len(held))]
+    coverage = float(held.any(axis=0).mean())
+    return DensityCoverage(
+        *mean_and_stderr(balls / k), coverage, jackknife(left_out), k, len(x), len(y)
+    )
+
+
+def prepare(samples: Features, reference: Features, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets about the reference's mean, which leaves less to cancel in the distances."""
+    check_pair(samples, reference)
+    x, y = finite_rows(samples), finite_rows(reference)
+    left = len(x) - int(np.bincount(groups(len(x))).max())
+    if not 1 <= k < min(left, len(y)):
+        raise ValueError(
+            f"k = {k} neighbours were asked for in {len(x)} samples, {left} of them while the "
+            f"error is estimated, and {len(y)} reference points; k must be at least 1 and below "
+            "these numbers: lower k or draw more"
+        )
+    centre = y.mean(axis=0)
+    return x - centre, y - centre
+
+
+def groups(n: int) -> np.ndarray:
+    """Which of at most ten groups each sample is in; dealt out, as samples may be sorted."""
+    return np.arange(n) % min(GROUPS, n)
+
+
+def nearest(x: np.ndarray, group: np.ndarray, k: int, block: int) -> np.ndarray:
+    """Squared distances (n, groups, k) from each point to its nearest k in each group but itself.
+
+    In no order; infinite where a group has fewer.
+    """
+    found = np.full((len(x), group.max() + 1, k), np.inf)
+    for rows, columns, tile in tiles(x, x, block, 0.0):
+        if rows == columns:
+            np.fill_diagonal(tile, np.inf)
+        for j in range(found.shape[1]):
+            both = np.concatenate([found[rows, j], tile[:, group[columns] == j]], axis=1)
+            found[rows, j] = np.partition(both, k - 1, axis=1)[:, :k]
+    return found
+
+
+def radii(near: np.ndarray, k: int) -> np.ndarray:
+    """The k-th smallest of (n, groups, k): squared radii (n,)."""
+    return np.partition(near.reshape(len(near), -1), k - 1, axis=1)[:, k - 1]
+
+
+def tiles(x: np.ndarray, y: np.ndarray, block: int, rounding: float):
+    """Slices of rows and columns with the squared distances between them, less their rounding."""
+    squares_x, squares_y = np.sum(x**2, axis=1), np.sum(y**2, axis=1)
+    for columns in slices(len(y), block):
+        for rows in slices(len(x), block):
+            tile = euclidean_distances(x[rows], y[columns], squared=True)
+            tile -= rounding * squares_x[rows, None]
+            tile -= rounding * squares_y[columns]
+            yield rows, columns, tile
+
+
+def mean_and_stderr(values: np.ndarray) -> tuple[float, float]:
+    return float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values)))
+
+
+def jackknife(left_out) -> float:
+    """Standard error from the values that leave one of g groups out (Efron and Tibshirani 1993)."""
+    return float(np.sqrt((len(left_out) - 1) * np.var(left_out)))

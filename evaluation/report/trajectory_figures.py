@@ -1,0 +1,124 @@
+"""Figures of sampling trajectories over the noise level, noise on the left.
+
+One figure a question, mean and middle 80 % of the runs; see `trajectories.py` for what is drawn.
+"""
+
+import io
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from evaluation.report.pictures import INK
+from evaluation.tasks.score_deviation import ScoreDeviation
+
+BLUE, ORANGE, GREEN = "#4c8dd6", "#e08a3c", "#4fa36b"
+STATE, DENOISED = ("states", BLUE), ("denoiser outputs", ORANGE)
+
+
+class Drawing(NamedTuple):
+    """What stands beside the axis, the curves `{name: (label, colour)}`, and its scale."""
+
+    label: str
+    series: dict[str, tuple[str, str]]
+    scale: str = "linear"
+
+
+DRAWINGS = {
+    "deviation": Drawing(
+        "distance from the chord / chord",
+        {"deviation_state": STATE, "deviation_denoised": DENOISED},
+    ),
+    "norm": Drawing("norm", {"norm_state": STATE, "norm_denoised": DENOISED}, "log"),
+    "to_end": Drawing(
+        "distance to the end", {"to_end_state": STATE, "to_end_denoised": DENOISED}, "log"
+    ),
+    "turning": Drawing(
+        "angle between steps, radians", {"turning_state": STATE, "turning_denoised": DENOISED}
+    ),
+    "logp": Drawing("log density of the state, nats", {"density_logp": STATE}, "symlog"),
+    "gain": Drawing(
+        "gain in log density, nats",
+        {"density_step": ("one step", BLUE), "density_denoised": ("state to output", ORANGE)},
+        "log",
+    ),
+    "nearest": Drawing(
+        "distance to the nearest example",
+        {"density_state_distance": STATE, "density_distance": DENOISED},
+        "log",
+    ),
+    "score_deviation": Drawing(
+        "distance, learned to optimal",
+        {
+            "denoiser": ("outputs at the same state", BLUE),
+            "outputs": ("outputs on the two paths", ORANGE),
+            "paths": ("states on the two paths", GREEN),
+        },
+    ),
+}
+
+
+def figures(
+    sigma: np.ndarray, curves: Mapping[str, np.ndarray], *, format: str = "svg"
+) -> dict[str, bytes]:
+    """Every figure for which there are curves, by name.
+
+    Args:
+        sigma: `(T,)` noise levels.
+        curves: as `trajectories.curves` gives them, `(T, B)` or one or two nodes shorter, which are
+            drawn at the first levels.
+        format: "svg" or "png".
+    """
+    return {
+        name: curve_figure(sigma, {k: curves[k] for k in drawing.series}, drawing, format=format)
+        for name, drawing in DRAWINGS.items()
+        if all(key in curves for key in drawing.series)
+    }
+
+
+def deviation_curves(found: ScoreDeviation) -> dict[str, np.ndarray]:
+    """The curves of the figure `score_deviation`."""
+    return {name: getattr(found, name) for name in DRAWINGS["score_deviation"].series}
+
+
+def curve_figure(
+    sigma: np.ndarray, curves: Mapping[str, np.ndarray], drawing: Drawing, *, format: str = "svg"
+) -> bytes:
+    """One figure, as an SVG or PNG on a clear background.
+
+    Raises:
+        ValueError: for a curve longer than sigma, or with nothing finite to draw.
+    """
+    figure = Figure(figsize=(5.6, 2.9), layout="constrained")
+    axes = figure.subplots()
+    for key, (label, colour) in drawing.series.items():
+        values = np.asarray(curves[key], float)
+        if len(values) > len(sigma) or not np.any(np.isfinite(values)):
+            raise ValueError(
+                f"the curve {key!r} has {len(values)} nodes for {len(sigma)} noise levels; a "
+                "figure needs a level for every node, and something finite at one of them"
+            )
+        # A log axis holds no zeros; a node where no run has a value is a gap.
+        values = np.where(values > 0, values, np.nan) if drawing.scale == "log" else values
+        drawn = np.isfinite(values).any(axis=1)
+        levels, values = np.asarray(sigma)[: len(values)][drawn], values[drawn]
+        low, high = np.nanquantile(values, (0.1, 0.9), axis=1)
+        axes.fill_between(levels, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(levels, np.nanmean(values, axis=1), color=colour, linewidth=1.8, label=label)
+    axes.set_xscale("log")
+    axes.set_yscale(drawing.scale)
+    axes.set_xlim(max(sigma), min(sigma))
+    axes.set_xlabel("σ", color=INK)
+    axes.set_ylabel(drawing.label, color=INK)
+    axes.tick_params(which="both", colors=INK)
+    axes.grid(color=INK, alpha=0.2, linewidth=0.6)
+    axes.spines[:].set_visible(False)
+    axes.legend(frameon=False, labelcolor=INK)
+    buffer = io.BytesIO()
+    # Without a date and with fixed ids the same curves give the same file.
+    metadata = {"Date": None} if format == "svg" else None
+    with rc_context({"svg.hashsalt": "trajectory"}):
+        figure.savefig(buffer, format=format, transparent=True, dpi=160, metadata=metadata)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Spaces in which samples and data are compared: functions from images to features."""

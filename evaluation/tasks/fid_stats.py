@@ -1,0 +1,44 @@
+"""`--mode fid_stats`: the moments of the training data in each feature space, written once."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from evaluation.metrics.frechet import Moments, merge_all
+from evaluation.metrics.statistics import stream, write_statistics
+from evaluation.report.images import Images, of_source
+from evaluation.spaces.features import FeatureSpace
+from evaluation.spaces.judges import judges
+from evaluation.store.memory import check_moments
+from parallel.processes import each, is_lead
+
+
+def write_fid_stats(experiment, workdir: Path) -> list[Path]:
+    """Writes `stats/<data>_<space>.npz` with `mu`, `sigma`, `n`, `space` and the fingerprint."""
+    folder = workdir / "stats"
+    written = []
+    chosen = judges(experiment)
+    for judge in chosen:
+        check_moments(judge.widths[0])
+    for space, *_ in chosen:
+        moments = shared_stream(space, of_source(experiment.train))
+        if not is_lead():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{experiment.train.name.replace('/', '-')}_{space.name}.npz"
+        write_statistics(path, moments, experiment.train.fingerprint)
+        written.append(path)
+    return written
+
+
+def shared_stream(space: FeatureSpace, images: Images) -> Moments:
+    """Moments of all images, of which each process of a job streams every so-manieth batch."""
+    processes = jax.process_count()
+
+    def part(first: int) -> dict[str, np.ndarray]:
+        moments = stream(space, (images.batch(i) for i in range(first, images.count(), processes)))
+        return {"n": moments.n, "mean": moments.mean, "scatter": moments.scatter}
+
+    parts = each(min(processes, images.count()), part)
+    return merge_all([Moments(space.id, int(p["n"]), p["mean"], p["scatter"]) for p in parts])

@@ -1,0 +1,284 @@
+"""`--mode sample` under measurements: of examples of a split, of pictures, or of a file; restored
+several times each.
+
+The noise of the measurement of example i, and the draws of its restorations, come from
+`example_keys(eval.seed, i)`: they do not depend on the batch.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from evaluation.report.pictures import grid, save_png
+from evaluation.tasks.given import check_rows, given_images
+from evaluation.tasks.sampling import (
+    arrays_of,
+    by_example,
+    depend_on_each_other,
+    in_shares,
+    pictured,
+    to_levels,
+)
+from operators import LinearOperator, measure
+from parallel.mesh import by_device
+from parallel.processes import each, is_lead
+from sde_lib import example_keys, fold_in, several, split
+from whole_files import put, put_arrays
+
+SHOWN = 5  # restorations of an example in the picture
+ROWS = 16
+
+
+class Restored(NamedTuple):
+    """In units of the model: `truth` (n, ...), None where nobody knows it, measurements `y`
+    (n, *shape_out), restorations `x` (n, K, ...), nan where a solve failed; the mean `nfe`, and
+    `failed` (n, K)."""
+
+    truth: np.ndarray | None
+    y: np.ndarray
+    x: np.ndarray
+    nfe: float
+    failed: np.ndarray
+
+
+def restore(experiment, restoration, params: Any, seeds: range) -> Restored:
+    """Measures and restores the examples of those numbers, `guidance.samples` times each; or
+    restores the rows of those numbers in a file of measurements."""
+    section = experiment.config.guidance
+    *measuring, own_keys = keys_of(experiment, np.asarray(seeds))
+    if section.measurement:
+        truth, y = None, read_measurement(Path(section.measurement), restoration.operator, seeds)
+    else:
+        truth, y = measured(experiment, restoration.operator, seeds, *measuring)
+    return restored(experiment, restoration, params, own_keys, y)._replace(truth=truth)
+
+
+def keys_of(experiment, indices: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Keys `(n,)` of examples with these numbers: for their dequantisation, for the noise of their
+    measurement, for their restorations."""
+    return split(fold_in(example_keys(experiment.config.eval.seed, indices), 2), 3)
+
+
+def restored(experiment, restoration, params: Any, keys: jax.Array, y) -> Restored:
+    """`guidance.samples` restorations of each measurement y `(n, *shape_out)`, keys `(n,)`; the
+    truth is left out."""
+    n, k = len(y), experiment.config.guidance.samples
+    make = one_by_one if restoration.together is None else together
+    x, nfe, failed = make(experiment, restoration, params, keys, y)
+    x = x.reshape(n, k, *experiment.shape)
+    # A guide that is too stiff for the steps ends in what is not finite.
+    failed = failed.reshape(n, k) | ~np.isfinite(x.reshape(n, k, -1)).all(axis=-1)
+    x = np.where(failed.reshape(n, k, *(1,) * len(experiment.shape)), np.nan, x)
+    return Restored(None, np.asarray(y), x, float(nfe.mean()), failed)
+
+
+def measured(experiment, operator: LinearOperator, seeds: range, data_keys, noise_keys):
+    """Examples of a split, or pictures, as the model sees them, and their measurements."""
+    section = experiment.config.guidance
+    truth = given_images(experiment, section.dataset, seeds, data_keys)
+    observe = jax.jit(lambda keys, x: measure(keys, operator, x, section.noise_std))
+    return np.asarray(truth), np.asarray(observe(noise_keys, truth))
+
+
+def read_measurement(file: Path, operator: LinearOperator, seeds: range) -> np.ndarray:
+    """`y` of an npz file, the rows of those numbers, in units of the model.
+
+    Raises:
+        ValueError: for a file that is not there or not such a one, or a y that is not finite or not
+            the operator's.
+    """
+    if not file.is_file():
+        raise ValueError(f"guidance.measurement is {file}, which is no file; name an npz with `y`.")
+    try:
+        with np.load(file) as stored:
+            y = stored["y"]
+    except (ValueError, TypeError, AttributeError, EOFError, KeyError, zipfile.BadZipFile):
+        raise ValueError(
+            f"{file} is not an npz file with an array `y`; write it with numpy.savez(FILE, y=y)."
+        ) from None
+    if y.ndim == 0 or y.shape[1:] != operator.shape_out:
+        raise ValueError(
+            f"`y` of {file} has shape {y.shape} and {operator.name!r} measures "
+            f"{operator.shape_out}; it must be {('n', *operator.shape_out)}."
+        )
+    check_rows(seeds, str(file), len(y))
+    y = y[seeds.start : seeds.stop]
+    if not np.issubdtype(y.dtype, np.floating) or not np.isfinite(y).all():
+        raise ValueError(f"`y` of {file} is {y.dtype} or not finite; give finite floats.")
+    return y.astype(np.float32)
+
+
+def one_by_one(experiment, restoration, params: Any, keys: jax.Array, y: np.ndarray):
+    """Every restoration by itself: x (n K, ...), evaluations and failure (n K,)."""
+    n, k = len(y), experiment.config.guidance.samples
+    which = np.repeat(np.arange(n), k)
+    draws = several(keys, k)
+
+    def batch(params, keys, y):
+        start, steps = split(keys, 2)
+        x = experiment.path.prior_sample(start, (len(keys), *experiment.shape))
+        run = lambda key, x, y: restoration.run(key, experiment.predict(params), x, y)
+        return arrays_of(by_example(experiment, run)(steps, x, y))
+
+    size = min(experiment.config.sampling.batch_size, n * k)
+    run = by_device(batch, shared=1, together=depend_on_each_other(experiment.config.sampling))
+    return in_shares(lambda keys, y: run(params, keys, y), size, draws, y[which])
+
+
+def together(experiment, restoration, params: Any, keys: jax.Array, y: np.ndarray):
+    """All restorations of an example by one run, example after example; the processes of a job
+    share the examples."""
+    k = experiment.config.guidance.samples
+    run = jax.jit(lambda params, key, y: restoration.together(key, experiment.predict(params), y))
+
+    def example(i: int) -> dict[str, np.ndarray]:
+        result = jax.device_get(run(params, keys[i], y[i]))
+        return {"x": result.x, "nfe": np.full(k, result.nfe)}
+
+    found = each(len(y), example)
+    x, nfe = (np.concatenate([result[name] for result in found]) for name in ("x", "nfe"))
+    return x, nfe, np.zeros(len(x), bool)
+
+
+def run_restoration(
+    restoration, experiment, params: Any, workdir: Path, step: int, seeds: range
+) -> dict[str, Any]:
+    """Writes `restored/step_<step>/<method>_<operator>_<first>-<last>` as npz, png and json.
+
+    Raises:
+        ValueError: for numbers of examples that are not there, or where every restoration failed.
+    """
+    section = experiment.config.guidance
+    found = restore(experiment, restoration, params, seeds)
+    if found.failed.all():
+        raise ValueError(
+            f"None of {found.failed.size} restorations is finite: the steps are too few for so "
+            f"stiff a guide; raise sampling.steps, or guidance.noise_std = {section.noise_std}, or "
+            "take another guidance.method."
+        )
+    folder = workdir / "restored" / f"step_{step}"
+    name = f"{section.method}_{section.operator}_{seeds.start}-{seeds.stop - 1}"
+    report = {
+        "step": step,
+        "examples": [seeds.start, seeds.stop - 1],
+        "dataset": section.measurement or section.dataset,
+        "guidance": section.to_dict(),
+        "sampling": experiment.settings.sampling.to_dict(),
+        "nfe": found.nfe,
+        "failed": int(found.failed.sum()),
+        **scores(experiment, restoration.operator, found, section.noise_std),
+    }
+    if is_lead():
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = restored_arrays(experiment, found)
+        put_arrays(folder / f"{name}.npz", **arrays, indices=np.asarray(seeds))
+        put(folder / f"{name}.json", json.dumps(report, indent=2) + "\n")
+        if pictured(experiment):
+            picture(experiment, restoration.operator, found, folder / f"{name}.png")
+    shown = ("nfe", "failed", "psnr", "ssim", "misfit", "coverage", "spread")
+    return {**{key: report[key] for key in shown if key in report}, "folder": str(folder)}
+
+
+def restored_arrays(experiment, found: Restored) -> dict[str, np.ndarray]:
+    """What the npz holds: restorations in levels as `arr_0`, and the rest in units of the model."""
+    mean, std = mean_and_std(found)
+    levels = to_levels(experiment, np.nan_to_num(found.x))[0]
+    arrays = {"arr_0": levels, "y": found.y, "mean": mean, "std": std, "failed": found.failed}
+    return arrays if found.truth is None else {**arrays, "truth": found.truth}
+
+
+def mean_and_std(found: Restored) -> tuple[np.ndarray, np.ndarray]:
+    """Over the restorations of an example that there are, (n, ...) each; nan where none is."""
+    kept = ~found.failed.reshape(*found.failed.shape, *(1,) * (found.x.ndim - 2))
+    count = kept.sum(axis=1)
+    mean = np.nansum(found.x, axis=1) / np.where(count, count, np.nan)
+    square = np.nansum((found.x - mean[:, None]) ** 2, axis=1)
+    return mean, np.sqrt(square / np.where(count > 1, count - 1, np.nan))
+
+
+def scores(experiment, operator: LinearOperator, found: Restored, noise_std: float) -> dict:
+    """What the restorations are worth, over the examples that have any.
+
+    `misfit`: RMS of `y - A x`, over `noise_std` where there is noise: 1 is as it should be.
+    `coverage`: share of values of the truth between the least and the largest of K restorations,
+    beside `expected_coverage`, `(K - 1) / (K + 1)`, that of draws of the posterior, over the values
+    that the measurement leaves open. `spread`: RMS error of the mean over that expected of it,
+    `std sqrt(1 + 1 / K)`; 1 where the restorations vary as much as they err. `psnr` of the mean and
+    of single ones, `ssim` of the mean: of levels in [0, 1], for images. Without a truth `misfit`
+    alone.
+    """
+    n, k = found.failed.shape
+    mean, std = mean_and_std(found)
+    states = found.x[~found.failed]
+    which = np.repeat(np.arange(n), k)[~found.failed.ravel()]
+    error = found.y[which] - np.asarray(operator.forward(jnp.asarray(states)))
+    misfit = float(np.sqrt(np.mean(error**2)))
+    result = {"misfit": misfit / noise_std if noise_std else misfit}
+    if found.truth is None:
+        return result
+    if k > 1 and not found.failed.any():
+        result.update(calibration(found, mean, std))
+    if pictured(experiment):
+        result.update(likeness(experiment, found, mean))
+    return result
+
+
+def calibration(found: Restored, mean: np.ndarray, std: np.ndarray) -> dict:
+    """`coverage` and `spread`, None where the measurement leaves nothing open."""
+    k = found.x.shape[1]
+    low, high = found.x.min(axis=1), found.x.max(axis=1)
+    free = high - low > 1e-3 * np.std(found.truth)
+    result = {"coverage": None, "expected_coverage": (k - 1) / (k + 1), "spread": None}
+    if free.any():
+        inside = (low <= found.truth) & (found.truth <= high)
+        ratio = np.mean((found.truth - mean)[free] ** 2) / np.mean(std[free] ** 2 * (1 + 1 / k))
+        result.update(coverage=float(inside[free].mean()), spread=float(np.sqrt(ratio)))
+    return result
+
+
+def likeness(experiment, found: Restored, mean: np.ndarray) -> dict:
+    """`psnr` and `ssim` of the mean, as it is and not rounded to levels; `psnr_of_samples`, None
+    where all are equal to the truth."""
+    unit = lambda v: to_levels(experiment, v)[1]
+    truth, kept = unit(found.truth), ~found.failed
+    smooth = np.asarray(experiment.scaler.to_unit(jnp.asarray(mean)))
+    some = np.flatnonzero(kept.any(axis=1))
+    error = np.mean((unit(found.x[kept]) - truth[np.nonzero(kept)[0]]) ** 2)
+    psnr = lambda i: peak_signal_noise_ratio(truth[i], smooth[i], data_range=1.0)
+    window = {"data_range": 1.0, "channel_axis": -1}
+    window["win_size"] = min(7, min(experiment.shape[:2]) // 2 * 2 - 1)
+    ssim = lambda i: structural_similarity(truth[i], smooth[i], **window)
+    return {
+        "psnr": float(np.mean([psnr(i) for i in some])),
+        "psnr_of_samples": float(-10.0 * np.log10(error)) if error > 0 else None,
+        "ssim": float(np.mean([ssim(i) for i in some])),
+    }
+
+
+def picture(experiment, operator: LinearOperator, found: Restored, file: Path) -> None:
+    """A row for each example: truth, what the measurement says, mean, standard deviation, draws."""
+    rows = min(ROWS, len(found.y))
+    mean, std = mean_and_std(found)
+    unit = lambda v: np.asarray(experiment.scaler.to_unit(jnp.asarray(v[:rows])))
+    spread = np.nan_to_num(std[:rows]) / max(float(np.nanmax(std[:rows])), 1e-12)
+    draws = [unit(found.x[:, j]) for j in range(min(SHOWN, found.x.shape[1]))]
+    known = [] if found.truth is None else [unit(found.truth)]
+    columns = [*known, unit(seen(operator, found)), unit(mean), spread, *draws]
+    images = np.stack(columns, axis=1).reshape(-1, *experiment.shape)
+    save_png(file, grid(images, columns=len(columns)))
+
+
+def seen(operator: LinearOperator, found: Restored) -> np.ndarray:
+    """The measurement as an image: its pseudo-inverse where there is an SVD, else its adjoint."""
+    y = jnp.asarray(found.y)
+    if operator.svd is None:
+        return np.asarray(operator.adjoint(y))
+    s = np.asarray(operator.svd.s)
+    inverse = np.where(s > 1e-3 * s.max(), 1.0 / np.where(s > 0.0, s, 1.0), 0.0)
+    return np.asarray(operator.svd.v(jnp.asarray(inverse[None], y.dtype) * operator.svd.ut(y)))

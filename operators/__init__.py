@@ -1,0 +1,44 @@
+"""Linear measurements of a state: one a file, all a `LinearOperator`.
+
+`OPERATORS` are constructors that take the shape of one state first. `in_basis` turns one operator
+into another.
+"""
+
+from operators.base import SVD, LinearOperator, dense, measure
+from operators.basis import COLOUR, greyscale, in_basis
+from operators.blur import BOUNDARIES, blur, gaussian_kernel
+from operators.downsample import downsample
+from operators.fourier import fourier, random_lines
+from operators.mask import mask
+from operators.matrix import matrix
+from operators.radon import radon
+
+OPERATORS = {
+    "mask": mask,
+    "blur": blur,
+    "downsample": downsample,
+    "fourier": fourier,
+    "radon": radon,
+    "matrix": matrix,
+    "greyscale": greyscale,
+}
+
+__all__ = [
+    "BOUNDARIES",
+    "COLOUR",
+    "OPERATORS",
+    "SVD",
+    "LinearOperator",
+    "blur",
+    "dense",
+    "downsample",
+    "fourier",
+    "gaussian_kernel",
+    "greyscale",
+    "in_basis",
+    "mask",
+    "matrix",
+    "measure",
+    "radon",
+    "random_lines",
+]

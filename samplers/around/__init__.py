@@ -1,0 +1,1 @@
+"""What is put around any sampler: its start, its repetitions, its end."""

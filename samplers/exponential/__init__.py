@@ -1,0 +1,1 @@
+"""Exponential integrators for the flow ODE: many orders in few evaluations."""

@@ -1,0 +1,1 @@
+"""Chains over data and noise level, and samplers that start from their states."""

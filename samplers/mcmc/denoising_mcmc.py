@@ -1,0 +1,153 @@
+"""Denoising MCMC: states of a chain over data and noise level, denoised from where they are.
+
+Kim & Ye 2023 (Denoising MCMC for accelerating diffusion-based generative models, ICML,
+arXiv 2209.14593), in the form they call Denoising Langevin Gibbs. The chain is that of
+`langevin_gibbs.py`. It stays near the data, so an output needs an integrator from a small sigma
+only: `n_skip` moves, the state of least sigma among them, the reverse process from there, one
+conditional mean at its end. The chain goes on from its own state, not from the output.
+
+Successive outputs of a chain resemble each other; quality wants a small eta and n_skip, diversity
+large ones or many chains.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from samplers.base import SampleFn, Sampler, SampleResult, finished, sample
+from samplers.grids import FORMULAS, GRIDS
+from samplers.mcmc.langevin_gibbs import Chain, Walk, check_walk, make_move, window
+from samplers.mcmc.levels import Levels, LogitsFn, draw_level
+from sde_lib import AffinePath, expand, fold_in, normal_like, split
+from sde_lib.prediction import PredictFn
+
+
+def grids_from(path: AffinePath, tops: Array, grid: str, steps: int, eps: float) -> Array:
+    """The grid of that name in `FORMULAS` for each example, from its own time `tops` `(B,)` to eps:
+    `(steps + 1, B)`. A top at or below eps gives steps of length zero."""
+    make = lambda top: GRIDS[grid](path.replace(t1=top), steps, eps)
+    ts = jax.vmap(make, out_axes=1)(tops)
+    return jnp.where(tops[None] > eps, ts, eps)
+
+
+def denoise(
+    key: Array,
+    path: AffinePath,
+    levels: Levels,
+    predict: PredictFn,
+    sampler: Sampler,
+    chain: Chain,
+    *,
+    steps: int,
+    eps: float,
+    grid: str = "karras",
+) -> SampleResult:
+    """The reverse process from each chain's own level to eps, and the conditional mean there.
+
+    `steps` steps of any sampler for every chain, whatever its level; `steps nfe + 1` evaluations.
+    """
+    ts = grids_from(path, levels.t[chain.level], grid, steps, eps)
+    x = expand(path.coeffs(ts[0]).a, chain.y) * chain.y
+    return sample(key, predict, sampler, x, ts, denoise=True)
+
+
+def denoising_mcmc(
+    path: AffinePath,
+    levels: Levels,
+    logits: LogitsFn,
+    start: SampleFn,
+    sampler: Sampler,
+    walk: Walk,
+    *,
+    steps: int,
+    eps: float,
+    grid: str = "karras",
+    outputs: int = 1,
+) -> SampleFn:
+    """Denoising Langevin Gibbs as `(key, predict, x) -> SampleResult`.
+
+    Args:
+        levels, logits: the grid of levels and log p(level | y) on it, exact or a classifier's.
+        start: a coarse full run that ends with data, such as 20 steps of Heun with its denoising;
+            its result plus `start_std z` is where a chain begins.
+        sampler, steps, eps, grid: the integrator from a chain's level to eps; grid is a name in
+            `FORMULAS`.
+        outputs: samples that one chain gives, one after the other.
+
+    x is `(B, ...)` from the prior and B a multiple of `outputs`: chain j starts from example
+    `j outputs`, draws from its key alone, and gives the samples from there on. So with a key per
+    example a chain is the same in any batch. `nfe` is what a sample costs on the whole,
+    `n_skip + steps nfe + 1` and its share of the start and the burn-in; `trace` the sigma `(B,)`
+    that each sample was denoised from; `failed` that of `start`, or not finite.
+
+    Raises:
+        ValueError: for numbers out of range, a lowest level below eps, another grid, or a batch
+            that is not a multiple of `outputs`.
+    """
+    check_walk(walk)
+    check_run(path, levels, steps, eps, grid, outputs)
+    burn_in = [eta for number, eta in walk.burn_in for _ in range(number)]
+    each = walk.n_skip + steps * sampler.nfe + 1
+
+    def run(key: Array, predict: PredictFn, x: Array) -> SampleResult:
+        check_batch(x.shape[0], outputs)
+        heads = x[::outputs]
+        begin_key, burn_key, walk_key = split(key if key.ndim == 0 else key[::outputs], 3)
+        move = make_move(path, levels, logits, predict, walk.update)
+        first, chain = begin(begin_key, logits, start, predict, heads, walk)
+        chain, _ = window(burn_key, move, chain, jnp.asarray(burn_in, x.dtype))
+        etas, to_data = jnp.full(walk.n_skip, walk.eta), {"steps": steps, "eps": eps, "grid": grid}
+
+        def output(chain: Chain, i: Array):
+            move_key, end_key = split(fold_in(walk_key, i), 2)
+            chain, best = window(move_key, move, chain, etas)
+            end = denoise(end_key, path, levels, predict, sampler, best, **to_data)
+            return chain, (end.x, levels.sigma[best.level])
+
+        _, (found, sigma) = jax.lax.scan(output, chain, jnp.arange(outputs))
+        share = (jnp.asarray(first.nfe) + len(burn_in)) / outputs
+        of_each = lambda v: jnp.repeat(jnp.asarray(v), outputs) if jnp.ndim(v) else v
+        return finished(
+            jnp.moveaxis(found, 0, 1).reshape(x.shape),
+            sigma.T.reshape(-1),
+            of_each(share + each),
+            of_each(first.failed),
+        )
+
+    return run
+
+
+def begin(
+    key: Array, logits: LogitsFn, start: SampleFn, predict: PredictFn, x: Array, walk: Walk
+) -> tuple[SampleResult, Chain]:
+    """The result of the coarse run from x, and the chain that begins beside it."""
+    run_key, noise_key, level_key = split(key, 3)
+    first = start(run_key, predict, x)
+    y = first.x + walk.start_std * normal_like(noise_key, first.x)
+    return first, Chain(y, draw_level(level_key, logits(y), walk.update))
+
+
+def check_run(
+    path: AffinePath, levels: Levels, steps: int, eps: float, grid: str, outputs: int
+) -> None:
+    if grid not in FORMULAS:
+        raise ValueError(
+            f"The grid is {grid!r}; each chain starts from a level of its own, which needs a grid "
+            f"that is a formula: take one of {', '.join(FORMULAS)}."
+        )
+    if steps < 1 or outputs < 1:
+        raise ValueError(f"steps is {steps} and outputs {outputs}; take at least 1 of each.")
+    with jax.ensure_compile_time_eval():
+        lowest = float(levels.t[-1])
+    if not path.t0 / (1.0 + 1e-5) <= eps <= lowest * (1.0 + 1e-5):
+        raise ValueError(
+            f"eps is {eps} and the least noisy level is at t = {lowest:.6g}; end at or below it, "
+            f"and not below t0 = {path.t0}."
+        )
+
+
+def check_batch(size: int, outputs: int) -> None:
+    if size % outputs:
+        raise ValueError(
+            f"The batch is {size} and each chain gives {outputs} samples; take a multiple of that."
+        )

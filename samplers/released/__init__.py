@@ -1,0 +1,1 @@
+"""The released code's predictor-corrector loop, with all its conventions."""

@@ -1,0 +1,48 @@
+"""A linear measurement of Gaussian data, whose posterior is known: what the guides are held to.
+
+The posterior is written in its precisions, from the textbook, and is Gaussian data again, so that
+`closed_form` gives the exact conditional prediction at every time.
+"""
+
+import numpy as np
+from closed_form import Gaussian
+
+from operators import matrix
+from sde_lib import EDM, VE, VP, Flow, SubVP
+
+LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "edm": EDM(), "flow": Flow()}
+EPS = {"vp": 1e-3, "subvp": 1e-3, "ve": 1e-5, "edm": 2e-3, "flow": 1e-4}
+D, NOISE = 6, 0.2
+RNG = np.random.default_rng(0)
+ROOT = RNG.standard_normal((D, D)) / np.sqrt(D)
+PRIOR = Gaussian(RNG.standard_normal(D), ROOT @ ROOT.T + 0.05 * np.eye(D))
+A = RNG.standard_normal((3, D))
+Y = RNG.standard_normal(3)
+OPERATOR = matrix((D,), A)
+ROUND = Gaussian(RNG.standard_normal(D), 0.7**2 * np.eye(D))
+
+
+def posterior(data, A, y, noise):
+    """N(m, C) given y = A x0 + noise n, by the precisions."""
+    cov = np.linalg.inv(np.linalg.inv(data.cov) + A.T @ A / noise**2)
+    return Gaussian(cov @ (np.linalg.solve(data.cov, data.mean) + A.T @ y / noise**2), cov)
+
+
+def states(law, data, t, n=4):
+    """Likely states at t, a number."""
+    mean, cov = data.moments(law, t)
+    return np.random.default_rng(1).multivariate_normal(mean, cov, n)
+
+
+def times(law):
+    """From one end of the law to the other."""
+    return (law.t0, 0.01, 0.3 * law.t1, law.t1)
+
+
+# Two correlated values.
+PAIR = Gaussian(np.array([0.5, -0.2]), np.array([[1.0, 0.8], [0.8, 1.0]]))
+
+
+def covariance_error(cov, n):
+    """Standard errors of the entries of a covariance found from n draws of a Gaussian."""
+    return np.sqrt((np.outer(np.diag(cov), np.diag(cov)) + cov**2) / n)
