@@ -100,9 +100,7 @@ def build_predictor(section: ConfigDict, path: sde_lib.AffinePath) -> samplers.S
             raise ValueError("sampling.predictor and sampling.corrector are both 'none'; name one.")
         return None
     own = section.get(name, {})
-    predictor = construct(
-        f"sampling.{name}", samplers.PREDICTORS[name], own, path=path, steps=section.steps
-    )
+    predictor = construct(f"sampling.{name}", samplers.PREDICTORS[name], own, path=path)
     if not section.pc.lml:
         return predictor
     check_turned(name, own, section.pc)

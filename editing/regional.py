@@ -26,8 +26,8 @@ import numpy as np
 from jax import Array
 
 from guidance.base import GuideFn, check_path
-from samplers import Sampler, SampleResult, State
-from samplers.base import begin, finished, start
+from samplers import Kernel, Sampler, SampleResult, Span, State
+from samplers.base import begin, drawn, finished
 from samplers.steps.ddim import shares
 from sde_lib import AffinePath, expand, fold_in
 from sde_lib.prediction import PredictFn
@@ -49,15 +49,15 @@ def regional(path: AffinePath, eta: float | np.ndarray | Array | EtaFn) -> Sampl
     if not callable(eta) and not np.all((np.asarray(eta) >= 0.0) & (np.asarray(eta) <= 1.0)):
         raise ValueError(f"eta goes from {np.min(eta)} to {np.max(eta)}; it must lie in [0, 1].")
 
-    def step(key: Array, predict: PredictFn, state: State, t: Array, s: Array) -> State:
+    def kernel(predict: PredictFn, state: State, span: Span) -> Kernel:
+        t, s = span.t, span.s
         x, prediction = state.x, predict(state.x, t)
         a_s, _, c_s = (expand(v, x) for v in path.coeffs(s))
         strength = jnp.asarray(eta(t) if callable(eta) else eta, x.dtype)
         kept, new = shares(path, t, s, strength[None], x)
-        mean = a_s * prediction.x0 + c_s * kept * prediction.eps
-        return State(mean + c_s * new * path.noise(key, x))
+        return Kernel(a_s * prediction.x0 + c_s * kept * prediction.eps, c_s * new)
 
-    return Sampler(start, step, nfe=1)
+    return drawn(path, kernel)
 
 
 def time_travel(
@@ -110,7 +110,8 @@ def time_travel(
         number, t, s, returns = row
         # The step is outside the branch, so that the guided network is compiled once.
         state = jax.lax.cond(returns, back, lambda state, *_: state, state, t, s)
-        return sampler.step(fold_in(key, number), guided, state, t, s), None
+        span = Span(t, s, number, len(index))
+        return sampler.step(fold_in(key, number), guided, state, span), None
 
     rows = (jnp.arange(len(index)), ts[index], ts[index + 1], jnp.asarray(again))
     state, _ = jax.lax.scan(body, begin(sampler, x, ts[0]), rows)

@@ -23,7 +23,7 @@ from guidance.base import GuideFn, check_problem, observed, with_score
 from guidance.conjugate import check_iterations
 from guidance.pigdm import whitened
 from operators import LinearOperator
-from samplers import Sampler, State
+from samplers import Sampler, Span, State
 from sde_lib import AffinePath, expand, normal_like, split
 from sde_lib.prediction import PredictFn, Prediction
 
@@ -98,8 +98,8 @@ def redrawn(make: Callable[[Array], GuideFn], sampler: Sampler) -> Sampler:
     All evaluations of one step have the same draw.
     """
 
-    def step(key: Array, predict: PredictFn, state: State, t: Array, s: Array) -> State:
+    def step(key: Array, predict: PredictFn, state: State, span: Span) -> State:
         drawing, own = split(key, 2)
-        return sampler.step(own, make(drawing)(predict), state, t, s)
+        return sampler.step(own, make(drawing)(predict), state, span)
 
-    return sampler._replace(step=step)
+    return sampler._replace(step=step, kernel=None)

@@ -19,7 +19,7 @@ from jax import Array
 from guidance.base import GuideFn, check_problem, residual, through_network, with_pullback
 from guidance.conjugate import dot
 from operators import LinearOperator
-from samplers import Sampler, State
+from samplers import Sampler, Span, State
 from sde_lib import AffinePath, expand
 from sde_lib.prediction import PredictFn
 
@@ -71,16 +71,16 @@ def dps_steps(
             "such as ancestral or ddim, or the guide `dps`."
         )
 
-    def step(key: Array, predict: PredictFn, state: State, t: Array, s: Array) -> State:
-        prediction, pullback = with_pullback(predict, state.x, t)
+    def step(key: Array, predict: PredictFn, state: State, span: Span) -> State:
+        prediction, pullback = with_pullback(predict, state.x, span.t)
         r = residual(operator, y, prediction.x0)
         size = jnp.sqrt(dot(r, r))
         gradient = -2.0 * pullback(operator.adjoint(r))
-        moved = base.step(key, lambda x, t: prediction, state, t, s)
+        moved = base.step(key, lambda x, t: prediction, state, span)
         scale = jnp.where(size > 0.0, zeta / jnp.where(size > 0.0, size, 1.0), 0.0)
         return State(moved.x - expand(scale, gradient) * gradient, moved.memory)
 
-    return base._replace(step=step)
+    return base._replace(step=step, kernel=None)
 
 
 def check_zeta(zeta: float) -> None:

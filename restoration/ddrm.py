@@ -17,7 +17,7 @@ from jax import Array
 
 from guidance.base import check_problem, residual
 from operators import LinearOperator
-from samplers import Sampler, State
+from samplers import Sampler, Span, State
 from samplers.base import start
 from sde_lib import AffinePath, expand
 from sde_lib.prediction import PredictFn
@@ -76,7 +76,8 @@ def ddrm(
         turned = jnp.where(noise < sigma, a * ybar + less * xbar, xbar)
         return x + svd.v(turned - xbar)
 
-    def step(key: Array, predict: PredictFn, state: State, t: Array, s: Array) -> State:
+    def step(key: Array, predict: PredictFn, state: State, span: Span) -> State:
+        t, s = span.t, span.s
         x, prediction = state.x, predict(state.x, t)
         x0, z = prediction.x0, path.noise(key, x)
         (values, seen), (_, sigma) = singular(x), level(x, s)

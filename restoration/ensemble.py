@@ -35,7 +35,7 @@ from jax.scipy.special import logsumexp
 from guidance.base import check_path
 from restoration.misfit import Misfit, ValueFn, laplacian_of
 from restoration.particles import Ensemble, effective, systematic
-from samplers import Sampler, dpm_solver
+from samplers import Sampler, Span, dpm_solver
 from sde_lib import AffinePath, fold_in, normal_like, split
 from sde_lib.prediction import PredictFn
 
@@ -156,7 +156,7 @@ def ensemble(
             x, logs, evidence, count = carry
             i, t, s = inputs
             choosing, moving, flowing = split(fold_in(rest, i), 3)
-            moved = flow.step(flowing, predict, flow.init(x, t), t, s).x
+            moved = flow.step(flowing, predict, flow.init(x, t), Span(t, s, i, len(ts) - 1)).x
             logs = logs + misfit.value(x) - misfit.value(moved)
             ess = effective(logs)
             keep = lambda key, x, logs: (x, logs, jnp.zeros_like(evidence), 0)

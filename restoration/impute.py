@@ -16,7 +16,7 @@ from jax import Array
 
 from guidance.base import check_problem, observed
 from operators import LinearOperator
-from samplers import Sampler, State, chain
+from samplers import Sampler, Span, State, chain
 from sde_lib import AffinePath, expand, normal_like, split
 from sde_lib.prediction import PredictFn
 
@@ -56,16 +56,16 @@ def impute(path: AffinePath, operator: LinearOperator, y: Array, *parts: Sampler
 def overwriting(path: AffinePath, operator: LinearOperator, y: Array, sampler: Sampler) -> Sampler:
     """`sampler`, and after its step a draw of what is known, in place of what is there."""
 
-    def step(key: Array, predict: PredictFn, state: State, t: Array, s: Array) -> State:
+    def step(key: Array, predict: PredictFn, state: State, span: Span) -> State:
         own, drawing = split(key, 2)
-        state = sampler.step(own, predict, state, t, s)
-        a, _, c = path.coeffs(s)
+        state = sampler.step(own, predict, state, span)
+        a, _, c = path.coeffs(span.s)
         given, x = observed(operator, y, state.x), state.x
         z = operator.forward(normal_like(drawing, x))
         noisy = expand(a, z) * given + expand(c, z) * z
         return state._replace(x=overwrite(operator, noisy, x))
 
-    return sampler._replace(step=step)
+    return sampler._replace(step=step, kernel=None)
 
 
 def fill(operator: LinearOperator, y: Array, x: Array) -> Array:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from samplers import Sampler
+from samplers import Sampler, Span
 from samplers.base import SampleResult, finished
 from sde_lib import AffinePath, expand, fold_in, normal_like, split
 from sde_lib.prediction import PredictFn
@@ -58,7 +58,8 @@ def repaint(
 
             def step(state, inner):
                 i, t, s = inner
-                return sampler.step(fold_in(own, i), predict, state, t, s), None
+                span = Span(t, s, number * jump + i, steps)
+                return sampler.step(fold_in(own, i), predict, state, span), None
 
             inner = (jnp.arange(jump), times[:-1], times[1:])
             return jax.lax.scan(step, state, inner)[0].x, None

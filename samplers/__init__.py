@@ -12,7 +12,7 @@ from samplers.around.boundary import candidate_scores, from_boundary
 from samplers.around.lml import lml
 from samplers.around.restart import Restarts, restart
 from samplers.around.teleport import teleport
-from samplers.base import Sampler, SampleResult, State, chain, sample
+from samplers.base import Kernel, Sampler, SampleResult, Span, State, chain, sample
 from samplers.exponential.adams_bashforth import adams_bashforth
 from samplers.exponential.dpm_fast import dpm_fast
 from samplers.exponential.dpm_multistep import dpm_multistep
@@ -65,11 +65,13 @@ __all__ = [
     "RECIPES",
     "SOLVERS",
     "VARIABLES",
+    "Kernel",
     "Restarts",
     "SampleResult",
     "Sampler",
     "Schedule",
     "Solver",
+    "Span",
     "State",
     "Step",
     "adams_bashforth",

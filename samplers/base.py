@@ -1,8 +1,8 @@
 """The shape of every sampler, and the one scan that drives the fixed-step ones.
 
 A sampler is two pure functions, state in, state out. `step` is handed the prediction *function*,
-so a two-stage method is two calls in a row. Time runs down a grid `ts` from noise to data: `t` is
-the current time and `s < t` the next.
+so a two-stage method is two calls in a row. Time runs down a grid `ts` from noise to data: a step
+goes from the current time `t` to the next, `s < t`.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from sde_lib import fold_in
+from sde_lib import SDE, fold_in
 from sde_lib.prediction import PredictFn
 
 
@@ -30,19 +30,54 @@ def stay(x: Array, t: Array) -> Array:
     return x
 
 
+class Span(NamedTuple):
+    """One step of a run: from time t down to s <= t, each `()` or `(B,)`; number i of n, from 0.
+
+    i may be traced. A method whose steps depend on their number, as an order that falls at the end
+    of a grid does, reads both here, and so never has to be told the grid's length beforehand.
+    """
+
+    t: Array
+    s: Array
+    i: Array | int = 0
+    n: int = 1
+
+
+class Kernel(NamedTuple):
+    """The law of x after a step of a stochastic method, given the state before:
+    `N(mean, std^2)`, both `(B, ...)` or broadcasting to it, and what the method then remembers."""
+
+    mean: Array
+    std: Array
+    memory: Any = ()
+
+    def log_density(self, x: Array) -> Array:
+        """Log density at x `(B, ...)` in nats, summed over all axes but the first: `(B,)`."""
+        z = (x - self.mean) / self.std
+        logp = -0.5 * z**2 - jnp.log(self.std) - 0.5 * jnp.log(2.0 * jnp.pi)
+        return jnp.sum(logp.reshape(x.shape[0], -1), axis=-1)
+
+
+KernelFn = Callable[[PredictFn, State, Span], Kernel]
+
+
 class Sampler(NamedTuple):
     """A fixed-step method.
 
     `init(x, t) -> State` makes the method's memory and leaves x alone, so a run may be resumed from
-    any state; `step(key, predict, state, t, s) -> State`; `nfe` is the number of evaluations of
+    any state; `step(key, predict, state, span) -> State`; `nfe` is the number of evaluations of
     `predict` that one step makes. `enter(x, t) -> x` makes a draw of the prior the method's own
     start; whoever drives the method calls it once, at the very first node (`begin`).
+
+    `kernel(predict, state, span) -> Kernel` is the law from which `step` draws, where that is one
+    normal distribution; None for other methods, such as those of an ODE or of several draws.
     """
 
     init: Callable[[Array, Array], State]
-    step: Callable[[Array, PredictFn, State, Array, Array], State]
+    step: Callable[[Array, PredictFn, State, Span], State]
     nfe: int
     enter: Callable[[Array, Array], Array] = stay
+    kernel: KernelFn | None = None
 
 
 class SampleResult(NamedTuple):
@@ -86,6 +121,16 @@ def start(x: Array, t: Array) -> State:
     return State(x)
 
 
+def drawn(law: SDE, kernel: KernelFn, init: Callable = start, nfe: int = 1) -> Sampler:
+    """The stochastic method of a kernel: `x_s = mean + std z`, z the law's noise."""
+
+    def step(key: Array, predict: PredictFn, state: State, span: Span) -> State:
+        mean, std, memory = kernel(predict, state, span)
+        return State(mean + std * law.noise(key, mean), memory)
+
+    return Sampler(init, step, nfe, kernel=kernel)
+
+
 def begin(sampler: Sampler, x: Array, t: Array) -> State:
     """The first state of a run from x, a draw of the prior at t."""
     return sampler.init(sampler.enter(x, t), t)
@@ -115,13 +160,15 @@ def sample(
             all, which takes the memory of all.
     """
 
+    n = ts.shape[0] - 1
+
     def step(state: State, inputs) -> State:
         i, t, s = inputs
-        return sampler.step(fold_in(key, i), predict, state, t, s)
+        return sampler.step(fold_in(key, i), predict, state, Span(t, s, i, n))
 
-    steps = (jnp.arange(ts.shape[0] - 1), ts[:-1], ts[1:])
+    steps = (jnp.arange(n), ts[:-1], ts[1:])
     state, trace = walk(step, begin(sampler, x, ts[0]), steps, collect, frames)
-    nfe = (ts.shape[0] - 1) * sampler.nfe
+    nfe = n * sampler.nfe
     if denoise:
         x = predict(state.x, ts[-1]).x0
         return finished(x, trace, jnp.asarray(nfe + 1), ts=ts)
@@ -177,8 +224,8 @@ def spread(steps: int, frames: int) -> np.ndarray:
 def chain(*samplers: Sampler) -> Sampler:
     """Runs several methods in each step, one after the other on the same `x`.
 
-    Each keeps a memory of its own. All are called with the same `(t, s)`: a predictor moves from t
-    to s, a corrector stays where it was built to act (see `corrector.py`).
+    Each keeps a memory of its own. All are called with the same span: a predictor moves from t to
+    s, a corrector stays where it was built to act (see `corrector.py`).
 
     Raises:
         ValueError: where two of them complete the start, which would be completed twice.
@@ -193,11 +240,18 @@ def chain(*samplers: Sampler) -> Sampler:
     def init(x: Array, t: Array) -> State:
         return State(x, tuple(sampler.init(x, t).memory for sampler in samplers))
 
-    def step(key: Array, predict: PredictFn, state: State, t: Array, s: Array) -> State:
+    def kernel(predict: PredictFn, state: State, span: Span) -> Kernel:
+        found = samplers[0].kernel(predict, State(state.x, state.memory[0]), span)
+        return found._replace(memory=(found.memory,))
+
+    def step(key: Array, predict: PredictFn, state: State, span: Span) -> State:
         x, memories = state.x, []
         for i, (sampler, memory) in enumerate(zip(samplers, state.memory)):
-            x, memory = sampler.step(fold_in(key, i), predict, State(x, memory), t, s)
+            x, memory = sampler.step(fold_in(key, i), predict, State(x, memory), span)
             memories.append(memory)
         return State(x, tuple(memories))
 
-    return Sampler(init, step, sum(sampler.nfe for sampler in samplers), *enters)
+    nfe, enter = sum(sampler.nfe for sampler in samplers), enters[0] if enters else stay
+    # A draw after a draw has no density of its own.
+    alone = len(samplers) == 1 and samplers[0].kernel is not None
+    return Sampler(init, step, nfe, enter, kernel if alone else None)

@@ -27,7 +27,7 @@ from benchmarks.guidance.peers import Row, peers
 from benchmarks.guidance.problem import LAW, NOISE, Problem, predict_fn, problems, score, starts_of
 from guidance import annealed, dps, dps_steps, mmps, pigdm
 from restoration import ddrm
-from samplers import Sampler, ancestral, dpm_multistep, make_grid, velocity_ab
+from samplers import Sampler, Span, ancestral, dpm_multistep, make_grid, velocity_ab
 from samplers.base import begin
 
 GRID = "karras"
@@ -69,7 +69,7 @@ def runner(problem: Problem, sampler: Sampler, guide: Callable, passes: int) -> 
         calls[0] += 1
 
     predict = guide(predict_fn(problem, count))
-    step = jax.jit(lambda key, state, t, s: sampler.step(key, predict, state, t, s))
+    step = jax.jit(lambda key, state, span: sampler.step(key, predict, state, span))
     denoised = jax.jit(lambda x, t: predict(x, t).x0)
     key = jax.random.key(0)
 
@@ -78,7 +78,7 @@ def runner(problem: Problem, sampler: Sampler, guide: Callable, passes: int) -> 
         ts = make_grid(GRID, LAW, n, LAW.t0)
         state = begin(sampler, jnp.asarray(starts).reshape(-1, *problem.shape), ts[0])
         for i, (t, s) in enumerate(itertools.pairwise(ts)):
-            state = step(jax.random.fold_in(key, i), state, t, s)
+            state = step(jax.random.fold_in(key, i), state, Span(t, s, i, n))
         out = np.asarray(denoised(state.x, ts[-1])).reshape(len(starts), -1)
         jax.effects_barrier()
         return out, calls[0], passes * calls[0]

@@ -79,12 +79,13 @@ def runner(name: str, make, mu, predict):
 
 def stepper(sampler: samplers.Sampler, predict):
     """`(x, ts) -> x`, the loop of `samplers.sample` with one compiled step for all lengths."""
-    step = jax.jit(lambda key, state, t, s: sampler.step(key, predict, state, t, s))
+    step = jax.jit(lambda key, state, span: sampler.step(key, predict, state, span))
 
     def run(x, ts):
         state = begin(sampler, jnp.asarray(x), ts[0])
         for i, (t, s) in enumerate(itertools.pairwise(ts)):
-            state = step(jax.random.fold_in(KEY, i), state, t, s)
+            span = samplers.Span(t, s, i, len(ts) - 1)
+            state = step(jax.random.fold_in(KEY, i), state, span)
         return np.asarray(state.x)
 
     return run
@@ -189,7 +190,7 @@ def restore(steps: int, grid: str) -> None:
             run = runner(name, make, mu, predict)
             for nfe in (n for n in budgets if n in (5, 10, 20, 100)):
                 show(f"{name}, {nfe}", run(nfe)(x, samplers.make_grid(grid, LAW, nfe, END)))
-    run, total = stepper(mr_sampler(LAW, mu, steps=10), predict), 0.0
+    run, total = stepper(mr_sampler(LAW, mu, lower_order_final=True), predict), 0.0
     for i in range(8):
         z = np.random.default_rng(10 + i).standard_normal(mu.shape).astype(np.float32)
         total = total + run(mu + LAW.std * z, samplers.make_grid(grid, LAW, 10, END)) / 8

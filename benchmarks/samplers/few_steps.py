@@ -123,15 +123,15 @@ def stepper(problem: Problem, sampler: samplers.Sampler) -> Callable:
 
     predict = predict_fn(problem, count)
     key = jax.random.key(0)
-    step = jax.jit(lambda state, t, s: sampler.step(key, predict, state, t, s))
+    step = jax.jit(lambda state, span: sampler.step(key, predict, state, span))
     denoised = jax.jit(lambda x, t: predict(x, t).x0)
 
     def run(grid, last, n):
         calls[0] = 0
         ts = samplers.make_grid(grid, LAW, n, LAW.t0)
         state = begin(sampler, jnp.asarray(problem.starts), ts[0])
-        for t, s in itertools.pairwise(ts):
-            state = step(state, t, s)
+        for i, (t, s) in enumerate(itertools.pairwise(ts)):
+            state = step(state, samplers.Span(t, s, i, n))
         out = np.asarray(denoised(state.x, ts[-1]) if last else state.x)
         jax.effects_barrier()
         return out, calls[0]

@@ -126,10 +126,10 @@ def begun_exactly(sampler: Sampler, flow) -> Sampler:
     def init(x, t):
         return State(x, (sampler.init(x, t).memory, x, 0))
 
-    def step(key, predict, state, t, s):
+    def step(key, predict, state, span):
         memory, x, done = state.memory
-        out = sampler.step(key, predict, State(state.x, memory), t, s)
-        return State(jnp.where(done < EXACT, flow(x, s), out.x), (out.memory, x, done + 1))
+        out = sampler.step(key, predict, State(state.x, memory), span)
+        return State(jnp.where(done < EXACT, flow(x, span.s), out.x), (out.memory, x, done + 1))
 
     return Sampler(init, step, sampler.nfe, sampler.enter)
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from samplers.base import Sampler, State, sample
+from samplers.base import Sampler, Span, State, sample
 from sde_lib.prediction import PredictFn
 
 
@@ -60,7 +60,7 @@ def recorder(sampler: Sampler) -> Sampler:
         state = sampler.init(x, t)
         return State(state.x, _Seen(state.memory, jnp.asarray(t), x, jnp.zeros_like(x)))
 
-    def step(key: Array, predict: PredictFn, state: State, t: Array, s: Array) -> State:
+    def step(key: Array, predict: PredictFn, state: State, span: Span) -> State:
         here, seen = jax.core.get_opaque_trace_state(), []
 
         def watched(x: Array, u: Array):
@@ -70,14 +70,14 @@ def recorder(sampler: Sampler) -> Sampler:
                 seen.append((u, x, prediction.x0))
             return prediction
 
-        after = sampler.step(key, watched, State(state.x, state.memory.memory), t, s)
+        after = sampler.step(key, watched, State(state.x, state.memory.memory), span)
         if not seen:
             raise ValueError(
                 "The sampler evaluates the network nowhere but inside a loop of its own, from "
                 "which nothing can be recorded; record a predictor, alone or beside the corrector."
             )
         u, x, x0 = seen[0]
-        u = jnp.broadcast_to(jnp.asarray(u, t.dtype), t.shape)
+        u = jnp.broadcast_to(jnp.asarray(u, span.t.dtype), span.t.shape)
         return State(after.x, _Seen(after.memory, u, x.astype(state.x.dtype), x0.astype(x.dtype)))
 
     return Sampler(init, step, sampler.nfe, sampler.enter)

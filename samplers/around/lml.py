@@ -86,7 +86,8 @@ def lml(
     def init(x: Array, t: Array) -> State:
         return State(x, Memory(base.init(x, t).memory, jnp.zeros_like(x)))
 
-    def step(key, predict, state, t, s):
+    def step(key, predict, state, span):
+        t, s = span.t, span.s
         t, s = jnp.asarray(t), jnp.asarray(s)
         memory = state.memory
         inner = State(state.x, memory.base)
@@ -94,9 +95,9 @@ def lml(
             prediction = predict(state.x, t)
             v = prediction.eps
             changed = prediction._replace(eps=change(v, memory.before, t, s))
-            x, remembered = base.step(key, lambda x, t: changed, inner, t, s)
+            x, remembered = base.step(key, lambda x, t: changed, inner, span)
         else:
-            x, remembered = base.step(key, predict, inner, t, s)
+            x, remembered = base.step(key, predict, inner, span)
             ratio, unit = (expand(part, x) for part in frame(path, placement, t, s))
             v = (x - ratio * state.x) / unit
             # As a difference, so that where nothing turns the step is the base's to the last bit.

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from samplers.base import Sampler, SampleResult, State, begin, finished, walk
+from samplers.base import Sampler, SampleResult, Span, State, begin, finished, walk
 from samplers.grids import karras
 from sde_lib import AffinePath, expand, fold_in
 from sde_lib.prediction import PredictFn
@@ -86,7 +86,7 @@ def restart(
             i, origin, t, s = row
             # The step is outside the branch, so that the network is compiled once.
             state = jax.lax.cond(t > origin, back, lambda state, *_: state, state, i, origin, t)
-            return sampler.step(fold_in(key, i), predict, state, t, s)
+            return sampler.step(fold_in(key, i), predict, state, Span(t, s, i, n))
 
         state, trace = walk(step, begin(sampler, x, ts[0]), steps, collect, frames)
         nfe = jnp.asarray(n * sampler.nfe + denoise)

@@ -55,7 +55,8 @@ def adams_bashforth(
     def init(x: Array, t: Array) -> State:
         return State(x, empty_history(x, t, order - 1))
 
-    def step(key, predict, state, t, s):
+    def step(key, predict, state, span):
+        t, s = span.t, span.s
         del key
         output = target(predict(state.x, t), form)
         history = push(state.memory, t, output)

@@ -6,21 +6,19 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from samplers.base import Sampler, State
+from samplers.base import Kernel, Sampler, State, drawn
 from samplers.exponential.integrals import Interval, check_form, interval, phi, step_ratio, target
 from sde_lib import AffinePath, check_data_left, expand
 
 
 class History(NamedTuple):
-    """What the last steps left: predictions and lengths in lam, newest first, and a count.
+    """What the last steps left: predictions and lengths in lam, newest first.
 
-    A length of 0 says that there was no such step. Lengths and count have the shape of t; steps of
-    length zero, with which a grid may be padded, are not counted.
+    A length of 0 says that there was no such step. Lengths have the shape of t.
     """
 
     values: tuple[Array, ...]
     gaps: tuple[Array, ...]
-    done: Array
 
 
 def dpm_multistep(
@@ -29,7 +27,6 @@ def dpm_multistep(
     form: str = "data",
     eta: float = 0.0,
     lower_order_final: bool = False,
-    steps: int | None = None,
 ) -> Sampler:
     """The order rises 1, 2, k with the history there is.
 
@@ -37,9 +34,8 @@ def dpm_multistep(
         form: "noise" is DPM-Solver, "data" DPM-Solver++.
         eta: strength of the noise, for the data form: 0 the ODE, 1 the reverse SDE (SDE-DPM-
             Solver++). Order 1 with eta = 1 is ancestral sampling.
-        lower_order_final: let the order fall again at the end of a grid of `steps` steps: the last
-            step is of order 1, the one before at most of order 2. Steadier below about ten steps.
-        steps: the number of steps of the grid, where the order is to fall.
+        lower_order_final: let the order fall again at the end of a run: the last step is of order
+            1, the one before at most of order 2. Steadier below about ten steps.
 
     Raises:
         ValueError: for an order or form that does not exist, a negative eta, or eta in the form
@@ -49,24 +45,25 @@ def dpm_multistep(
     check_data_left(path, "a step of DPM-Solver")
 
     def init(x: Array, t: Array) -> State:
-        gap = jnp.zeros_like(path.lam(t))
-        earlier = order - 1
-        done = jnp.zeros(gap.shape, jnp.int32)
-        return State(x, History((jnp.zeros_like(x),) * earlier, (gap,) * earlier, done))
+        gap, earlier = jnp.zeros_like(path.lam(t)), order - 1
+        return State(x, History((jnp.zeros_like(x),) * earlier, (gap,) * earlier))
 
-    def step(key, predict, state, t, s):
+    def kernel(predict, state, span):
         x, past = state
-        move = interval(path, t, s, form, eta)
-        now = target(predict(x, t), form)
-        allowed = jnp.minimum(order, steps - past.done) if lower_order_final else order
-        out = expand(move.ratio, x) * x
-        out = out + expand(move.weight, x) * extrapolate(move, now, past, allowed)
-        if eta != 0.0:
-            out = out + expand(move.std, x) * path.noise(key, x)
+        move = interval(path, span.t, span.s, form, eta)
+        now = target(predict(x, span.t), form)
+        allowed = jnp.minimum(order, span.n - span.i) if lower_order_final else order
+        mean = expand(move.ratio, x) * x
+        mean = mean + expand(move.weight, x) * extrapolate(move, now, past, allowed)
         values, gaps = (now, *past.values)[: order - 1], (move.h, *past.gaps)[: order - 1]
-        return State(out, History(values, gaps, past.done + (move.h > 0.0)))
+        return Kernel(mean, expand(move.std, x), History(values, gaps))
 
-    return Sampler(init, step, nfe=1)
+    def flow_step(key, predict, state, span):
+        del key
+        moved = kernel(predict, state, span)
+        return State(moved.mean, moved.memory)
+
+    return drawn(path, kernel, init) if eta != 0.0 else Sampler(init, flow_step, nfe=1)
 
 
 def check(order: int, form: str, eta: float) -> None:

@@ -38,7 +38,8 @@ def dpm_solver(
     check_form(form)
     check_data_left(path, "a step of DPM-Solver")
 
-    def step(key, predict, state, t, s):
+    def step(key, predict, state, span):
+        t, s = span.t, span.s
         del key
         return State(pair(path, predict, state.x, t, s, order, form, r1, r2)[1])
 

@@ -53,7 +53,8 @@ def unipc(path: AffinePath, order: int = 2, form: str = "data", variant: str = "
         w = pair_weights(path, form, variant, times, t, s)
         return correction(path, form, outputs, w, t, s)
 
-    def step(key, predict, state, t, s):
+    def step(key, predict, state, span):
+        t, s = span.t, span.s
         del key
         x, past = state.x, state.memory
         output = target(predict(x, t), form)

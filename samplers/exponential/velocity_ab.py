@@ -49,7 +49,8 @@ def velocity_ab(path: AffinePath, order: int = 2, sigma_data: float = 1.25) -> S
     def init(x: Array, t: Array) -> State:
         return State(x, empty_history(x, t, order - 1))
 
-    def step(key, predict, state, t, s):
+    def step(key, predict, state, span):
+        t, s = span.t, span.s
         del key
         x = state.x
         history = push(state.memory, t, velocity(path, sigma_data, predict(x, t), t))

@@ -3,7 +3,7 @@
 Ho et al. 2020 (DDPM), eq. 6 and 7; for VE, Song et al. 2021, appendix F.
 """
 
-from samplers.base import Sampler, State, start
+from samplers.base import Kernel, Sampler, drawn
 from sde_lib import AffinePath, expand
 from sde_lib.ranges import one_of
 
@@ -19,14 +19,14 @@ def ancestral(path: AffinePath, variance: str = "posterior") -> Sampler:
     """
     one_of(VARIANCES, variance=variance)
 
-    def step(key, predict, state, t, s):
-        x = state.x
+    def kernel(predict, state, span):
+        x, t, s = state.x, span.t, span.s
         r, q = path.forward_step(s, t)
         a_s, _, c_s = path.coeffs(s)
         c_t = path.coeffs(t).c
         x0 = predict(x, t).x0
         mean = expand(r * (c_s / c_t) ** 2, x) * x + expand(a_s * (q / c_t) ** 2, x) * x0
         std = q * c_s / c_t if variance == "posterior" else q
-        return State(mean + expand(std, x) * path.noise(key, x))
+        return Kernel(mean, expand(std, x))
 
-    return Sampler(start, step, nfe=1)
+    return drawn(path, kernel)

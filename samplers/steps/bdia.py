@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from samplers.base import Sampler, SampleResult, State, sample
+from samplers.base import Sampler, SampleResult, Span, State, sample
 from sde_lib import AffinePath, expand
 from sde_lib.prediction import PredictFn
 
@@ -134,7 +134,8 @@ def bdia(
     def init(x: Array, t: Array) -> State:
         return State(x, Previous(x, t))
 
-    def step(key: Array, predict: PredictFn, state: State, t: Array, s: Array) -> State:
+    def step(key: Array, predict: PredictFn, state: State, span: Span) -> State:
+        t, s = span.t, span.s
         del key
         x, (above, u) = state
         down, up = one.at(predict, x, t)

@@ -51,7 +51,8 @@ def annealed_langevin(
 
 
 def _corrector(path: AffinePath, n_steps: int, at: str, step_size: Callable) -> Sampler:
-    def step(key, predict, state, t, s):
+    def step(key, predict, state, span):
+        t, s = span.t, span.s
         u = s if at == "end" else t
         alpha = path.forward_step(s, t).r ** 2
 

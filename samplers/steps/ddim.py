@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import Array
 
-from samplers.base import Sampler, State, start
+from samplers.base import Kernel, Sampler, State, drawn, start
 from sde_lib import AffinePath, expand
 from sde_lib.ranges import up_to_one
 
@@ -26,18 +26,19 @@ def ddim(path: AffinePath, eta: float = 0.0) -> Sampler:
     """
     up_to_one(eta=eta)
 
-    def step(key, predict, state, t, s):
-        x = state.x
-        a_s, _, c_s = path.coeffs(s)
-        prediction = predict(x, t)
-        if eta == 0.0:
-            return State(expand(a_s, x) * prediction.x0 + expand(c_s, x) * prediction.eps)
-        a_s, c_s = expand(a_s, x), expand(c_s, x)
-        kept, new = shares(path, t, s, eta, x)
-        mean = a_s * prediction.x0 + c_s * kept * prediction.eps
-        return State(mean + c_s * new * path.noise(key, x))
+    def flow_step(key, predict, state, span):
+        del key
+        x, (a_s, _, c_s) = state.x, path.coeffs(span.s)
+        prediction = predict(x, span.t)
+        return State(expand(a_s, x) * prediction.x0 + expand(c_s, x) * prediction.eps)
 
-    return Sampler(start, step, nfe=1)
+    def kernel(predict, state, span):
+        x, (a_s, _, c_s) = state.x, path.coeffs(span.s)
+        prediction, a_s, c_s = predict(x, span.t), expand(a_s, x), expand(c_s, x)
+        kept, new = shares(path, span.t, span.s, eta, x)
+        return Kernel(a_s * prediction.x0 + c_s * kept * prediction.eps, c_s * new)
+
+    return Sampler(start, flow_step, nfe=1) if eta == 0.0 else drawn(path, kernel)
 
 
 def shares(path: AffinePath, t: Array, s: Array, eta: float | Array, x: Array):

@@ -9,7 +9,6 @@ from sde_lib.ranges import not_negative, positive
 
 def edm(
     path: AffinePath,
-    steps: int = 18,
     s_churn: float = 0.0,
     s_tmin: float = 0.0,
     s_tmax: float = 1e6,
@@ -22,8 +21,8 @@ def edm(
         d = eps(y_hat, sigma_hat),       y_e = y_hat + (sigma_s - sigma_hat) d
         y_s = y_hat + (sigma_s - sigma_hat) (d + eps(y_e, sigma_s)) / 2
 
-    `up = 1 + min(S_churn / steps, sqrt(2) - 1)` with the paper's strength, where `steps` is the
-    grid's; `up = exp(eta h)`, `h = lam_s - lam_t`, with the common one. Both for sigma in
+    `up = 1 + min(S_churn / n, sqrt(2) - 1)` with the paper's strength over the n steps of a run;
+    `up = exp(eta h)`, `h = lam_s - lam_t`, with the common one. Both for sigma in
     [S_tmin, S_tmax] alone. sigma_hat stops at the sigma of t1, beyond which no network was trained
     (the paper goes on; its S_tmax of 50 for images keeps it from there). The last step to
     sigma = 0, which is of order 1 in the paper, is `sample`'s denoising. Without noise it is Heun
@@ -32,30 +31,31 @@ def edm(
     eta is the strength of `exponential.py`, 0 the ODE and 1 the reverse SDE: in the limit of small
     steps `sigma_hat^2 - sigma^2 = 2 eta sigma^2 h`, the noise of that SDE. On data at one point a
     step of any length forgets its start by `exp(-eta h)`, as that SDE does. The paper's
-    churn is the strength `log(1 + S_churn / steps) / h`, which varies over a grid that is not even
+    churn is the strength `log(1 + S_churn / n) / h`, which varies over a grid that is not even
     in lam; in many even steps it is `S_churn / log(sigma_max / sigma_min)`.
 
     Args:
-        steps: of the grid.
         s_churn: the paper's strength of the noise, over all steps; 0 switches it off.
         s_tmin, s_tmax: noise levels sigma = c / a between which noise is added.
         s_noise: size of the noise, 1 as the law has it.
         eta: the common strength, in place of s_churn.
 
     Raises:
-        ValueError: for a negative churn or eta, for both, or for fewer than one step.
+        ValueError: for a negative churn or eta, or for both.
     """
-    check(steps, s_churn, eta, s_tmax=s_tmax, s_noise=s_noise)
+    check(s_churn, eta)
+    positive(s_tmax=s_tmax, s_noise=s_noise)
     not_negative(s_tmin=s_tmin)
     check_data_left(path, "x / a, in which this method steps,")
-    gamma = min(s_churn / steps, 2.0**0.5 - 1.0)
 
-    def churned(key, x, t, s):
+    def churned(key, x, span):
         """`(y_hat, sigma_hat, t_hat)`."""
+        t, s = span.t, span.s
         y, sigma = x / expand(path.coeffs(t).a, x), jnp.exp(-path.lam(t))
-        if gamma == 0.0 and eta == 0.0:
+        if s_churn == 0.0 and eta == 0.0:
             return y, sigma, t
-        up = jnp.exp(eta * (path.lam(s) - path.lam(t))) if eta > 0.0 else 1.0 + gamma
+        churn = 1.0 + jnp.minimum(s_churn / span.n, 2.0**0.5 - 1.0)
+        up = jnp.exp(eta * (path.lam(s) - path.lam(t))) if eta > 0.0 else churn
         top = jnp.exp(-path.lam(jnp.asarray(path.t1, sigma.dtype)))
         inside = (sigma >= s_tmin) & (sigma <= s_tmax) & (s < t)
         hat = jnp.where(inside, jnp.minimum(up * sigma, top), sigma)
@@ -65,9 +65,10 @@ def edm(
         t_hat = jnp.where(hat > sigma, path.t_of_lam(-jnp.log(hat)), t)
         return y + expand(spread, x) * path.noise(key, x), hat, t_hat
 
-    def step(key, predict, state, t, s):
+    def step(key, predict, state, span):
+        t, s = span.t, span.s
         x = state.x
-        y, sigma, t_hat = churned(key, x, t, s)
+        y, sigma, t_hat = churned(key, x, span)
         h = expand(jnp.exp(-path.lam(s)) - sigma, x)
         d = predict(expand(path.coeffs(t_hat).a, x) * y, t_hat).eps
         a_s = expand(path.coeffs(s).a, x)
@@ -78,15 +79,8 @@ def edm(
     return Sampler(start, step, nfe=2)
 
 
-def check(steps: int, s_churn: float, eta: float, **positive_numbers: float) -> None:
-    positive(**positive_numbers)
-    if s_churn < 0.0 or steps < 1:
-        raise ValueError(
-            f"s_churn is {s_churn} over {steps} steps; take a churn of at least 0 and at least one "
-            "step."
-        )
-    if eta < 0.0:
-        raise ValueError(f"eta is {eta}; the strength of the noise must not be negative.")
+def check(s_churn: float, eta: float) -> None:
+    not_negative(s_churn=s_churn, eta=eta)
     if eta > 0.0 and s_churn > 0.0:
         raise ValueError(
             f"eta is {eta} and s_churn {s_churn}, two measures of the same noise; set one to 0."

@@ -1,6 +1,6 @@
 """Euler-Maruyama on the reverse SDE (Song et al. 2021, appendix D), and Euler on its flow ODE."""
 
-from samplers.base import Sampler, State, start
+from samplers.base import Kernel, Sampler, State, drawn, start
 from sde_lib import check_data_left, expand, flow_drift, reverse_drift
 from sde_lib.base import SDE
 from sde_lib.reverse import noise_term
@@ -15,13 +15,27 @@ def euler_maruyama(path: SDE, probability_flow: bool = False) -> Sampler:
     check_data_left(path, "the drift a' / a")
     drift_of = flow_drift if probability_flow else reverse_drift
 
-    def step(key, predict, state, t, s):
-        x = state.x
-        drift = drift_of(path, lambda x, t: predict(x, t).score)(x, t)
-        x_mean = x - expand(t - s, x) * drift
-        if probability_flow:
-            return State(x_mean)
-        z = path.noise(key, x)
-        return State(x_mean + expand((t - s) ** 0.5, x) * noise_term(path, x, t, z))
+    def mean(predict, x, span):
+        drift = drift_of(path, lambda x, t: predict(x, t).score)(x, span.t)
+        return x - expand(span.t - span.s, x) * drift
 
-    return Sampler(start, step, nfe=1)
+    def flow_step(key, predict, state, span):
+        del key
+        return State(mean(predict, state.x, span))
+
+    def matrix_step(key, predict, state, span):
+        x, root = state.x, expand((span.t - span.s) ** 0.5, state.x)
+        z = path.noise(key, x)
+        return State(mean(predict, x, span) + root * noise_term(path, x, span.t, z))
+
+    def kernel(predict, state, span):
+        x, root = state.x, expand((span.t - span.s) ** 0.5, state.x)
+        g = expand(path.diffusion(x, span.t), x)
+        return Kernel(mean(predict, x, span), root * g)
+
+    if probability_flow:
+        return Sampler(start, flow_step, nfe=1)
+    if path.diffusion_type == "matrix":
+        # Its noise mixes the coordinates, so that no std by element describes it.
+        return Sampler(start, matrix_step, nfe=1)
+    return drawn(path, kernel)

@@ -9,7 +9,8 @@ def heun(path: SDE) -> Sampler:
     """`x_s = x - h (v(x, t) + v(x - h v(x, t), s)) / 2`, two evaluations a step."""
     del path  # the velocity is the prediction's own
 
-    def step(key, predict, state, t, s):
+    def step(key, predict, state, span):
+        t, s = span.t, span.s
         del key
         x, h = state.x, expand(t - s, state.x)
         v = predict(x, t).velocity

@@ -14,7 +14,7 @@ released code). A prediction function here is that of x given mu, as `parametriz
 import jax.numpy as jnp
 from jax import Array
 
-from samplers.base import Sampler, State, stay
+from samplers.base import Kernel, Sampler, State, drawn, stay
 from samplers.exponential.dpm_multistep import History
 from samplers.exponential.integrals import Interval, check_form, interval, phi, step_ratio, target
 from samplers.steps.ancestral import ancestral
@@ -34,15 +34,21 @@ def reverting(sampler: Sampler, path: MeanReverting, mu: Array) -> Sampler:
     def init(x: Array, t: Array) -> State:
         return State(x, sampler.init(to_w(path, mu, x, t), t).memory)
 
-    def step(key, predict, state, t, s):
-        inner = State(to_w(path, mu, state.x, t), state.memory)
-        w, memory = sampler.step(key, predict_w(path, mu, predict), inner, t, s)
-        return State(from_w(path, mu, w, s), memory)
+    def step(key, predict, state, span):
+        inner = State(to_w(path, mu, state.x, span.t), state.memory)
+        w, memory = sampler.step(key, predict_w(path, mu, predict), inner, span)
+        return State(from_w(path, mu, w, span.s), memory)
+
+    def kernel(predict, state, span):
+        inner = State(to_w(path, mu, state.x, span.t), state.memory)
+        found = sampler.kernel(predict_w(path, mu, predict), inner, span)
+        return found._replace(mean=from_w(path, mu, found.mean, span.s))
 
     def enter(x: Array, t: Array) -> Array:
         return from_w(path, mu, sampler.enter(to_w(path, mu, x, t), t), t)
 
-    return Sampler(init, step, sampler.nfe, stay if sampler.enter is stay else enter)
+    entered = stay if sampler.enter is stay else enter
+    return Sampler(init, step, sampler.nfe, entered, kernel if sampler.kernel else None)
 
 
 def mr_sampler(
@@ -51,10 +57,10 @@ def mr_sampler(
     order: int = 2,
     form: str = "data",
     eta: float = 0.0,
-    steps: int | None = None,
+    lower_order_final: bool = False,
 ) -> Sampler:
     """The MR sampler on x given `mu`; arguments as in `multistep`."""
-    return reverting(multistep(path, order, form, eta, steps), path, mu)
+    return reverting(multistep(path, order, form, eta, lower_order_final), path, mu)
 
 
 def posterior(path: MeanReverting, mu: Array) -> Sampler:
@@ -78,7 +84,7 @@ def multistep(
     order: int = 2,
     form: str = "data",
     eta: float = 0.0,
-    steps: int | None = None,
+    lower_order_final: bool = False,
 ) -> Sampler:
     """Exponential multistep for any affine law, one evaluation a step; the order rises 1, 2, k.
 
@@ -90,8 +96,8 @@ def multistep(
     Args:
         form: "noise" or "data", what is extrapolated.
         eta: strength of the noise: 0 the flow ODE, 1 the reverse SDE. In both forms.
-        steps: if given, the number of steps of the grid, at whose end the order falls to 2, then 1,
-            as the authors do below ten.
+        lower_order_final: let the order fall to 2, then 1, at the end of a run, as the authors do
+            below ten steps.
 
     Raises:
         ValueError: for an order outside 1 to 3, an unknown form, or a negative eta.
@@ -105,22 +111,24 @@ def multistep(
 
     def init(x: Array, t: Array) -> State:
         gap, earlier = jnp.zeros_like(path.lam(t)), order - 1
-        done = jnp.zeros(gap.shape, jnp.int32)
-        return State(x, History((jnp.zeros_like(x),) * earlier, (gap,) * earlier, done))
+        return State(x, History((jnp.zeros_like(x),) * earlier, (gap,) * earlier))
 
-    def step(key, predict, state, t, s):
+    def kernel(predict, state, span):
         x, past = state
-        move = noisy_interval(path, t, s, form, eta)
-        now = target(predict(x, t), form)
-        allowed = order if steps is None else jnp.minimum(order, steps - past.done)
-        out = expand(move.ratio, x) * x
-        out = out + expand(move.weight, x) * extrapolate(move, now, past, allowed)
-        if eta != 0.0:
-            out = out + expand(move.std, x) * path.noise(key, x)
+        move = noisy_interval(path, span.t, span.s, form, eta)
+        now = target(predict(x, span.t), form)
+        allowed = jnp.minimum(order, span.n - span.i) if lower_order_final else order
+        mean = expand(move.ratio, x) * x
+        mean = mean + expand(move.weight, x) * extrapolate(move, now, past, allowed)
         values, gaps = (now, *past.values)[: order - 1], (move.h, *past.gaps)[: order - 1]
-        return State(out, History(values, gaps, past.done + (move.h > 0.0)))
+        return Kernel(mean, expand(move.std, x), History(values, gaps))
 
-    return Sampler(init, step, nfe=1)
+    def flow_step(key, predict, state, span):
+        del key
+        moved = kernel(predict, state, span)
+        return State(moved.mean, moved.memory)
+
+    return drawn(path, kernel, init) if eta != 0.0 else Sampler(init, flow_step, nfe=1)
 
 
 def noisy_interval(path: AffinePath, t: Array, s: Array, form: str, eta: float) -> Interval:

@@ -65,7 +65,8 @@ def restoration(path: AffinePath, look_back: float | LookBack = 1.0) -> Sampler:
         )
     rule = look_back if callable(look_back) else share_of_time(look_back)
 
-    def step(key, predict, state, t, s):
+    def step(key, predict, state, span):
+        t, s = span.t, span.s
         del key
         if look_back == 1.0:
             # Not u = 0, where a law may still carry noise.
@@ -120,7 +121,8 @@ def euler_restoration(sde: SDE, look_back: float | LookBack = 0.5, root: bool = 
         raise ValueError(f"look_back is {look_back}; as c of c sqrt(h) it must be above 0.")
     rule = look_back if callable(look_back) else root_of_step(look_back)
 
-    def step(key, predict, state, t, s):
+    def step(key, predict, state, span):
+        t, s = span.t, span.s
         del key
         x, h = state.x, t - s
         u = restored_time(rule, t, s, sde.t0)

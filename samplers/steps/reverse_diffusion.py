@@ -4,7 +4,7 @@ Song et al. 2021, section 4.1 and appendix E. The forward chain takes `x_s` to
 `x_t = r x_s + q z`; the reverse step uses the same increment `(r - 1) x` and the same noise q.
 """
 
-from samplers.base import Sampler, State, start
+from samplers.base import Kernel, Sampler, State, drawn, start
 from sde_lib import AffinePath, expand
 
 
@@ -16,13 +16,16 @@ def reverse_diffusion(path: AffinePath, probability_flow: bool = False) -> Sampl
     VP its `(2 - sqrt(1 - beta)) x + beta score + sqrt(beta) z`.
     """
 
-    def step(key, predict, state, t, s):
-        x = state.x
-        r, q = path.forward_step(s, t)
-        score = predict(x, t).score
-        if probability_flow:
-            return State(expand(2.0 - r, x) * x + 0.5 * expand(q, x) ** 2 * score)
-        x_mean = expand(2.0 - r, x) * x + expand(q, x) ** 2 * score
-        return State(x_mean + expand(q, x) * path.noise(key, x))
+    half = 0.5 if probability_flow else 1.0
 
-    return Sampler(start, step, nfe=1)
+    def kernel(predict, state, span):
+        x = state.x
+        r, q = path.forward_step(span.s, span.t)
+        mean = expand(2.0 - r, x) * x + half * expand(q, x) ** 2 * predict(x, span.t).score
+        return Kernel(mean, expand(q, x))
+
+    def flow_step(key, predict, state, span):
+        del key
+        return State(kernel(predict, state, span).mean)
+
+    return Sampler(start, flow_step, nfe=1) if probability_flow else drawn(path, kernel)

@@ -84,7 +84,7 @@ METHODS = {
     ),
     "edm": (
         section(predictor="edm", s_churn=2.0, s_tmin=0.01, s_tmax=2.0, s_noise=1.01),
-        lambda p: alone(samplers.edm(p, 5, 2.0, 0.01, 2.0, 1.01)),
+        lambda p: alone(samplers.edm(p, 2.0, 0.01, 2.0, 1.01)),
     ),
     "bdia": (
         section(predictor="bdia", gamma=0.7),
@@ -100,7 +100,7 @@ METHODS = {
     ),
     "edm_by_strength": (
         section(predictor="edm", eta=0.7, s_noise=1.01),
-        lambda p: alone(samplers.edm(p, 5, s_tmax=1e6, s_noise=1.01, eta=0.7)),
+        lambda p: alone(samplers.edm(p, s_tmax=1e6, s_noise=1.01, eta=0.7)),
     ),
     "lml": (
         section(predictor="ddim", lml=0.4, lml_placement="direction", lml_freeze=0.3),

@@ -33,7 +33,7 @@ def test_a_section_is_the_signature():
         "s_churn": 0.0, "s_tmin": 0.0, "s_tmax": 1e6, "s_noise": 1.0, "eta": 0.0
     }  # fmt: skip
     assert sections("likelihood")["adams"] == likelihood.Adams()._asdict()
-    assert options(edm) == {"steps": 18, **sections("sampling")["edm"]}
+    assert options(edm) == sections("sampling")["edm"]
     assert base("vp", "mlp", "digits").sampling.langevin.to_dict() == {
         "snr": 0.16, "n_steps": 1, "norm": "example"
     }  # fmt: skip
@@ -49,7 +49,7 @@ def test_a_new_predictor_is_a_function_and_a_line(monkeypatch):
             share: what is left of x after a step.
         """
         del path
-        return Sampler(start, lambda key, predict, state, t, s: State(share * state.x), nfe=0)
+        return Sampler(start, lambda key, predict, state, span: State(share * state.x), nfe=0)
 
     monkeypatch.setitem(samplers.PREDICTORS, "shrink", shrink)
     ours = config(predictor="shrink", steps=3, denoise=False)

@@ -10,7 +10,7 @@ from linear_gaussian import EPS, LAWS, PAIR, PRIOR, D, covariance_error
 from editing import flow_edit, regional, sdedit, time_travel
 from guidance import energy_guidance
 from operators import blur
-from samplers import State, ancestral, ddim, heun, make_grid, sample
+from samplers import Span, State, ancestral, ddim, heun, make_grid, sample
 from sde_lib import VP, DoubleWell
 
 KEY = jax.random.key(0)
@@ -20,7 +20,8 @@ ETA = np.array([1.0, 0.0])
 def without_drift(path, eta):
     """Wrong: the noise is added, and nothing taken from the direction for it."""
 
-    def step(key, predict, state, t, s):
+    def step(key, predict, state, span):
+        t, s = span.t, span.s
         x, prediction = state.x, predict(state.x, t)
         a, _, c = path.coeffs(s)
         std = eta * path.forward_step(s, t).q * c / path.coeffs(t).c
@@ -68,7 +69,7 @@ def test_the_ends_of_eta(x64):
     }
     step = jax.jit(
         lambda t, s: [
-            each.step(KEY, PAIR.predict(law), State(x), t, s).x for each in samplers.values()
+            each.step(KEY, PAIR.predict(law), State(x), Span(t, s)).x for each in samplers.values()
         ]
     )
     high, low = (dict(zip(samplers, jax.device_get(step(t, 0.8 * t)))) for t in (0.5, 0.4))

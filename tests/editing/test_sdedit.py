@@ -84,7 +84,7 @@ def test_what_a_mask_keeps_is_kept():
 
     # The start is `a image + c z` in both parts, and not twice the image in one: a step that swaps
     # them shows what the first one was.
-    swap = ancestral(law)._replace(step=lambda key, predict, state, t, s: State(state.x[:, ::-1]))
+    swap = ancestral(law)._replace(step=lambda key, predict, state, span: State(state.x[:, ::-1]))
     start = jax.jit(
         lambda x: sdedit(KEY, law, PAIR.predict(law), swap, x, 0.2, steps=1, keep=keep).x
     )

@@ -62,7 +62,7 @@ def test_nothing_is_evaluated_twice_and_nothing_changes(name):
 def test_a_grid_per_example_and_added_noise():
     """A step that first adds noise is recorded at the noisier state and its own time."""
     law, exact = EDM(), DATA.predict(EDM())
-    sampler = edm(law, steps=4, s_churn=1.0)
+    sampler = edm(law, s_churn=1.0)
     ts = np.stack([[20.0, 5.0, 1.0, 0.2, 0.05], [10.0, 4.0, 0.9, 0.1, 0.03]], axis=1)
     x = 20.0 * jnp.asarray(np.random.default_rng(0).standard_normal((2, 2)))
     told, outputs = jax.jit(

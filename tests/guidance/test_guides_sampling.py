@@ -18,6 +18,7 @@ from operators import mask
 from restoration import ddrm
 from samplers import (
     Solver,
+    Span,
     adaptive_ode,
     annealed_langevin,
     ddim,
@@ -206,8 +207,8 @@ def test_dps_steps_is_the_published_update(x64):
     @jax.jit
     def run(x):
         value, gradient = jax.vmap(jax.value_and_grad(square))(x)
-        truth = base.step(KEY, predict, base.init(x, t), t, s).x
-        found = sampler.step(KEY, predict, sampler.init(x, t), t, s).x
+        truth = base.step(KEY, predict, base.init(x, t), Span(t, s)).x
+        found = sampler.step(KEY, predict, sampler.init(x, t), Span(t, s)).x
         return found, truth - zeta / jnp.sqrt(value)[:, None] * gradient
 
     np.testing.assert_allclose(*run(x), rtol=1e-9)

@@ -11,7 +11,7 @@ from linear_gaussian import LAWS, PRIOR, D
 
 from operators import blur, matrix
 from restoration import ddrm
-from samplers import make_grid, sample
+from samplers import Span, make_grid, sample
 from sde_lib import EDM, example_keys, normal_like
 
 NOISE, ETA, ETA_B = 0.3, 0.85, 0.9
@@ -52,7 +52,7 @@ def test_step_is_the_published_one(law, x64, strict_ranks):
     @jax.jit
     def step(x, t, s):
         keys = example_keys(0, jnp.arange(3))
-        found = sampler.step(keys, predict, sampler.init(x, t)._replace(x=x), t, s).x
+        found = sampler.step(keys, predict, sampler.init(x, t)._replace(x=x), Span(t, s)).x
         return found, normal_like(keys, x)
 
     # Levels at which one, two and no measured direction is clear.
@@ -127,5 +127,5 @@ def test_singular_values_that_are_rounding_do_no_harm():
     law, data = EDM(), Gaussian.scalar(0.0, 0.5, 2)
     sampler = ddrm(law, matrix((2,), np.diag([1.0, 1e-9])), np.array([0.3, 1.0]), 0.0)
     start = lambda x: sampler.init(x, 80.0)
-    step = jax.jit(lambda x: sampler.step(KEY, data.predict(law), start(x), 80.0, 1.0).x)
+    step = jax.jit(lambda x: sampler.step(KEY, data.predict(law), start(x), Span(80.0, 1.0)).x)
     assert np.max(np.abs(step(np.ones((1, 2), np.float32)))) < 10.0

@@ -10,7 +10,7 @@ from closed_form import Gaussian
 
 from operators import downsample, greyscale, mask
 from restoration import fill, impute, repaint
-from samplers import CORRECTORS, PREDICTORS, Sampler, chain, make_grid, sample
+from samplers import CORRECTORS, PREDICTORS, Sampler, Span, chain, make_grid, sample
 from samplers.base import begin
 from sde_lib import EDM, VE, VP, Flow, SubVP, example_keys, fold_in
 
@@ -34,8 +34,8 @@ def starts(path):
 def repeated(sampler, times):
     """The method so many times in each step, as `chain` has them but in a loop."""
 
-    def step(key, predict, state, t, s):
-        again = lambda i, state: sampler.step(fold_in(key, i), predict, state, t, s)
+    def step(key, predict, state, span):
+        again = lambda i, state: sampler.step(fold_in(key, i), predict, state, span)
         return jax.lax.fori_loop(0, times, again, state)
 
     return Sampler(sampler.init, step, times * sampler.nfe)
@@ -112,7 +112,7 @@ def test_what_is_known_is_a_draw_of_its_law():
     @jax.jit
     def run(x, s):
         state = begin(method, x, t1)
-        return state.x[:, 0], method.step(KEY, predict, state, t1, s).x[:, 0]
+        return state.x[:, 0], method.step(KEY, predict, state, Span(t1, s)).x[:, 0]
 
     (start, late), (_, early) = (run(starts(path), s) for s in (0.5, 0.1))
     for s, known in ((t1, start), (0.5, late), (0.1, early)):

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 from sklearn.datasets import load_digits
 
-from samplers import State, ddim, make_grid, sample
+from samplers import Span, State, ddim, make_grid, sample
 from samplers.steps.bdia import (
     FRAMES,
     Previous,
@@ -211,7 +211,7 @@ def test_a_step_is_affine_in_the_state_before():
             predict = lambda x, t: jax.tree.map(lambda v: scale * v, PREDICT(x, t))
             state = State(x, Previous(above, u))
             steps = [bdia(law, 0.7, frame=frame).step for frame in FRAMES]
-            return jnp.stack([step(KEY, predict, state, t, s).x for step in steps])
+            return jnp.stack([step(KEY, predict, state, Span(t, s)).x for step in steps])
 
         return jax.jvp(next_states, (above,), (jnp.ones_like(above),))[1]
 

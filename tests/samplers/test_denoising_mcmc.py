@@ -60,7 +60,7 @@ def coarse(steps, eps):
 
 CALLS = []
 # Noise in the integrator, and two evaluations a step.
-INTEGRATOR = edm(LAW, 3, s_churn=0.6)
+INTEGRATOR = edm(LAW, s_churn=0.6)
 
 
 def counted(x, t):

@@ -13,7 +13,7 @@ from laws_by_example import LawByExample
 from recursion import MEAN, PRIOR_STD, STD, Level, recursion, step_posterior
 from rk4 import even_in_lam, runge_kutta
 
-from samplers import State, sample
+from samplers import Span, State, sample
 from samplers.exponential.dpm_multistep import dpm_multistep
 from sde_lib import VP
 
@@ -134,7 +134,7 @@ def test_all_laws_and_a_falling_order(order, form):
     def run(x, ts, means, stds):
         predict = M1._replace(means=means, stds=stds).predict(law)
         return sample(
-            KEY, predict, dpm_multistep(law, order, form, lower_order_final=True, steps=6), x, ts
+            KEY, predict, dpm_multistep(law, order, form, lower_order_final=True), x, ts
         ).x
 
     def of_each(means, stds):
@@ -219,7 +219,7 @@ def test_one_noisy_step_is_exact_on_a_point():
         a, _, c = law.coeffs(t)
         x = 0.4 * a[:, None] + c[:, None] * z
         methods = [dpm_multistep(law, 2, eta=eta) for eta in (0.3, 1.0)]
-        steps = [m.step(key, point.predict(law), m.init(x, t), t, s).x for m in methods]
+        steps = [m.step(key, point.predict(law), m.init(x, t), Span(t, s)).x for m in methods]
         return jnp.stack(steps), law.coeffs(s)
 
     z = np.random.default_rng(1).standard_normal((3 * n, 1))

@@ -16,7 +16,7 @@ from rk4 import errors, even_in_lam, rk4_step, runge_kutta
 from sklearn.datasets import load_digits
 from sklearn.mixture import GaussianMixture
 
-from samplers import ddim, dpm_multistep, dpm_solver, heun, sample
+from samplers import Span, ddim, dpm_multistep, dpm_solver, heun, sample
 from samplers.around.lml import lml
 from sde_lib import VE, VP, Flow
 
@@ -240,8 +240,8 @@ def test_direction_leaves_the_noise_of_ddim_alone():
         state = method.init(x, t)
         state = state._replace(memory=state.memory._replace(before=before))
         predict = BLOBS.predict(law)
-        moved = method.step(KEY, predict, state, t, s)
-        return moved.x, plain.step(KEY, predict, plain.init(x, t), t, s).x
+        moved = method.step(KEY, predict, state, Span(t, s))
+        return moved.x, plain.step(KEY, predict, plain.init(x, t), Span(t, s)).x
 
     moved, bare = (np.asarray(v) for v in steps(x, before, times))
     eps = BLOBS.predict(law)(x, times[0]).eps

@@ -12,6 +12,7 @@ from fast_solvers import starts
 from mean_reverting_problem import GAIN, LAW, SHIFT, bent, gaussian, pairs
 
 from samplers import (
+    Span,
     adams_bashforth,
     ancestral,
     chain,
@@ -150,7 +151,7 @@ def test_order_three_is_that_of_3m(form):
         move = interval(LAW, t, s, form)
         return extrapolate(move, now, past, 3), dpm_extrapolate(move, now, past, 3)
 
-    past = History((last, before), (0.7, 1.3), 2)
+    past = History((last, before), (0.7, 1.3))
     np.testing.assert_allclose(*both(0.6, 0.4, now, past), rtol=1e-13)
 
 
@@ -181,7 +182,7 @@ def test_posterior_and_euler_as_published():
     @jax.jit
     def steps(x, t, s):
         methods = posterior(LAW, mu), euler(LAW, mu), euler(LAW, mu, True)
-        ends = [m.step(KEY, bent(mu), m.init(x, t), t, s).x for m in methods]
+        ends = [m.step(KEY, bent(mu), m.init(x, t), Span(t, s)).x for m in methods]
         return ends, bent(mu)(x, t), LAW.noise(KEY, x), LAW.theta(t)
 
     (ends, found, z, theta), mu, x = jax.device_get((steps(x, 0.55, 0.5), mu, x))
@@ -218,21 +219,23 @@ def test_without_mu_it_is_vp():
 
 
 def test_order_falls_at_the_end_and_padding_rests():
-    """With `steps` the last step is of order 1; a step of length zero changes nothing."""
+    """The last step is of order 1, if asked for; a step of length zero changes nothing."""
     mu, x = pairs()
     ts = LAW.t_of_lam(jnp.linspace(-3.0, 2.0, 5))
 
     @jax.jit
     def run():
-        lowered = sample(KEY, bent(mu), mr_sampler(LAW, mu, 3, steps=4), x, ts).x
+        lowered = sample(KEY, bent(mu), mr_sampler(LAW, mu, 3, lower_order_final=True), x, ts).x
         method = mr_sampler(LAW, mu, 3)
         state = method.init(x, ts[0])
         for t, s in pairwise(ts[:3]):
-            state = method.step(KEY, bent(mu), state, t, s)
+            state = method.step(KEY, bent(mu), state, Span(t, s))
         second = mr_sampler(LAW, mu, 2)
         short = state.memory._replace(values=state.memory.values[:1], gaps=state.memory.gaps[:1])
-        state = second.step(KEY, bent(mu), State(state.x, short), ts[2], ts[3])
-        first = mr_sampler(LAW, mu, 1).step(KEY, bent(mu), State(state.x, empty), ts[3], ts[4])
+        state = second.step(KEY, bent(mu), State(state.x, short), Span(ts[2], ts[3]))
+        first = mr_sampler(LAW, mu, 1).step(
+            KEY, bent(mu), State(state.x, empty), Span(ts[3], ts[4])
+        )
         rested = sample(KEY, bent(mu), method, x, jnp.append(ts, ts[-1])).x
         return lowered, first.x, rested, sample(KEY, bent(mu), method, x, ts).x
 

@@ -12,7 +12,7 @@ from rk4 import padded
 
 from benchmarks.guidance.restoration_problem import energy, exact_draws, make_problem, predict_fn
 from benchmarks.guidance.restoration_problem import starts as restoration_starts
-from samplers import adams_bashforth, dpm_multistep, make_grid, sample, unipc
+from samplers import Span, adams_bashforth, dpm_multistep, make_grid, sample, unipc
 from samplers.steps.mean_reverting import euler, mr_sampler, multistep, reverting
 from sde_lib import VP, example_keys, fold_in
 from sde_lib.mean_reverting import MeanReverting
@@ -66,7 +66,7 @@ def exact_moments(make, ts, mu, spread):
 
     def body(state, step):
         i, t, s = step
-        return method.step(i, predict, state, t, s), None
+        return method.step(i, predict, state, Span(t, s)), None
 
     state = jax.lax.scan(body, method.init(x, ts[0]), (jnp.arange(n), ts[:-1], ts[1:]))[0]
     end = state.x[:, 0]

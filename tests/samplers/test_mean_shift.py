@@ -12,7 +12,7 @@ import pytest
 from scipy.special import softmax
 
 from exact.empirical import empirical_predict, points
-from samplers import ddim, make_grid, sample
+from samplers import Span, ddim, make_grid, sample
 from sde_lib import EDM, VE, VP
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
@@ -49,7 +49,7 @@ def test_the_last_step_to_no_noise_is_one_whole_mean_shift():
     @jax.jit
     def both(x):
         result = sample(jax.random.key(0), predict, ddim(law), x, ts)
-        to_nought = ddim(law).step(None, predict, result, ts[-1], jnp.asarray(0.0))
+        to_nought = ddim(law).step(None, predict, result, Span(ts[-1], jnp.asarray(0.0)))
         return to_nought.x, sample(jax.random.key(0), predict, ddim(law), x, ts, denoise=True).x
 
     np.testing.assert_allclose(*both(x), rtol=1e-12)

@@ -10,7 +10,7 @@ from law_as_data import for_each
 from rk4 import runge_kutta
 from scipy.stats import norm
 
-from samplers import ddim, sample
+from samplers import Span, ddim, sample
 from samplers.steps.restoration import (
     euler_restoration,
     number_of_steps,
@@ -160,7 +160,7 @@ def test_one_step_has_the_drift_of_the_flow():
         steps = restoration(LAW, fixed), euler_restoration(LAW, fixed, root=False)
         steps += (euler_restoration(LAW, fixed),)
         now = jnp.asarray(t)
-        ends = [m.step(KEY, M1.predict(LAW), m.init(x, now), now, now - h).x for m in steps]
+        ends = [m.step(KEY, M1.predict(LAW), m.init(x, now), Span(now, now - h)).x for m in steps]
         return (jnp.stack(ends) - x[None]) / -h
 
     score, f, g2, rate = M1.score(LAW)(x, t), -0.5 * (0.1 + 19.9 * t), 0.1 + 19.9 * t, -0.5 * 19.9
@@ -236,7 +236,7 @@ def test_the_default_rules():
     def run(x, t, s):
         methods = [restoration(LAW, 0.3), restoration(LAW, share_of_time(0.3))]
         methods += [euler_restoration(LAW, c) for c in (0.25, lambda t, h: 0.25 * jnp.sqrt(h))]
-        return [m.step(KEY, M1.predict(LAW), m.init(x, t), t, s).x for m in methods]
+        return [m.step(KEY, M1.predict(LAW), m.init(x, t), Span(t, s)).x for m in methods]
 
     share, of_time, scale, of_root = run(x, t, s)
     np.testing.assert_array_equal(share, of_time)
@@ -271,7 +271,7 @@ def test_times_by_example_and_steps_of_no_length():
     @jax.jit
     def run(x, t, s):
         def one(method):
-            step = lambda t, s: method.step(KEY, M1.predict(LAW), method.init(x, t), t, s).x
+            step = lambda t, s: method.step(KEY, M1.predict(LAW), method.init(x, t), Span(t, s)).x
             return step(t, s), jax.vmap(step)(t, s)
 
         methods = restoration(LAW, 0.3), restoration(LAW), euler_restoration(LAW)

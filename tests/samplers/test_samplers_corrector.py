@@ -9,6 +9,7 @@ from law_as_data import for_each
 
 from samplers import (
     CORRECTORS,
+    Span,
     State,
     ancestral,
     annealed_langevin,
@@ -46,7 +47,7 @@ def repeat(sampler, predict, x, t, times):
     """The corrector alone, again and again at one noise level."""
 
     def body(i, x):
-        return sampler.step(jax.random.fold_in(KEY, i), predict, State(x), t, t).x
+        return sampler.step(jax.random.fold_in(KEY, i), predict, State(x), Span(t, t)).x
 
     return jax.lax.fori_loop(0, times, body, x)
 
@@ -128,7 +129,7 @@ def test_one_small_step_has_the_stated_drift_and_noise():
     @jax.jit
     def steps(x, t, s):
         made = [CORRECTORS[name](law, snr, at=at) for name, at in cases]
-        return [sampler.step(KEY, predict, State(x), t, s).x for sampler in made]
+        return [sampler.step(KEY, predict, State(x), Span(t, s)).x for sampler in made]
 
     a, _, c = (np.asarray(v, np.float64) for v in law.coeffs(np.array([t, s])))
     (a_t, a_s), (c_t, c_s) = a, c
@@ -152,7 +153,7 @@ def test_batch_norms_couple_the_examples_and_example_norms_do_not():
     def steps(x):
         keys, predict = jax.random.split(KEY, 8), CLOUDS.predict(law)
         made = [langevin(law, 0.1, norm=norm) for norm in ("example", "batch")]
-        return [sampler.step(keys, predict, State(x), t, t).x[0] for sampler in made]
+        return [sampler.step(keys, predict, State(x), Span(t, t)).x[0] for sampler in made]
 
     by_example, by_batch = np.abs(np.asarray(steps(others)) - np.asarray(steps(x))).max(-1)
     assert by_example < 1e-6 and by_batch > 1e-3
@@ -204,7 +205,7 @@ def test_where_the_score_is_zero_nothing_moves():
         score = jnp.ones((2, DIMS)).at[0].set(0.0) * some
         predict = lambda x, t: Prediction(None, None, score, None)
         theirs = lambda norm: original(law, 1000, 0.1, 1, norm)(KEY, lambda x, t: score, x, t)
-        ours = lambda norm: langevin(law, 0.1, 1, norm).step(KEY, predict, State(x), t, t).x
+        ours = lambda norm: langevin(law, 0.1, 1, norm).step(KEY, predict, State(x), Span(t, t)).x
         return [f(norm) for norm in ("example", "batch") for f in (ours, theirs)]
 
     for found in moved(0.0):

@@ -37,7 +37,7 @@ SAMPLERS = {
     **{name: make(LAW, 0.1, 3) for name, make in CORRECTORS.items()},
 }
 SAMPLERS["dpm_multistep with noise"] = dpm_multistep(LAW, eta=1.0)
-SAMPLERS["edm with churn"] = edm(LAW, 6, s_churn=3.0)
+SAMPLERS["edm with churn"] = edm(LAW, s_churn=3.0)
 SAMPLERS["chain"] = chain(SAMPLERS["heun"], SAMPLERS["langevin"], SAMPLERS["ancestral"])
 # Where keys are given per example, these must differ from one another.
 DETERMINISTIC = {
@@ -121,7 +121,7 @@ def test_steps_draw_independent_noise():
     """Each step folds its number into the key: two steps of noise alone are not twice the same."""
     seen = Sampler(
         lambda x, t: State(x),
-        lambda key, predict, state, t, s: State(LAW.noise(key, state.x)),
+        lambda key, predict, state, span: State(LAW.noise(key, state.x)),
         nfe=0,
     )
 
@@ -138,7 +138,7 @@ def test_steps_draw_independent_noise():
 
 def test_chained_parts_draw_independent_noise_and_keep_their_own_memory():
     def adder(weight):
-        def step(key, predict, state, t, s):
+        def step(key, predict, state, span):
             noise = LAW.noise(key, state.x)
             return State(state.x + weight * noise, state.memory + weight)
 
@@ -158,7 +158,7 @@ def test_what_completes_the_start_is_called_once():
     """A method that adds 1.6 to a draw of the prior, and then leaves x alone: however often noise
     or inversion take the run back, 1.6 is added once, and a chain or a wrapper keeps it."""
     path, x = EDM(t1=1.0), jnp.zeros((2000, 1))
-    still = Sampler(start, lambda key, predict, state, t, s: state, 0, lambda x, t: x + 1.6)
+    still = Sampler(start, lambda key, predict, state, span: state, 0, lambda x, t: x + 1.6)
     method = lml(path, chain(still, Sampler(start, still.step, 0)), placement="data", eta=0.0)
     ts, key = jnp.linspace(1.0, 0.01, 5), jax.random.key(0)
     predict = lambda x, t: Prediction(x, jnp.zeros_like(x), jnp.zeros_like(x), jnp.zeros_like(x))
@@ -218,7 +218,9 @@ def test_trace_is_the_state_after_each_step():
 
 
 COUNTER = Sampler(
-    lambda x, t: State(x), lambda key, predict, state, t, s: State(state.x + LAW.noise(key, t)), 0
+    lambda x, t: State(x),
+    lambda key, predict, state, span: State(state.x + LAW.noise(key, span.t)),
+    0,
 )
 
 

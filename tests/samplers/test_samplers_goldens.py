@@ -13,6 +13,7 @@ import pytest
 
 from samplers import (
     Solver,
+    Span,
     State,
     adaptive_ode,
     ancestral,
@@ -50,7 +51,7 @@ def one_step(make, law, prefix, t, s):
     score = lambda x, t: -x / (1.0 + told)[:, None, None, None]
     step = make(WithNoise(law, z)).step
     t, s = jnp.asarray(t), jnp.asarray(s)
-    out = jax.jit(lambda x: step(KEY, from_score(law, score), State(x), t, s).x)(x)
+    out = jax.jit(lambda x: step(KEY, from_score(law, score), State(x), Span(t, s)).x)(x)
     return np.asarray(out), GOLDENS[f"{prefix}/x_out"]
 
 

@@ -34,6 +34,7 @@ from editing import regional
 from samplers import (
     CORRECTORS,
     PREDICTORS,
+    Span,
     State,
     ancestral,
     annealed_langevin,
@@ -229,7 +230,9 @@ def test_what_a_long_step_keeps_of_the_noise(eta):
     @jax.jit
     def kept(s):
         both = ddim(law, eta), regional(law, np.full(1, eta))
-        return [each.step(KEY, known, State(zero), jnp.float32(1.0), s).x[:, 0] for each in both]
+        return [
+            each.step(KEY, known, State(zero), Span(jnp.float32(1.0), s)).x[:, 0] for each in both
+        ]
 
     s = np.asarray(s, np.float32).astype(np.float64)
     B = lambda t: t * (0.1 + 0.5 * t * 19.9)

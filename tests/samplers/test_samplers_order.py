@@ -11,6 +11,7 @@ from scipy.stats import norm
 
 from samplers import (
     PREDICTORS,
+    Span,
     State,
     ddim,
     euler_maruyama,
@@ -131,7 +132,7 @@ def test_one_solver_step_with_a_time_per_example():
     def steps(x, t, s):
         found = []
         for sampler in [method(law) for method, _ in ORDERS.values()]:
-            step = lambda x, t, s, f=sampler: f.step(KEY, DATA.predict(law), State(x), t, s).x
+            step = lambda x, t, s, f=sampler: f.step(KEY, DATA.predict(law), State(x), Span(t, s)).x
             found.append((step(x, t, s), jax.vmap(step)(x[:, None], t, s)[:, 0]))
         return found
 

@@ -16,6 +16,7 @@ from scipy.integrate import quad
 from samplers import (
     GRIDS,
     Solver,
+    Span,
     adaptive_sde,
     ddim,
     dpm_multistep,
@@ -122,7 +123,7 @@ def test_on_a_point_one_step_of_any_length_is_exact():
         t, s = (law.t_of_lam(jnp.asarray(lam)) for lam in (-1.0, 0.5))
         kept = []
         for sampler in (edm(law, eta=eta), dpm_multistep(law, 2, eta=eta)):
-            out = sampler.step(keys, predict, sampler.init(x, t), t, s).x
+            out = sampler.step(keys, predict, sampler.init(x, t), Span(t, s)).x
             kept.append((out[1, 0] - out[0, 0]) * law.coeffs(t).c / law.coeffs(s).c)
         return kept
 
@@ -142,7 +143,7 @@ def test_the_eta_of_ddim_on_the_common_scale(eta):
     # The churn of the paper on the same grid, by the strength that its docstring states.
     churn = 2.0
     made = [ddim(law, eta), dpm_multistep(law, 1, eta=strength)]
-    made += [edm(law, steps, churn), edm(law, steps, eta=np.log1p(churn / steps) / h)]
+    made += [edm(law, churn), edm(law, eta=np.log1p(churn / steps) / h)]
     run = jax.jit(lambda x, ts: [sample(KEY, DATA.predict(law), m, x, ts).x for m in made])
     by_ddim, by_strength, churned, same = run(np.linspace(-2.0, 2.0, 5)[:, None], ts)
     np.testing.assert_allclose(by_ddim, by_strength, rtol=1e-9)
