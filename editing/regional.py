@@ -52,7 +52,7 @@ def regional(path: AffinePath, eta: float | np.ndarray | Array | EtaFn) -> Sampl
     def kernel(predict: PredictFn, state: State, span: Span) -> Kernel:
         t, s = span.t, span.s
         x, prediction = state.x, predict(state.x, t)
-        a_s, _, c_s = (expand(v, x) for v in path.coeffs(s))
+        a_s, c_s = (expand(v, x) for v in path.coeffs(s))
         strength = jnp.asarray(eta(t) if callable(eta) else eta, x.dtype)
         kept, new = shares(path, t, s, strength[None], x)
         return Kernel(a_s * prediction.x0 + c_s * kept * prediction.eps, c_s * new)
@@ -103,7 +103,7 @@ def time_travel(
 
     def back(state: State, t: Array, s: Array) -> State:
         prediction = predict(state.x, s)
-        a, _, c = (expand(v, state.x) for v in path.coeffs(t))
+        a, c = (expand(v, state.x) for v in path.coeffs(t))
         return sampler.init(a * prediction.x0 + c * prediction.eps, t)
 
     def body(state: State, row):

@@ -62,7 +62,7 @@ def sdedit(
     ts = edit_grid(path, strength, unit, steps, grid, eps)
     operator = None if keep is None else masking(image.shape[1:], keep)
     drawing, own = split(key, 2)
-    a, _, c = (expand(v, image) for v in path.coeffs(ts[0]))
+    a, c = (expand(v, image) for v in path.coeffs(ts[0]))
     x = a * image + c * normal_like(drawing, image)
     if operator is None:
         return sample(own, predict, sampler, x, ts, denoise=denoise)
@@ -115,7 +115,7 @@ def edit_time(path: AffinePath, strength: float, unit: str = "part") -> Array:
     check_path(path)
     if unit not in UNITS:
         raise ValueError(f"The unit of strength is {unit!r}; it must be one of {', '.join(UNITS)}.")
-    top = float(jnp.exp(-path.lam(jnp.asarray(path.t1, jnp.result_type(float)))))
+    top = float(path.sigma(jnp.asarray(path.t1, jnp.result_type(float))))
     most = 1.0 if unit == "part" else top * (1.0 + 1e-5)
     if not 0.0 < strength <= most:
         raise ValueError(
@@ -125,7 +125,7 @@ def edit_time(path: AffinePath, strength: float, unit: str = "part") -> Array:
     if unit == "part":
         return jnp.asarray(strength * path.t1)
     level = jnp.asarray(strength, jnp.result_type(float))
-    return jnp.minimum(path.t_of_lam(-jnp.log(level)), path.t1)
+    return jnp.minimum(path.t_of_sigma(level), path.t1)
 
 
 def edit_grid(

@@ -138,7 +138,7 @@ def _centred(path: AffinePath, points: Points, x: Array, t: Array):
             f"A state has {flat.shape[1]} values and a point {points.mean.shape[0]}; both must be "
             "examples of one shape."
         )
-    a, sigma = expand(path.coeffs(t).a, flat), expand(jnp.exp(-path.lam(t)), flat)
+    a, sigma = expand(path.coeffs(t).a, flat), expand(path.sigma(t), flat)
     return flat / a - points.mean[None], a, sigma, sigma**2 + points.std**2
 
 

@@ -111,7 +111,7 @@ def gaussian_flow(path: AffinePath, moments: Moments, x: Array, s: Array, t: Arr
 
 def _at(path: AffinePath, moments: Moments, x: Array, t: Array):
     """`a, c` as `()` or `(B, 1)`, `v` against `(B, r)`, and the moments in the dtype of x."""
-    a, _, c = path.coeffs(jnp.asarray(t, jnp.promote_types(x.dtype, jnp.float32)))
+    a, c = path.coeffs(jnp.asarray(t, jnp.promote_types(x.dtype, jnp.float32)))
     row = jnp.zeros((1, 1), x.dtype)
     a, c = expand(a, row), expand(c, row)
     mean, U, L = (jnp.asarray(v, x.dtype) for v in moments)

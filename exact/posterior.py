@@ -91,7 +91,7 @@ def mixture_predict(path: AffinePath, data: Mixture) -> PredictFn:
     def predict(x: Array, t: Array):
         flat = x.reshape(x.shape[0], -1)
         row = flat[:, None]
-        a, _, c = (expand(v, row) for v in path.coeffs(jnp.asarray(t, x.dtype)))
+        a, c = (expand(v, row) for v in path.coeffs(jnp.asarray(t, x.dtype)))
         means, basis, lengths, log = (jnp.asarray(v, x.dtype) for v in (data.means, U, L, logs))
         v = a**2 * lengths[None] + c**2
         d = jnp.einsum("bkd,kde->bke", row - a * means[None], basis, precision=FULL)

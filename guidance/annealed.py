@@ -73,7 +73,7 @@ def annealed(
         )
 
     def gradient(x: Array, t: Array) -> Array:
-        a, _, c = path.coeffs(t)
+        a, c = path.coeffs(t)
         # y_t - A x_t = a (y - A (x - c z) / a), without the division.
         known = x - expand(c, x) * normal_like(key, x) if form == "drawn" else x
         given = observed(operator, y, x)

@@ -38,7 +38,7 @@ def with_score(
 
 def shift(path: AffinePath, t: Array) -> Array:
     """`c^2 / a`: how far x0 moves for a change of the score, and `cov(x0 | x) = (c^2 / a) J`."""
-    a, _, c = path.coeffs(t)
+    a, c = path.coeffs(t)
     return jnp.where(a > 0.0, c**2 / jnp.where(a > 0.0, a, 1.0), 0.0)
 
 

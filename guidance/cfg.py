@@ -67,7 +67,7 @@ def classifier_free(
         both = predict_of(jnp.concatenate([wanted, nobody]))(twice(x), twice(t))
         given = jax.tree.map(lambda v: v[:size], both)
         free = jax.tree.map(lambda v: v[size:], both)
-        sigma = jnp.exp(-path.lam(t))
+        sigma = path.sigma(t)
         w = expand(jnp.where((low < sigma) & (sigma <= high), scale, 1.0).astype(x.dtype), x)
         mixed = jax.tree.map(lambda u, c: u + w * (c - u), free, given)
         return rescaled(path, x, t, mixed, given.x0, rescale) if rescale else mixed
@@ -85,6 +85,6 @@ def rescaled(
     # What has no spread of its own, such as an example of one value, cannot be given one.
     ratio = jnp.where(own > 0.0, spread(x0) / jnp.where(own > 0.0, own, 1.0), 1.0)
     factor = rescale * ratio + (1.0 - rescale)
-    a, _, c = path.coeffs(t)
+    a, c = path.coeffs(t)
     x0 = factor * mixed.x0
     return prediction_of(path, x, t, x0, (x - expand(a, x) * x0) / expand(c, x))

@@ -54,7 +54,7 @@ def pigdm(
 
 def variance(path: AffinePath, data_std: float, t: Array) -> Array:
     """`r^2`, the variance of x0 given x_t for data N(m, data_std^2 I); of the shape of t."""
-    a, _, c = path.coeffs(t)
+    a, c = path.coeffs(t)
     return (c * data_std) ** 2 / (c**2 + (a * data_std) ** 2)
 
 

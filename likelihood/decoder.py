@@ -71,7 +71,7 @@ def expected_log_decoder(path: AffinePath, eps: float | Array, values: Array) ->
     `257 L^2` exponentials. Arguments as in `log_decoder`.
     """
     values = as_float(values)
-    a, _, c = path.coeffs(jnp.asarray(eps, values.dtype))
+    a, c = path.coeffs(jnp.asarray(eps, values.dtype))
     z = jnp.asarray(NODES, values.dtype)
     weight = jax.nn.softmax(-0.5 * z**2)
 
@@ -164,7 +164,7 @@ def noised(key, path, log_p_eps, y, time, num_draws, closing) -> LogLik:
 def log_kernels(path: AffinePath, eps: float | Array, values: Array, x: Array) -> Array:
     """`log N(x; a y_v, c^2)` of each dimension and level: the shape of x and a last axis L."""
     x = as_float(x)
-    a, _, c = path.coeffs(jnp.asarray(eps, x.dtype))
+    a, c = path.coeffs(jnp.asarray(eps, x.dtype))
     levels = values.astype(x.dtype).reshape((1,) * x.ndim + (-1,))
     x = x[..., None]
     z = (x - expand(a, x) * levels) / expand(c, x)

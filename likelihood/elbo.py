@@ -165,7 +165,7 @@ def diffusion_loss(
 
 def prior_kl(path: AffinePath, x: Array) -> Array:
     """`KL( N(a x, c^2 I) || N(0, s^2 I) )` at t1, s the law's `prior_std`, in nats: `(B,)`."""
-    a, _, c = path.coeffs(jnp.asarray(path.t1, x.dtype))
+    a, c = path.coeffs(jnp.asarray(path.t1, x.dtype))
     std = path.prior_std().astype(x.dtype)
     excess = (c / std) ** 2 - 1.0
     return 0.5 * (total((a * x / std) ** 2) + x[0].size * (excess - jnp.log1p(excess)))

@@ -30,7 +30,7 @@ def noise_level_loss(path: AffinePath, ts: Array, network: ClassifierFn) -> Call
 
     `batch["image"]` holds scaled data `(B, ...)`. The metrics are the loss and the times `t` (B,).
     """
-    sigmas = jnp.exp(-path.lam(ts))
+    sigmas = path.sigma(ts)
 
     def loss(params, state, key: Array, batch: dict[str, Array]):
         del state

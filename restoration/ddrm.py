@@ -63,7 +63,7 @@ def ddrm(
     def level(x: Array, t: Array) -> tuple[Array, Array]:
         """`(a, sigma)` against coordinates `(B, k)`."""
         row = x.reshape(x.shape[0], -1)
-        return expand(path.coeffs(t).a, row), expand(jnp.exp(-path.lam(t)), row)
+        return expand(path.coeffs(t).a, row), expand(path.sigma(t), row)
 
     def enter(x: Array, t: Array) -> Array:
         (s, seen), (a, sigma) = singular(x), level(x, t)
@@ -81,7 +81,7 @@ def ddrm(
         x, prediction = state.x, predict(state.x, t)
         x0, z = prediction.x0, path.noise(key, x)
         (values, seen), (_, sigma) = singular(x), level(x, s)
-        unseen = x0 + expand(jnp.exp(-path.lam(s)), x) * (kept * prediction.eps + eta * z)
+        unseen = x0 + expand(path.sigma(s), x) * (kept * prediction.eps + eta * z)
         x0bar, zbar = svd.vt(x0), svd.vt(z)
         # U^T (y - A x0), which is s (ybar - x0bar).
         rbar = svd.ut(residual(operator, y, x0))

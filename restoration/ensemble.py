@@ -94,7 +94,7 @@ def ensemble(
 
     def move(key: Array, predict: PredictFn, lap: ValueFn, x: Array, s: Array, h: Array):
         """The Langevin half at s over h in lam: the new states, and what log w gains."""
-        (a, _, c), rate, noise = path.coeffs(s), eta * h, normal_like(key, x)
+        (a, c), rate, noise = path.coeffs(s), eta * h, normal_like(key, x)
         follow = 2.0 * fraction * c**2
 
         def relaxed(data: Array, gradient: Array) -> Array:

@@ -59,7 +59,7 @@ def overwriting(path: AffinePath, operator: LinearOperator, y: Array, sampler: S
     def step(key: Array, predict: PredictFn, state: State, span: Span) -> State:
         own, drawing = split(key, 2)
         state = sampler.step(own, predict, state, span)
-        a, _, c = path.coeffs(span.s)
+        a, c = path.coeffs(span.s)
         given, x = observed(operator, y, state.x), state.x
         z = operator.forward(normal_like(drawing, x))
         noisy = expand(a, z) * given + expand(c, z) * z

@@ -35,7 +35,7 @@ def karras(path: AffinePath, steps: int, eps: float, rho: float = 7.0) -> Array:
     """Even in `sigma^(1 / rho)`, `sigma = c / a` (Karras et al. 2022, eq. 5)."""
     ends = jnp.exp(-path.lam(jnp.asarray([path.t1, eps])) / rho)
     sigma = jnp.linspace(ends[0], ends[1], steps + 1) ** rho
-    return pin(path, path.t_of_lam(-jnp.log(sigma)), eps)
+    return pin(path, path.t_of_sigma(sigma), eps)
 
 
 def tangent(

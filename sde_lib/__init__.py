@@ -18,6 +18,7 @@ from sde_lib.reverse import flow_drift, reverse_drift
 from sde_lib.score_only import score_only
 from sde_lib.simulate import simulate
 from sde_lib.subvp import SubVP
+from sde_lib.two_ended import Ends, TwoEnded
 from sde_lib.ve import VE
 from sde_lib.vp import VP
 
@@ -38,12 +39,14 @@ __all__ = [
     "AffinePath",
     "Coeffs",
     "DoubleWell",
+    "Ends",
     "Flow",
     "Kinetic",
     "MeanReverting",
     "Prediction",
     "Restoration",
     "SubVP",
+    "TwoEnded",
     "check_data_left",
     "clip_lam",
     "example_keys",

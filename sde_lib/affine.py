@@ -1,10 +1,9 @@
 """Affine laws: one formula from which all else follows.
 
-    x_t = a(t) x0 + b(t) x1 + c(t) z,    z ~ N(0, I)
+    x_t = a(t) x0 + c(t) z,    z ~ N(0, I)
 
-`x0` is data and `x1` a second end point, which only bridges and interpolants have (b = 0
-elsewhere). A law gives `coeffs(t)`; with b = 0 the rest follows (Song et al. 2021, section 3.4
-and appendix B; Karras et al. 2022, appendix B):
+A law gives `coeffs(t)`; the rest follows (Song et al. 2021, section 3.4 and appendix B; Karras et
+al. 2022, appendix B). Laws with a second end point are in `two_ended.py`.
 
     drift       f(t) x,  f = a' / a
     diffusion   g(t)^2 = (c^2)' - 2 f c^2
@@ -27,10 +26,9 @@ from sde_lib.noise import normal_like
 
 
 class Coeffs(NamedTuple):
-    """Coefficients of data, second end point and noise, each of the shape of `t`."""
+    """Coefficients of data and noise, each of the shape of `t`."""
 
     a: Array
-    b: Array
     c: Array
 
 
@@ -63,15 +61,23 @@ class AffinePath:
 
     def lam(self, t: Array) -> Array:
         """Half log signal-to-noise ratio, `log(a / c)`, in nats."""
-        a, _, c = self.coeffs(t)
+        a, c = self.coeffs(t)
         return jnp.log(a) - jnp.log(c)
 
     def t_of_lam(self, lam: Array) -> Array:
         """The inverse of `lam`."""
         raise NotImplementedError
 
+    def sigma(self, t: Array) -> Array:
+        """Noise level `c / a`, in the units of the data: the noise of `x / a`."""
+        return jnp.exp(-self.lam(t))
+
+    def t_of_sigma(self, sigma: Array) -> Array:
+        """The inverse of `sigma`."""
+        return self.t_of_lam(-jnp.log(sigma))
+
     def rates(self, t: Array) -> Coeffs:
-        """`(a', b', c')`, time derivatives of the coefficients."""
+        """`(a', c')`, time derivatives of the coefficients."""
         t = jnp.asarray(t)
         return jax.jvp(self.coeffs, (t,), (jnp.ones_like(t),))[1]
 
@@ -97,7 +103,7 @@ class AffinePath:
 
     def marginal(self, x0: Array, z: Array, t: Array) -> Array:
         """`a x0 + c z`, the noisy state for given data and noise."""
-        a, _, c = self.coeffs(t)
+        a, c = self.coeffs(t)
         return expand(a, x0) * x0 + expand(c, x0) * z
 
     def perturb(self, key: Array, x0: Array, t: Array) -> tuple[Array, Array]:
@@ -111,7 +117,7 @@ class AffinePath:
         The difference of squares is taken as a product, which loses least where t and s are
         neighbours: in float32, over 2000 steps of any law here, q is right to 1e-4.
         """
-        (a_s, _, c_s), (a_t, _, c_t) = self.coeffs(s), self.coeffs(t)
+        (a_s, c_s), (a_t, c_t) = self.coeffs(s), self.coeffs(t)
         r = a_t / a_s
         # Rounding may leave less than nothing between neighbours.
         return Step(r, jnp.sqrt(jnp.maximum(c_t - r * c_s, 0.0) * (c_t + r * c_s)))

@@ -32,9 +32,9 @@ def make_logits(
 
     def logits(x: Array, t: Array) -> Array:
         t = jnp.broadcast_to(jnp.asarray(t, jnp.promote_types(x.dtype, jnp.float32)), x.shape[:1])
-        a, _, c = path.coeffs(t)
+        a, c = path.coeffs(t)
         size = jnp.sqrt((sigma_data * a) ** 2 + c**2)
-        raw = apply(x / expand(size, x), jnp.exp(-path.lam(t)))
+        raw = apply(x / expand(size, x), path.sigma(t))
         return raw.astype(jnp.promote_types(raw.dtype, jnp.float32))
 
     return logits

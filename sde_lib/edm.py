@@ -16,7 +16,7 @@ class EDM(AffinePath):
 
     def coeffs(self, t: Array) -> Coeffs:
         t = jnp.asarray(t)
-        return Coeffs(jnp.ones_like(t), jnp.zeros_like(t), t)
+        return Coeffs(jnp.ones_like(t), t)
 
     def lam(self, t: Array) -> Array:
         return -jnp.log(t)

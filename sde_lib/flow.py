@@ -28,7 +28,7 @@ class Flow(AffinePath):
 
     def coeffs(self, t: Array) -> Coeffs:
         t = jnp.asarray(t)
-        return Coeffs(1.0 - t, jnp.zeros_like(t), t)
+        return Coeffs(1.0 - t, t)
 
     def lam(self, t: Array) -> Array:
         return jnp.log1p(-t) - jnp.log(t)

@@ -135,7 +135,7 @@ def _coeffs(table: Table, t: Array) -> Coeffs:
     r = jnp.sqrt(1.0 - 4.0 * math.sin(table.length / 2) ** 2 * u * (1.0 - u))
     along, across = r * jnp.cos(angle), r * jnp.sin(angle)
     a, c = jnp.where(near, along, across), jnp.where(near, across, along)
-    return Coeffs(a, jnp.zeros_like(a), table.scale * c)
+    return Coeffs(a, table.scale * c)
 
 
 @constant_table
@@ -249,7 +249,7 @@ def energy(
         path: for data of root mean square `scale`.
         gamma: of the angles `arctan(c / (a scale))`, in NumPy.
     """
-    lam, (a, _, c), (da, _, dc) = jax.tree.map(np.float64, even_in_lam(path, nodes))
+    lam, (a, c), (da, dc) = jax.tree.map(np.float64, even_in_lam(path, nodes))
     c, dc = c / scale, dc / scale
     turning = a * dc - c * da
     density = ((a * da + c * dc) ** 2 + gamma(np.arctan2(c, a)) * turning**2) / (a**2 + c**2)

@@ -6,7 +6,7 @@ sampling, and `a(t) = exp(-int_0^t theta)`:
     dx = theta (mu - x) dt + g dw,    g^2 = 2 theta std^2
     x_t = a x0 + (1 - a) mu + c z,    c = std sqrt(1 - a^2)
 
-`w = x - (1 - a) mu` obeys `w_t = a x0 + c z`, an affine law without a second end point. So whatever
+`w = x - (1 - a) mu` obeys `w_t = a x0 + c z`, an affine law. So whatever
 there is for affine laws holds for w, and `MeanReverting`, whose methods speak of w, is all it
 needs; `mean_reverting_given.py` has x, for a given mu.
 """
@@ -19,6 +19,7 @@ from flax import struct
 from jax import Array
 
 from sde_lib.affine import AffinePath, Coeffs
+from sde_lib.two_ended import Ends, TwoEnded
 
 SCHEDULES = ("cosine", "constant")
 
@@ -34,7 +35,7 @@ NEWTON_STEPS = 8
 
 @struct.dataclass
 class MeanReverting(AffinePath):
-    """The law of `w = x - (1 - a) mu`, with `b = 1 - a` the coefficient of x1 = mu.
+    """The law of `w = x - (1 - a) mu`; `ends` is that of x, with mu as its second end.
 
     `int_0^t theta = -log(end) S(t)`, S rising from 0 at t = 0 to 1 at t = 1, so `a(1) = end`.
     Schedules: "constant", S = t, or "cosine", `theta ~ 1 - cos^2(PHI + RATE t) / cos^2(PHI)`, the
@@ -63,7 +64,12 @@ class MeanReverting(AffinePath):
     def coeffs(self, t: Array) -> Coeffs:
         a, b = _a_b(self.integral(t))
         # 1 - a^2 = (1 - a)(1 + a), which is exact near the data and takes one expm1 for both.
-        return Coeffs(a, b, self.std * jnp.sqrt(b * (1.0 + a)))
+        return Coeffs(a, self.std * jnp.sqrt(b * (1.0 + a)))
+
+    @property
+    def ends(self) -> "MeanReversion":
+        """The law of x."""
+        return MeanReversion(self)
 
     def lam(self, t: Array) -> Array:
         integral = self.integral(t)
@@ -82,6 +88,25 @@ class MeanReverting(AffinePath):
 
     def prior_std(self) -> Array:
         return jnp.asarray(self.std, jnp.result_type(float))
+
+
+@struct.dataclass
+class MeanReversion(TwoEnded):
+    """`x_t = a x0 + (1 - a) mu + c z`: the law of x between the clean x0 and x1 = mu."""
+
+    path: MeanReverting
+
+    @property
+    def t0(self) -> float:
+        return self.path.t0
+
+    @property
+    def t1(self) -> float:
+        return self.path.t1
+
+    def coeffs(self, t: Array) -> Ends:
+        a, c = self.path.coeffs(t)
+        return Ends(a, -jnp.expm1(-self.path.integral(t)), c)
 
 
 def make_mean_reverting(**numbers) -> MeanReverting:

@@ -67,12 +67,12 @@ class Restoration:
 
 def to_w(path: AffinePath, mu: Array, x: Array, t: Array) -> Array:
     """`w = x - b mu`; `x` and `mu` `(B, ...)`, t `()` or `(B,)`."""
-    return x - expand(path.coeffs(t).b, x) * mu
+    return x - expand(path.ends.coeffs(t).b, x) * mu
 
 
 def from_w(path: AffinePath, mu: Array, w: Array, t: Array) -> Array:
     """`x = w + b mu`."""
-    return w + expand(path.coeffs(t).b, w) * mu
+    return w + expand(path.ends.coeffs(t).b, w) * mu
 
 
 def predict_w(path: AffinePath, mu: Array, predict: PredictFn) -> PredictFn:
@@ -80,7 +80,7 @@ def predict_w(path: AffinePath, mu: Array, predict: PredictFn) -> PredictFn:
 
     def shifted(w: Array, t: Array) -> Prediction:
         found = predict(from_w(path, mu, w, t), t)
-        return found._replace(velocity=found.velocity - expand(path.rates(t).b, w) * mu)
+        return found._replace(velocity=found.velocity - expand(path.ends.rates(t).b, w) * mu)
 
     return shifted
 
@@ -90,7 +90,7 @@ def predict_x(path: AffinePath, mu: Array, predict: PredictFn) -> PredictFn:
 
     def shifted(x: Array, t: Array) -> Prediction:
         found = predict(to_w(path, mu, x, t), t)
-        return found._replace(velocity=found.velocity + expand(path.rates(t).b, x) * mu)
+        return found._replace(velocity=found.velocity + expand(path.ends.rates(t).b, x) * mu)
 
     return shifted
 
@@ -117,7 +117,7 @@ def parametrize_given(
         w = to_w(path, mu, x, t)
         raw = raw - expand(share(path, t), x) * mu
         found = prediction_of(path, w, t, *entry.decode(path, w, t, raw))
-        return found._replace(velocity=found.velocity + expand(path.rates(t).b, x) * mu)
+        return found._replace(velocity=found.velocity + expand(path.ends.rates(t).b, x) * mu)
 
     return predict
 
@@ -136,7 +136,7 @@ def given_kinds() -> dict[str, tuple[Kind, Callable]]:
     none = lambda path, t: jnp.zeros_like(jnp.asarray(t))
     return {
         **{name: (plain[name], none) for name in ("eps", "x0", "score")},
-        "velocity": (plain["velocity"], lambda path, t: path.rates(t).b),
+        "velocity": (plain["velocity"], lambda path, t: path.ends.rates(t).b),
         "angle": (Kind(_decode_angle, _target_angle, _angle_eps_scale), _sine),
     }
 

@@ -116,7 +116,7 @@ def check_num_scales(conditioning: str, num_scales: int | None) -> None:
 
 
 def _ac(path: AffinePath, x: Array, t: Array) -> tuple[Array, Array]:
-    a, _, c = path.coeffs(t)
+    a, c = path.coeffs(t)
     return expand(a, x), expand(c, x)
 
 
@@ -151,7 +151,7 @@ def _target_v(path, x0, z, t):
 
 
 def _v_eps_scale(path, t):
-    a, _, c = path.coeffs(t)
+    a, c = path.coeffs(t)
     return a / (a**2 + c**2)
 
 
@@ -169,7 +169,7 @@ def _target_velocity(path, x0, z, t):
 
 
 def _velocity_eps_scale(path, t):
-    (a, _, c), rates = path.coeffs(t), path.rates(t)
+    (a, c), rates = path.coeffs(t), path.rates(t)
     return a / (a * rates.c - rates.a * c)
 
 
@@ -182,7 +182,7 @@ def _edm(sigma_data: float) -> Kind:
 
     def parts(path, t):
         """`data / norm` and `c / norm`, whose squares add up to 1, and norm."""
-        a, _, c = path.coeffs(t)
+        a, c = path.coeffs(t)
         norm = jnp.hypot(a * sigma_data, c)
         return a * sigma_data / norm, c / norm, norm
 
@@ -225,7 +225,7 @@ CONDITIONING = {
     # The original's label for continuous VP and sub-VP models: 999 t, not rounded.
     "label": lambda path, t, N: 999.0 * t / path.t1,
     # Its label for continuous VE models; the network takes the logarithm.
-    "sigma": lambda path, t, N: jnp.exp(-path.lam(t)),
+    "sigma": lambda path, t, N: path.sigma(t),
     "lam": lambda path, t, N: path.lam(t),
     # Karras et al. 2022, table 1: log(sigma) / 4.
     "c_noise": lambda path, t, N: -0.25 * path.lam(t),

@@ -26,7 +26,7 @@ class SubVP(AffinePath):
 
     def coeffs(self, t: Array) -> Coeffs:
         B = integral_of_beta(self, t)
-        return Coeffs(jnp.exp(-0.5 * B), jnp.zeros_like(B), -jnp.expm1(-B))
+        return Coeffs(jnp.exp(-0.5 * B), -jnp.expm1(-B))
 
     def lam(self, t: Array) -> Array:
         # The sinh of a large B has no float. For the sign of B see `VP.lam`.

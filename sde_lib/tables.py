@@ -49,7 +49,7 @@ class Tables(AffinePath):
 
     def coeffs(self, i: Array) -> Coeffs:
         a = jnp.asarray(self.a)[i]
-        return Coeffs(a, jnp.zeros_like(a), jnp.asarray(self.c)[i])
+        return Coeffs(a, jnp.asarray(self.c)[i])
 
     def kernel(self, i: Array) -> Step:
         """From level i - 1 to level i; for i = 0, from what comes before all levels: the data."""

@@ -26,7 +26,7 @@ class VE(AffinePath):
 
     def coeffs(self, t: Array) -> Coeffs:
         t = jnp.asarray(t)
-        return Coeffs(jnp.ones_like(t), jnp.zeros_like(t), jnp.exp(-self.lam(t)))
+        return Coeffs(jnp.ones_like(t), jnp.exp(-self.lam(t)))
 
     def lam(self, t: Array) -> Array:
         return -jnp.log(self.sigma_min) - jnp.asarray(t) * self.log_ratio()

@@ -25,7 +25,7 @@ class VP(AffinePath):
 
     def coeffs(self, t: Array) -> Coeffs:
         B = integral_of_beta(self, t)
-        return Coeffs(jnp.exp(-0.5 * B), jnp.zeros_like(B), jnp.sqrt(-jnp.expm1(-B)))
+        return Coeffs(jnp.exp(-0.5 * B), jnp.sqrt(-jnp.expm1(-B)))
 
     def lam(self, t: Array) -> Array:
         # Not log(expm1(B)): in a sum that jaxlib 0.10.2 fuses on the CPU, expm1(B) and the

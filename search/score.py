@@ -70,7 +70,7 @@ def distances(path: AffinePath, paths: Trajectories, candidate: Candidate, denoi
     relaxations."""
     lam = jnp.asarray(candidate.lam)
     ts = path.t_of_lam(lam)
-    a, _, c = path.coeffs(ts)
+    a, c = path.coeffs(ts)
     table = tabulate(lam, a, c, ts, candidate.parts, DEPTH)
     # No corrector evaluates anew: a search counts one evaluation a step.
     table = table._replace(again=np.zeros(len(ts) - 1, bool))

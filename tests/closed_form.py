@@ -103,7 +103,7 @@ class Gaussian(NamedTuple):
 
     def moments(self, path, t):
         """Mean `(D,)` and covariance `(D, D)` of x_t, t a number."""
-        a, _, c = (np.asarray(v, np.float64) for v in path.coeffs(jnp.asarray(t)))
+        a, c = (np.asarray(v, np.float64) for v in path.coeffs(jnp.asarray(t)))
         return a * self.mean, a**2 * self.cov + c**2 * np.eye(len(self.mean))
 
     def draw(self, rng, n):
@@ -150,7 +150,7 @@ class Mixture(NamedTuple):
 
     def moments(self, path, t):
         """Mean `(D,)` and covariance `(D, D)` of x_t, t a number."""
-        a, _, c = (np.asarray(v, np.float64) for v in path.coeffs(jnp.asarray(t)))
+        a, c = (np.asarray(v, np.float64) for v in path.coeffs(jnp.asarray(t)))
         dims = self.means.shape[1]
         mean = self.weights @ self.means
         spread = (self.weights[:, None] * (self.means - mean)).T @ (self.means - mean)
@@ -198,7 +198,7 @@ class Empirical(NamedTuple):
 
     def moments(self, path, t):
         """Mean `(D,)` and covariance `(D, D)` of x_t, t a number."""
-        a, _, c = (np.asarray(v, np.float64) for v in path.coeffs(jnp.asarray(t)))
+        a, c = (np.asarray(v, np.float64) for v in path.coeffs(jnp.asarray(t)))
         n, dims = self.points.shape
         centred = self.points - self.points.mean(0)
         return a * self.points.mean(0), a**2 * (centred.T @ centred / n) + c**2 * np.eye(dims)

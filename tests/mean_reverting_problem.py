@@ -24,11 +24,11 @@ def gaussian(mu, law=LAW, spread=SPREAD):
     centre = GAIN * mu + SHIFT
 
     def predict(x, t):
-        a, b, c = (jnp.broadcast_to(v, x.shape[:1])[:, None] for v in law.coeffs(t))
+        a, b, c = (jnp.broadcast_to(v, x.shape[:1])[:, None] for v in law.ends.coeffs(t))
         v = a**2 * spread**2 + c**2
         off = x - a * centre - b * mu
         x0, eps = centre + a * spread**2 / v * off, c / v * off
-        da, db, dc = (jnp.broadcast_to(r, x.shape[:1])[:, None] for r in law.rates(t))
+        da, db, dc = (jnp.broadcast_to(r, x.shape[:1])[:, None] for r in law.ends.rates(t))
         return Prediction(x0, eps, -eps / c, da * x0 + db * mu + dc * eps)
 
     return predict
@@ -39,10 +39,10 @@ def bent(mu, law=LAW):
 
     def predict(x, t):
         w = to_w(law, mu, x, t)
-        a, _, c = law.coeffs(t)
+        a, c = law.coeffs(t)
         x0 = jnp.sin(3.0 * x) * mu + 0.2 * jnp.cos(x)
         made = prediction_of(law, w, t, x0, (w - a * x0) / c)
-        return made._replace(velocity=made.velocity + law.rates(t).b * mu)
+        return made._replace(velocity=made.velocity + law.ends.rates(t).b * mu)
 
     return predict
 
@@ -56,5 +56,5 @@ def grids(eps=0.02):
 
 def moments_at(law, t, mu, spread):
     """Mean and variance of `x_t` given mu, and the `a` there."""
-    a, b, c = (np.asarray(v) for v in law.coeffs(jnp.asarray(t)))
+    a, b, c = (np.asarray(v) for v in law.ends.coeffs(jnp.asarray(t)))
     return a * (GAIN * mu + SHIFT) + b * mu, a**2 * spread**2 + c**2, a

@@ -101,7 +101,7 @@ def train_classifier(config: ConfigDict, workdir: Path, plan: Plan) -> tuple[Tra
 
 def levels_of(path, eps: float, plan: Plan) -> Levels:
     """The plan's grid of levels; its least sigma is by default that at which sampling ends."""
-    least = float(jnp.exp(-path.lam(jnp.asarray(eps))))
+    least = float(path.sigma(jnp.asarray(eps)))
     sigma_min = least if plan.sigma_min is None else plan.sigma_min
     return make_levels(path, plan.levels, sigma_min, plan.sigma_max)
 

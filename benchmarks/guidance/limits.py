@@ -154,7 +154,7 @@ def score_error(law, data: Mixture) -> float:
 
     rng, worst = np.random.default_rng(0), 0.0
     for t in (law.t0, 0.1 * law.t1, 0.5 * law.t1, law.t1):
-        a, _, c = (float(v) for v in law.coeffs(jnp.asarray(t)))
+        a, c = (float(v) for v in law.coeffs(jnp.asarray(t)))
         x0 = np.stack([rng.multivariate_normal(*pair, 8) for pair in zip(data.means, data.covs)])
         found, own = both(jnp.asarray(a * x0 + c * rng.standard_normal(x0.shape)), jnp.asarray(t))
         size = jnp.max(jnp.abs(own), axis=(1, 2), keepdims=True)
@@ -167,7 +167,7 @@ def logits_fn(law, data: Mixture) -> Callable[[Array, Array], Array]:
     L, U = np.linalg.eigh(data.covs)
 
     def logits(x: Array, t: Array) -> Array:
-        a, _, c = law.coeffs(jnp.broadcast_to(t, x.shape[:1]))
+        a, c = law.coeffs(jnp.broadcast_to(t, x.shape[:1]))
         a, c = a[:, None, None], c[:, None, None]
         v = a**2 * L[None] + c**2
         d = jnp.einsum("bkd,kde->bke", x.reshape(len(x), 1, -1) - a * data.means[None], U)

@@ -81,12 +81,12 @@ def predict_fn(problem: Problem, law: MeanReverting = LAW):
     halves = 0.5 * jnp.sum(points**2, axis=1)
 
     def predict(x, t) -> Prediction:
-        a, _, c = law.coeffs(t)
+        a, c = law.coeffs(t)
         w = to_w(law, mu, x, t)
         logits = log_prior + (a / c**2) * (w @ points.T) - (a / c) ** 2 * halves[None]
         x0 = jax.nn.softmax(logits, axis=1) @ points
         found = prediction_of(law, w, t, x0, (w - a * x0) / c)
-        return found._replace(velocity=found.velocity + law.rates(t).b * mu)
+        return found._replace(velocity=found.velocity + law.ends.rates(t).b * mu)
 
     return predict
 

@@ -44,7 +44,7 @@ class Problem(NamedTuple):
 
 def noised(path: AffinePath, data: np.ndarray) -> jax.Array:
     """Examples of the law at t0, where a likelihood begins."""
-    a, _, c = (float(v) for v in path.coeffs(jnp.asarray(path.t0)))
+    a, c = (float(v) for v in path.coeffs(jnp.asarray(path.t0)))
     z = np.random.default_rng(1).standard_normal(data.shape)
     return jnp.asarray(a * data + c * z, jnp.float32)
 
@@ -61,7 +61,7 @@ def gaussian(law: str) -> Problem:
 
     def logp(y, t):
         with jax.ensure_compile_time_eval():
-            a, _, c = (float(v) for v in path.coeffs(jnp.asarray(t)))
+            a, c = (float(v) for v in path.coeffs(jnp.asarray(t)))
         spread = a**2 * values + c**2
         gap = (y - a * found.mean) @ vectors
         return -0.5 * (gap**2 / spread + np.log(2.0 * np.pi * spread)).sum(axis=1)

@@ -14,7 +14,6 @@ import argparse
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.distance import cdist, pdist
 from sklearn.datasets import load_digits
@@ -137,7 +136,7 @@ def laws(measured: Measured) -> dict[str, float]:
     sigma = measured.deviation.optimal.sigma
     differences = {}
     for name, law in (("VE", VE()), ("VP", VP()), ("sub-VP", SubVP())):
-        ts = law.t_of_lam(-jnp.log(sigma))
+        ts = law.t_of_sigma(sigma)
         x = law.coeffs(ts[0]).a * measured.deviation.optimal.y[0]
         run = jax.jit(
             lambda p, x, law=law, ts=ts: record(KEY, empirical_predict(law, p), ddim(law), x, ts)

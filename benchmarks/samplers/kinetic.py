@@ -43,7 +43,7 @@ class Trigonometric(AffinePath):
 
     def coeffs(self, t: Array) -> Coeffs:
         angle = 0.5 * jnp.pi * t
-        return Coeffs(jnp.cos(angle), jnp.zeros_like(angle), jnp.sin(angle))
+        return Coeffs(jnp.cos(angle), jnp.sin(angle))
 
     def t_of_lam(self, lam: Array) -> Array:
         return jnp.arctan(jnp.exp(-lam)) / (0.5 * jnp.pi)
@@ -116,7 +116,7 @@ def exact_field(law: AffinePath, data: Array):
     halves = 0.5 * jnp.sum(data**2, axis=1)  # here, or the compiler spends seconds on folding it
 
     def predict(x, t):
-        a, _, c = law.coeffs(t)
+        a, c = law.coeffs(t)
         logits = (a * x @ data.T - a**2 * halves) / c**2
         x0 = jax.nn.softmax(logits, axis=1) @ data
         return prediction_of(law, x, t, x0, (x - a * x0) / c)

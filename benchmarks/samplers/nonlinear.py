@@ -66,7 +66,7 @@ def affine() -> None:
     law = VP()
 
     def score(x, t):
-        a, _, c = law.coeffs(t)
+        a, c = law.coeffs(t)
         return jax.grad(lambda x: jnp.sum(log_density(x, a, c)))(x)
 
     predict = from_score(law, score)

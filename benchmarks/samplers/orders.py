@@ -175,7 +175,7 @@ def m1(law):
     weights, means, std = np.array([[0.4, 0.6]]), np.array([[-1.2, 0.9]]), 0.35
 
     def predict(x, t):
-        a, _, c = (jnp.broadcast_to(part, x.shape[:1])[:, None] for part in law.coeffs(t))
+        a, c = (jnp.broadcast_to(part, x.shape[:1])[:, None] for part in law.coeffs(t))
         v, d = a**2 * std**2 + c**2, x - a * means.astype(x.dtype)
         share = jax.nn.softmax(np.log(weights).astype(x.dtype) - d**2 / (2.0 * v), axis=1)
         mean = lambda part: jnp.sum(share * part, axis=1, keepdims=True)

@@ -42,7 +42,7 @@ def make_by_level(experiment, source, seed: int) -> Callable[[Any], list[AtLevel
     run, batches = by_device(batch, shared=2), list(padded_batches(source.size, size))
 
     def at_level(params: Any, sigma: float) -> AtLevel:
-        t = path.t_of_lam(-jnp.log(jnp.asarray(sigma)))
+        t = path.t_of_sigma(jnp.asarray(sigma))
 
         def told(i: int) -> dict[str, np.ndarray]:
             indices, mask = batches[i]

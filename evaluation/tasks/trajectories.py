@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.distance import cdist
 
@@ -67,7 +66,7 @@ def trajectory(path: AffinePath, recording: Recording) -> Trajectory:
         )
     a = np.asarray(path.coeffs(recording.t).a, np.float64)
     flat = lambda v: np.asarray(v, np.float64).reshape(*v.shape[:2], -1)
-    sigma = np.asarray(jnp.exp(-path.lam(recording.t)), np.float64)
+    sigma = np.asarray(path.sigma(recording.t), np.float64)
     return Trajectory(sigma, flat(recording.x) / a[:, None, None], flat(recording.x0))
 
 

@@ -65,13 +65,13 @@ def make_frame(path: AffinePath, variable: str, eps: Array, sigma_data: float) -
     check_data_left(path, f"the variable {variable!r}")
     ends = path.lam(jnp.stack([eps, jnp.asarray(path.t1, jnp.result_type(eps))]))
     if variable == "angle":
-        time = lambda phi: path.t_of_lam(-jnp.log(sigma_data * jnp.tan(phi)))
+        time = lambda phi: path.t_of_sigma(sigma_data * jnp.tan(phi))
         start, end = jnp.arctan2(jnp.exp(-ends), jnp.asarray(sigma_data, ends.dtype))
         return Frame(start, end, time, scale, lambda p, z, phi: turn_rate(p, z, time(phi)))
 
     def slope(predict: PredictFn, z: Array, lam: Array) -> Array:
         t = path.t_of_lam(lam)
-        a, _, c = path.coeffs(t)
+        a, c = path.coeffs(t)
         return -expand(sigma_data * a * c / scale(t) ** 2, z) * turn_rate(predict, z, t)
 
     return Frame(ends[0], ends[1], path.t_of_lam, scale, slope)

@@ -7,7 +7,6 @@ of x and D, and straight to sigma = 0 it is D: the jump is one such step.
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -49,7 +48,7 @@ def above(path: AffinePath, ts: Array, sigma: float) -> Array:
         raise ValueError(f"ts has the shape {ts.shape}; a jump takes one grid for all.")
     # A length must be a number, under `jit` too.
     with jax.ensure_compile_time_eval():
-        levels = np.asarray(jnp.exp(-path.lam(ts)))
+        levels = np.asarray(path.sigma(ts))
     # A sigma read off a node means that node, whatever the last digits of its logarithm.
     last = int(np.sum(levels >= sigma * (1.0 - 1e-5)))
     if last < 1:

@@ -105,7 +105,7 @@ def plan(
         raise ValueError(f"ts has the shape {ts.shape}; restarts take one grid for all.")
     # Lengths must be numbers, under `jit` too.
     with jax.ensure_compile_time_eval():
-        levels = np.asarray(jnp.exp(-path.lam(ts)))
+        levels = np.asarray(path.sigma(ts))
         returns = [(nearest(levels, each.low), each) for each in intervals]
         ways = [(k, down(path, ts[k], levels[k], each, grid)) for k, each in returns]
         ts = np.asarray(ts)
@@ -133,12 +133,12 @@ def down(path: AffinePath, t: Array, level: float, each: Restarts, grid: GridFn)
         raise ValueError(
             f"There are {each.times} restarts of {each.steps} steps; take at least one of each."
         )
-    top = float(jnp.exp(-path.lam(jnp.asarray(path.t1, t.dtype))))
+    top = float(path.sigma(jnp.asarray(path.t1, t.dtype)))
     if not level * (1.0 + SAME) < each.high <= top * (1.0 + SAME):
         raise ValueError(
             f"A restart goes from sigma = {level:.4g}, the node nearest to {each.low:.4g}, up to "
             f"{each.high:.4g}; its end must lie above that and at most at {top:.4g}, the level of "
             "t1."
         )
-    high = jnp.minimum(path.t_of_lam(-jnp.log(jnp.asarray(each.high, t.dtype))), path.t1)
+    high = jnp.minimum(path.t_of_sigma(jnp.asarray(each.high, t.dtype)), path.t1)
     return np.asarray(grid(dataclasses.replace(path, t1=high), each.steps, t))

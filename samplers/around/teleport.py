@@ -8,7 +8,6 @@ by one jump, which costs no evaluation; the sampler runs on the nodes that are l
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -57,7 +56,7 @@ def below(path: AffinePath, ts: Array, sigma: float) -> Array:
         raise ValueError(f"ts has the shape {ts.shape}; teleportation takes one grid for all.")
     # A length must be a number, under `jit` too.
     with jax.ensure_compile_time_eval():
-        levels = np.asarray(jnp.exp(-path.lam(ts)))
+        levels = np.asarray(path.sigma(ts))
     # A sigma read off a node means that node, whatever the last digits of its logarithm.
     first = int(np.sum(~(levels <= sigma * (1.0 + 1e-5))))
     if first > len(ts) - 2:

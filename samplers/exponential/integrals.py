@@ -59,7 +59,7 @@ def interval(path: AffinePath, t: Array, s: Array, form: str, eta: float = 0.0) 
         ValueError: for a form that is not in `FORMS`, or noise (`eta`) in the noise form.
     """
     check_form(form)
-    (a_t, _, c_t), (a_s, _, c_s) = path.coeffs(t), path.coeffs(s)
+    (a_t, c_t), (a_s, c_s) = path.coeffs(t), path.coeffs(s)
     h = path.lam(s) - path.lam(t)
     if form == "data":
         rate = (1.0 + eta) * h

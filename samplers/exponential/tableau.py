@@ -206,7 +206,7 @@ def table_of(
             lam[-1] = ends[1]
         check_ends(path, lam, eps)
         ts = np.array(path.t_of_lam(jnp.asarray(lam)))
-        a, _, c = (np.asarray(v) for v in path.coeffs(jnp.asarray(ts)))
+        a, c = (np.asarray(v) for v in path.coeffs(jnp.asarray(ts)))
     ts[0] = path.t1
     if eps is not None:
         ts[-1] = eps

@@ -70,7 +70,7 @@ def analytic_start(path: AffinePath, mean: Array | float) -> PredictFn:
     `x0 = mean`, `eps = (x - a mean) / c`. Exact for one point; else eps is off by O(a^2 / c)."""
 
     def predict(x: Array, t: Array):
-        a, _, c = path.coeffs(t)
+        a, c = path.coeffs(t)
         centre = jnp.asarray(mean, x.dtype)
         centre = centre.reshape(x.shape[1:]) if centre.ndim else centre
         x0 = jnp.broadcast_to(centre, x.shape)

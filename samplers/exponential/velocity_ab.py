@@ -64,13 +64,13 @@ def velocity_ab(path: AffinePath, order: int = 2, sigma_data: float = 1.25) -> S
 
 def radius(path: AffinePath, sigma_data: float, t: Array) -> Array:
     """`r = sqrt(sigma_d^2 a^2 + c^2)`, the standard deviation of x for Gaussian data of sigma_d."""
-    a, _, c = path.coeffs(t)
+    a, c = path.coeffs(t)
     return jnp.sqrt((sigma_data * a) ** 2 + c**2)
 
 
 def velocity(path: AffinePath, sigma_data: float, prediction: Prediction, t: Array) -> Array:
     """`dy / dphi = (sigma_d a eps - c x0 / sigma_d) / r`."""
-    (a, _, c), r = path.coeffs(t), radius(path, sigma_data, t)
+    (a, c), r = path.coeffs(t), radius(path, sigma_data, t)
     x0, eps = prediction.x0, prediction.eps
     return expand(sigma_data * a / r, eps) * eps - expand(c / (sigma_data * r), x0) * x0
 
@@ -78,7 +78,7 @@ def velocity(path: AffinePath, sigma_data: float, prediction: Prediction, t: Arr
 def turn(path: AffinePath, sigma_data: float, t: Array, s: Array) -> Array:
     """`phi_s - phi_t` in radians, the angle between the two and not a difference of angles, which
     at large noise are both near pi / 2."""
-    (a_t, _, c_t), (a_s, _, c_s) = path.coeffs(t), path.coeffs(s)
+    (a_t, c_t), (a_s, c_s) = path.coeffs(t), path.coeffs(s)
     sine = sigma_data * (c_s * a_t - a_s * c_t)
     return jnp.arctan2(sine, sigma_data**2 * a_s * a_t + c_s * c_t)
 

@@ -37,7 +37,7 @@ def make_levels(
     """
     # Numbers, under `jit` too, as they are checked.
     with jax.ensure_compile_time_eval():
-        low, high = (float(jnp.exp(-path.lam(jnp.asarray(t)))) for t in (path.t0, path.t1))
+        low, high = (float(path.sigma(jnp.asarray(t))) for t in (path.t0, path.t1))
     sigma_min = low if sigma_min is None else sigma_min
     sigma_max = high if sigma_max is None else sigma_max
     if count < 2:
@@ -49,7 +49,7 @@ def make_levels(
             f"[{low:.6g}, {high:.6g}], the noise c / a of the law from t0 to t1."
         )
     sigma = jnp.exp(jnp.linspace(jnp.log(sigma_max), jnp.log(sigma_min), count))
-    return Levels(sigma, jnp.clip(path.t_of_lam(-jnp.log(sigma)), path.t0, path.t1))
+    return Levels(sigma, jnp.clip(path.t_of_sigma(sigma), path.t0, path.t1))
 
 
 def mixture_logits(levels: Levels, points: Array, std: float = 0.0) -> LogitsFn:

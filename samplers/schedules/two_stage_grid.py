@@ -96,7 +96,7 @@ def early_end(path: AffinePath, recipe: Recipe, lowest: float) -> float:
     """
     with jax.ensure_compile_time_eval():
         high, low = levels(path, [path.t1, lowest])
-        return float(path.t_of_lam(-jnp.log(end_level(recipe, low, high))))
+        return float(path.t_of_sigma(end_level(recipe, low, high)))
 
 
 def two_stage(
@@ -132,7 +132,7 @@ def two_stage(
 
 
 def levels(path: AffinePath, times) -> list[float]:
-    return [float(level) for level in jnp.exp(-path.lam(jnp.asarray(times)))]
+    return [float(level) for level in path.sigma(jnp.asarray(times))]
 
 
 class Discrete(NamedTuple):

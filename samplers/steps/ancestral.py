@@ -22,7 +22,7 @@ def ancestral(path: AffinePath, variance: str = "posterior") -> Sampler:
     def kernel(predict, state, span):
         x, t, s = state.x, span.t, span.s
         r, q = path.forward_step(s, t)
-        a_s, _, c_s = path.coeffs(s)
+        a_s, c_s = path.coeffs(s)
         c_t = path.coeffs(t).c
         x0 = predict(x, t).x0
         mean = expand(r * (c_s / c_t) ** 2, x) * x + expand(a_s * (q / c_t) ** 2, x) * x0

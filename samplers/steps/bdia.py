@@ -61,7 +61,7 @@ def ddim_step(path: AffinePath) -> OneStep:
         prediction = predict(x, t)
 
         def to(s: Array) -> Array:
-            a, _, c = path.coeffs(s)
+            a, c = path.coeffs(s)
             return expand(a, x) * prediction.x0 + expand(c, x) * prediction.eps
 
         return to, to
@@ -77,10 +77,10 @@ def data_step(path: AffinePath) -> OneStep:
 
     def at(predict: PredictFn, x: Array, t: Array):
         x0 = predict(x, t).x0
-        a_t, _, c_t = path.coeffs(t)
+        a_t, c_t = path.coeffs(t)
 
         def to(s: Array) -> Array:
-            a_s, _, c_s = path.coeffs(s)
+            a_s, c_s = path.coeffs(s)
             ratio = c_s / c_t
             return expand(ratio, x) * x + expand(a_s - a_t * ratio, x) * x0
 
@@ -207,7 +207,7 @@ def decode(predict: PredictFn, sampler: Sampler, pair: State, ts: Array) -> Samp
 
 def weight(path: AffinePath, gamma, frame: str, x: Array, s: Array, u: Array) -> Array:
     """`gamma m_s / m_u`, what `z_{i+1}` at u counts for in `z_{i-1}` at s."""
-    (a_s, _, c_s), (a_u, _, c_u) = path.coeffs(s), path.coeffs(u)
+    (a_s, c_s), (a_u, c_u) = path.coeffs(s), path.coeffs(u)
     ratio = FRAMES[frame](a_s, c_s) / FRAMES[frame](a_u, c_u)
     return expand(jnp.asarray(gamma, x.dtype) * ratio, x)
 

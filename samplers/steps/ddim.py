@@ -28,12 +28,12 @@ def ddim(path: AffinePath, eta: float = 0.0) -> Sampler:
 
     def flow_step(key, predict, state, span):
         del key
-        x, (a_s, _, c_s) = state.x, path.coeffs(span.s)
+        x, (a_s, c_s) = state.x, path.coeffs(span.s)
         prediction = predict(x, span.t)
         return State(expand(a_s, x) * prediction.x0 + expand(c_s, x) * prediction.eps)
 
     def kernel(predict, state, span):
-        x, (a_s, _, c_s) = state.x, path.coeffs(span.s)
+        x, (a_s, c_s) = state.x, path.coeffs(span.s)
         prediction, a_s, c_s = predict(x, span.t), expand(a_s, x), expand(c_s, x)
         kept, new = shares(path, span.t, span.s, eta, x)
         return Kernel(a_s * prediction.x0 + c_s * kept * prediction.eps, c_s * new)

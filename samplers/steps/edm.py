@@ -51,25 +51,25 @@ def edm(
     def churned(key, x, span):
         """`(y_hat, sigma_hat, t_hat)`."""
         t, s = span.t, span.s
-        y, sigma = x / expand(path.coeffs(t).a, x), jnp.exp(-path.lam(t))
+        y, sigma = x / expand(path.coeffs(t).a, x), path.sigma(t)
         if s_churn == 0.0 and eta == 0.0:
             return y, sigma, t
         churn = 1.0 + jnp.minimum(s_churn / span.n, 2.0**0.5 - 1.0)
         up = jnp.exp(eta * (path.lam(s) - path.lam(t))) if eta > 0.0 else churn
-        top = jnp.exp(-path.lam(jnp.asarray(path.t1, sigma.dtype)))
+        top = path.sigma(jnp.asarray(path.t1, sigma.dtype))
         inside = (sigma >= s_tmin) & (sigma <= s_tmax) & (s < t)
         hat = jnp.where(inside, jnp.minimum(up * sigma, top), sigma)
         # At the top itself rounding may leave hat below sigma.
         hat = jnp.maximum(hat, sigma)
         spread = s_noise * jnp.sqrt((hat - sigma) * (hat + sigma))
-        t_hat = jnp.where(hat > sigma, path.t_of_lam(-jnp.log(hat)), t)
+        t_hat = jnp.where(hat > sigma, path.t_of_sigma(hat), t)
         return y + expand(spread, x) * path.noise(key, x), hat, t_hat
 
     def step(key, predict, state, span):
         t, s = span.t, span.s
         x = state.x
         y, sigma, t_hat = churned(key, x, span)
-        h = expand(jnp.exp(-path.lam(s)) - sigma, x)
+        h = expand(path.sigma(s) - sigma, x)
         d = predict(expand(path.coeffs(t_hat).a, x) * y, t_hat).eps
         a_s = expand(path.coeffs(s).a, x)
         moved = a_s * (y + 0.5 * h * (d + predict(a_s * (y + h * d), s).eps))

@@ -70,9 +70,9 @@ def restoration(path: AffinePath, look_back: float | LookBack = 1.0) -> Sampler:
         del key
         if look_back == 1.0:
             # Not u = 0, where a law may still carry noise.
-            (a_t, _, c_t), (a_s, _, c_s) = path.coeffs(t), path.coeffs(s)
+            (a_t, c_t), (a_s, c_s) = path.coeffs(t), path.coeffs(s)
             zero = jnp.zeros_like(c_t)
-            at_u, to_t, to_s = Coeffs(zero + 1.0, zero, zero), Step(a_t, c_t), Step(a_s, c_s)
+            at_u, to_t, to_s = Coeffs(zero + 1.0, zero), Step(a_t, c_t), Step(a_s, c_s)
         else:
             u = restored_time(rule, t, s)
             at_u, to_t, to_s = path.coeffs(u), path.forward_step(u, t), path.forward_step(u, s)

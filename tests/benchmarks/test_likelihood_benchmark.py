@@ -26,7 +26,7 @@ def test_the_truth_of_gaussian_data_is_that_of_scipy(digits):
         (problem.path.t0, np.float64(problem.x), problem.truth),
         (problem.path.t1, np.ones((3, 64)), problem.end(np.ones((3, 64)))),
     ):
-        a, _, c = (float(v) for v in problem.path.coeffs(jnp.asarray(t)))
+        a, c = (float(v) for v in problem.path.coeffs(jnp.asarray(t)))
         cov = a**2 * (np.cov(digits.T, bias=True) + 0.05**2 * np.eye(64)) + c**2 * np.eye(64)
         truth = multivariate_normal(a * digits.mean(0), cov).logpdf(x)
         np.testing.assert_allclose(found, truth, rtol=1e-8)

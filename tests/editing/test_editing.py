@@ -23,7 +23,7 @@ def without_drift(path, eta):
     def step(key, predict, state, span):
         t, s = span.t, span.s
         x, prediction = state.x, predict(state.x, t)
-        a, _, c = path.coeffs(s)
+        a, c = path.coeffs(s)
         std = eta * path.forward_step(s, t).q * c / path.coeffs(t).c
         return State(a * prediction.x0 + c * prediction.eps + std * path.noise(key, x))
 
@@ -185,7 +185,7 @@ def test_an_energy_is_a_likelihood(x64):
     for of, pull in (("x0", gradient), ("x", (y - x) / noise**2)):
         guided, kept = found[of]
         np.testing.assert_allclose(guided.score, plain.score + 0.7 * pull, rtol=1e-10)
-        a, _, c = (float(v) for v in law.coeffs(t))
+        a, c = (float(v) for v in law.coeffs(t))
         np.testing.assert_allclose(a * guided.x0 + c * guided.eps, x, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(kept.eps, plain.eps, rtol=1e-14)
         np.testing.assert_allclose(kept.x0, guided.x0, rtol=1e-14)

@@ -31,7 +31,7 @@ def test_sdedit_of_gaussian_data(name, strength, unit):
     )
     result = jax.device_get(jax.jit(run)(np.tile(image, (n, 1))))
     t = float(edit_time(law, strength, unit))
-    a, _, c = (float(v) for v in law.coeffs(t))
+    a, c = (float(v) for v in law.coeffs(t))
     assert (t / law.t1 if unit == "part" else c / a) == pytest.approx(strength, rel=1e-4)
     assert result.ts[0] == pytest.approx(t, rel=1e-6) and result.nfe == 80
     corner = np.concatenate([np.zeros((1, 2)), np.eye(2)])
@@ -56,7 +56,7 @@ def test_more_strength_forgets_more():
             sdedit(KEY, law, PAIR.predict(law), ancestral(law), x, strength, **options).x
         )
         x = np.asarray(jax.jit(run)(np.tile(image, (n, 1))), np.float64)
-        a, _, c = (float(v) for v in law.coeffs(strength * law.t1))
+        a, c = (float(v) for v in law.coeffs(strength * law.t1))
         gain = a * np.linalg.solve(a**2 * PAIR.cov + c**2 * np.eye(2), PAIR.cov).T
         mean = PAIR.mean + a * gain @ (image - PAIR.mean)
         cov = PAIR.cov - a * gain @ PAIR.cov + c**2 * gain @ gain.T

@@ -34,7 +34,7 @@ def experiment(tmp_path_factory):
 
     def logits(params):
         def run(x, t):
-            a, _, c = built.path.coeffs(t)
+            a, c = built.path.coeffs(t)
             middle = SCALE * (30.0 + 0.5 * GAP) - 1.0
             slope = a * SCALE * GAP / (a**2 * (SCALE * STD) ** 2 + c**2)
             total = slope * jnp.sum((x - a * middle).reshape(len(x), -1), axis=1)

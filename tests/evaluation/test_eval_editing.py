@@ -73,7 +73,7 @@ def test_the_law_of_edits_by_noise(images, law):
     known = experiment(images, law, **steps, **grid, **given)
     found = edited(known)
     t = known.path.t_of_lam(-np.log(strength[law]))
-    a, _, c = (float(v) for v in known.path.coeffs(t))
+    a, c = (float(v) for v in known.path.coeffs(t))
     gain = a * DATA.cov @ np.linalg.inv(a**2 * DATA.cov + c**2 * np.eye(D))
     cov = DATA.cov - a * gain @ DATA.cov + c**2 * gain @ gain.T
     image = found.image.reshape(N, D)

@@ -47,7 +47,7 @@ def test_mixture_under_vp():
 
 def exact(x, times):
     """log p and score of M1 under VP, `(m, n)` each."""
-    a, _, c = (np.asarray(v)[:, None, None] for v in VP_LAW.coeffs(np.asarray(times)))
+    a, c = (np.asarray(v)[:, None, None] for v in VP_LAW.coeffs(np.asarray(times)))
     means, variances = a * M1.means[:, 0], a**2 * M1.stds**2 + c**2
     d = x[None, :, None] - means
     p = M1.weights * np.exp(-0.5 * d**2 / variances) / np.sqrt(2.0 * np.pi * variances)
@@ -166,7 +166,7 @@ def test_restored_state_is_the_conditional_mean_to_first_order():
     @jax.jit
     def error(t):
         at = M1.predict(VP_LAW)(x, t)
-        (a_0, _, c_0), (a_t, _, c_t) = (VP_LAW.coeffs(v) for v in (jnp.asarray(VP_LAW.t0), t))
+        (a_0, c_0), (a_t, c_t) = (VP_LAW.coeffs(v) for v in (jnp.asarray(VP_LAW.t0), t))
         mean = a_0 * at.x0 + a_t / a_0 * c_0**2 / c_t * at.eps
         return jnp.max(jnp.abs(predict(x, t).x0 - mean))
 

@@ -44,7 +44,7 @@ def starts(law, n=4):
 
 
 def numbers(law, t):
-    a, _, c = (np.asarray(v) for v in law.coeffs(np.float64(t)))
+    a, c = (np.asarray(v) for v in law.coeffs(np.float64(t)))
     return a, c
 
 
@@ -115,7 +115,7 @@ def test_prediction_equals_the_dense_one(law_name, model):
         score = -(state - a * MEAN) @ inverse
         rates = [float(v) for v in law.rates(np.float64(t))]
         x0 = MEAN + a * (state - a * MEAN) @ inverse @ COVS[model]
-        expected = (x0, -c * score, score, rates[0] * x0 - rates[2] * c * score)
+        expected = (x0, -c * score, score, rates[0] * x0 - rates[1] * c * score)
         for found, value in zip(prediction(law, model, state, t), expected):
             scale = np.max(np.abs(value))
             np.testing.assert_allclose(found, value, rtol=1e-8, atol=1e-8 * scale)

@@ -27,7 +27,7 @@ def exact_logits(path):
 
 def states(path, t, seed=0):
     rng = np.random.default_rng(seed)
-    a, _, c = (float(v) for v in path.coeffs(t))
+    a, c = (float(v) for v in path.coeffs(t))
     return a * DATA.draw(rng, len(LABEL)) + c * rng.standard_normal((len(LABEL), 3))
 
 
@@ -104,7 +104,7 @@ def test_logits_see_states_of_unit_size(law):
     seen = lambda x, s: jnp.concatenate([x, s[:, None]], axis=1)
     logits = jax.jit(make_logits(path, seen, std))
     for t in np.linspace(path.t0, path.t1, 5):
-        a, _, c = (float(v) for v in path.coeffs(t))
+        a, c = (float(v) for v in path.coeffs(t))
         found = np.asarray(logits(a * std * z[0] + c * z[1], t))
         assert np.std(found[:, :2]) == pytest.approx(1.0, abs=0.03)
         np.testing.assert_allclose(found[:, 2], c / a, rtol=1e-6)
@@ -181,7 +181,7 @@ def test_rescale_brings_back_the_spread():
     make = lambda phi: classifier_free(path, known_and_not(path), LABEL, 3, 5.0, rescale=phi)
     plain, *rescaled = jax.device_get(jax.jit(lambda x: [make(phi)(x, t) for phi in phis])(x))
     spread = lambda v: np.std(v.x0, axis=1)
-    a, _, c = (float(v) for v in path.coeffs(t))
+    a, c = (float(v) for v in path.coeffs(t))
     for phi, found in zip(phis[1:], rescaled):
         target = phi * spread(by_class(path, x, t)) + (1 - phi) * spread(plain)
         np.testing.assert_allclose(spread(found), target, rtol=1e-9)

@@ -136,7 +136,7 @@ def test_annealed_forms(form, x64):
         return guide(PRIOR.predict(law))(x, t).score, normal_like(keys, x)
 
     score, z = jax.device_get(run(x))
-    a, _, c = (float(v) for v in law.coeffs(t))
+    a, c = (float(v) for v in law.coeffs(t))
     y_t = a * Y + c * z @ A.T * (form == "drawn")
     gradient = (y_t - x @ A.T) @ A / (a**2 * NOISE**2 + gamma**2 * c**2)
     np.testing.assert_allclose(score - PRIOR.score(law)(x, t), gradient, rtol=1e-9)
@@ -207,7 +207,7 @@ def test_both_ends_in_float32(law, kind):
         for v in jax.tree.leaves(every):
             assert v.dtype == np.float32 and np.all(np.isfinite(v))
         # What rounding of the network's output becomes in V = (c^2 / a) J.
-        a, _, c = (float(v) for v in law.coeffs(t))
+        a, c = (float(v) for v in law.coeffs(t))
         check(every[0][:2], exact(x, t)[:2], 1e-3 + 6e-7 * (c / a) ** 2)
 
 

@@ -35,7 +35,7 @@ ISOTROPIC = Gaussian.scalar(0.0, 0.6, 4)
 
 def states_at_t0(law, data, n):
     rng = np.random.default_rng(0)
-    a, _, c = (float(v) for v in law.coeffs(jnp.asarray(law.t0)))
+    a, c = (float(v) for v in law.coeffs(jnp.asarray(law.t0)))
     x0 = data.draw(rng, n)
     return a * x0 + c * rng.standard_normal(x0.shape)
 
@@ -127,7 +127,7 @@ class Modes(NamedTuple):
 
     def predict(self, path):
         def predict(x, t):
-            (a, _, c), (da, _, dc) = path.coeffs(t), path.rates(t)
+            (a, c), (da, dc) = path.coeffs(t), path.rates(t)
             y = x.reshape(1, -1) @ self.U / (a**2 * self.L + c**2)
             x0, eps = ((v @ self.U.T).reshape(x.shape) for v in (a * self.L * y, c * y))
             return Exact(x0, eps, -eps / c, da * x0 + dc * eps)

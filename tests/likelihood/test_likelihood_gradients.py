@@ -23,7 +23,7 @@ POINTS = np.array([[0.1, 0.3], [-0.9, -0.4]])
 
 
 def a_and_c(t):
-    a, _, c = LAW.coeffs(np.float64(t))
+    a, c = LAW.coeffs(np.float64(t))
     return float(a), float(c)
 
 

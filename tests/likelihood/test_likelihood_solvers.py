@@ -23,7 +23,7 @@ TWO = Mixture(np.array([0.3, 0.7]), np.array([[-1.0, 0.5], [0.8, -0.3]]), np.arr
 
 def states(law, data, n=4):
     rng = np.random.default_rng(0)
-    a, _, c = (float(v) for v in law.coeffs(jnp.asarray(law.t0)))
+    a, c = (float(v) for v in law.coeffs(jnp.asarray(law.t0)))
     x0 = data.draw(rng, n)
     return a * x0 + c * rng.standard_normal(x0.shape)
 

@@ -29,7 +29,7 @@ def exact(path):
     def network(params, x, sigma, dropout_key):
         # It is handed x at unit size; undo that by what the law has at this noise level.
         t = path.t_of_lam(-jnp.log(sigma))
-        a, _, c = path.coeffs(t)
+        a, c = path.coeffs(t)
         state = x * jnp.sqrt((STD * a) ** 2 + c**2)[:, None]
         logits = DATA._components(*_columns(path, state, t)[:3])[0]
         return params["temperature"] * logits + params["bias"] * jnp.array([1.0, 0.0])

@@ -36,7 +36,7 @@ def some_means(law):
     """Neither right nor trivial, and consistent: `a x0 + c eps = x`."""
 
     def means(x, t):
-        a, _, c = (v[:, None] for v in law.coeffs(t))
+        a, c = (v[:, None] for v in law.coeffs(t))
         eps = jnp.sin(2.0 * x / (a + c)) + 0.3 * t[:, None]
         return (x - c * eps) / a, eps
 
@@ -96,7 +96,7 @@ def gaussian_means(law, mean, std):
     """The exact denoiser of N(mean, std^2), as a function of the two: differentiable in them."""
 
     def means(x, t):
-        a, _, c = (v[:, None] for v in law.coeffs(t))
+        a, c = (v[:, None] for v in law.coeffs(t))
         v = a**2 * std**2 + c**2
         return mean + a * std**2 / v * (x - a * mean), c / v * (x - a * mean)
 
@@ -196,7 +196,7 @@ def test_least_value_in_closed_form(name, losses_at_the_optimum):
     law = SAMPLED[name]
     # in log t, where the integrand is smooth
     t = np.geomspace(law.t0, law.t1, 4001)
-    (a, _, c), g2 = (jax.tree.map(np.float64, v) for v in (law.coeffs(t), law.g2(t)))
+    (a, c), g2 = (jax.tree.map(np.float64, v) for v in (law.coeffs(t), law.g2(t)))
     variance = a**2 * STD**2 / (a**2 * STD**2 + c**2)
     weights = {"variance": 1.0, "likelihood": g2 / c**2}
     mean = lambda density: np.trapezoid(density * t, np.log(t)) / (law.t1 - law.t0)

@@ -181,7 +181,7 @@ def test_every_kind_but_velocity_has_one_loss():
     def run():
         i, found = jnp.arange(N), {}
         x = tables.marginal(x0, z, i)
-        a, _, c = (v[:, None] for v in tables.coeffs(i))
+        a, c = (v[:, None] for v in tables.coeffs(i))
         eps = jnp.sin(x)
         for kind, entry in kinds(0.7).items():
             if kind != "velocity":

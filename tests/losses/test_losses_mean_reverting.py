@@ -16,7 +16,7 @@ GAIN, SHIFT, SPREAD = 0.8, 0.1, 0.15
 
 def exact_means(x, mu, t, gain=GAIN, shift=SHIFT, spread=SPREAD):
     """`(x0, eps)` for `x0 | mu ~ N(gain mu + shift, spread^2)`."""
-    a, b, c = (v[:, None] for v in LAW.coeffs(t))
+    a, b, c = (v[:, None] for v in LAW.ends.coeffs(t))
     centre, v = gain * mu + shift, a**2 * spread**2 + c**2
     off = x - a * centre - b * mu
     return centre + a * spread**2 / v * off, c / v * off
@@ -52,10 +52,10 @@ def terms_of_all():
             for weighting in (*WEIGHTINGS, "target")
         }
         scales = {kind: entry.eps_scale(LAW, t) for kind, (entry, _) in given_kinds().items()}
-        in_w = lambda w, t: exact_means(w + LAW.coeffs(t).b[:, None] * mu, mu, t)[1]
+        in_w = lambda w, t: exact_means(w + LAW.ends.coeffs(t).b[:, None] * mu, mu, t)[1]
         draws = Draws(t, 1.0, z)
         plain = {w: denoising_terms(LAW, in_w, "eps", "t", w, 0.5, x0, draws) for w in WEIGHTINGS}
-        a, b, c = (v[:, None] for v in LAW.coeffs(t))
+        a, b, c = (v[:, None] for v in LAW.ends.coeffs(t))
         eps = exact_means(a * x0 + b * mu + c * z, mu, t)[1]
         return terms, scales, plain, (eps - z) ** 2
 
@@ -92,7 +92,7 @@ def test_network_is_given_the_noisy_state_and_its_mu(x64):
     def run(batch):
         value, metrics = loss(None, None, jax.random.key(0), batch)
         t = metrics["t"]
-        a, _, c = (v[:, None] for v in LAW.coeffs(t))
+        a, c = (v[:, None] for v in LAW.coeffs(t))
         z = (to_w(LAW, mu, seen["x"], t) - a * 2.0) / c
         return value, t, z, seen
 

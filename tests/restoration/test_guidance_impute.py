@@ -117,7 +117,7 @@ def test_what_is_known_is_a_draw_of_its_law():
     (start, late), (_, early) = (run(starts(path), s) for s in (0.5, 0.1))
     for s, known in ((t1, start), (0.5, late), (0.1, early)):
         known = np.asarray(known, np.float64)
-        a, _, c = (float(v) for v in path.coeffs(s))
+        a, c = (float(v) for v in path.coeffs(s))
         assert known.mean() == pytest.approx(a * Y, abs=4 * c * N**-0.5)
         assert known.std() == pytest.approx(c, rel=0.03)
 

@@ -94,7 +94,7 @@ def exact_flow(x, t1, eps):
     coeffs = {t: tuple(float(v) for v in LAW.coeffs(np.asarray(t))) for t in (t1, eps)}
 
     def cdf(x, t):
-        a, _, c = coeffs[t]
+        a, c = coeffs[t]
         return M1.weights @ ndtr((x - a * M1.means[:, 0]) / np.sqrt(a**2 * M1.stds**2 + c**2))
 
     ends = [brentq(lambda y, v=v: cdf(y, eps) - cdf(v, t1), -6.0, 6.0) for v in x[:, 0]]
@@ -127,7 +127,7 @@ def test_accuracy_against_the_exact_flow():
 
 def one_step_method(x, ts, heun):
     """DDIM, and Heun's method for the flow, in NumPy."""
-    a, _, c = (np.asarray(v) for v in LAW.coeffs(ts))
+    a, c = (np.asarray(v) for v in LAW.coeffs(ts))
     for i in range(len(ts) - 1):
         out, h = PREDICT(x, ts[i]), ts[i + 1] - ts[i]
         if heun:
@@ -215,7 +215,7 @@ def test_a_step_is_affine_in_the_state_before():
 
         return jax.jvp(next_states, (above,), (jnp.ones_like(above),))[1]
 
-    (_, a_s, a_u), _, (_, c_s, c_u) = (np.asarray(v) for v in law.coeffs(times))
+    (_, a_s, a_u), (_, c_s, c_u) = (np.asarray(v) for v in law.coeffs(times))
     ratio = {"x": 1.0, "y": a_s / a_u, "unit": np.hypot(a_s, c_s) / np.hypot(a_u, c_u)}
     for above in (x, x + 3.0):
         for scale in (1.0, -2.5):
@@ -267,7 +267,7 @@ def test_real_digits_come_back():
     """8 x 8 digits with the optimal denoiser of the set, 50 steps up and down at gamma = 1."""
     points = load_digits().data[:400] / 8.0 - 1.0
     predict, ts = Empirical(points).predict(LAW), even(50)
-    a, _, c = (float(v) for v in LAW.coeffs(ts[-1]))
+    a, c = (float(v) for v in LAW.coeffs(ts[-1]))
     x = a * points[:4] + c * normal(4, 64)
 
     @jax.jit

@@ -90,7 +90,7 @@ def exact_flow(m):
     L, U = np.linalg.eigh(gaussian()[0])
     # Numbers, under `jit` too.
     with jax.ensure_compile_time_eval():
-        a, _, c = (float(v) for v in LAW.coeffs(np.array(1.0)))
+        a, c = (float(v) for v in LAW.coeffs(np.array(1.0)))
     gain = np.sqrt(np.maximum(L, 0.0) / (a**2 * np.maximum(L, 0.0) + c**2))
 
     def run(key, predict, x):
@@ -104,7 +104,7 @@ def exact_flow(m):
 def weighted_norms(m, count):
     """`sum_k C_k / (a^2 C_k + c^2) (u_k^T (x_T - a m_i))^2 / 64`, `(count, R)`."""
     C = gaussian()[0]
-    a, _, c = (float(v) for v in LAW.coeffs(np.array(1.0)))
+    a, c = (float(v) for v in LAW.coeffs(np.array(1.0)))
     x = np.asarray(candidates(count)).reshape(count, 64)
     d = x[:, None] - a * m
     M = C @ np.linalg.inv(a**2 * C + c**2 * np.eye(64))
@@ -171,7 +171,7 @@ def digits_predict_given(y):
     likelihood = -0.5 * jnp.sum((y[:, None] - pooled(z)[None]) ** 2, axis=-1) / 0.6**2
 
     def predict(x, t):
-        a, _, c = LAW.coeffs(t)
+        a, c = LAW.coeffs(t)
         # |x|^2 is the same for all z_j.
         exponent = (a * x.reshape(len(x), -1) @ z.T - 0.5 * a**2 * jnp.sum(z**2, 1)[None]) / c**2
         x0 = (jax.nn.softmax(exponent + likelihood, axis=-1) @ z).reshape(x.shape)

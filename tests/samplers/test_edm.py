@@ -104,7 +104,7 @@ def test_a_point_is_hit_with_its_own_noise():
     """Data at one point: noise and straight steps keep `y - point` at the size of sigma."""
     law, n = VP(), 20_000
     predict, ts = Empirical(np.array([[MEAN]])).predict(law), np.float32([1.0, 0.6, 0.3])
-    a, _, c = (np.asarray(v) for v in law.coeffs(ts))
+    a, c = (np.asarray(v) for v in law.coeffs(ts))
     start = a[0] * MEAN + c[0] * np.random.default_rng(0).standard_normal((n, 1))
     run = jax.jit(lambda x, ts: sample(KEY, predict, edm(law, 1.0), x, ts).x)
     x = np.asarray(run(start.astype(np.float32), ts))

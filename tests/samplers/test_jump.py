@@ -75,7 +75,7 @@ def test_what_a_jump_costs():
     law, sigmas = VP(), np.array([1.0, 0.1])
     x = starts() / 80.0
     ts = np.concatenate([np.ones(1), law.t_of_lam(-np.log(sigmas))])
-    a, _, c = (float(v) for v in law.coeffs(np.array(1.0)))
+    a, c = (float(v) for v in law.coeffs(np.array(1.0)))
     to = lambda key, predict, x, ts: SampleResult(
         DATA.flow_map(law, x, 1.0, ts[-1]), None, len(ts) - 1
     )

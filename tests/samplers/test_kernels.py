@@ -43,7 +43,7 @@ EXACT = {
 
 
 def numbers(law, t):
-    a, _, c = law.coeffs(t)
+    a, c = law.coeffs(t)
     return float(a), float(c)
 
 

@@ -136,7 +136,7 @@ def rule_in_numpy(v, p, kappa, damping):
 def recursion(law, data, x, ts, placement, kappa, damping, freeze):
     """DDIM with the rule, in NumPy."""
     predict = data.predict(law)
-    (a, _, c), before = map(np.asarray, law.coeffs(ts)), None
+    (a, c), before = map(np.asarray, law.coeffs(ts)), None
     for i, (t, s) in enumerate(itertools.pairwise(ts)):
         x0, eps, _, velocity = predict(x, t)
         flat, shrunk = a[i + 1] / a[i], c[i + 1] / c[i]
@@ -208,7 +208,7 @@ def test_one_data_point_stays_exact(placement, law):
     """eps and x0 never change on the way, so no direction does."""
     point, z = normal(1, 4), normal(3, 4, seed=1)
     ts = even_in_lam(law, (7,), 0.02)[:, 0]
-    a, _, c = (np.asarray(v) for v in law.coeffs(ts))
+    a, c = (np.asarray(v) for v in law.coeffs(ts))
     method = lml(law, ddim(law), 0.9, placement)
     run = jax.jit(lambda x, ts: sample(KEY, Empirical(point).predict(law), method, x, ts).x)
     out = run(a[0] * point + c[0] * z, ts)
@@ -245,7 +245,7 @@ def test_direction_leaves_the_noise_of_ddim_alone():
 
     moved, bare = (np.asarray(v) for v in steps(x, before, times))
     eps = BLOBS.predict(law)(x, times[0]).eps
-    (a_t, a_s), _, (c_t, c_s) = (np.asarray(v) for v in law.coeffs(times))
+    (a_t, a_s), (c_t, c_s) = (np.asarray(v) for v in law.coeffs(times))
     std = c_s / c_t * np.sqrt(c_t**2 - (a_t / a_s) ** 2 * c_s**2)
     change = np.sqrt(c_s**2 - std**2) * (np.asarray(turned(eps, before, 0.4)) - eps)
     assert np.max(np.abs(change)) > 0.02

@@ -51,7 +51,7 @@ updates = pytest.mark.parametrize(("kind", "order", "form"), ODES + SDES)
 
 def published(kind, order, form, predict, mu, x, ts):
     """The updates as published, in x, with orders rising 1, 2, 3 (arXiv 2502.07856)."""
-    a, _, S = (np.asarray(v) for v in LAW.coeffs(ts))
+    a, S = (np.asarray(v) for v in LAW.coeffs(ts))
     lam, past, lengths = np.asarray(LAW.lam(ts)), [], []
     for i, (s, t) in enumerate(zip(range(len(ts) - 1), range(1, len(ts)))):
         h = lam[t] - lam[s]
@@ -186,7 +186,7 @@ def test_posterior_and_euler_as_published():
         return ends, bent(mu)(x, t), LAW.noise(KEY, x), LAW.theta(t)
 
     (ends, found, z, theta), mu, x = jax.device_get((steps(x, 0.55, 0.5), mu, x))
-    (B, C), _, (c_t, _) = (np.asarray(v) for v in LAW.coeffs(np.array([0.55, 0.5])))
+    (B, C), (c_t, _) = (np.asarray(v) for v in LAW.coeffs(np.array([0.55, 0.5])))
     A = B / C
     mean = A * (1 - C**2) * (x - mu) + C * (1 - A**2) * (found.x0 - mu)
     std = LAW.std * np.sqrt((1 - A**2) * (1 - C**2) / (1 - B**2))
@@ -258,7 +258,7 @@ def test_clip_spares_the_noise_form():
     off = []
     for path in (law, clip_lam(law)):
         ts = np.asarray(path.t_of_lam(np.float32([path.lam(np.float64(path.t1)), 2.0])))
-        a, b, c = (np.asarray(v) for v in law.coeffs(ts[-1]))
+        a, b, c = (np.asarray(v) for v in law.ends.coeffs(ts[-1]))
         end = a * (GAIN * mu + SHIFT) + b * mu + c * z
         off.append(np.max(np.abs(run(x, ts) - end)))
     assert off[1] < 1e-2 * off[0], off

@@ -42,7 +42,7 @@ def correlation(eta, top=TOP, end=END):
 
 def left(law, ends, x):
     """The correlation from the end points `(..., 2)` of two starts one apart."""
-    a, _, c = (np.asarray(v) for v in law.coeffs(ends))
+    a, c = (np.asarray(v) for v in law.coeffs(ends))
     spread, x = np.sqrt(a**2 * S**2 + c**2), np.asarray(x)
     return (x[..., 1] - x[..., 0]) * spread[0] / spread[-1]
 

@@ -283,7 +283,7 @@ def test_an_analytic_first_step():
     x = np.random.default_rng(0).standard_normal((5, 2))
     schedule = multistep(np.asarray(law.lam(np.linspace(1.0, 0.01, 6))), 2)
     run = unified(law, schedule._replace(analytic=True), mean=jnp.asarray(point[0]))
-    (a_t, a_s), _, (c_t, c_s) = (np.asarray(v) for v in law.coeffs(np.array([1.0, 0.01])))
+    (a_t, a_s), (c_t, c_s) = (np.asarray(v) for v in law.coeffs(np.array([1.0, 0.01])))
     truth = a_s * point + c_s / c_t * (x - a_t * point)
     found = jax.jit(lambda x: run(KEY, Empirical(point).predict(law), x).x)(x)
     np.testing.assert_allclose(found, truth, atol=1e-12)
@@ -303,7 +303,7 @@ def test_an_analytic_first_step():
 
         found, exact = jax.device_get(both(x))
         assert found.trace.shape == (1, 2000, 1) and int(found.nfe) == 0
-        (a, _), _, (c, late) = (np.asarray(v) for v in law.coeffs(np.array([1.0, 0.5])))
+        (a, _), (c, late) = (np.asarray(v) for v in law.coeffs(np.array([1.0, 0.5])))
         noise = (found.x - exact) / (late * np.expm1(lam[1] - lam[0]))
         # eps - (x - a mean) / c = -a (x0 - mean) / c, where x0 - mean is near a var x.
         errors.append(np.sqrt(np.mean(noise**2)) / (a**2 / c))

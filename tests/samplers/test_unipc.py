@@ -40,7 +40,7 @@ def test_beats_dpm_solver_2m_at_equal_evaluations(form, figures):
 def published(law, predict, x, ts, order, form, variant):
     """The multistep loop of Zhao et al. 2023 (algorithms 5 to 8) in NumPy: linear systems
     `R rho = b` with `b_k = h phi_{k+1}(h) k! / B(h)`, and 1/2 where they have one unknown."""
-    (a, _, c), lam = (np.asarray(v) for v in law.coeffs(ts)), np.asarray(law.lam(ts))
+    (a, c), lam = (np.asarray(v) for v in law.coeffs(ts)), np.asarray(law.lam(ts))
 
     def output(x, i):
         out = predict(x, ts[i])
@@ -96,7 +96,7 @@ def test_steps_are_the_published_ones(form, variant):
 def test_a_single_point_is_reached_in_one_step_or_in_any_other_number(form, variant):
     law, point = VP(), np.array([[0.3, -1.1]])
     x = np.random.default_rng(0).standard_normal((5, 2))
-    (a_t, a_s), _, (c_t, c_s) = (np.asarray(v) for v in law.coeffs(np.array([1.0, 0.01])))
+    (a_t, a_s), (c_t, c_s) = (np.asarray(v) for v in law.coeffs(np.array([1.0, 0.01])))
     truth = a_s * point + c_s / c_t * (x - a_t * point)
     sampler, predict = unipc(law, 3, form, variant), Empirical(point).predict(law)
     # One step, which rests after it, and five.
@@ -150,7 +150,7 @@ def test_the_tangent_grid_is_even_in_its_angle():
     grid = jax.jit(tangent, static_argnums=1)
     for law in LAWS.values():
         ts = grid(law, 10, 2e-3)
-        a, _, c = (np.asarray(v) for v in law.coeffs(ts))
+        a, c = (np.asarray(v) for v in law.coeffs(ts))
         angle = np.arctan((c / a / 0.35) ** (1 / 1.75))
         np.testing.assert_allclose(np.diff(angle), np.diff(angle)[0], rtol=1e-6)
     ts = np.asarray(grid(LAWS["flow"], 10, 2e-3, 1.0, 1.0))

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 
 def by_hand(law, x, ts, order, sigma_data):
     """The polynomial fitted and integrated by NumPy, over angles from their own tangents."""
-    a, _, c = (np.asarray(v) for v in law.coeffs(ts))
+    a, c = (np.asarray(v) for v in law.coeffs(ts))
     phi, r = np.arctan(c / (sigma_data * a)), np.hypot(sigma_data * a, c)
     predict, y, values = M1.predict(law), x / r[0], []
     for i in range(len(ts) - 1):
@@ -59,7 +59,7 @@ def test_uneven_steps_by_hand(name, order, sigma_data):
 def test_order_of_convergence_with_an_exact_history(order):
     """On M1, the first velocities being those of the solution."""
     times, xs = exact_first_steps()
-    a, _, c = (v[:, :, None, None] for v in LAW.coeffs(times))
+    a, c = (v[:, :, None, None] for v in LAW.coeffs(times))
     exact = jax.vmap(jax.vmap(M1.predict(LAW)))(xs, times)
     v = (a * exact.eps - c * exact.x0) / jnp.sqrt(a**2 + c**2)
     sampler, k, ts = velocity_ab(LAW, order, 1.0), order - 1, LAW.t_of_lam(even_lams(SIZES).T)

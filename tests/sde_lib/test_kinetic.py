@@ -40,7 +40,7 @@ class Trigonometric(AffinePath):
     t1: float = ENDS[1]
 
     def coeffs(self, t):
-        return Coeffs(jnp.cos(np.pi / 2 * t), jnp.zeros_like(t), jnp.sin(np.pi / 2 * t))
+        return Coeffs(jnp.cos(np.pi / 2 * t), jnp.sin(np.pi / 2 * t))
 
     def t_of_lam(self, lam):
         return 2 / np.pi * jnp.arctan(jnp.exp(-lam))
@@ -62,7 +62,7 @@ def bound_of(law):
 
 
 def polar(law, t):
-    a, _, c = (np.asarray(v) for v in law.coeffs(jnp.asarray(t)))
+    a, c = (np.asarray(v) for v in law.coeffs(jnp.asarray(t)))
     return np.hypot(a, c), np.arctan2(c, a)
 
 
@@ -85,7 +85,7 @@ def test_ends_and_monotone_signal_to_noise(smooth, x64):
                 law.t_of_lam(law.lam(t)),
             )
         )
-        (a, _, c), lam, back = jax.device_get(run(t))
+        (a, c), lam, back = jax.device_get(run(t))
         np.testing.assert_allclose(a, [1.0, 0.0], atol=1e-12)
         np.testing.assert_allclose(c, [0.0, law.table.scale], atol=1e-12)
         assert np.all(np.diff(lam) < 0.0)
@@ -176,7 +176,7 @@ def test_energy_is_that_of_the_exact_field(name, x64):
     @jax.jit
     @jax.vmap
     def square(t):
-        a, _, c = law.coeffs(t)
+        a, c = law.coeffs(t)
         u = points.predict(law)((a + c * z)[:, None], t).velocity[:, 0]
         return u**2 @ w
 
@@ -241,8 +241,8 @@ def test_scale_belongs_to_the_data(x64):
     two = Kinetic.from_gamma(theta, smooth_gamma(theta), scale=2.0)
     t = np.linspace(1e-5, 0.999, 20)
     every = jax.jit(lambda law: (law.coeffs(t), law.lam(t), law.t_of_lam(law.lam(t))))
-    (a, _, c), lam, _ = jax.device_get(every(one))
-    expected = a, 0.0 * t, 2.0 * c, lam - np.log(2.0), t
+    (a, c), lam, _ = jax.device_get(every(one))
+    expected = a, 2.0 * c, lam - np.log(2.0), t
     for got, want in zip(jax.tree.leaves(every(two)), expected):
         np.testing.assert_allclose(got, want, rtol=1e-11, atol=1e-12)
     energies = energy(one, smooth_gamma), energy(two, smooth_gamma, 2.0)
@@ -349,7 +349,7 @@ def test_flow_matching_finds_the_velocity():
 
     def network(params, x, t, dropout_key):
         del dropout_key
-        (a, _, c), rates = law.coeffs(t[:, None]), law.rates(t[:, None])
+        (a, c), rates = law.coeffs(t[:, None]), law.rates(t[:, None])
         d, v = x - a * params[0], a**2 * params[1] ** 2 + c**2
         x0 = params[0] + a * params[1] ** 2 / v * d
         return rates.a * x0 + rates.c * c / v * d

@@ -52,7 +52,7 @@ def test_coefficients_by_quadrature_of_theta(schedule, x64):
     law = MeanReverting(schedule=schedule)
     area = lambda t: integrate.quad(lambda u: height(schedule, u), 0.0, t, epsabs=0, epsrel=1e-12)
     ts = np.array([1e-3, 0.03, 0.4, 0.8, 1.0])
-    run = jax.jit(lambda t: (*law.coeffs(t), law.theta(t), law.lam(t)))
+    run = jax.jit(lambda t: (*law.ends.coeffs(t), law.theta(t), law.lam(t)))
     for t, found_a, found_b, found_c, found_theta, lam in zip(ts, *jax.device_get(run(ts))):
         theta = -np.log(0.005) * height(schedule, t) / area(1.0)[0]
         a = np.exp(np.log(0.005) * area(t)[0] / area(1.0)[0])
@@ -93,7 +93,7 @@ def test_drift_and_diffusion_follow_from_the_coefficients(schedule, x64, strict_
     @jax.jit
     def run(t):
         ours = [getattr(law, name)(t) for name in names]
-        return ours, [getattr(AffinePath, name)(law, t) for name in names], law.rates(t)
+        return ours, [getattr(AffinePath, name)(law, t) for name in names], law.ends.rates(t)
 
     ours, derived, rates = jax.device_get(run(t))
     for name, got, want in zip(names, ours, derived):
@@ -116,7 +116,7 @@ def test_inverse_of_lam(schedule, x64):
 def test_float32_keeps_its_digits(schedule):
     """By `t - sin(t) cos(t)` as a difference, theta's integral would be off by half at 1e-3."""
     law, t = MeanReverting(schedule=schedule), times().astype(np.float32)
-    numbers = lambda t: (*law.coeffs(t), law.lam(t), law.g2(t))
+    numbers = lambda t: (*law.ends.coeffs(t), law.lam(t), law.g2(t))
     ours = jax.jit(numbers)(jnp.asarray(t))
     with jax.enable_x64(True):
         exact = [np.asarray(v) for v in jax.jit(numbers)(jnp.asarray(t.astype(np.float64)))]
@@ -133,7 +133,7 @@ def test_without_mu_and_with_unit_noise_it_is_vp(x64):
     beta = -2.0 * np.log(0.005)
     vp, law = VP(beta_min=beta, beta_max=beta), MeanReverting(std=1.0, schedule="constant")
     t = jnp.asarray(times())
-    for ours, theirs in zip(law.coeffs(t)[::2], vp.coeffs(t)[::2]):
+    for ours, theirs in zip(law.coeffs(t), vp.coeffs(t)):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
     for name in ("f", "g2", "lam"):
         np.testing.assert_allclose(getattr(law, name)(t), getattr(vp, name)(t), rtol=1e-11)
@@ -153,7 +153,7 @@ def test_the_sde_has_the_moments_of_the_law(schedule, x64):
         return jnp.stack([at(y[0]), 2.0 * (at(1.0) - at(0.0)) * y[1] + g**2])
 
     for t in (0.2, 1.0):
-        a, _, c = law.coeffs(jnp.asarray(t))
+        a, c = law.coeffs(jnp.asarray(t))
         found = integrate.solve_ivp(rate, (0.0, t), [x0, 0.0], rtol=1e-7, atol=1e-10).y[:, -1]
         np.testing.assert_allclose(found, [a * x0 + (1 - a) * mu, c**2], rtol=1e-5)
 
@@ -172,7 +172,7 @@ def test_simulated_forwards_and_drawn_at_once():
 
     walked = jax.jit(lambda x: jax.lax.scan(body, x, jnp.arange(steps))[0])(x0)
     drawn, z = given.perturb(jax.random.key(1), x0, jnp.asarray(t_end))
-    a, b, c = (float(v) for v in law.coeffs(jnp.asarray(t_end)))
+    a, b, c = (float(v) for v in law.ends.coeffs(jnp.asarray(t_end)))
     np.testing.assert_allclose(drawn, a * x0 + b * 0.7 + c * z, atol=1e-6)
     for x in (walked, drawn):
         assert abs(np.mean(x) - (a * -0.3 + b * 0.7)) < 4 * c / n**0.5
@@ -191,13 +191,17 @@ def test_round_trips_of_every_kind(kind, x64, strict_ranks):
         entry, share = given_kinds()[kind]
         raw = entry.target(law, x0, z, t) + share(law, t)[:, None] * mu
         found = parametrize_given(kind, law, lambda x, mu, cond: raw, mu)(x, t)
-        return found, law.rates(t), law.coeffs(t).c[:, None]
+        ends = law.ends
+        state, rate = ends.marginal(x0, mu, z, t), ends.velocity(x0, mu, z, t)
+        return found, ends.rates(t), law.coeffs(t).c[:, None], x - state, rate
 
-    found, rates, c = jax.device_get(run(x0, mu, z, t))
+    found, rates, c, apart, rate = jax.device_get(run(x0, mu, z, t))
+    np.testing.assert_allclose(apart, 0.0, atol=1e-12)
     np.testing.assert_allclose(found.x0, x0, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(found.eps, z, rtol=1e-7, atol=1e-9)
     slope = rates.a[:, None] * x0 + rates.b[:, None] * mu + rates.c[:, None] * z
     np.testing.assert_allclose(found.velocity, slope, rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(rate, slope, rtol=1e-12)
     np.testing.assert_allclose(found.score, -z / c, rtol=1e-7, atol=1e-8)
 
 
@@ -205,7 +209,7 @@ def test_angle_velocity_is_the_derivative_by_the_angle(x64):
     """`x = cos phi x0 + (1 - cos phi) mu + std sin phi z`, whose derivative is written out here."""
     law = MeanReverting()
     x0, mu, z, t = states()
-    a, _, c = (np.asarray(v)[:, None] for v in law.coeffs(t))
+    a, c = (np.asarray(v)[:, None] for v in law.coeffs(t))
     phi = np.arccos(a)
     x = np.cos(phi) * x0 + (1 - np.cos(phi)) * mu + STD * np.sin(phi) * z
     v = np.sin(phi) * (mu - x0) + STD * np.cos(phi) * z
@@ -262,7 +266,7 @@ def test_reverse_drifts_as_published(x64):
     """`theta (mu - x) + g^2 eps / c`, half of the last for the flow, which is the velocity."""
     law = MeanReverting()
     x0, mu, z, t = states()
-    a, b, c = (np.asarray(v)[:, None] for v in law.coeffs(t))
+    a, b, c = (np.asarray(v)[:, None] for v in law.ends.coeffs(t))
     x = a * x0 + b * mu + c * z
 
     @jax.jit
