@@ -14,6 +14,7 @@ from sde_lib.mean_reverting import MeanReverting, clip_lam, make_mean_reverting
 from sde_lib.mean_reverting_given import Restoration, parametrize_given
 from sde_lib.noise import example_keys, fold_in, normal_like, several, split
 from sde_lib.prediction import KINDS, Prediction, parametrize
+from sde_lib.product import Product, make_product
 from sde_lib.reverse import flow_drift, reverse_drift
 from sde_lib.score_only import score_only
 from sde_lib.simulate import simulate
@@ -44,6 +45,7 @@ __all__ = [
     "Kinetic",
     "MeanReverting",
     "Prediction",
+    "Product",
     "Restoration",
     "SubVP",
     "TwoEnded",
@@ -54,6 +56,7 @@ __all__ = [
     "flow_drift",
     "fold_in",
     "make_mean_reverting",
+    "make_product",
     "normal_like",
     "parametrize",
     "parametrize_given",

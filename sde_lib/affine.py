@@ -122,6 +122,10 @@ class AffinePath:
         # Rounding may leave less than nothing between neighbours.
         return Step(r, jnp.sqrt(jnp.maximum(c_t - r * c_s, 0.0) * (c_t + r * c_s)))
 
+    def total(self, values: Array) -> Array:
+        """Sums over all axes but the first, `(B,)`; a state of several parts has one a part."""
+        return jnp.sum(values.reshape(values.shape[0], -1), axis=-1)
+
     def prior_std(self) -> Array:
         """Standard deviation of the prior, by default `c(t1)`: the data are drowned there."""
         return self.coeffs(jnp.asarray(self.t1, jnp.result_type(float))).c

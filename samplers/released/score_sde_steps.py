@@ -98,7 +98,7 @@ def langevin(path: AffinePath, num_scales: int, snr: float, n_steps: int, norm: 
     sqrt(D) for |z|.
     """
 
-    size = lambda score, z, t: size_ratio(score, z, norm)
+    size = lambda score, z, t: size_ratio(path, score, z, norm)
     return _corrector(path, num_scales, snr, n_steps, size)
 
 

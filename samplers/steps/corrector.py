@@ -38,7 +38,7 @@ def langevin(
     """
     check(snr, n_steps, norm)
 
-    size = lambda score, z, u: (snr * size_ratio(score, z, norm)) ** 2
+    size = lambda score, z, u: (snr * size_ratio(path, score, z, norm)) ** 2
     return _corrector(path, n_steps, at, size)
 
 
@@ -73,15 +73,13 @@ def check(snr: float, n_steps: int, norm: str) -> None:
     one_of(NORMS, norm=norm)
 
 
-def size_ratio(score: Array, z: Array, norm: str) -> Array:
-    """`|z| / |g|` by example `(B,)`, or of the means over the batch; 0 where the score is 0."""
+def size_ratio(path: AffinePath, score: Array, z: Array, norm: str) -> Array:
+    """`|z| / |g|` by example `(B,)`, or of the means over the batch; 0 where the score is 0. A
+    state of several parts has one a part."""
+    norms = lambda v: jnp.sqrt(path.total(v**2))
     if norm == "batch":
-        over, under = jnp.mean(norms(z)), jnp.mean(norms(score))
+        over, under = jnp.mean(norms(z), axis=0), jnp.mean(norms(score), axis=0)
     else:
-        over, under = score[0].size ** 0.5, norms(score)
+        # |z| but for its fluctuations: the root of the number of coordinates.
+        over, under = norms(jnp.ones_like(score)), norms(score)
     return jnp.where(under > 0.0, over / jnp.where(under > 0.0, under, 1.0), 0.0)
-
-
-def norms(x: Array) -> Array:
-    """Euclidean norm of each example, `(B,)`."""
-    return jnp.linalg.norm(x.reshape(x.shape[0], -1), axis=-1)
