@@ -1,21 +1,33 @@
-"""One image file: its size and channels from the header, its pixels as an array."""
+"""One image file: its size and channels from the header, its pixels as an array.
+
+Pictures are upright: a note of the camera on which side is up is heeded in every format. What an
+array of 8 bits a channel cannot hold is refused by name: 16 bits a channel, and files of several
+pages or frames.
+"""
 
 import contextlib
+import os
 import pathlib
+import struct
 
 import numpy as np
 from PIL import Image, ImageOps
 
-# What the pixels of Pillow's modes amount to; anything else (16 bits, floats) is refused.
+# What the pixels of Pillow's modes amount to; anything else (16 bits of grey, floats) is refused.
 CHANNELS = {"1": 1, "L": 1, "LA": 2, "P": 3, "RGB": 3, "CMYK": 3, "YCbCr": 3, "RGBA": 4}
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+# Formats whose further frames are other pictures. The second one of an MPO, which cameras write, is
+# a preview of the first.
+OF_SEVERAL = ("TIFF", "GIF", "WEBP", "PNG", "AVIF")
+BITS_PER_SAMPLE = 258  # a tag of TIFF
 
 
 def read_header(file: pathlib.Path) -> tuple[tuple[int, int], int]:
-    """((H, W), channels) without decoding the pixels; a camera's note of which side is up counts.
+    """((H, W), channels) of the upright picture. The pixels are decoded only of a picture that has
+    to be turned.
 
     Raises:
-        ValueError: if the file is no image of 8 bits a channel; the sentence names it.
+        ValueError: if the file is no single image of 8 bits a channel; the sentence names it.
     """
     with _opened(file) as image:
         see_through = image.mode == "P" and "transparency" in image.info
@@ -26,25 +38,66 @@ def read_pixels(file: pathlib.Path, channels: int) -> np.ndarray:
     """The pixels, uint8 (H, W, channels), converted if the file has another number of channels.
 
     Raises:
-        ValueError: if the file is damaged or no image of 8 bits a channel; the sentence names it.
+        ValueError: if the file is damaged or no single image of 8 bits a channel; the sentence
+            names it.
     """
     with _opened(file) as image:
         pixels = np.asarray(image.convert(MODES[channels]))
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
+def printable(file: pathlib.Path | str) -> str:
+    """A path as text that any terminal takes: bytes that are no UTF-8 are shown as `\\xff`."""
+    return os.fsencode(file).decode("utf-8", "backslashreplace")
+
+
 @contextlib.contextmanager
 def _opened(file: pathlib.Path):
     try:
         with Image.open(file) as image:
-            if image.mode not in CHANNELS:
-                raise ValueError(f"mode {image.mode} of Pillow, not 8 bits a channel")
-            # Only JPEG: to look for the note in a PNG would decode the whole file.
-            if image.format in ("JPEG", "MPO"):
+            _check(image)
+            # Pillow turns a TIFF itself. In a PNG the note may stand behind the pixels, where
+            # Pillow would look for it by decoding them.
+            if image.format != "PNG" or "exif" in image.info or _noted_behind(file):
                 ImageOps.exif_transpose(image, in_place=True)
             yield image
     # Pillow reports a broken PNG as SyntaxError, a bomb as an error of its own.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(
-            f"{file} cannot be read as an image ({error}): remove or replace it."
+            f"{printable(file)} cannot be read as an image ({error}): remove or replace it."
         ) from error
+
+
+def _check(image: Image.Image) -> None:
+    """Refuses what would lose something without a word."""
+    if image.mode not in CHANNELS or _deep(image):
+        raise ValueError(f"mode {image.mode} of Pillow, not 8 bits a channel")
+    frames = getattr(image, "n_frames", 1) if image.format in OF_SEVERAL else 1
+    if frames > 1:
+        raise ValueError(f"it has {frames} pages, and an example is one; save each as a file")
+
+
+def _deep(image: Image.Image) -> bool:
+    """Whether the file has more than 8 bits a channel, of which Pillow would keep 8."""
+    if image.format == "TIFF":
+        return any(bits > 8 for bits in image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
+    for tile in image.tile:
+        arguments = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        # The raw mode of a PNG, such as "RGB;16B"; the largest value of a PPM.
+        if any(isinstance(argument, str) and ";16" in argument for argument in arguments):
+            return True
+        if tile.codec_name.startswith("ppm") and arguments[-1] > 255:
+            return True
+    return False
+
+
+def _noted_behind(file: pathlib.Path) -> bool:
+    """Whether a PNG has an eXIf chunk behind its pixels; only the heads of chunks are read."""
+    with open(file, "rb") as stream:
+        stream.seek(8)
+        while len(head := stream.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind in (b"eXIf", b"IEND"):
+                return kind == b"eXIf"
+            stream.seek(length + 4, os.SEEK_CUR)
+    return False

@@ -1,16 +1,13 @@
 """A folder of image files, read with Pillow at the moment they are asked for."""
 
-import hashlib
-import os
 import pathlib
 
 import numpy as np
 
-from data.image_file import MODES, read_header, read_pixels
+from data.folder_files import SUFFIXES, in_test, listed, split_folders
+from data.image_file import MODES, printable, read_header, read_pixels
 from data.resize import Size, as_pair, fit
 from data.source import Source, check_split
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
 
 def load(
@@ -26,9 +23,10 @@ def load(
 ) -> Source:
     """Images uint8 (H, W, C), 256 levels, of all files below a folder, in the order of their names.
 
-    If the folder has two subfolders `train` and `test`, they are the splits. Otherwise a file is in
-    the test split if a hash of its path below the folder falls into the first `holdout` of all
-    hashes, so it stays where it is when files are added; about that fraction is held out.
+    If the folder has a subfolder `train` and one named `test`, `val`, `valid` or `validation`, in
+    any case, they are the splits. Otherwise a file is in the test split if a hash of its path below
+    the folder falls into the first `holdout` of all hashes, so it stays where it is when files are
+    added; about that fraction is held out.
 
     The headers of all files are read at once, so that a wrong file is found before training.
 
@@ -46,8 +44,9 @@ def load(
         holdout: fraction for the test split, at least 0 and below 1.
 
     Raises:
-        ValueError: for an unknown split, or a file that does not fit; the sentence names the file.
-            From `fetch` too, if a file turns out damaged.
+        ValueError: for an unknown split, one split folder without the other, or a file that does
+            not fit; the sentence names the file. From `fetch` too, if a file turns out damaged or
+            has another size than before.
         FileNotFoundError: if the folder is missing or holds no images for the split.
     """
     check_split("image_folder", split, ("train", "test"))
@@ -72,8 +71,16 @@ def load(
         labels = np.array([numbers[_class_of(root, file)] for file in files], np.int32)
 
     def fetch(indices: np.ndarray) -> np.ndarray:
-        chosen = [root / files[i] for i in indices]
-        return np.stack([fit(read_pixels(file, channels), size, crop) for file in chosen])
+        return np.stack([fit(pixels(i), size, crop) for i in indices])
+
+    def pixels(i: int) -> np.ndarray:
+        found = read_pixels(root / files[i], channels)
+        if found.shape[:2] != sizes[i]:
+            raise ValueError(
+                f"{printable(root / files[i])} has (height, width) {found.shape[:2]} and had "
+                f"{sizes[i]} when the run began: put the picture back, or begin a new run."
+            )
+        return found
 
     return Source(
         name=f"image_folder/{pathlib.Path(path).expanduser().resolve().name}",
@@ -93,15 +100,16 @@ def _files(path, split, holdout, class_folders):
         raise FileNotFoundError(f"No folder {root}: `path` must name a folder of image files.")
     if not 0 <= holdout < 1:
         raise ValueError(f"holdout={holdout}: a fraction of at least 0 and below 1 is needed.")
-    if (root / "train").is_dir() and (root / "test").is_dir():
-        found = {name: listed(root / name) for name in ("train", "test")}
-        folders = [(root / name, files) for name, files in found.items()]
-        root, files = root / split, found[split]
+    if splits := split_folders(root):
+        seen = {}
+        found = {name: listed(folder, seen) for name, folder in splits.items()}
+        folders = [(splits[name], files) for name, files in found.items()]
+        root, files = splits[split], found[split]
         rule = f"put some into {root}"
     else:
         found = listed(root)
         folders = [(root, found)]
-        files = [file for file in found if (_hash(file) < holdout) == (split == "test")]
+        files = [file for file in found if in_test(file, holdout) == (split == "test")]
         rule = f"{len(found)} lie there, holdout={holdout}; add some or change `holdout`"
     if not files:
         kinds = ", ".join(sorted(SUFFIXES))
@@ -110,26 +118,12 @@ def _files(path, split, holdout, class_folders):
     return root, files, sorted(classes)
 
 
-def listed(root: pathlib.Path) -> list[str]:
-    """Paths below `root` of the images in it, at any depth, sorted; hidden ones are passed over."""
-    found = []
-    for folder, below, names in os.walk(root, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".")]
-        paths = (pathlib.Path(folder, name) for name in names if not name.startswith("."))
-        found += [p.relative_to(root).as_posix() for p in paths if p.suffix.lower() in SUFFIXES]
-    return sorted(found)
-
-
-def _hash(file: str) -> float:
-    return int.from_bytes(hashlib.sha256(file.encode()).digest()[:8]) / 2**64
-
-
 def _class_of(root: pathlib.Path, file: str) -> str:
     head, slash, _ = file.partition("/")
     if not slash:
         raise ValueError(
-            f"{root / file} lies in no subfolder: with class_folders=True every image must lie in "
-            "the subfolder of its class."
+            f"{printable(root / file)} lies in no subfolder: with class_folders=True every image "
+            "must lie in the subfolder of its class."
         )
     return head
 
@@ -138,20 +132,20 @@ def _check_crop(root, files, sizes, crop):
     for file, (height, width) in zip(files, sizes):
         if height < crop[0] or width < crop[1]:
             raise ValueError(
-                f"{root / file} has (height, width) {(height, width)}: crop={crop} must fit into "
-                "every image; crop less or remove it."
+                f"{printable(root / file)} has (height, width) {(height, width)}: crop={crop} must "
+                "fit into every image; crop less or remove it."
             )
 
 
 def _common(what, root, files, values, wanted):
     """The one value that all files share: `wanted`, or that of the first file."""
-    origin = f"{root / files[0]} has" if wanted is None else f"{what}={wanted} asks for"
+    origin = f"{printable(root / files[0])} has" if wanted is None else f"{what}={wanted} asks for"
     wanted = values[0] if wanted is None else wanted
     mend = "give `channels` and convert=True" if what == "channels" else "give `image_size`"
     for file, value in zip(files, values):
         if value != wanted:
             raise ValueError(
-                f"{root / file} has {what} {value}, but {origin} {wanted}: all images must agree; "
-                f"remove it, or {mend}."
+                f"{printable(root / file)} has {what} {value}, but {origin} {wanted}: all images "
+                f"must agree; remove it, or {mend}."
             )
     return wanted

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data.folder_files import SUFFIXES, listed
 from data.image_file import MODES, read_pixels
-from data.image_folder import SUFFIXES, listed
 from data.resize import fit
 from data.source import Source
 

@@ -1,0 +1,79 @@
+"""The image files below a folder, and which of them are held out."""
+
+import hashlib
+import os
+import pathlib
+
+from data.image_file import printable
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+# Names of a subfolder for the test split, in any case; the first that there is counts.
+HELD_OUT = ("test", "val", "valid", "validation")
+
+
+def listed(root: pathlib.Path, seen: dict | None = None) -> list[str]:
+    """Paths below `root` of the images in it, at any depth, sorted; hidden ones are passed over.
+
+    Links to folders are followed.
+
+    Args:
+        seen: folders met before, by device and inode; it is added to.
+
+    Raises:
+        ValueError: for a folder that is met twice, as by a link to a folder above, since its images
+            would count twice; and for what is named as an image and is no file, such as a pipe.
+    """
+    found, seen, waiting = [], {} if seen is None else seen, [pathlib.Path(root)]
+    while waiting:
+        folder = waiting.pop()
+        about = folder.stat()
+        known = seen.setdefault((about.st_dev, about.st_ino), folder)
+        if known is not folder:
+            raise ValueError(
+                f"{printable(folder)} and {printable(known)} are one folder, whose images would "
+                "count twice; remove the link."
+            )
+        for entry in os.scandir(folder):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                waiting.append(pathlib.Path(entry.path))
+            elif pathlib.Path(entry.name).suffix.lower() in SUFFIXES:
+                if not entry.is_file():
+                    raise ValueError(
+                        f"{printable(entry.path)} is named as an image and is no file (a pipe, or "
+                        "a link to nothing): remove it."
+                    )
+                found.append(pathlib.Path(entry.path).relative_to(root).as_posix())
+    return sorted(found)
+
+
+def split_folders(root: pathlib.Path) -> dict[str, pathlib.Path] | None:
+    """The subfolders of the two splits, `train` and one of `HELD_OUT`, in any case; None where the
+    folder has no subfolder of such a name.
+
+    Raises:
+        ValueError: where there is one of the two only, which might be a class as well.
+    """
+    named = {
+        entry.name.lower(): pathlib.Path(entry.path) for entry in os.scandir(root) if entry.is_dir()
+    }
+    test = next((named[name] for name in HELD_OUT if name in named), None)
+    train = named.get("train")
+    if train is None and test is None:
+        return None
+    if train is None or test is None:
+        there, other = (train, "'test'") if test is None else (test, "'train'")
+        raise ValueError(
+            f"{printable(root)} has a subfolder {there.name!r} and none named {other}; add it, or "
+            f"name {printable(there)} itself, of which a part is then held out."
+        )
+    return {"train": train, "test": test}
+
+
+def in_test(file: str, holdout: float) -> bool:
+    """Whether a file belongs to the part that is held out: by a hash of its path below the folder,
+    so that it stays where it is when files are added."""
+    # The bytes of the name, which need not be UTF-8.
+    digest = hashlib.sha256(os.fsencode(file)).digest()
+    return int.from_bytes(digest[:8]) / 2**64 < holdout
