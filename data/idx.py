@@ -16,6 +16,7 @@ from data.source import Source, check_split, from_array
 
 STEMS = {"train": "train", "test": "t10k"}
 UINT8 = 8
+CHUNK = 2**24  # bytes that are read at once
 
 
 def load(split: str, path: str) -> Source:
@@ -67,24 +68,37 @@ def read_idx(file: pathlib.Path, ndim: int) -> np.ndarray:
         ValueError: for a damaged gzip file, a wrong magic number, or too few or too many bytes.
     """
     file = pathlib.Path(file)
+    opened = gzip.open if file.suffix == ".gz" else open
+    header, expected = 4 + 4 * ndim, bytes([0, 0, UINT8, ndim])
     try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        with opened(file, "rb") as stream:
+            head = stream.read(header)
+            if head[:4] != expected:
+                raise ValueError(
+                    f"{file} begins with the bytes {head[:4].hex(' ') or '(none)'}: an IDX file of "
+                    f"uint8 with {ndim} dimension(s) begins with {expected.hex(' ')}; is it the "
+                    "right file?"
+                )
+            if len(head) < header:
+                raise ValueError(f"{file} is cut short inside its header: fetch it again.")
+            shape = struct.unpack(f">{ndim}I", head[4:])
+            content = _read(stream, math.prod(shape))
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{file} is damaged or cut short ({error}): fetch it again.") from error
-    header = 4 + 4 * ndim
-    expected = bytes([0, 0, UINT8, ndim])
-    if content[:4] != expected:
-        raise ValueError(
-            f"{file} begins with the bytes {content[:4].hex(' ') or '(none)'}: an IDX file of "
-            f"uint8 with {ndim} dimension(s) begins with {expected.hex(' ')}; is it the right file?"
-        )
-    if len(content) < header:
-        raise ValueError(f"{file} is cut short inside its header: fetch it again.")
-    shape = struct.unpack(f">{ndim}I", content[4:header])
-    if len(content) - header != math.prod(shape):
-        fault = "is cut short" if len(content) - header < math.prod(shape) else "is too long"
+    if len(content) != math.prod(shape):
+        fault = "is cut short" if len(content) < math.prod(shape) else "is too long"
         raise ValueError(
             f"{file} {fault}: it announces shape {shape}, {math.prod(shape)} bytes, and holds "
-            f"{len(content) - header}; fetch it again."
+            f"{len(content)}{' or more' if fault == 'is too long' else ''}; fetch it again."
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _read(stream, size: int) -> bytes:
+    """`size` bytes, or what there is of them, and one more if there are more: no file can fill the
+    memory by what it announces or by what it unpacks to."""
+    parts, left = [], size + 1
+    while left and (part := stream.read(min(left, CHUNK))):
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)

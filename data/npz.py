@@ -1,10 +1,10 @@
 """Arrays from one `.npz` file: images or vectors, as `numpy.savez` writes them."""
 
 import pathlib
-import zipfile
 
 import numpy as np
 
+from data.npz_arrays import Header, array, headers
 from data.order import permutation
 from data.source import Source, check_split, from_array
 
@@ -33,17 +33,18 @@ def load(split: str, path: str, holdout: float = 0.1) -> Source:
     check_split("npz", split, ("train", "test"))
     file = pathlib.Path(path).expanduser()
     x, y, levels = _read(file, split, holdout)
-    if x.ndim not in (2, 3, 4):
-        raise ValueError(
-            f"{file}: the array for split '{split}' has shape {x.shape}; it must be (N, D), "
-            "(N, H, W) or (N, H, W, C)."
-        )
+    _check_shape(file, split, x.shape)
     x = x[..., None] if x.ndim == 3 else x
     x, levels = _typed(file, x, levels)
     if y is not None and (y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer)):
         raise ValueError(
             f"{file}: labels are {y.dtype} of shape {y.shape}; they must be integers of shape "
             f"{x.shape[:1]}, one for each example."
+        )
+    if y is not None and y.size and not 0 <= y.min() <= y.max() < 2**31:
+        raise ValueError(
+            f"{file}: labels run from {y.min()} to {y.max()}; they must be classes from 0, below "
+            "2**31."
         )
     return from_array(f"npz/{file.stem}", split, x, y, levels)
 
@@ -54,24 +55,20 @@ def _read(file, split, holdout) -> tuple[np.ndarray, np.ndarray | None, int | No
             f"No file {file}: `path` must name a .npz file with an array `x`; numpy.savez(path, "
             "x=images) writes one."
         )
-    try:
-        # Without pickle: a data file must not be able to run code.
-        arrays = dict(np.load(file, allow_pickle=False))
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+    known = headers(file)
+    name = next((name for name in ("x", "arr_0") if name in known), None)
+    if name is None:
         raise ValueError(
-            f"{file} is not a whole .npz file of plain arrays ({error}): write it with "
-            "numpy.savez(path, x=images)."
-        ) from error
-    x = arrays.get("x", arrays.get("arr_0"))
-    if x is None:
-        raise ValueError(
-            f"{file} holds {sorted(arrays)}: it needs an array called `x` (or `arr_0`)."
+            f"{file} holds {sorted(known)}: it needs an array called `x` (or `arr_0`)."
         )
-    levels = int(arrays["levels"]) if "levels" in arrays else None
-    if "x_test" in arrays:
+    _check_shape(file, split, known[name].shape)
+    optional = lambda name: array(file, name) if name in known else None
+    levels = _levels(file, optional("levels"))
+    if "x_test" in known:
+        _check_alike(file, name, known[name], known["x_test"])
         end = "_test" if split == "test" else ""
-        return (arrays["x_test"] if end else x), arrays.get(f"y{end}"), levels
-    y = arrays.get("y")
+        return array(file, "x_test" if end else name), optional(f"y{end}"), levels
+    x, y = array(file, name), optional("y")
     if not 0 <= holdout < 1:
         raise ValueError(f"holdout={holdout}: a fraction of at least 0 and below 1 is needed.")
     n_test = round(holdout * len(x))
@@ -83,7 +80,39 @@ def _read(file, split, holdout) -> tuple[np.ndarray, np.ndarray | None, int | No
     order = permutation(SPLIT_SEED, 0, max(len(x), 1))
     rows = np.sort(order[:n_test] if split == "test" else order[n_test : len(x)])
     # Labels of another length than x are reported by the caller, and not cut to fit here.
-    return x[rows], y if y is None or len(y) != len(x) else y[rows], levels
+    return x[rows], y if y is None or y.shape[:1] != x.shape[:1] else y[rows], levels
+
+
+def _levels(file, levels: np.ndarray | None) -> int | None:
+    if levels is None:
+        return None
+    if levels.shape != () or not np.issubdtype(levels.dtype, np.integer):
+        raise ValueError(
+            f"{file}: `levels` is {levels.dtype} of shape {levels.shape}; it must be one integer."
+        )
+    return int(levels)
+
+
+def _check_alike(file, name: str, train: Header, test: Header) -> None:
+    """Refuses a training and a test split that no scaling could bring together."""
+    if train.dtype.kind != test.dtype.kind or train.shape[1:] != test.shape[1:]:
+        raise ValueError(
+            f"{file}: `{name}` is {train.dtype} of shape {train.shape} and `x_test` {test.dtype} "
+            f"of shape {test.shape}; examples of both must have one shape and one kind of numbers."
+        )
+
+
+def _check_shape(file, split: str, shape: tuple[int, ...]) -> None:
+    if len(shape) not in (2, 3, 4) or 0 in shape[1:]:
+        raise ValueError(
+            f"{file}: the array for split '{split}' has shape {shape}; it must be (N, D), "
+            "(N, H, W) or (N, H, W, C), with no side of 0."
+        )
+    if len(shape) == 4 and shape[1] in (1, 2, 3, 4) and shape[2] == shape[3] > 4:
+        raise ValueError(
+            f"{file}: the array for split '{split}' has shape {shape}, which looks like "
+            "(N, C, H, W); images are (N, H, W, C): save x.transpose(0, 2, 3, 1)."
+        )
 
 
 def _typed(file, x, levels) -> tuple[np.ndarray, int]:
@@ -95,7 +124,14 @@ def _typed(file, x, levels) -> tuple[np.ndarray, int]:
             )
         if not np.isfinite(x).all():
             raise ValueError(f"{file}: the array holds values that are not finite; remove them.")
-        return x.astype(np.float32), 0
+        with np.errstate(over="ignore"):
+            found = x.astype(np.float32)
+        if not np.isfinite(found).all():
+            raise ValueError(
+                f"{file}: the array holds values up to {np.abs(x).max():.3g}, beyond "
+                "float32; scale the data to about unit size."
+            )
+        return found, 0
     if levels is None and x.dtype == np.uint8:
         levels = 256
     if not np.issubdtype(x.dtype, np.integer) or not levels or not 2 <= levels <= 65536:

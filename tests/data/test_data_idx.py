@@ -1,6 +1,7 @@
 """IDX files, written here byte by byte from the description of the format."""
 
 import gzip
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -101,3 +102,13 @@ def test_another_number_of_labels_is_noticed(tmp_path):
     path = write(tmp_path, labels=bytes.fromhex("00000801 00000003 090705"))
     with pytest.raises(ValueError, match=r"has 3 labels but .* has 2 images"):
         data.load("idx", "train", path=path)
+
+
+def test_a_gzip_bomb_is_not_unpacked(tmp_path):
+    """Of a file that announces 12 bytes no more are unpacked than it takes to see that it lies."""
+    path = write(tmp_path, images=IMAGES + bytes(2**26), end=".gz")
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"is too long: .* 12 bytes, and holds 13 or more"):
+        data.load("idx", "train", path=path)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()

@@ -1,7 +1,11 @@
 """Arrays from an .npz file."""
 
+import tracemalloc
+import zipfile
+
 import numpy as np
 import pytest
+from numpy.lib import format as npy
 
 import data
 
@@ -86,6 +90,16 @@ def test_without_a_test_array_some_rows_are_held_out(tmp_path):
         ({"x": np.array(["a", "b"])[:, None]}, r"array is <U1"),
         ({"x": np.array([{}, []], object)[:, None]}, r"not a whole .npz file of plain arrays"),
         ({"x": GREY[:0]}, r"has no examples"),
+        ({"x": np.float32(3.0)}, r"shape \(\); it must be \(N, D\)"),
+        ({"x": GREY, "y": np.int64(3)}, r"shape \(\); they must be integers"),
+        ({"x": GREY, "levels": np.array([17, 18])}, r"`levels` is int64 of shape \(2,\)"),
+        ({"x": np.full((4, 2), 1e300)}, r"values up to 1e\+300, beyond float32"),
+        ({"x": GREY, "y": np.arange(20) + 2**40}, r"labels run from 1099511627776"),
+        ({"x": GREY, "y": np.arange(20) - 1}, r"labels run from -1"),
+        ({"x": np.zeros((4, 0, 3))}, r"no side of 0"),
+        ({"x": GREY, "x_test": VECTORS}, r"`x` is uint8 .* and `x_test` float64"),
+        ({"x": GREY, "x_test": GREY[:, :1]}, r"must have one shape"),
+        ({"x": np.zeros((4, 3, 8, 8), np.uint8)}, r"looks like \(N, C, H, W\)"),
     ],
 )
 def test_other_files_are_answered_with_the_rule(tmp_path, arrays, message):
@@ -101,6 +115,46 @@ def test_damaged_files_are_one_sentence(tmp_path):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=f"{path} is not a whole .npz file"):
             data.load("npz", "train", path=path)
+
+
+def test_what_nobody_asks_for_is_not_read(tmp_path):
+    """A bomb beside the data, damaged or not, costs nothing."""
+    path = save(tmp_path, x=GREY)
+    announced = {"descr": "|u1", "fortran_order": False, "shape": (2**28,)}
+    with (
+        zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("bomb.npy", "w", force_zip64=True) as stream,
+    ):
+        npy.write_array_header_1_0(stream, announced)
+        for _ in range(2**8):
+            stream.write(bytes(2**20))
+    tracemalloc.start()
+    assert data.load("npz", "train", path=path, holdout=0).size == 20
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+def test_what_an_array_announces_is_compared_with_what_there_is(tmp_path):
+    file = tmp_path / "some.npz"
+    with zipfile.ZipFile(file, "w") as archive, archive.open("x.npy", "w") as stream:
+        npy.write_array_header_1_0(
+            stream, {"descr": "<f4", "fortran_order": False, "shape": (2**38, 2)}
+        )
+        stream.write(bytes(64))
+    with pytest.raises(ValueError, match=r"announces float32 of shape .* bytes, and holds 64"):
+        data.load("npz", "train", path=str(file))
+
+
+@pytest.mark.parametrize("place, value", [(6, 1), (8, 99)])
+def test_encrypted_or_with_another_compression(tmp_path, place, value):
+    """By a bit and a number in the head of the member and in the table at the end."""
+    path = save(tmp_path, x=GREY)
+    content = bytearray((tmp_path / "some.npz").read_bytes())
+    table = content.index(b"PK\x01\x02")
+    content[place] = content[table + place + 2] = value
+    (tmp_path / "some.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path} is not a whole .npz file"):
+        data.load("npz", "train", path=path)
 
 
 def test_an_empty_test_split_says_why(tmp_path):

@@ -1,0 +1,92 @@
+"""Plain arrays of an `.npz` file, each read by name and only if it is asked for.
+
+What an array announces is compared with what the archive holds before any memory is taken for it.
+"""
+
+import contextlib
+import math
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib import format as npy
+
+BROKEN = (
+    ValueError,
+    TypeError,
+    OSError,
+    EOFError,
+    KeyError,
+    zipfile.BadZipFile,
+    zlib.error,
+    # zipfile's words for an encrypted member and for a compression that it does not know.
+    RuntimeError,
+    NotImplementedError,
+)
+
+
+class Header(NamedTuple):
+    """What is known of an array before it is read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def headers(file: pathlib.Path) -> dict[str, Header]:
+    """Shape and dtype by name of all arrays of a file, none of which is read.
+
+    Raises:
+        ValueError: for a file that is not an `.npz` of plain arrays; the sentence names it.
+    """
+    with _named(file), zipfile.ZipFile(file) as archive:
+        found = {}
+        for info in archive.infolist():
+            if info.filename.endswith(".npy"):
+                with archive.open(info) as stream:
+                    found[info.filename.removesuffix(".npy")] = _header(info, stream)
+        return found
+
+
+def array(file: pathlib.Path, name: str) -> np.ndarray:
+    """One array of a file.
+
+    Raises:
+        ValueError: as `headers`, and where the array is damaged or cut short.
+    """
+    with _named(file), zipfile.ZipFile(file) as archive:
+        info = archive.getinfo(f"{name}.npy")
+        with archive.open(info) as stream:
+            _header(info, stream)
+        with archive.open(info) as stream:
+            # Without pickle: a data file must not be able to run code.
+            return npy.read_array(stream, allow_pickle=False)
+
+
+def _header(info: zipfile.ZipInfo, stream) -> Header:
+    version = npy.read_magic(stream)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    if dtype.hasobject:
+        raise ValueError(f"{info.filename} holds Python objects, not numbers")
+    announced, held = math.prod(shape) * dtype.itemsize, info.file_size - stream.tell()
+    if announced != held:
+        raise ValueError(
+            f"{info.filename} announces {dtype} of shape {shape}, {announced} bytes, and holds "
+            f"{held}"
+        )
+    return Header(shape, dtype)
+
+
+@contextlib.contextmanager
+def _named(file: pathlib.Path) -> Iterator[None]:
+    """Turns what a broken file raises into one sentence with its name."""
+    try:
+        yield
+    except BROKEN as error:
+        raise ValueError(
+            f"{file} is not a whole .npz file of plain arrays ({error}): write it with "
+            "numpy.savez(path, x=images)."
+        ) from error
