@@ -6,12 +6,17 @@ python main.py --config ... --workdir ... --mode encode|decode|interpolate
 python main.py --config ... --describe sampling|sampling.edm|...
 """
 
+import os
+import signal
+
+if __name__ == "__main__":
+    # Until `main` runs there is nothing to save, and a traceback of imports says nothing.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+
 import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
 
 import dataclasses
-import io
 import logging
-import os
 import re
 import runpy
 import sys
@@ -51,6 +56,7 @@ from training.metrics import read_metrics, training_seconds
 from training.restore import restore_ema, steps_as_they_come, steps_to_evaluate
 from training.run import run_training
 from training.stop import Stopped
+from streams import lasting
 from training.workdir import claim, flatten, keep_programs
 
 FLAGS = flags.FLAGS
@@ -90,6 +96,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise SystemExit(f"Unexpected argument {argv[1]!r}; options begin with --.")
     quiet()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         check_read()
         folder = workdir()
@@ -99,6 +106,8 @@ def main(argv: list[str]) -> None:
         run(experiment, folder)
     except Stopped as stopped:
         leave(str(stopped), stopped.status)
+    except KeyboardInterrupt:
+        leave("Interrupted; what was written before is whole.", 128 + signal.SIGINT)
     except (ValueError, OSError, CheckpointError, JobError, TrainingDiverged) as error:
         if DEBUG.value:
             raise
@@ -253,9 +262,7 @@ def quiet() -> None:
     orbax tells of every save at length; and where one array cannot be read it gives up on the
     others, each of which then complains to the terminal that nobody waits for it.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A file or a pipe would otherwise get it in blocks of kilobytes, and nothing at a kill.
-        sys.stdout.reconfigure(line_buffering=True)
+    sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
     logging.root.setLevel(logging.WARNING)
     if not DEBUG.value:
         logging.getLogger("absl").setLevel(logging.CRITICAL)

@@ -48,6 +48,13 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
             f"--process_id is {index} and --num_processes {count}; number the processes from 0 to "
             f"{count - 1}."
         )
+    if not missing:
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+            raise JobError(
+                f"--coordinator is {coordinator!r}; write HOST:PORT of process 0, such as "
+                "10.0.0.1:8476."
+            )
     try:
         jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=HEARTBEAT)
     except (RuntimeError, ValueError) as error:

@@ -39,6 +39,7 @@ OURS = {
     "main",
     "scorefield",
     "xla_flags",
+    "streams",
     *FOUNDATION,
     "tables",
     "tools",

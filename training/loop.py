@@ -100,7 +100,8 @@ def train(
             pending.append((done, metrics))
             before, done = done, done + n_jitted_steps
             stopping = stop is not None and stop.asked()
-            saving = crossed(before, done, snapshot_freq) or done >= n_iters or stopping
+            wanted = stopping or (stop is not None and stop.save_asked())
+            saving = crossed(before, done, snapshot_freq) or done >= n_iters or wanted
             due = [every for every in actions if crossed(before, done, every.freq)]
             if saving or due or crossed(before, done, log_freq) or done >= n_iters:
                 read()

@@ -77,15 +77,17 @@ def event(step: int, values: dict[str, float]) -> Event:
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
     """The rows by rising step; values that were logged again replace the earlier ones.
 
-    A last line cut off by a kill is passed over.
+    What is no row, such as a last line cut off by a kill, is passed over.
     """
     path, rows = Path(workdir) / "metrics.jsonl", {}
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-        rows.setdefault(row["step"], {}).update(row)
+        step = row.get("step") if isinstance(row, dict) else None
+        if isinstance(step, int) and not isinstance(step, bool):
+            rows.setdefault(step, {}).update(row)
     return [rows[step] for step in sorted(rows)]
 
 

@@ -11,6 +11,7 @@ from parallel.mesh import abstract, local_mesh, state_shardings
 from parallel.processes import agreed, on_lead
 from training.checkpoint import CheckpointError, Checkpoints, Damaged
 from training.state import TrainState, create_state
+from training.workdir import trains
 
 
 def initial_or_latest(experiment, checkpoints: Checkpoints, mesh) -> TrainState:
@@ -132,20 +133,48 @@ def steps_to_evaluate(section, workdir: Path, step: int | None = None) -> list[i
     return chosen if section.all_ckpts else chosen[-1:]
 
 
-def steps_as_they_come(section, workdir: Path, last: int, seconds: float = 10.0) -> Iterator[int]:
+def steps_as_they_come(
+    section, workdir: Path, last: int, seconds: float = 10.0, patience: float = 600.0
+) -> Iterator[int]:
     """Each checkpoint from `begin_ckpt` to `end_ckpt` once, those to come awaited, until the last.
 
     Args:
         last: the step at which training ends, which is the last one where `end_ckpt` is -1.
         seconds: from one look to the next.
+        patience: seconds for which no run need train in the workdir, since it has not begun yet or
+            is being started again.
+
+    Raises:
+        CheckpointError: where the range of steps is empty, or patience ends.
     """
     end = last if section.end_ckpt < 0 else min(section.end_ckpt, last)
-    done: set[int] = set()
-    while not done or max(done) < end:
+    if section.begin_ckpt > end:
+        raise CheckpointError(
+            f"No checkpoint lies from eval.begin_ckpt = {section.begin_ckpt} to {end}, where the "
+            "range ends; lower eval.begin_ckpt."
+        )
+    done, idle = -1, 0.0
+    while True:
+        # Asked before the look, as a run that ends in between has written its last one.
+        training = agreed(trains(workdir))
         steps = agreed(saved_steps(workdir))
-        new = [s for s in steps if section.begin_ckpt <= s <= end and s not in done]
-        if not new:
-            time.sleep(seconds)
+        new = [s for s in steps if max(section.begin_ckpt, done + 1) <= s <= end]
         for step in new:
-            done.add(step)
+            done = step
             yield step
+        if done >= end or (steps and steps[-1] >= end):
+            return
+        if new:
+            continue
+        if training:
+            idle = 0.0
+        elif idle >= patience:
+            raise CheckpointError(
+                f"No run has trained in {workdir} for {idle:.0f} s, and its last checkpoint is "
+                f"{f'that of step {steps[-1]}' if steps else 'still to come'}; the wait for step "
+                f"{end} is over. Start the training again, or evaluate without --wait."
+            )
+        elif not idle:
+            print(f"No run trains in {workdir}; waiting for one for at most {patience:.0f} s.")
+        time.sleep(seconds)
+        idle = 0.0 if training else idle + seconds

@@ -50,6 +50,8 @@ def run_training(
         # Held before it is claimed: with --force_config a claim writes.
         on_lead(lambda: stack.enter_context(held(workdir)))
         forced = on_lead(lambda: claim(workdir, experiment.settings, force_config, training=True))
+        # Entered before anything is compiled, in which a signal would be lost.
+        stop = stack.enter_context(Stop())
         checkpoints = Checkpoints(workdir, config.keep_snapshots)
         stack.enter_context(contextlib.closing(checkpoints))
         state = initial_or_latest(experiment, checkpoints, mesh)
@@ -78,7 +80,7 @@ def run_training(
             actions=periodic_actions(experiment, workdir, mesh),
             profiler=Profiler(workdir / "profile", profile_steps, int(state.step)),
             max_skipped=config.max_skipped,
-            stop=stack.enter_context(Stop()),
+            stop=stop,
             progress=config.progress and is_lead(),
         )
 

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: it saves, says so, and goes."""
+"""Signals that ask a run to save: and then to end, or to go on."""
 
 import os
 import signal
@@ -11,7 +11,9 @@ from parallel.processes import share
 
 # 128 and the number of the signal, as shells count. Schedulers start a job that ended so again,
 # where they take a status below 128 for an error of the program.
-STATUS = {signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGINT: 128 + signal.SIGINT}
+STATUS = {number: 128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+# Schedulers send it some time before they end a job (Slurm: `--signal=USR1@120`).
+SAVE = signal.SIGUSR1
 
 
 class Stopped(Exception):
@@ -26,26 +28,33 @@ class Stopped(Exception):
 
 
 class Stop:
-    """While it is entered, the first SIGTERM or Ctrl-C is noted and a second one ends the program.
+    """While it is entered, the first SIGTERM, Ctrl-C or SIGHUP (a terminal that closes) is noted,
+    and a second one ends the program. SIGUSR1 asks for a checkpoint, after which the run goes on.
 
     The processes of a job stop at the same step, whichever of them was told by whichever signal.
     There jax itself listens for SIGTERM, and lets the processes agree on a step that none of them
-    has passed; Ctrl-C is passed on to it as one.
+    has passed; Ctrl-C and SIGHUP are passed on to it as one. A SIGUSR1 is passed over there, since
+    a job saves with all its processes or not at all.
     """
 
     def __init__(self):
         self.number: int | None = None
+        self._save = False
         self._asked = 0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Stop":
-        for number in STATUS:
-            # Only the main thread may; a run in another one is stopped by whoever started it.
+        for number in (*STATUS, SAVE):
             if number == signal.SIGTERM and jax.process_count() > 1:
                 continue
+            # Under `nohup` the terminal may close.
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             try:
-                self._before[number] = signal.signal(number, self._note)
+                handler = self._note_save if number == SAVE else self._note
+                self._before[number] = signal.signal(number, handler)
             except ValueError:
+                # Only the main thread may; a run in another one is stopped by whoever started it.
                 break
         return self
 
@@ -60,6 +69,14 @@ class Stop:
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def _note_save(self, number: int, frame: FrameType | None) -> None:
+        self._save = jax.process_count() == 1
+
+    def save_asked(self) -> bool:
+        """Whether a checkpoint was asked for since this was asked last."""
+        asked, self._save = self._save, False
+        return asked
+
     def asked(self) -> bool:
         """Whether the run is to end now; to be asked as often by every process of a job."""
         if jax.process_count() == 1:
@@ -69,5 +86,6 @@ class Stop:
         if not multihost_utils.reached_preemption_sync_point(self._asked):
             return False
         told = share(bytes([self.number or signal.SIGTERM]))
-        self.number = signal.SIGINT if bytes([signal.SIGINT]) in told else signal.SIGTERM
+        others = (n for n in (signal.SIGINT, signal.SIGHUP) if bytes([n]) in told)
+        self.number = next(others, signal.SIGTERM)
         return True

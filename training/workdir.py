@@ -1,15 +1,17 @@
 """A workdir belongs to one config: it is written there, and another one is refused."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 
@@ -30,6 +32,8 @@ FREE = {
     "training.snapshot_freq",
     "training.snapshot_sampling",
 }
+# What network file systems without locks answer.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # Keys that came later, with the value that says what was done before them.
 SINCE = {"training.accumulate": 1}
 
@@ -108,8 +112,8 @@ def create(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         # What permissions allow, root in particular, a file system may still refuse.
-        with open(workdir / ".writable", "w"):
-            os.unlink(workdir / ".writable")
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
     except OSError as error:
         raise ValueError(
             f"The workdir {workdir} cannot be written ({error.strerror}); name another with "
@@ -117,18 +121,44 @@ def create(workdir: Path) -> None:
         ) from error
 
 
+def opened(lock: Path) -> TextIO:
+    """The file of a lock, to read and to write. A link is not followed: behind it lies a file of
+    the user's.
+
+    Raises:
+        ValueError: for a link.
+    """
+    try:
+        return os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise ValueError(
+            f"{lock} is a link, and training would write to the file behind it; remove the link."
+        ) from None
+
+
 @contextlib.contextmanager
 def held(workdir: Path) -> Iterator[None]:
     """Holds `<workdir>/lock`, so that no second run trains there; the system frees it at any end.
 
     Raises:
-        ValueError: where another run holds it, or the workdir cannot be written.
+        ValueError: where another run holds it, the workdir cannot be written, or `lock` is a link.
     """
     create(workdir)
-    with open(workdir / "lock", "a+") as file:
+    with opened(workdir / "lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                print(
+                    f"The file system of {workdir} has no locks ({error.strerror}); take care that "
+                    "no second run trains there."
+                )
+                yield
+                return
+            if not isinstance(error, BlockingIOError):
+                raise
             file.seek(0)
             raise ValueError(
                 f"Another run is training in the workdir {workdir} ({file.read().strip()}); wait "
@@ -139,6 +169,18 @@ def held(workdir: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}, since {begin}\n")
         file.flush()
         yield
+
+
+def trains(workdir: Path) -> bool:
+    """Whether a run holds the lock of a workdir; True too where the file system has no locks."""
+    if not (workdir / "lock").is_file():
+        return False
+    with open(workdir / "lock") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return isinstance(error, BlockingIOError) or error.errno in NO_LOCKS
+    return False
 
 
 def differences(theirs: dict[str, Any], ours: dict[str, Any], training: bool) -> list[str]:

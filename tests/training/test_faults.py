@@ -42,8 +42,16 @@ def full(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 def write_row(self, step, values):
-    if step == at and what in ("SIGTERM", "SIGINT"):
+    if step == at and what in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1"):
         os.kill(os.getpid(), getattr(signal, what))
+    if step == at and what == "reader gone":
+        read, write_end = os.pipe()
+        for number in (1, 2):
+            os.dup2(write_end, number)
+        os.close(read)
+    if step == at and what == "log full":
+        for number in (1, 2):
+            os.dup2(os.open("/dev/full", os.O_WRONLY), number)
     if step == at and what == "twice":
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -125,7 +133,7 @@ def one_line(result, *parts):
     assert line.endswith(".")
 
 
-@pytest.mark.parametrize("name, status", [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize("name, status", [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
 def test_a_signal(faults, name, status):
     """It comes during step 4; step 5 is finished, saved, and the last."""
     workdir, result = faults.inject(name, 4)
@@ -134,6 +142,24 @@ def test_a_signal(faults, name, status):
     assert Checkpoints(workdir).steps() == [3, 5]
     result = inside(*faults.argv(workdir))
     assert result.status == 0 and "from step 5 to 9" in result.out
+    for a, b in zip(jax.tree.leaves(faults.state(workdir)), jax.tree.leaves(faults.good)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_signal_to_save_and_go_on(faults):
+    """It comes during step 4; step 5 is saved, and the run goes on to its end."""
+    workdir, result = faults.inject("SIGUSR1", 4)
+    assert result.status == 0, result.err
+    assert Checkpoints(workdir).steps() == [3, 5, 6, 9]
+    for a, b in zip(jax.tree.leaves(faults.state(workdir)), jax.tree.leaves(faults.good)):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("what", ["reader gone", "log full"])
+def test_a_log_that_is_lost_does_not_lose_the_run(faults, what):
+    """From step 4 on nothing can be written to the terminal, and the run ends as if it could."""
+    workdir, result = faults.inject(what, 4)
+    assert result.status == 0
     for a, b in zip(jax.tree.leaves(faults.state(workdir)), jax.tree.leaves(faults.good)):
         np.testing.assert_array_equal(a, b)
 

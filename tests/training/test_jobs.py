@@ -199,6 +199,12 @@ def test_a_job_that_is_not_complete(program, images, tmp_path):
     job = ("--coordinator", "localhost:1", "--num_processes", 2, "--process_id", 2)
     result = program(*argv, "--distributed", *job)
     assert "--process_id is 2 and --num_processes 2; number the processes from 0 to 1" in result.err
+    for nonsense in ("nonsense", "host:port", ":1", "host:99999"):
+        job = ("--coordinator", nonsense, "--num_processes", 2, "--process_id", 0)
+        result = program(*argv, "--distributed", *job)
+        assert (
+            result.status == 1 and f"--coordinator is {nonsense!r}; write HOST:PORT" in result.err
+        )
     assert "go with --distributed" in inside(*argv, "--num_processes", 2).err
     assert not list(tmp_path.iterdir())
 

@@ -36,6 +36,20 @@ def test_other_processes_write_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_no_row_is_passed_over(tmp_path):
+    rows = [
+        b"null",
+        b'{"loss": 1.0}',
+        b'{"step": "3"}',
+        b'{"step": true}',
+        b"\xff\xfe",
+        b"[" * 10**5,
+    ]
+    good = b'{"step": 2, "loss": 0.5}'
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([*rows, good]) + b"\n")
+    assert read_metrics(tmp_path) == [{"step": 2, "loss": 0.5}]
+
+
 def test_no_rows(tmp_path):
     assert read_metrics(tmp_path) == [] and training_seconds([]) == 0.0
 

@@ -1,6 +1,8 @@
 """A workdir belongs to one config."""
 
+import errno
 import json
+import os
 
 import jax
 import pytest
@@ -8,7 +10,7 @@ from ml_collections import ConfigDict
 from tiny import tiny
 
 from training.run import check_steps_left
-from training.workdir import claim, flatten, keep_programs
+from training.workdir import claim, flatten, held, keep_programs, trains
 
 
 def stored(workdir):
@@ -234,3 +236,38 @@ def test_where_programs_are_kept(tmp_path, chosen):
         assert jax.config.jax_compilation_cache_dir == (chosen or str(tmp_path / ".jax_cache"))
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.parametrize("name", ["lock", ".writable"])
+def test_a_file_behind_a_link_is_left_alone(tmp_path, name):
+    """A lock that is a link is refused; a file of another name is none of ours."""
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
+    if name == "lock":
+        with pytest.raises(ValueError, match="lock is a link"), held(tmp_path / "run"):
+            pass
+    else:
+        with held(tmp_path / "run"):
+            pass
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys, number):
+    """Training goes on, and says what nobody watches over."""
+
+    def refused(file, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    with held(tmp_path):
+        assert trains(tmp_path)
+    assert "has no locks" in capsys.readouterr().out
+
+
+def test_who_trains(tmp_path):
+    assert not trains(tmp_path)
+    with held(tmp_path):
+        assert trains(tmp_path)
+    assert not trains(tmp_path)
