@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.order import permutation
+
 BATCH = 1000
 VALUES = 2**25  # of a batch at most: 256 MiB in float64, 170 colour images of 256 px
 PIXELS = 2**22  # of a picture of several images: 64 of 256 px, 4 of 1024 px
@@ -57,10 +59,12 @@ def of_levels(levels: np.ndarray, count: int) -> Images:
 
 
 def of_source(source, limit: int | None = None) -> Images:
-    """The first `limit` examples of a split, or all; continuous data as they are."""
+    """All examples of a split in their order, or at most `limit` of them in the order of a fixed
+    permutation, since a data set may be sorted, by class for one; continuous data as they are."""
     top = source.levels - 1.0 if source.levels else 1.0
-    fetch = lambda first, last: source.fetch(np.arange(first, last)).astype(np.float64) / top
-    return Images(min(limit or source.size, source.size), fetch, source.shape)
+    order = np.arange(source.size) if limit is None else permutation(0, 0, source.size)[:limit]
+    fetch = lambda first, last: source.fetch(order[first:last]).astype(np.float64) / top
+    return Images(len(order), fetch, source.shape)
 
 
 def of_array(unit: np.ndarray) -> Images:

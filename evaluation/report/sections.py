@@ -140,7 +140,7 @@ def pictures(prepared: Prepared, params, samples: Images, workdir: Path) -> dict
     experiment = prepared.experiment
     most = shown(100, experiment.shape)
     save_png(workdir / "samples.png", grid(samples.first(most)))
-    save_png(workdir / "data.png", grid(of_source(experiment.test).first(most)))
+    save_png(workdir / "data.png", grid(of_source(experiment.test, most).first(most)))
     written = {"samples": "samples.png", "real": "data.png"}
     if experiment.config.sampling.method == "pc":
         prepared.trajectory(params, workdir / "trajectory.png")

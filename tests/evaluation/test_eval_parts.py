@@ -6,6 +6,8 @@ import pytest
 from known_data import LEVELS, MEAN, N_TEST, PARAMS, SHAPE, STD, exact, vectors
 from scipy.stats import norm
 
+from data.source import from_array
+from evaluation.report.images import of_source
 from evaluation.tasks.bits import data_bits
 from evaluation.tasks.evaluate import evaluate
 from evaluation.tasks.sampling import draw, run_sampling
@@ -132,3 +134,18 @@ def test_samples_of_vectors(tmp_path):
     assert np.load(tmp_path / "samples.npz")["arr_0"].shape == (21, 5)
     assert "frechet" not in report and "bits_per_dim" not in report
     assert (tmp_path / "report.html").is_file() and not list(tmp_path.glob("*.png"))
+
+
+def test_a_part_of_sorted_data_is_like_the_whole():
+    """1000 images sorted by brightness: the mean of 100 of them is that of all, but for its error;
+    and so are the means of their blocks, of which error bars are made. The first 100 would be off
+    by 15 errors."""
+    levels = np.sort(np.random.default_rng(0).integers(0, 256, (1000, 1, 1, 1)), axis=0)
+    source = from_array("sorted", "train", levels.astype(np.uint8), None, 256)
+    part, whole = (of_source(source, n).first(1000).ravel() for n in (100, None))
+    assert len(part) == 100
+    error = whole.std() / 10.0
+    assert abs(part.mean() - whole.mean()) < 3.0 * error
+    assert np.abs(part.reshape(10, 10).mean(axis=1) - whole.mean()).max() < 4.0 * error * 10.0**0.5
+    np.testing.assert_array_equal(whole, np.ravel(levels) / 255.0)
+    np.testing.assert_array_equal(np.sort(of_source(source, 5000).first(5000).ravel()), whole)

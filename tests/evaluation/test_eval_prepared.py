@@ -84,7 +84,7 @@ def test_distances_to_the_training_images(file, tmp_path):
     experiment = dataclasses.replace(experiment, model=Affine())
     report = evaluate(experiment, PARAMS, tmp_path, 1, [], 0.0)
     u = np.load(tmp_path / "samples.npz")["arr_0"] / (LEVELS - 1)
-    sets = {"samples": u, "test": of_source(experiment.test).first(40)}
+    sets = {"samples": u, "test": of_source(experiment.test, 40).first(40)}
     train = of_source(experiment.train).first(N_TRAIN)
     assert len(train) == N_TRAIN and experiment.test.size == N_TEST
     space, found = pixels(), report["spaces"][0]

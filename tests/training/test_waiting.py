@@ -1,0 +1,46 @@
+"""An evaluation that waits for the checkpoints of a training run."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from training.checkpoint import CheckpointError
+from training.restore import steps_as_they_come
+
+
+def test_checkpoints_that_are_awaited(monkeypatch):
+    """Each once and in order, whatever training writes or deletes between two looks."""
+    looks = iter([[], [2], [2, 4], [4, 6, 8], [8, 10]])
+    slept = []
+    monkeypatch.setattr("training.restore.saved_steps", lambda workdir: next(looks))
+    monkeypatch.setattr("training.restore.trains", lambda workdir: True)
+    monkeypatch.setattr("time.sleep", slept.append)
+    section = SimpleNamespace(begin_ckpt=3, end_ckpt=-1)
+    assert list(steps_as_they_come(section, None, 10, 5.0)) == [4, 6, 8, 10]
+    assert slept == [5.0, 5.0]
+    looks = iter([[2, 4, 6]])
+    assert list(steps_as_they_come(SimpleNamespace(begin_ckpt=0, end_ckpt=4), None, 10)) == [2, 4]
+
+
+@pytest.mark.parametrize("found, words", [([], "is still to come"), ([2], "that of step 2")])
+def test_a_wait_for_training_that_has_died_ends(tmp_path, monkeypatch, capsys, found, words):
+    """A workdir that is not there is one in which nobody trains."""
+    slept = []
+    monkeypatch.setattr("training.restore.saved_steps", lambda workdir: found)
+    monkeypatch.setattr("time.sleep", slept.append)
+    section = SimpleNamespace(begin_ckpt=0, end_ckpt=-1)
+    with pytest.raises(CheckpointError, match=f"No run has trained in .* for 60 s.*{words}"):
+        list(steps_as_they_come(section, tmp_path / "gone", 10, 10.0, patience=60.0))
+    assert sum(slept) == 60.0 and capsys.readouterr().out.count("waiting for one") == 1
+
+
+def test_a_wait_for_a_range_that_no_checkpoint_is_in(tmp_path, monkeypatch):
+    """Begin above the end is refused; an end that is no multiple of the snapshots is passed."""
+    with pytest.raises(CheckpointError, match=r"from eval\.begin_ckpt = 9 to 5"):
+        next(steps_as_they_come(SimpleNamespace(begin_ckpt=9, end_ckpt=5), tmp_path, 10))
+    looks = iter([[2], [2, 4], [2, 4], [2, 4, 6]])
+    monkeypatch.setattr("training.restore.saved_steps", lambda workdir: next(looks))
+    monkeypatch.setattr("training.restore.trains", lambda workdir: True)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    section = SimpleNamespace(begin_ckpt=0, end_ckpt=5)
+    assert list(steps_as_they_come(section, tmp_path, 10)) == [2, 4]
