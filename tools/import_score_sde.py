@@ -73,11 +73,11 @@ def import_checkpoint(
     target = target_of(config)
     original = reader(checkpoint, target.layers)
     state = train_state(original, target, config.seed)
+    claim(workdir, pruned(config), training=True)
     checkpoints = Checkpoints(workdir, config.training.keep_snapshots)
     checkpoints.save(state)
     checkpoints.wait()
     checkpoints.close()
-    claim(workdir, pruned(config), training=True)
     return original, state
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from training.checksum import checksum
+from training.checksum import checksum, plain_sum
 from training.state import TrainState
 
 
@@ -22,6 +22,11 @@ class CheckpointError(RuntimeError):
 
 class Damaged(CheckpointError):
     """One that is there and cannot be read, or that holds other bits than were written."""
+
+
+# Names of the checksums in a checkpoint, and what they are; the newest kind first.
+MIXED = "mixed"
+CHECKSUMS = {MIXED: checksum, "checksum": plain_sum}
 
 
 class Checkpoints:
@@ -52,7 +57,7 @@ class Checkpoints:
             CheckpointError: where nothing was written, or the one before could not be.
         """
         step, item = int(state.step), fields_of(state)
-        item["checksum"] = {name: checksum(value) for name, value in item.items()}
+        item[MIXED] = {name: checksum(value) for name, value in item.items()}
         try:
             written = self._manager.save(step, args=ocp.args.PyTreeSave(item))
         except Exception as error:
@@ -103,24 +108,32 @@ class Checkpoints:
         try:
             saved = self._saved(step)
             self._check_shapes(params, saved[name], step)
-            # Those of an earlier version have no checksums.
-            if checked := "checksum" in saved:
-                like = jax.ShapeDtypeStruct((), "uint32", sharding=sharding_of(params))
-                item = {**item, "checksum": dict.fromkeys(item, like)}
+            number = lambda dtype: jax.ShapeDtypeStruct((), dtype, sharding=sharding_of(params))
+            item = {"step": number("int32"), **item}
+            # Those of earlier versions have another kind of checksums, or none.
+            kind = next((kind for kind in CHECKSUMS if kind in saved), None)
+            if kind is not None:
+                item = {**item, kind: dict.fromkeys(item, number("uint32"))}
             arguments = ocp.args.PyTreeRestore(
                 item=item,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(item),
                 partial_restore=True,
             )
             found = self._manager.restore(step, args=arguments)
-            said = found.pop("checksum") if checked else {}
+            said = found.pop(kind) if kind is not None else {}
             for field, value in said.items():
-                if int(checksum(found[field])) != int(value):
+                if int(CHECKSUMS[kind](found[field])) != int(value):
                     raise Damaged(
                         f"The checkpoint {self.folder / str(step)} is not what was written: "
                         f"{field} has another checksum; delete that folder to go on from the one "
                         "before."
                     )
+            if int(found["step"]) != step:
+                raise Damaged(
+                    f"The checkpoint {self.folder / str(step)} is that of step "
+                    f"{int(found['step'])} under another name; delete that folder, or give it its "
+                    "name back."
+                )
             return found
         except CheckpointError:
             raise
@@ -158,8 +171,9 @@ class Checkpoints:
             if there.get(path) != here.get(path):
                 raise CheckpointError(
                     f"The checkpoint {self.folder / str(step)} is of another network: parameter "
-                    f"{path} has shape {there.get(path, 'none')} there and "
-                    f"{here.get(path, 'none')} in the config; use the config it was trained with."
+                    f"{path} has {there.get(path, 'shape none')} there and "
+                    f"{here.get(path, 'none').removeprefix('shape ')} in the config; use the "
+                    "config it was trained with."
                 )
 
     def _unwritten(self, error: Exception) -> CheckpointError:
@@ -198,9 +212,9 @@ def sharding_of(params: Any) -> Any:
     return jax.sharding.NamedSharding(where.mesh, jax.sharding.PartitionSpec())
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def _shapes(tree: Any) -> dict[str, str]:
+    """The shape of each leaf by its path, and its dtype where that is not float32."""
+    of = lambda dtype: "" if str(dtype) == "float32" else f" of {dtype}"
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
-    return {
-        "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path): tuple(leaf.shape)
-        for path, leaf in leaves
-    }
+    named = lambda path: "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
+    return {named(path): f"shape {tuple(leaf.shape)}{of(leaf.dtype)}" for path, leaf in leaves}

@@ -53,6 +53,12 @@ def claim(workdir: Path, config: Any, force: bool = False, *, training: bool) ->
             workdir cannot be written.
     """
     path, found = workdir / "config.json", []
+    if not path.exists() and training and not force and has_checkpoints(workdir):
+        raise ValueError(
+            f"The workdir {workdir} has checkpoints and no config.json, so nobody knows of which "
+            "law and network they are; put the file back, or pass --force_config to go on with "
+            "this config."
+        )
     if path.exists():
         found = differences(read_config(path), flatten(config.to_dict()), training)
     if found and not force:
@@ -72,6 +78,11 @@ def claim(workdir: Path, config: Any, force: bool = False, *, training: bool) ->
     return found
 
 
+def has_checkpoints(workdir: Path) -> bool:
+    folder = workdir / "checkpoints"
+    return folder.is_dir() and any(child.name.isdecimal() for child in folder.iterdir())
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """What a `config.json` holds.
 
@@ -85,8 +96,8 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(
             f"{path} is damaged: it is not the whole JSON object that training writes. Delete "
-            "it, and --mode train with the config that this workdir was trained with writes it "
-            "again; the checkpoints stay."
+            "it, and --mode train --force_config with the config that this workdir was trained "
+            "with writes it again; the checkpoints stay."
         )
     return found
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 import pytest
+from small_states import TX, assert_equal, experiment, params, save, shapes, state_at
 
-from parallel.mesh import abstract, make_mesh, replicated
+from parallel.mesh import make_mesh, replicated
 from training.checkpoint import CheckpointError, Checkpoints, Damaged
 from training.restore import restore, restore_ema, steps_to_evaluate
 from training.state import create_state
@@ -20,46 +20,6 @@ pytestmark = [
     pytest.mark.usefixtures("damages"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.linear_schedule(0.0, 1e-3, 5)))
-
-
-def params(width=3, seed=0):
-    rng = np.random.default_rng(seed)
-    return {
-        "input": {"kernel": rng.standard_normal((4, width), np.float32)},
-        "output": {"kernel": rng.standard_normal((width, 2), np.float32)},
-    }
-
-
-@functools.cache
-def maker(tx):
-    def make(params, average, step):
-        state = create_state(params, tx, seed=7)
-        moments = jax.tree.map(lambda leaf: leaf + step, state.opt_state)
-        return state.replace(step=step, ema_params=average, opt_state=moments)
-
-    return jax.jit(make)
-
-
-@functools.cache
-def state_at(step, width=3, tx=TX):
-    """A state whose parameters, average and moments all differ."""
-    return maker(tx)(params(width, step), params(width, step + 100), np.int32(step))
-
-
-@functools.cache
-def shapes(width=3, tx=TX):
-    return abstract(lambda: create_state(params(width), tx, 7), make_mesh())
-
-
-def assert_equal(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b)):
-        assert x.dtype == y.dtype, jax.tree_util.keystr(path)
-        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            x, y = jax.random.key_data(x), jax.random.key_data(y)
-        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
 
 
 @pytest.fixture(scope="module")
@@ -75,22 +35,10 @@ def saved(tmp_path_factory):
     return workdir
 
 
-def save(workdir, *steps, keep=0, **kwargs):
-    checkpoints = Checkpoints(workdir, keep)
-    for step in steps:
-        checkpoints.save(state_at(step, **kwargs))
-    checkpoints.wait()
-    return checkpoints
-
-
 def one_sentence(error):
     text = str(error.value)
     assert "\n" not in text and text.endswith("."), text
     return text
-
-
-def experiment(width=3):
-    return SimpleNamespace(init_params=lambda key: jax.tree.map(jnp.asarray, params(width)))
 
 
 def test_what_comes_back_is_what_went_in(saved):
@@ -331,17 +279,6 @@ def test_a_flipped_bit(tmp_path):
         flip(file, place)
     assert altered > 6
     assert_equal(Checkpoints(tmp_path).restore(shapes(width)), state_at(6, width))
-
-
-def test_a_checkpoint_without_checksums(tmp_path):
-    """As earlier versions wrote them, and other programs may."""
-    manager = ocp.CheckpointManager(
-        tmp_path / "checkpoints", item_handlers=ocp.PyTreeCheckpointHandler()
-    )
-    manager.save(6, args=ocp.args.PyTreeSave(state_at(6)))
-    manager.close()
-    assert_equal(Checkpoints(tmp_path).restore(shapes()), state_at(6))
-    assert_equal(restore_ema(experiment(), tmp_path)[1], state_at(6).ema_params)
 
 
 def test_training_goes_on_from_the_one_before(tmp_path, capsys):

@@ -123,6 +123,16 @@ def test_a_damaged_config(tmp_path, keep):
     assert path.read_text() == text
 
 
+def test_checkpoints_without_a_config(tmp_path):
+    """Another law would take their parameters for its own."""
+    (tmp_path / "checkpoints" / "100").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"has checkpoints and no config\.json"):
+        claim(tmp_path, tiny(), training=True)
+    assert not (tmp_path / "config.json").exists()
+    claim(tmp_path, tiny(), True, training=True)
+    assert (tmp_path / "config.json").exists()
+
+
 def test_force_keeps_what_was_kept(tmp_path):
     """Though one of them was deleted."""
     for seed in range(3):

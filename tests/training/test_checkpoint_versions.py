@@ -1,0 +1,59 @@
+"""Checkpoints of other versions, of other programs, and under another name."""
+
+import shutil
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from small_states import assert_equal, experiment, params, save, shapes, state_at
+
+from training.checkpoint import CheckpointError, Checkpoints, Damaged, fields_of
+from training.checksum import plain_sum
+from training.restore import restore_ema
+
+pytestmark = pytest.mark.usefixtures("damages")
+
+
+def write(folder, step, item):
+    """A checkpoint as another version of the program wrote it."""
+    manager = ocp.CheckpointManager(
+        folder / "checkpoints", item_handlers=ocp.PyTreeCheckpointHandler()
+    )
+    manager.save(step, args=ocp.args.PyTreeSave(item))
+    manager.close()
+
+
+def test_a_checkpoint_without_checksums(tmp_path):
+    """As the first versions wrote them, and other programs may."""
+    write(tmp_path, 6, state_at(6))
+    assert_equal(Checkpoints(tmp_path).restore(shapes()), state_at(6))
+    assert_equal(restore_ema(experiment(), tmp_path)[1], state_at(6).ema_params)
+
+
+def test_a_checkpoint_with_the_sums_of_before(tmp_path):
+    """They are still compared."""
+    item = fields_of(state_at(6))
+    sums = {name: plain_sum(value) for name, value in item.items()}
+    write(tmp_path / "good", 6, {**item, "checksum": sums})
+    assert_equal(Checkpoints(tmp_path / "good").restore(shapes()), state_at(6))
+    write(tmp_path / "bad", 6, {**item, "params": params(3, 1), "checksum": sums})
+    with pytest.raises(Damaged, match="params has another checksum"):
+        Checkpoints(tmp_path / "bad").restore(shapes())
+
+
+def test_a_checkpoint_under_the_number_of_another(tmp_path):
+    """A folder that was copied and renamed would give a run its step."""
+    save(tmp_path, 6).close()
+    shutil.move(tmp_path / "checkpoints" / "6", tmp_path / "checkpoints" / "9")
+    with pytest.raises(Damaged, match="is that of step 6 under another name"):
+        Checkpoints(tmp_path).restore(shapes())
+    with pytest.raises(Damaged, match="is that of step 6 under another name"):
+        restore_ema(experiment(), tmp_path)
+
+
+def test_parameters_of_half_the_precision(tmp_path):
+    half = jax.tree.map(lambda leaf: leaf.astype(np.float16), params(3, 6))
+    write(tmp_path, 6, {**fields_of(state_at(6)), "params": half})
+    with pytest.raises(CheckpointError, match=r"has shape .* of float16 there"):
+        Checkpoints(tmp_path).restore(shapes())
