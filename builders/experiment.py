@@ -4,7 +4,7 @@ Everything that can be refused is refused here, before anything is compiled or w
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -32,13 +32,14 @@ from losses.denoising import LossFn
 from samplers.base import SampleFn
 from sde_lib.classifier import LogitsFn
 from sde_lib.prediction import PredictFn
+from training.step import Player
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """What a run is made of. All functions are pure; none knows of the config.
 
-    - `loss(params, state, key, batch)`: batch as the loader gives it, raw levels included.
+    - `loss(params, others, key, batch)`: batch as the loader gives it, raw levels included.
     - `predict(params, label=None) -> PredictFn`: the network without dropout, told classes (B,) if
       it knows any.
     - `logits(params) -> LogitsFn` where the network is a classifier of noisy states, and None where
@@ -46,6 +47,9 @@ class Experiment:
     - `sample(key, predict, x)`: x from the prior at `t1`.
     - `log_likelihood(key, predict, x)`: nats of scaled data, by `flow_solver`, as codes are.
     - `classes`, the guidance of samples to classes, which `build_classes` adds; None for none.
+    - `others`, networks that are trained beside this one, by name: `init(key) -> params` and how
+      they are trained. `frozen`, parameters by name of networks that are not trained. Losses are
+      told both.
     - `scaler` is that of training; `bits_scaler` always dequantises, as bits/dim needs.
     """
 
@@ -65,6 +69,10 @@ class Experiment:
     flow_solver: samplers.Solver | likelihood.Adams
     log_likelihood: Callable[..., likelihood.LogLik]
     classes: Any = None
+    others: Mapping[str, tuple[Callable[[Array], Any], Player]] = dataclasses.field(
+        default_factory=dict
+    )
+    frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def settings(self) -> ConfigDict:

@@ -50,10 +50,10 @@ def build_loss(
         on_scaled = losses.discrete_loss(path, network, reduce_mean=section.reduce_mean, **kind)
     prepare, tell = build_preprocessing(config.data, scaler), build_labels(config)
 
-    def loss(params, state, key, batch):
+    def loss(params, others, key, batch):
         data_key, loss_key = jax.random.split(key)
         batch = tell(jax.random.fold_in(key, 2), batch)
-        return on_scaled(params, state, loss_key, prepare(data_key, batch))
+        return on_scaled(params, others, loss_key, prepare(data_key, batch))
 
     return loss
 

@@ -25,7 +25,7 @@ def classification_loss(
     stratify: bool = False,
     sigma_data: float = 0.5,
 ) -> LossFn:
-    """Builds the loss `(params, state, key, batch) -> (scalar, metrics)`, in nats.
+    """Builds the loss `(params, others, key, batch) -> (scalar, metrics)`, in nats.
 
     Args:
         network: `(params, x, sigma, dropout_key) -> logits (B, K)`, in training mode.
@@ -38,8 +38,8 @@ def classification_loss(
     are the loss, the share of classes that are told right, and the times.
     """
 
-    def loss(params, state: Any, key: Array, batch: dict[str, Array]):
-        del state
+    def loss(params, others: Any, key: Array, batch: dict[str, Array]):
+        del others
         draw_key, dropout_key = jax.random.split(key)
         x0, label = batch["image"], batch["label"]
         t, _, z = draw(path, draw_key, x0, time_sampling, stratify)

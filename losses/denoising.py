@@ -20,7 +20,10 @@ from losses.weighting import WEIGHTINGS
 from sde_lib import AffinePath, expand
 from sde_lib.prediction import condition, kinds
 
-LossFn = Callable[[Any, Any, Array, dict[str, Array]], tuple[Array, dict[str, Array]]]
+# `(params, others, key, batch) -> (scalar, metrics)`: the parameters that are trained by this loss;
+# those of the other networks of a run by name, such as a discriminator or a teacher, of which no
+# gradient is taken; one key; and a batch.
+LossFn = Callable[[Any, dict[str, Any], Array, dict[str, Array]], tuple[Array, dict[str, Array]]]
 NetworkFn = Callable[..., Array]
 
 
@@ -44,7 +47,7 @@ def denoising_loss(
     reduce_mean: bool = True,
     sigma_data: float = 0.5,
 ) -> LossFn:
-    """Builds the loss `(params, state, key, batch) -> (scalar, metrics)`.
+    """Builds the loss `(params, others, key, batch) -> (scalar, metrics)`.
 
     Args:
         network: `(params, x, cond, dropout_key) -> F`, in training mode; with `label=` too where
@@ -60,8 +63,8 @@ def denoising_loss(
     for whoever has to explain a loss that is not finite.
     """
 
-    def loss(params, state, key: Array, batch: dict[str, Array]):
-        del state
+    def loss(params, others, key: Array, batch: dict[str, Array]):
+        del others
         draw_key, dropout_key = jax.random.split(key)
         x0 = batch["image"]
         draws = draw(path, draw_key, x0, time_sampling, stratify)

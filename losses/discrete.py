@@ -33,7 +33,7 @@ def discrete_loss(
     reduce_mean: bool = True,
     sigma_data: float = 0.5,
 ) -> LossFn:
-    """Builds the loss `(params, state, key, batch) -> (scalar, metrics)`.
+    """Builds the loss `(params, others, key, batch) -> (scalar, metrics)`.
 
     Args:
         path: VP for DDPM, VE for SMLD.
@@ -63,8 +63,8 @@ def discrete_loss(
             "have; take 'eps' (VP) or 'score' (VE)."
         )
 
-    def loss(params, state, key: Array, batch: dict[str, Array]):
-        del state
+    def loss(params, others, key: Array, batch: dict[str, Array]):
+        del others
         draw_key, dropout_key = jax.random.split(key)
         x0 = batch["image"]
         draws = draw_levels(tables, draw_key, x0)

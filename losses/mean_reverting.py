@@ -37,7 +37,7 @@ def mean_reverting_loss(
     stratify: bool = False,
     reduce_mean: bool = True,
 ) -> LossFn:
-    """Builds the loss `(params, state, key, batch) -> (scalar, metrics)`.
+    """Builds the loss `(params, others, key, batch) -> (scalar, metrics)`.
 
     `batch["image"]` holds the clean data and `batch["degraded"]` their mu, both `(B, ...)`.
 
@@ -55,8 +55,8 @@ def mean_reverting_loss(
     if weighting not in names:
         raise ValueError(f"weighting is {weighting!r}; it must be one of {', '.join(names)}.")
 
-    def loss(params, state, key: Array, batch: dict[str, Array]):
-        del state
+    def loss(params, others, key: Array, batch: dict[str, Array]):
+        del others
         draw_key, dropout_key = jax.random.split(key)
         x0, mu = batch["image"], batch["degraded"]
         t, weight, z = draw(path, draw_key, x0, time_sampling, stratify)

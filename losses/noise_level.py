@@ -22,7 +22,7 @@ ClassifierFn = Callable[[Any, Array, Array], Array]
 
 
 def noise_level_loss(path: AffinePath, ts: Array, network: ClassifierFn) -> Callable:
-    """Builds the loss `(params, state, key, batch) -> (scalar, metrics)`, in nats.
+    """Builds the loss `(params, others, key, batch) -> (scalar, metrics)`, in nats.
 
     Args:
         path: the law, whose noise is `sigma = c / a` where data are kept at their size.
@@ -32,8 +32,8 @@ def noise_level_loss(path: AffinePath, ts: Array, network: ClassifierFn) -> Call
     """
     sigmas = path.sigma(ts)
 
-    def loss(params, state, key: Array, batch: dict[str, Array]):
-        del state
+    def loss(params, others, key: Array, batch: dict[str, Array]):
+        del others
         level_key, noise_key, dropout_key = jax.random.split(key, 3)
         x0 = batch["image"]
         level = jax.random.randint(level_key, x0.shape[:1], 0, len(ts))

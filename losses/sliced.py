@@ -34,7 +34,7 @@ def sliced_loss(
     reduce_mean: bool = True,
     base: Callable[[Array], Array] | None = None,
 ) -> LossFn:
-    """Builds the loss `(params, state, key, batch) -> (scalar, metrics)`.
+    """Builds the loss `(params, others, key, batch) -> (scalar, metrics)`.
 
     Args:
         network: `(params, x, cond, dropout_key) -> F`, with the score `s = F`, or `base(x) + F`.
@@ -60,8 +60,8 @@ def sliced_loss(
     if steps < 1:
         raise ValueError(f"steps is {steps}; the simulation to x_t needs at least 1.")
 
-    def loss(params, state, key: Array, batch: dict[str, Array]):
-        del state
+    def loss(params, others, key: Array, batch: dict[str, Array]):
+        del others
         draw_key, dropout_key = jax.random.split(key)
         x, t, v = draw(sde, draw_key, batch["image"], steps, stratify)
         cond = LABELS[conditioning](sde, t)

@@ -94,7 +94,8 @@ def gathered(loss: Callable, mesh: Mesh) -> Callable:
     """The loss of parameters that are split over `fsdp`: gathered before it and in one piece on
     each device, with a gradient that is summed and split as they are.
 
-    Without this XLA would be free to split the layers themselves. `loss(params, ...)`.
+    Without this XLA would be free to split the layers themselves. `loss(params, others, ...)`: the
+    others are gathered too.
     """
     if mesh.shape["fsdp"] == 1:
         return loss
@@ -108,7 +109,8 @@ def gathered(loss: Callable, mesh: Mesh) -> Callable:
         lambda params: (gather(params), None),
         lambda _, grads: (constrain(grads, state_shardings(grads, mesh)),),
     )
-    return lambda params, *args: loss(gather(params), *args)
+    whole = lambda tree: constrain(tree, replicated(mesh))
+    return lambda params, others, *args: loss(gather(params), whole(others), *args)
 
 
 def abstract(make: Callable[[], Any], mesh: Mesh) -> Any:

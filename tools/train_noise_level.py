@@ -122,9 +122,9 @@ def prepared(path, levels: Levels, network, prepare):
 
     on_scaled = noise_level_loss(path, levels.t, apply)
 
-    def loss(params, state, key, batch):
+    def loss(params, others, key, batch):
         data_key, loss_key = jax.random.split(key)
-        return on_scaled(params, state, loss_key, prepare(data_key, batch))
+        return on_scaled(params, others, loss_key, prepare(data_key, batch))
 
     return loss
 

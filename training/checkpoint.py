@@ -202,8 +202,10 @@ class Checkpoints:
 
 
 def fields_of(state: TrainState) -> dict[str, Any]:
-    """A state as a dict, under the names that its fields have on disk."""
-    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    """A state as a dict, under the names that its fields have on disk. A run of one network has no
+    `others` there, as in versions before."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: value for name, value in fields.items() if name != "others" or value}
 
 
 def sharding_of(params: Any) -> Any:

@@ -36,7 +36,10 @@ class Watch:
         fetched = jax.device_get([metrics for _, metrics in pending])
         join = lambda name: np.concatenate([np.atleast_1d(metrics[name]) for metrics in fetched])
         loss, norm = join("loss"), join("grad_norm")
-        good = np.isfinite(loss) & np.isfinite(norm)
+        # Of the main network, and of others that are trained beside it.
+        watched = [name for name in fetched[0] if name.endswith(("loss", "grad_norm"))]
+        values = {name: join(name) for name in watched}
+        good = np.all([np.isfinite(value) for value in values.values()], axis=0)
         for i in range(len(good)):
             self._in_a_row = 0 if good[i] else self._in_a_row + 1
             if self._in_a_row > self._most:
@@ -44,8 +47,8 @@ class Watch:
                 raise TrainingDiverged(evidence(first + i, self._in_a_row, loss[i], norm[i], times))
         row = {} if good.all() else {"skipped": int(np.sum(~good))}
         if good.any():
-            row["training_loss"] = float(loss[good].mean())
-            row["grad_norm"] = float(norm[good].mean())
+            row |= {name: float(value[good].mean()) for name, value in values.items()}
+            row["training_loss"] = row.pop("loss")
         return row
 
 
@@ -70,7 +73,8 @@ def check_state(state: TrainState, done: int) -> None:
     Raises:
         TrainingDiverged: where a parameter, or its average, is not finite.
     """
-    if not all_finite((state.params, state.ema_params)):
+    beside = [(each.params, each.ema_params) for each in state.others.values()]
+    if not all_finite((state.params, state.ema_params, beside)):
         raise TrainingDiverged(
             f"Training diverged at step {done - 1}: its loss is finite, but a parameter after its "
             "update is not. The last checkpoint is good; lower optim.lr, or raise optim.eps."

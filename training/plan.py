@@ -28,10 +28,12 @@ class Plan(NamedTuple):
         )
 
 
-def compile_step(step: Any, state: Any, batch: dict[str, jax.Array]) -> tuple[Callable, Plan]:
+def compile_step(
+    step: Any, state: Any, batch: dict[str, jax.Array], *frozen: Any
+) -> tuple[Callable, Plan]:
     """The compiled program of a jitted step for arguments of these shapes, and its plan."""
     begin = time.perf_counter()
-    compiled = step.lower(state, batch).compile()
+    compiled = step.lower(state, batch, *frozen).compile()
     seconds = time.perf_counter() - begin
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     return compiled, Plan(

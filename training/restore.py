@@ -26,7 +26,11 @@ def initial(experiment) -> TrainState:
     seed = experiment.config.seed
     # Step n draws from fold_in(key, n): the number here is one that no run reaches.
     params = experiment.init_params(jax.random.fold_in(jax.random.key(seed), 2**32 - 1))
-    return create_state(params, experiment.tx, seed)
+    others = {
+        name: (init(jax.random.fold_in(jax.random.key(seed), 2**32 - 2 - i)), player.tx)
+        for i, (name, (init, player)) in enumerate(experiment.others.items())
+    }
+    return create_state(params, experiment.tx, seed, others)
 
 
 def restore(experiment, checkpoints: Checkpoints, mesh) -> TrainState:

@@ -17,6 +17,7 @@ from parallel.mesh import (
     localised,
     make_mesh,
     put_batch,
+    replicated,
     state_shardings,
 )
 from parallel.processes import is_lead, on_lead
@@ -94,14 +95,20 @@ def prepared_step(experiment, state: TrainState, loader: Loader, mesh) -> Callab
         f"{mesh.devices.size} device(s), from step {step} to {config.n_iters}"
     )
     loss = gathered(experiment.loss, mesh)
-    update = make_train_step(loss, experiment.tx, config.ema_rate, config.accumulate)
-    jitted = jit_step(scan_steps(update, n), mesh, n, state_shardings(state, mesh))
+    others = {
+        name: player._replace(loss=gathered(player.loss, mesh))
+        for name, (_, player) in experiment.others.items()
+    }
+    update = make_train_step(loss, experiment.tx, config.ema_rate, config.accumulate, others)
+    frozen = jax.device_put([experiment.frozen] if experiment.frozen else [], replicated(mesh))
+    shardings = state_shardings(state, mesh)
+    jitted = jit_step(scan_steps(update, n), mesh, n, shardings, has_frozen=bool(frozen))
     if step >= config.n_iters:  # a finished run has no step
         return jitted
     example = loader.batch(0) if n == 1 else loader.stacked(0, n)
-    compiled, plan = compile_step(jitted, state, put_batch(example, mesh, int(n > 1)))
+    compiled, plan = compile_step(jitted, state, put_batch(example, mesh, int(n > 1)), *frozen)
     print(plan)
-    return compiled
+    return lambda state, batch: compiled(state, batch, *frozen)
 
 
 def check_steps_left(workdir: Path, config) -> None:

@@ -13,17 +13,29 @@ from training.step import StepFn
 KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
-def jit_step(step: StepFn, mesh: Mesh, n_jitted_steps: int = 1, shardings: Any = None) -> Any:
+def jit_step(
+    step: StepFn,
+    mesh: Mesh,
+    n_jitted_steps: int = 1,
+    shardings: Any = None,
+    has_frozen: bool = False,
+) -> Any:
     """Compiles a step (or a scan of steps): state donated, batch split.
 
     Args:
         shardings: of the leaves of the state; whole on every device if not given.
+        has_frozen: the step has a third argument, networks that are not trained, which lie whole on
+            every device.
     """
     batch_axis = 0 if n_jitted_steps == 1 else 1
     shardings = replicated(mesh) if shardings is None else shardings
     return jax.jit(
         step,
-        in_shardings=(shardings, split_over_batch(mesh, batch_axis)),
+        in_shardings=(
+            shardings,
+            split_over_batch(mesh, batch_axis),
+            *[replicated(mesh)] * has_frozen,
+        ),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
         compiler_options=KEEP_BARRIERS if jax.default_backend() == "cpu" else None,

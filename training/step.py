@@ -1,7 +1,13 @@
-"""One optimizer update, as a pure function."""
+"""One optimizer update, as a pure function.
 
-from collections.abc import Callable
-from typing import Any
+Most runs train one network. Where several are trained in turn, such as a generator and its
+discriminator, each is a `Player` with a loss, an optimizer and an average of its own, and one step
+updates them one after the other. Networks that are not trained, such as a teacher, are an argument
+of the step, so their parameters are no constants of the program.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,42 +15,97 @@ import optax
 from jax import Array
 
 from losses.denoising import LossFn
-from training.state import TrainState
+from training.state import PlayerState, TrainState
 
-StepFn = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
+StepFn = Callable[..., tuple[TrainState, dict[str, Array]]]
+# What the network that is sampled from is called in the `others` of another player's loss.
+MAIN = "main"
+
+
+class Player(NamedTuple):
+    """How a network is trained: its loss, its optimizer, the decay of its average, and at which
+    steps: those that are a multiple of `every`."""
+
+    loss: LossFn
+    tx: optax.GradientTransformation
+    ema_decay: float
+    every: int = 1
 
 
 def make_train_step(
-    loss: LossFn, tx: optax.GradientTransformation, ema_decay: float, accumulate: int = 1
+    loss: LossFn,
+    tx: optax.GradientTransformation,
+    ema_decay: float,
+    accumulate: int = 1,
+    others: Mapping[str, Player] | None = None,
 ) -> StepFn:
-    """`(state, batch) -> (state, metrics)`.
+    """`(state, batch, frozen={}) -> (state, metrics)`.
 
-    The key of step n is `fold_in(state.key, n)`. Metrics are those of the loss plus `grad_norm`,
-    the global norm before clipping. Where either is not finite, nothing but the step changes. With
-    `accumulate` above 1 the gradient is taken in so many passes, see `accumulated`.
+    The first three arguments are of the network that is sampled from. The key of step n is
+    `fold_in(state.key, n)`. Metrics are those of the loss plus `grad_norm`, the global norm before
+    clipping. Where either is not finite, nothing but the step changes. With `accumulate` above 1
+    the gradient is taken in so many passes, see `accumulated`.
+
+    Args:
+        others: further players, by name, which move after the main one in the order of the mapping;
+            player i, from 1, has the key `fold_in(key, 2**32 - i)`. Each loss is told the newest
+            parameters of all other players, the main one as `MAIN`, and those in `frozen`. Metrics
+            of theirs begin with `<name>_`. A step is skipped as a whole, for all players.
     """
-    gradient = jax.grad(loss, has_aux=True)
-    if accumulate > 1:
-        gradient = accumulated(gradient, accumulate)
+    main, others = Player(loss, tx, ema_decay), dict(others or {})
 
-    def step(state: TrainState, batch: dict[str, Array]):
+    def step(state: TrainState, batch: dict[str, Array], frozen: Mapping[str, Any] | None = None):
         key = jax.random.fold_in(state.key, state.step)
-        grads, metrics = gradient(state.params, state, key, batch)
+        if not others:
+            moved, metrics, _ = move(main, state.main, dict(frozen or {}), state.step, key, batch)
+            return updated(state, moved, {}), metrics
+        return several(state, batch, dict(frozen or {}), key)
+
+    def several(state: TrainState, batch, frozen, key: Array):
+        now, metrics, good = {MAIN: state.main, **state.others}, {}, jnp.asarray(True)
+        for i, (name, player) in enumerate({MAIN: main, **others}.items()):
+            seen = {other: each.params for other, each in now.items() if other != name}
+            own = jax.random.fold_in(key, 2**32 - i) if i else key
+            moved, found, finite = move(
+                player, now[name], {**frozen, **seen}, state.step, own, batch
+            )
+            acts = state.step % player.every == 0
+            now[name] = jax.lax.cond(acts, lambda a, b: a, lambda a, b: b, moved, now[name])
+            good = good & (finite | ~acts)
+            metrics |= found if name == MAIN else {f"{name}_{k}": v for k, v in found.items()}
+        before = {MAIN: state.main, **state.others}
+        after = jax.lax.cond(good, lambda a, b: a, lambda a, b: b, now, before)
+        return updated(state, after.pop(MAIN), after), metrics
+
+    def move(player: Player, old: PlayerState, seen, n: Array, key: Array, batch):
+        """The player after its update, its metrics, and whether they are finite; if not, it is the
+        old one."""
+        gradient = jax.grad(player.loss, has_aux=True)
+        if accumulate > 1:
+            gradient = accumulated(gradient, accumulate)
+        grads, metrics = gradient(old.params, seen, key, batch)
         metrics = {**metrics, "grad_norm": optax.global_norm(grads)}
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
 
-        def update(grads, params, ema_params, opt_state):
-            updates, opt_state = tx.update(grads, opt_state, params)
-            params = optax.apply_updates(params, updates)
-            return params, ema_update(ema_params, params, state.step, ema_decay), opt_state
+        def update(grads, old: PlayerState) -> PlayerState:
+            updates, opt_state = player.tx.update(grads, old.opt_state, old.params)
+            params = optax.apply_updates(old.params, updates)
+            average = ema_update(old.ema_params, params, n, player.ema_decay)
+            return PlayerState(params, average, opt_state)
 
         # A branch, not a choice leaf by leaf, which would copy the whole state: on CPUs that takes
         # a fifth of the step of DDPM for CIFAR-10.
-        before = (state.params, state.ema_params, state.opt_state)
-        after = jax.lax.cond(finite, update, lambda _, *old: old, grads, *before)
-        return TrainState(state.step + 1, *after, state.key), metrics
+        moved = jax.lax.cond(finite, update, lambda _, old: old, grads, old)
+        return moved, metrics, finite
 
     return step
+
+
+def updated(state: TrainState, main: PlayerState, others: dict[str, PlayerState]) -> TrainState:
+    """The state after a step."""
+    return TrainState(
+        state.step + 1, main.params, main.ema_params, main.opt_state, state.key, others
+    )
 
 
 def accumulated(gradient: Callable, passes: int) -> Callable:
@@ -52,7 +113,7 @@ def accumulated(gradient: Callable, passes: int) -> Callable:
     one part. Part i has the key `fold_in(key, i)`, and every `passes`-th example from the i-th on.
     """
 
-    def mean(params, state, key, batch):
+    def mean(params, others, key, batch):
         # Interleaved: so each device finds the examples of a part among its own.
         parts = jax.tree.map(
             lambda v: jnp.moveaxis(v.reshape(-1, passes, *v.shape[1:]), 1, 0), batch
@@ -62,7 +123,7 @@ def accumulated(gradient: Callable, passes: int) -> Callable:
         def add(total, part):
             # Unrolled, parts would be computed side by side, and their memory would add up.
             total, part = jax.lax.optimization_barrier((total, part))
-            grads, metrics = gradient(params, state, *part)
+            grads, metrics = gradient(params, others, *part)
             return jax.tree.map(jnp.add, total, grads), metrics
 
         # On CPUs the gradient of a convolution is slow in a loop, see `scan_steps`.
@@ -96,4 +157,6 @@ def scan_steps(step: StepFn, n: int) -> StepFn:
     """
     if n == 1:
         return step
-    return lambda state, batches: jax.lax.scan(step, state, batches, length=n)
+    return lambda state, batches, *frozen: jax.lax.scan(
+        lambda state, batch: step(state, batch, *frozen), state, batches, length=n
+    )
