@@ -289,6 +289,7 @@ def test_training_goes_on_from_the_one_before(tmp_path, capsys):
     run = SimpleNamespace(
         init_params=lambda key: jax.tree.map(jnp.asarray, params()),
         tx=TX,
+        others={},
         config=SimpleNamespace(seed=7),
     )
     checkpoints = Checkpoints(tmp_path)
