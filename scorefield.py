@@ -30,11 +30,12 @@ from builders.experiment import Experiment, build, replaced
 from builders.restoration import build_restoration
 from builders.stored import stored_config
 from data import Source, from_array
+from evaluation.report.images import to_levels
 from evaluation.tasks.bits import DataBits, data_bits
 from evaluation.tasks.bounds import make_batch_bits
 from evaluation.tasks.codes import decode_codes, dequantised, encode_data
 from evaluation.tasks.restoration import Restored, keys_of, restored
-from evaluation.tasks.sampling import drawing, in_parts, to_levels
+from evaluation.tasks.sampling import drawing, in_parts
 from operators import LinearOperator
 from likelihood import LogLik
 from likelihood.latents import Latents
@@ -105,7 +106,7 @@ class Run:
 
     def to_levels(self, x: Any) -> np.ndarray:
         """States (n, ...) as the data set has its examples: the inverse of `to_model`."""
-        return to_levels(self.experiment, np.asarray(x))[0]
+        return to_levels(self.experiment.bits_scaler, np.asarray(x))[0]
 
     def sample(self, seeds: Sequence[int] = range(64), **sampling: Any) -> Samples:
         """Samples with these numbers; keywords are keys of `sampling`."""
@@ -114,7 +115,7 @@ class Run:
         run = partial(self._once("sample", sampling, make), self.params)
         size = experiment.config.sampling.batch_size
         x, nfe, failed = in_parts(run, size, np.asarray(seeds, np.int32))
-        return Samples(x, to_levels(experiment, x)[0], float(np.mean(nfe)), failed)
+        return Samples(x, to_levels(experiment.scaler, x)[0], float(np.mean(nfe)), failed)
 
     def log_likelihood(self, x: Any, seed: int = 0, **likelihood: Any) -> LogLik:
         """`log p` of states (n, ...) by the flow, in nats, summed over dimensions; keywords are

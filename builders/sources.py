@@ -106,7 +106,7 @@ def loader_arguments(section: ConfigDict) -> dict[str, Any]:
 
 def data_moments(
     train: data.Source, scaler: data.Scaler, flip: bool, rank: int | None
-) -> exact.Moments:
+) -> exact.GaussianMoments:
     """Mean and covariance of the training data as the model sees them, read once in batches."""
 
     def batches():

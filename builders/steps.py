@@ -18,12 +18,12 @@ TURNED = ("heun", "dpm_solver", "adams_bashforth", "unipc", "velocity_ab")
 class Known(NamedTuple):
     """What some methods must know besides their section and the law.
 
-    `continuous`: the network knows all times, not just levels. `moments() -> Moments` reads the
-    training data; it is called only by what needs them.
+    `continuous`: the network knows all times, not just levels. `moments()` reads the training
+    data; it is called only by what needs them.
     """
 
     continuous: bool = True
-    moments: Callable[[], exact.Moments] | None = None
+    moments: Callable[[], exact.GaussianMoments] | None = None
 
 
 class Parts(NamedTuple):

@@ -6,7 +6,7 @@ training data) take them from here. `empirical` is for a set of points, `gaussia
 """
 
 from exact.fokker_planck import GridDensity, fokker_planck, spectral_gap
-from exact.gaussian import Moments, gaussian_flow, gaussian_predict, moments
+from exact.gaussian import GaussianMoments, gaussian_flow, gaussian_predict, moments
 from exact.posterior import (
     Mixture,
     gaussian_posterior,
@@ -16,9 +16,9 @@ from exact.posterior import (
 )
 
 __all__ = [
+    "GaussianMoments",
     "GridDensity",
     "Mixture",
-    "Moments",
     "fokker_planck",
     "gaussian_flow",
     "gaussian_posterior",

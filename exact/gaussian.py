@@ -24,7 +24,7 @@ from sde_lib.base import expand
 from sde_lib.prediction import PredictFn, prediction_of
 
 
-class Moments(NamedTuple):
+class GaussianMoments(NamedTuple):
     """Mean `(D,)`, orthonormal directions `(D, r)` and variances along them `(r,)`, falling."""
 
     mean: np.ndarray
@@ -32,7 +32,7 @@ class Moments(NamedTuple):
     L: np.ndarray
 
 
-def moments(data: np.ndarray | Iterable[np.ndarray], rank: int | None = None) -> Moments:
+def moments(data: np.ndarray | Iterable[np.ndarray], rank: int | None = None) -> GaussianMoments:
     """Mean and principal directions of a data set, in the scale in which it is given.
 
     Args:
@@ -57,7 +57,7 @@ def moments(data: np.ndarray | Iterable[np.ndarray], rank: int | None = None) ->
     # What round-off leaves of a variance that is zero, which may be negative.
     floor = variances.max(initial=0.0) * len(mean) * np.finfo(np.float64).eps
     kept = int(np.sum(variances > floor)) if rank is None else rank
-    return Moments(mean, U[:, :kept], np.maximum(variances[:kept], 0.0))
+    return GaussianMoments(mean, U[:, :kept], np.maximum(variances[:kept], 0.0))
 
 
 def _by_svd(flat: np.ndarray):
@@ -80,7 +80,7 @@ def _by_eigh(flats: Iterable[np.ndarray]):
     return mean, U[:, ::-1], L[::-1]
 
 
-def gaussian_predict(path: AffinePath, moments: Moments) -> PredictFn:
+def gaussian_predict(path: AffinePath, moments: GaussianMoments) -> PredictFn:
     """The exact prediction function `(x, t) -> Prediction` for Gaussian data of these moments."""
 
     def predict(x: Array, t: Array):
@@ -93,7 +93,9 @@ def gaussian_predict(path: AffinePath, moments: Moments) -> PredictFn:
     return predict
 
 
-def gaussian_flow(path: AffinePath, moments: Moments, x: Array, s: Array, t: Array) -> Array:
+def gaussian_flow(
+    path: AffinePath, moments: GaussianMoments, x: Array, s: Array, t: Array
+) -> Array:
     """The probability-flow ODE from s to t, in either direction, without any step.
 
     Args:
@@ -109,7 +111,7 @@ def gaussian_flow(path: AffinePath, moments: Moments, x: Array, s: Array, t: Arr
     return moved.reshape(x.shape)
 
 
-def _at(path: AffinePath, moments: Moments, x: Array, t: Array):
+def _at(path: AffinePath, moments: GaussianMoments, x: Array, t: Array):
     """`a, c` as `()` or `(B, 1)`, `v` against `(B, r)`, and the moments in the dtype of x."""
     a, c = path.coeffs(jnp.asarray(t, jnp.promote_types(x.dtype, jnp.float32)))
     row = jnp.zeros((1, 1), x.dtype)

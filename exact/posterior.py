@@ -19,7 +19,7 @@ from jax import Array
 from scipy.special import softmax
 from scipy.stats import multivariate_normal
 
-from exact import Moments
+from exact import GaussianMoments
 from operators import LinearOperator, dense
 from sde_lib import AffinePath
 from sde_lib.base import expand
@@ -38,8 +38,8 @@ class Mixture(NamedTuple):
 
 
 def gaussian_posterior(
-    data: Moments, operator: LinearOperator, y: np.ndarray, noise_std: float
-) -> Moments:
+    data: GaussianMoments, operator: LinearOperator, y: np.ndarray, noise_std: float
+) -> GaussianMoments:
     """The moments of x0 | y for Gaussian data; `gaussian_predict` of them is the exact guide.
 
     Args:
@@ -58,7 +58,7 @@ def gaussian_posterior(
     left = np.where(b > 0.0, noise_std / total, 1.0)
     half = root - root @ Qt.T @ ((1.0 - left)[:, None] * Qt)
     U, s, _ = np.linalg.svd(half, full_matrices=False)
-    return Moments(mean, U, s**2)
+    return GaussianMoments(mean, U, s**2)
 
 
 def mixture_posterior(

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from exact.gaussian import Moments, moments
+from exact.gaussian import GaussianMoments, moments
 
 BLOCK = 2**23  # pairs of a draw and a point that are held at a time
 
@@ -95,7 +95,7 @@ def estimate(data: np.ndarray, nodes: int = 64, draws: int = 10_000, seed: int =
 
 
 def denoising_errors(
-    points: np.ndarray, model: Moments, theta: np.ndarray, draws: int, seed: int
+    points: np.ndarray, model: GaussianMoments, theta: np.ndarray, draws: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """`|x0 - denoised|^2 / (D sin^2)`, `(M, draws)`, of the posterior mean and of the linear
     denoiser.

@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array
 
 from samplers.adaptive.frame import VARIABLES, Frame
+from samplers.exponential.lagrange import gauss, lagrange
 from sde_lib.ranges import one_of, positive
 
 MAX_ORDER = 8
@@ -97,13 +98,9 @@ def weights(us: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
 
 def lagrange_integrals(points: np.ndarray, low: float, high: float) -> np.ndarray:
     """`int l_j du` from low to high, l_j the Lagrange polynomials on `points`; exact by Gauss."""
-    x, w = np.polynomial.legendre.leggauss(MAX_ORDER // 2 + 1)
-    u = low + 0.5 * (high - low) * (x + 1.0)
-    values = []
-    for j, point in enumerate(points):
-        others = np.delete(points, j)
-        values.append(np.prod((u[:, None] - others) / (point - others), axis=1))
-    return 0.5 * (high - low) * np.asarray(values) @ w
+    u, w = gauss(MAX_ORDER // 2 + 1)
+    at = low + (high - low) * u
+    return (high - low) * w @ lagrange(at, points, np.ones(len(points), bool), np)
 
 
 def advance(field: Callable[[Array, Any], Any], y: Any, us: np.ndarray, order: int) -> Advanced:

@@ -16,12 +16,12 @@ import numpy as np
 from builders.experiment import Experiment, build
 from evaluation.metrics.frechet import Moments, frechet_distance
 from evaluation.metrics.inception_score import inception_score
-from evaluation.metrics.statistics import stream
-from evaluation.report.images import Images, of_levels, of_source
+from evaluation.metrics.table import METRICS
+from evaluation.report.images import of_levels, of_source
 from evaluation.spaces.judges import Judge, judges
 from evaluation.store.batches import digest, read_json
 from evaluation.store.bits_store import make_plan as bits_plan
-from evaluation.store.gather import features
+from evaluation.store.gather import MOMENTS, Gathered, gather
 from evaluation.store.sample_store import make_plan as sample_plan
 from evaluation.tasks.bits import data_bits
 from evaluation.tasks.sampling import stored_samples
@@ -31,6 +31,8 @@ from training.restore import restore_ema
 from whole_files import put
 
 SPLITS = 10  # of an Inception score, as published
+# What the space of `eval.features` depends on.
+OF_SPACE = ("features", "classifier", "weights", "resize")
 
 
 class References:
@@ -42,11 +44,11 @@ class References:
     def of(self, experiment: Experiment) -> tuple[Judge, Moments]:
         """The first of `eval.features`, for the data of that experiment."""
         section = experiment.config.eval
-        names = ("features", "classifier", "weights", "resize")
-        key = (experiment.train.fingerprint, *(section[name] for name in names))
+        key = (experiment.train.fingerprint, *(section[name] for name in OF_SPACE))
         if key not in self.known:
-            judge = judges(experiment)[0]
-            self.known[key] = judge, stream(judge.space, of_source(experiment.train).batches())
+            judge, images = judges(experiment)[0], of_source(experiment.train)
+            seen = gather(judge.space, images, {MOMENTS}, in_blocks=False)
+            self.known[key] = judge, seen.moments()
         return self.known[key]
 
 
@@ -84,8 +86,7 @@ def slug(cell: Cell) -> str:
 def plan_of(cell: Cell, setting: Setting, experiment: Experiment, params: Any, step: int) -> str:
     """The digest of what the figures of a cell depend on."""
     plan = {"figures": sorted(cell.published), "samples": setting.samples, "seeds": setting.seeds}
-    names = ("features", "classifier", "weights", "resize")
-    plan["eval"] = {name: experiment.config.eval[name] for name in names}
+    plan["eval"] = {name: experiment.config.eval[name] for name in OF_SPACE}
     if "bits" in cell.published:
         plan["bits"] = bits_plan(experiment, params, experiment.test, step)
     return digest({**plan, "of_samples": sample_plan(experiment, params, step)})
@@ -114,9 +115,13 @@ def samples_of(
         place = folder / f"seed_{seed}"
         found = stored_samples(experiment, params, place, step, setting.samples)
         levels = found["x"][~found["failed"]]
-        images = of_levels(levels, experiment.scaler.levels)
+        images, needs = (
+            of_levels(levels, experiment.scaler.levels),
+            {METRICS[n].needs for n in values},
+        )
+        seen = gather(judge.space, images, needs, in_blocks=False)
         for name, column in values.items():
-            column.append(MEASURES[name](judge, images, reference))
+            column.append(MEASURES[name](seen, reference))
     result: dict[str, Any] = {"samples": setting.samples, "seeds": list(setting.seeds)}
     for name, column in values.items():
         spread = float(np.std(column, ddof=1)) if len(column) > 1 else None
@@ -125,18 +130,11 @@ def samples_of(
     return {**result, "space": judge.space.id}
 
 
-def frechet(judge: Judge, images: Images, reference: Moments) -> float:
-    return frechet_distance(Moments.of(features(judge.space, images)), reference)
-
-
-def score(judge: Judge, images: Images, reference: Moments) -> float:
-    """Mean over splits, as published."""
-    del reference
-    rows = [judge.space.probabilities(batch) for batch in images.batches()]
-    return inception_score(np.concatenate(rows), SPLITS).split_mean
-
-
-MEASURES: dict[str, Callable[[Judge, Images, Moments], float]] = {
-    "frechet": frechet,
-    "inception_score": score,
+# Of what was gathered of the samples, and the moments of the training images.
+MEASURES: dict[str, Callable[[Gathered, Moments], float]] = {
+    "frechet": lambda seen, reference: frechet_distance(seen.moments(), reference),
+    # Mean over splits, as published.
+    "inception_score": lambda seen, _: (
+        inception_score(seen.features.probabilities, SPLITS).split_mean
+    ),
 }

@@ -103,6 +103,12 @@ def test_nobody_imports_main():
     ]
 
 
+def test_what_measures_is_imported_by_nothing_else():
+    """Benchmarks may import tests, where the closed forms are, and tests benchmarks."""
+    measuring = {"benchmarks", "tests"}
+    assert not [f for f in FILES if part_of(f) not in measuring and measuring & names(f)]
+
+
 def test_only_main_and_builders_see_a_config():
     reads = {"ml_collections", "configs"}
     readers = READS_CONFIGS | {"tests", "benchmarks"}

@@ -34,6 +34,7 @@ from ml_collections import ConfigDict
 
 from builders.experiment import Experiment, build
 from builders.sources import data_moments
+from evaluation.metrics.errors import mean_and_stderr
 from evaluation.tasks.codes import dequantised, encode_data
 from evaluation.tasks.evaluate import strict
 from likelihood.latents import Latents
@@ -71,21 +72,21 @@ def compare(
     found = {
         "images": len(a),
         "failed": int(np.sum(~kept)),
-        "same": mean_and_stderr(correlations(a, b)),
-        "different": mean_and_stderr(correlations(a, np.roll(b, 1, axis=0))),
+        "same": told(correlations(a, b)),
+        "different": told(correlations(a, np.roll(b, 1, axis=0))),
         # As the paper draws it: over images, in each dimension.
-        "by_dimension": mean_and_stderr(correlations(a.T, b.T)),
+        "by_dimension": told(correlations(a.T, b.T)),
         "rms_difference": rms(a - b),
         "rms_difference_different": rms(a - np.roll(b, 1, axis=0)),
         "nfe": [float(ours.nfe.mean()), float(theirs.nfe.mean())],
     }
     if a.shape[1] <= MOST_DIMENSIONS:
         gaussian = gaussian_codes(one, x)[kept]
-        found["gaussian"] = mean_and_stderr(correlations(a, gaussian))
+        found["gaussian"] = told(correlations(a, gaussian))
     if one.bits_scaler.dequantize:
         both = kept & ~again.failed
         pair = (codes.z[both].reshape(both.sum(), -1) for codes in (ours, again))
-        found["redrawn"] = mean_and_stderr(correlations(*pair))
+        found["redrawn"] = told(correlations(*pair))
     return found
 
 
@@ -127,8 +128,8 @@ def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sum(a * b, axis=1) / norms
 
 
-def mean_and_stderr(values: np.ndarray) -> dict[str, float]:
-    return {"mean": float(values.mean()), "stderr": float(values.std(ddof=1) / len(values) ** 0.5)}
+def told(values: np.ndarray) -> dict[str, float]:
+    return dict(zip(("mean", "stderr"), mean_and_stderr(values)))
 
 
 def config_of(file: Path, workdir: Path) -> ConfigDict:

@@ -3,7 +3,7 @@
 python -m tools.search_solver --nfe 5 8 10 --data digits [--seed 0] [--out configs/solvers]
 python -m tools.search_solver --nfe 5 8 10 --config configs/digits_edm.py --workdir runs/digits
 
-With --data digits the networks are optimal denoisers (`search_data.py`). With --config and
+With --data digits the networks are optimal denoisers (`search/sets.py`). With --config and
 --workdir the network is that of a run, with its averaged parameters: its truth is a fine solve of
 its own ODE, from its own prior to `sampling.eps`. Each schedule is written as NAME_NFE.json; sample
 with it by --config.sampling.method=unified --config.sampling.unified.schedule=FILE.
@@ -15,13 +15,13 @@ from pathlib import Path
 
 import jax
 
-from benchmarks.samplers.problem import LAW
 from builders.experiment import build
 from builders.places import place
 from samplers.schedules.schedule import save
 from sde_lib import example_keys
 from search import Effort, Task, search, trajectories
-from tools.search_data import TRAIN, sets_of
+from search.problem import LAW
+from search.sets import TRAIN, sets_of
 from training.restore import restore_ema
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import jax
 
 from data import Loader
-from evaluation.report.images import shown
+from evaluation.report.images import shown, to_levels
 from evaluation.report.pictures import grid, save_png
 from evaluation.tasks.loss import make_eval_loss
-from evaluation.tasks.sampling import make_draw, pictured, to_levels
+from evaluation.tasks.sampling import make_draw, pictured
 from parallel.mesh import (
     check_batch,
     gathered,
@@ -144,7 +144,7 @@ def periodic_actions(experiment, workdir: Path, mesh) -> tuple[Every, ...]:
         folder = workdir / "samples" / f"step_{int(state.step)}"
         if is_lead():
             folder.mkdir(parents=True, exist_ok=True)
-            save_png(folder / "sample.png", grid(to_levels(experiment, samples.x)[1]))
+            save_png(folder / "sample.png", grid(to_levels(experiment.scaler, samples.x)[1]))
         return {"sample_nfe": float(samples.nfe)}
 
     if config.training.snapshot_sampling and pictured(experiment):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import jax
+from flax.traverse_util import flatten_dict
 
 from whole_files import put
 
@@ -206,12 +207,7 @@ def differences(theirs: dict[str, Any], ours: dict[str, Any], training: bool) ->
     ]
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any]) -> dict[str, Any]:
     """`{"a": {"b": 1}}` to `{"a.b": 1}`; tuples become lists, as JSON has no other."""
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
+    flat = flatten_dict(tree, sep=".")
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in flat.items()}

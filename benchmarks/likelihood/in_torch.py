@@ -21,7 +21,7 @@ from scipy.linalg import hadamard
 
 from benchmarks.likelihood.peers import Method, Run
 from benchmarks.samplers.peers import load_k_diffusion
-from exact import Moments
+from exact import GaussianMoments
 from sde_lib import EDM, Flow
 
 NEEDED = {"k_diffusion": EDM, "flow_matching": Flow}
@@ -48,7 +48,7 @@ def installed(package: str) -> bool:
     return package in sys.modules or importlib.util.find_spec(package) is not None
 
 
-def posterior(data: Moments | tuple[np.ndarray, float]) -> Callable:
+def posterior(data: GaussianMoments | tuple[np.ndarray, float]) -> Callable:
     """`(y, s) -> E[x0 | y], E[eps | y]` at `y = x0 + s eps`, torch tensors of one row an example.
 
     The data are N(m, U diag(L) U^T), U square, or N(x_i, std^2) over points: `(points, std)`.
@@ -61,7 +61,7 @@ def posterior(data: Moments | tuple[np.ndarray, float]) -> Callable:
     import torch
 
     tensor = lambda v: torch.as_tensor(np.array(v, np.float32))
-    if isinstance(data, Moments):
+    if isinstance(data, GaussianMoments):
         mean, U, L = map(tensor, data)
 
         def of_gaussian(y, s):

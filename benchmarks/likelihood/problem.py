@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.datasets import load_digits
 
-from exact import Moments
+from exact import GaussianMoments
 from exact.empirical import empirical_logp, empirical_predict, points
 from exact.gaussian import gaussian_predict, moments
 from likelihood import DIVERGENCES, Adams, log_likelihood
@@ -39,7 +39,7 @@ class Problem(NamedTuple):
     x: jax.Array
     truth: np.ndarray
     end: Callable[[jax.Array], jax.Array]
-    data: Moments | tuple[np.ndarray, float] | None = None
+    data: GaussianMoments | tuple[np.ndarray, float] | None = None
 
 
 def noised(path: AffinePath, data: np.ndarray) -> jax.Array:

@@ -3,7 +3,7 @@
     python -m benchmarks.samplers.denoising_mcmc [--chains 256] [--rounds 4] [--update argmax]
                                         [--quick] [--json OUT]
 
-The digits and their exact network, as in `sampler_problem.py`, with the exact p(level | y). Each
+The digits and their exact network, as in `search/problem.py`, with the exact p(level | y). Each
 row is a set of samples: the energy distance to 4096 draws of the data, unbiased (zero is perfect),
 the mean of `rounds` rounds of `chains` samples; in brackets the standard deviation of one such
 round of perfect samples. `changed` is the share of a chain's outputs whose nearest digit is another
@@ -24,12 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from benchmarks.samplers.problem import LAW, Problem, load_problem, predict_fn
 from samplers import heun, make_grid, sample, unipc
 from samplers.mcmc.denoising_mcmc import denoising_mcmc
 from samplers.mcmc.langevin_gibbs import Walk
 from samplers.mcmc.levels import make_levels, mixture_logits
 from sde_lib import example_keys, split
+from search.problem import LAW, Problem, load_problem, predict_fn
 
 LEVELS, BURN_IN, START_STEPS = 200, 20, 20
 DRAWS = 4096

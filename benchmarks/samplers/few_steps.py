@@ -3,7 +3,7 @@
     python -m benchmarks.samplers [--data digits] [--nfe 5 8 10 15 20 40]
                                   [--json OUT] [--plot OUT.png]
 
-Starts, data and network of `sampler_problem.py`. The error is the median over starts of the RMS
+Starts, data and network of `search/problem.py`. The error is the median over starts of the RMS
 difference per pixel between what a sampler returns and the exact end point, denoised at 0.002 by
 the exact conditional mean. Evaluations are counted where they are made. A sampler's result is its
 own: "... + denoise" has the last evaluation at 0.002 counted, without it the noise of 0.002 stays.
@@ -24,7 +24,6 @@ import numpy as np
 
 import samplers
 from benchmarks.samplers.peers import Row, peers
-from benchmarks.samplers.problem import LAW, Problem, load_problem, predict_fn, reference, score
 from benchmarks.samplers.searched import rows as searched
 from samplers.around.lml import lml
 from samplers.base import begin
@@ -37,6 +36,7 @@ from samplers.exponential.velocity_ab import velocity_ab
 from samplers.steps.bdia import bdia
 from samplers.steps.edm import edm
 from samplers.steps.restoration import restoration
+from search.problem import LAW, Problem, load_problem, predict_fn, reference, score
 
 FORMS = ("noise", "data")
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import samplers
-from exact.gaussian import Moments, gaussian_flow, gaussian_predict
+from exact.gaussian import GaussianMoments, gaussian_flow, gaussian_predict
 from samplers import Sampler, State
 from samplers.exponential.unified import unified
 from sde_lib import EDM, VE, VP, Flow, SubVP
@@ -31,7 +31,7 @@ SIZES = (128, 256)
 EXACT = 4  # states put on the flow, for the column without the start of a method
 FORMS = ("noise", "data")
 _L, _U = np.linalg.eigh(np.array([[0.5, 0.2], [0.2, 0.3]]))
-DATA = Moments(np.array([0.4, -0.7]), _U, _L)
+DATA = GaussianMoments(np.array([0.4, -0.7]), _U, _L)
 
 
 def _each(name: str, method, orders) -> dict:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.samplers.problem import LAW, Problem, denoise
+from search.problem import LAW, Problem, denoise
 
 LEVELS = {"sigma_min": LAW.t0, "sigma_max": LAW.t1}
 

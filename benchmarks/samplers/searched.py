@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.samplers.peers import Row
-from benchmarks.samplers.problem import LAW, Problem, predict_fn
 from samplers import SampleResult, make_grid, sample, velocity_ab
 from samplers.exponential.unified import unified
 from samplers.schedules.learned import found, learned
 from samplers.schedules.schedule import Schedule, load
 from search import multistep
+from search.problem import LAW, Problem, predict_fn
 from search.score import Trajectories
-from tools.search_data import HELD_OUT, sets_of
+from search.sets import HELD_OUT, sets_of
 
 # A use of starts that no search has.
 HELD_OUT_USE = 9

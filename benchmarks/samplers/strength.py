@@ -2,7 +2,7 @@
 
     python -m benchmarks.samplers.strength [--nfe 20 40 80] [--samples 1024] [--json OUT]
 
-The digits and their exact network (`sampler_problem.py`), and the same network spoilt above
+The digits and their exact network (`search/problem.py`), and the same network spoilt above
 `sigma = 1`, where its data are drawn a fifth of the way to their mean: what a run decides early is
 then wrong, and what it does late is right. The figure is the energy distance to 4096 draws of the
 data, unbiased (zero is perfect), in brackets the standard deviation of that of as many perfect
@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.samplers.denoising_mcmc import DRAWS, Data, draw, energy, floor, mean_within
-from benchmarks.samplers.problem import LAW, Problem, load_problem, predict_fn
 from samplers import Restarts, dpm_multistep, edm, heun, make_grid, restart, sample
 from sde_lib import example_keys, expand, split
 from sde_lib.prediction import Prediction
+from search.problem import LAW, Problem, load_problem, predict_fn
 
 SPOILT_ABOVE, SHARE = 1.0, 0.2
 # Between these noise levels the restarts go up and down, by this many steps of Heun.

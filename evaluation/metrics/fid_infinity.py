@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from evaluation.metrics.errors import jackknife
 from evaluation.metrics.frechet import Moments, distance_to, merge_all
 
 PARTS = (1, 2, 3)
@@ -87,10 +88,7 @@ def fid_infinity(
         left_out.append(rest.mean())
     x, y = np.array([level.mean(axis=0) for level in points]).T
     return FrechetAtInfinity(
-        intercept(x, y),
-        float(np.sqrt((len(blocks) - 1) * np.var(left_out))),
-        tuple((1 / x).tolist()),
-        tuple(y.tolist()),
+        intercept(x, y), jackknife(left_out), tuple((1 / x).tolist()), tuple(y.tolist())
     )
 
 

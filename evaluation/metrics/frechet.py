@@ -18,6 +18,7 @@ import numpy as np
 from scipy.linalg import eigh, svdvals
 from threadpoolctl import ThreadpoolController
 
+from evaluation.metrics.errors import jackknife
 from evaluation.spaces.features import Features
 
 # The threads of a decomposition meet at every column, and where another process holds a core each
@@ -133,9 +134,8 @@ def distance_to(reference: Moments) -> Callable[[Moments], float]:
 def frechet_with_stderr(blocks: Sequence[Moments], reference: Moments) -> tuple[float, float]:
     """Distance of all blocks together from a fixed reference, and its standard error.
 
-    The error is a jackknife that leaves one of g equal blocks out (Efron and Tibshirani 1993,
-    section 11.5), se^2 = (g - 1)/g sum_j (d_{-j} - mean d)^2. It is the spread over fresh sets of
-    samples; it holds neither the spread of the reference nor the upward bias.
+    The error is a jackknife that leaves one of the equal blocks out. It is the spread over fresh
+    sets of samples; it holds neither the spread of the reference nor the upward bias.
 
     Raises:
         ValueError: fewer than two blocks, or blocks of different sizes.
@@ -148,8 +148,7 @@ def frechet_with_stderr(blocks: Sequence[Moments], reference: Moments) -> tuple[
         )
     distance = distance_to(reference)
     left_out = [distance(merge_all([*blocks[:j], *blocks[j + 1 :]])) for j in range(len(blocks))]
-    stderr = float(np.sqrt((len(blocks) - 1) * np.var(left_out)))
-    return distance(merge_all(blocks)), stderr
+    return distance(merge_all(blocks)), jackknife(left_out)
 
 
 def merge_all(blocks: Sequence[Moments]) -> Moments:

@@ -18,6 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import xlogy
 
+from evaluation.metrics.errors import jackknife
+
 TOLERANCE = 1e-3  # of the sum of a row: what half precision leaves of 1
 
 
@@ -94,8 +96,8 @@ def inception_score(probabilities, splits: int = 10) -> InceptionScore:
 def score_of_splits(splits: Sequence[ClassSums]) -> InceptionScore:
     """The same from the sums of each split, which a stream of batches can add up by `merge_sums`.
 
-    The error is a jackknife that leaves one of g splits of (nearly) one size out,
-    se^2 = (g - 1)/g sum_j (s_{-j} - mean s)^2: the spread over fresh sets, without the bias.
+    The error is a jackknife that leaves one of the splits of (nearly) one size out: the spread over
+    fresh sets, without the bias.
 
     Raises:
         ValueError: fewer than two splits, or splits of unequal numbers of classes.
@@ -105,9 +107,9 @@ def score_of_splits(splits: Sequence[ClassSums]) -> InceptionScore:
     total = merge_sums(splits)
     each = np.array([score(split) for split in splits])
     rest = [merge_sums([*splits[:j], *splits[j + 1 :]]) for j in range(len(splits))]
-    stderr = np.sqrt((len(splits) - 1) * np.var([score(sums) for sums in rest]))
+    stderr = jackknife([score(sums) for sums in rest])
     return InceptionScore(
-        score(total), float(stderr), float(each.mean()), float(each.std()), len(splits), total.n
+        score(total), stderr, float(each.mean()), float(each.std()), len(splits), total.n
     )
 
 

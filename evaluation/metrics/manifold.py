@@ -18,12 +18,12 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.metrics.pairwise import euclidean_distances
 
+from evaluation.metrics.errors import groups, jackknife, mean_and_stderr
 from evaluation.metrics.frechet import finite_rows
 from evaluation.metrics.mmd import check_pair, slices
 from evaluation.spaces.features import Features
 
 BLOCK = 1024  # 8 MiB of distances at a time
-GROUPS = 10
 # Distances come from |x|^2 - 2 x.y + |y|^2, whose rounding must not push a tie out of its ball.
 ROUNDING = 1e-12
 
@@ -131,11 +131,6 @@ def prepare(samples: Features, reference: Features, k: int) -> tuple[np.ndarray,
     return x - centre, y - centre
 
 
-def groups(n: int) -> np.ndarray:
-    """Which of at most ten groups each sample is in; dealt out, as samples may be sorted."""
-    return np.arange(n) % min(GROUPS, n)
-
-
 def nearest(x: np.ndarray, group: np.ndarray, k: int, block: int) -> np.ndarray:
     """Squared distances (n, groups, k) from each point to its nearest k in each group but itself.
 
@@ -165,12 +160,3 @@ def tiles(x: np.ndarray, y: np.ndarray, block: int, rounding: float):
             tile -= rounding * squares_x[rows, None]
             tile -= rounding * squares_y[columns]
             yield rows, columns, tile
-
-
-def mean_and_stderr(values: np.ndarray) -> tuple[float, float]:
-    return float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values)))
-
-
-def jackknife(left_out) -> float:
-    """Standard error from the values that leave one of g groups out (Efron and Tibshirani 1993)."""
-    return float(np.sqrt((len(left_out) - 1) * np.var(left_out)))

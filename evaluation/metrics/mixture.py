@@ -21,6 +21,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
+from evaluation.metrics.errors import mean_and_stderr
+
 COPIES = 8  # dequantisations of each training image: the noise is free, the images are not
 VALUES = 2**20  # of all copies together, beyond which copies are saved; the images are enough then
 CHEAP = ("diag", "spherical")
@@ -86,7 +88,7 @@ class Mixture:
         rng = np.random.default_rng(seed)
         scores = [bits(self.model, dequantize(images, self.levels, rng)) for _ in range(draws)]
         each = np.mean(scores, axis=0) + np.log2(self.levels)
-        return BitsPerDim(float(each.mean()), float(each.std(ddof=1) / len(each) ** 0.5), len(each))
+        return BitsPerDim(*mean_and_stderr(each), len(each))
 
     def sample(self, n: int, seed: int = 0) -> np.ndarray:
         """n images (n, *image_shape) in [0, 1], on the data's lattice u / (L - 1)."""

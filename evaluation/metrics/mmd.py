@@ -15,6 +15,7 @@ import numpy as np
 from scipy.spatial.distance import pdist
 from sklearn.metrics.pairwise import polynomial_kernel, rbf_kernel
 
+from evaluation.metrics.errors import jackknife
 from evaluation.spaces.features import Features
 
 BLOCK = 1024  # 8 MiB of kernel values at a time
@@ -114,8 +115,8 @@ def mmd_squared(
 
     without_x = value(within_x - 2 * in_x, n - 1, within_y, m, between - x_to_y)
     without_y = value(within_x, n, within_y - 2 * in_y, m - 1, between - y_to_x)
-    variance = (n - 1) * np.var(without_x) + (m - 1) * np.var(without_y)
-    return float(value(within_x, n, within_y, m, between)), float(np.sqrt(variance))
+    stderr = np.hypot(jackknife(without_x), jackknife(without_y))
+    return float(value(within_x, n, within_y, m, between)), float(stderr)
 
 
 def row_sums_within(x, kernel, block) -> np.ndarray:

@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from evaluation.metrics.errors import groups, jackknife, mean_and_stderr
 from evaluation.metrics.frechet import finite_rows
 from evaluation.metrics.mmd import check_pair, slices
 from evaluation.spaces.features import Features
 
-BLOCKS = 10
 AT_ONCE = 16  # directions; with 50,000 points 6 MiB of projections
 
 
@@ -63,7 +63,7 @@ def sliced_wasserstein(
         )
     theta = np.random.default_rng(seed).standard_normal((directions, a.shape[1]))
     theta /= np.linalg.norm(theta, axis=1, keepdims=True)
-    group = np.arange(len(a)) % min(BLOCKS, len(a))
+    group = groups(len(a))
     values, without = [], []
     for part in slices(directions, AT_ONCE):
         on_x, on_y = theta[part] @ a.T, np.sort(theta[part] @ b.T, axis=1)
@@ -81,10 +81,7 @@ def sliced_wasserstein(
     value = np.concatenate(values)
     left_out = np.sum(without, axis=0) / directions
     return SlicedWasserstein(
-        float(value.mean()),
-        float(value.std(ddof=1) / np.sqrt(directions)),
-        float(np.sqrt((len(left_out) - 1) * np.var(left_out))),
-        *(directions, seed, len(a), len(b)),
+        *mean_and_stderr(value), jackknife(left_out), directions, seed, len(a), len(b)
     )
 
 

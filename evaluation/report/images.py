@@ -7,9 +7,11 @@ import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from data.order import permutation
+from data.scaling import Scaler
 
 BATCH = 1000
 VALUES = 2**25  # of a batch at most: 256 MiB in float64, 170 colour images of 256 px
@@ -50,6 +52,18 @@ class Images(NamedTuple):
     def first(self, n: int) -> np.ndarray:
         """At most n of them, as one array."""
         return self.fetch(0, min(n, self.n))
+
+
+def to_levels(scaler: Scaler, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """States (n, ...) as the data set has its examples: integer levels, and those in [0, 1].
+
+    Continuous data come back as they are, twice. What is not finite has no level: the first holds
+    any number there, and the second nan.
+    """
+    if scaler.levels == 0:
+        return x, x
+    levels = np.asarray(scaler.quantize(jnp.nan_to_num(jnp.asarray(x))))
+    return levels, np.where(np.isfinite(x), levels / (scaler.levels - 1.0), np.nan)
 
 
 def of_levels(levels: np.ndarray, count: int) -> Images:

@@ -7,6 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from flax.traverse_util import empty_node, flatten_dict
+
 from evaluation.report.page_style import PAGE, STYLE
 from evaluation.report.pictures import SERIES, loss_curve, series
 from whole_files import put
@@ -196,19 +198,11 @@ def media_type(key: str, data: bytes) -> str:
 
 def config_details(config: Mapping) -> str:
     lines = "".join(
-        f"<tr><th scope=row>{escape(key)}</th><td>{escape(repr(value))}</td></tr>"
-        for key, value in flatten(config)
+        f"<tr><th scope=row>{escape(key)}</th>"
+        f"<td>{'{}' if value is empty_node else escape(repr(value))}</td></tr>"
+        for key, value in flatten_dict(config, keep_empty_nodes=True, sep=".").items()
     )
     return (
         "<details><summary>Resolved config</summary>"
         f"<table class=config><tbody>{lines}</tbody></table></details>"
     )
-
-
-def flatten(config: Mapping, prefix: str = ""):
-    """Pairs ("section.key", value) of a nested mapping, in its order."""
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

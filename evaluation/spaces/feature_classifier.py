@@ -114,7 +114,7 @@ def save_classifier(path: Path, network: Perceptron) -> str:
     return sha256(path)
 
 
-def load_classifier(file: str) -> FeatureSpace:
+def load_feature_classifier(file: str) -> FeatureSpace:
     """The space of a file of `save_classifier`, or of one that comes along, by its name.
 
     Raises:

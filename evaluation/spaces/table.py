@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from evaluation.spaces.feature_classifier import fit_classifier, load_classifier
+from evaluation.spaces.feature_classifier import fit_classifier, load_feature_classifier
 from evaluation.spaces.features import FeatureSpace, pixels, unit_batch
 from evaluation.spaces.inception import load_inception
 
@@ -47,7 +47,7 @@ class Given(NamedTuple):
 
 def classifier(given: Given) -> FeatureSpace:
     if given.classifier:
-        return load_classifier(given.classifier)
+        return load_feature_classifier(given.classifier)
     return fit_classifier(given.images, given.labels)
 
 

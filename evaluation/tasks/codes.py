@@ -69,16 +69,6 @@ def in_batches(experiment, batch: Callable, params: Any, array: np.ndarray) -> A
     return in_shares(lambda part: run(params, part), size, array)
 
 
-def to_levels(experiment, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Decoded data as integer levels, and those in [0, 1], nan where x is; continuous data twice as
-    they are. As in `evaluation.tasks.sampling`, but for data that were dequantised here."""
-    scaler = experiment.bits_scaler
-    if scaler.levels == 0:
-        return x, x
-    levels = np.asarray(scaler.quantize(jnp.nan_to_num(jnp.asarray(x))))
-    return levels, np.where(np.isnan(x), np.nan, levels / (scaler.levels - 1.0))
-
-
 def newest(workdir: Path, step: int) -> Path:
     """The latest output of `--mode encode` of that checkpoint."""
     found = (workdir / "latents" / f"step_{step}").glob("*/latents_*.npz")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from evaluation.report.images import to_levels
 from evaluation.report.pictures import grid, save_png
 from evaluation.tasks.given import given_images
 from evaluation.tasks.sampling import (
@@ -18,7 +19,6 @@ from evaluation.tasks.sampling import (
     in_shares,
     own_parameters,
     pictured,
-    to_levels,
 )
 from parallel.mesh import by_device
 from parallel.processes import is_lead
@@ -92,8 +92,8 @@ def run_editing(
         )
     folder = workdir / "edited" / f"step_{step}"
     name = f"{section.method}_{seeds.start}-{seeds.stop - 1}"
-    levels, unit = to_levels(experiment, found.x)
-    _, image = to_levels(experiment, found.image)
+    levels, unit = to_levels(experiment.scaler, found.x)
+    _, image = to_levels(experiment.scaler, found.image)
     report = {
         "step": step,
         "images": [seeds.start, seeds.stop - 1],

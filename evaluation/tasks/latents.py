@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from data import Source
+from evaluation.report.images import to_levels
 from evaluation.report.pictures import grid, save_png
 from evaluation.tasks.codes import (
     arrived,
@@ -18,7 +19,6 @@ from evaluation.tasks.codes import (
     encode_data,
     newest,
     read_codes,
-    to_levels,
 )
 from evaluation.tasks.evaluate import strict
 from evaluation.tasks.sampling import pictured
@@ -58,7 +58,7 @@ def run_encode(experiment, params: Any, workdir: Path, step: int, seeds: range) 
         arrays["labels"] = source.labels[indices[kept]]
     error = np.asarray(round_trip_error(x, back.x))
     report = encode_report(experiment, codes, back, error, arrays)
-    first, last = (to_levels(experiment, v[:SHOWN])[1] for v in (x, back.x))
+    first, last = (to_levels(experiment.bits_scaler, v[:SHOWN])[1] for v in (x, back.x))
     picture = np.concatenate([first, code_picture(codes.z[:SHOWN]), last])
     folder = workdir / "latents" / f"step_{step}" / experiment.config.latents.dataset
     stem = f"latents_{seeds.start}-{seeds.stop - 1}"
@@ -115,7 +115,7 @@ def run_decode(experiment, params: Any, workdir: Path, step: int, seeds: range) 
     z = np.asarray(temperature(codes["z"], section.temperature))
     result = decode_codes(experiment, params, z, section.denoise)
     kept = arrived(result.failed, experiment.config.likelihood)
-    levels, unit = to_levels(experiment, result.x[kept])
+    levels, unit = to_levels(experiment.bits_scaler, result.x[kept])
     arrays = {"arr_0": levels, "temperature": section.temperature}
     if "indices" in codes:
         arrays["indices"] = codes["indices"][kept]
@@ -151,7 +151,7 @@ def run_interpolate(
     # A pair with an end that failed has no codes, and fails whole.
     result = decode_codes(experiment, params, z.reshape(-1, *experiment.shape), section.denoise)
     arrived(result.failed, experiment.config.likelihood)
-    levels, unit = (v.reshape(z.shape) for v in to_levels(experiment, result.x))
+    levels, unit = (v.reshape(z.shape) for v in to_levels(experiment.bits_scaler, result.x))
     arrays = {
         "arr_0": levels,
         "pairs": np.stack([indices[:-1], indices[1:]], axis=1),

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from evaluation.report.images import to_levels
 from evaluation.report.pictures import grid, save_png
 from evaluation.tasks.given import check_rows, given_images
 from evaluation.tasks.sampling import (
@@ -23,7 +24,6 @@ from evaluation.tasks.sampling import (
     depend_on_each_other,
     in_shares,
     pictured,
-    to_levels,
 )
 from operators import LinearOperator, measure
 from parallel.mesh import by_device
@@ -188,7 +188,7 @@ def run_restoration(
 def restored_arrays(experiment, found: Restored) -> dict[str, np.ndarray]:
     """What the npz holds: restorations in levels as `arr_0`, and the rest in units of the model."""
     mean, std = mean_and_std(found)
-    levels = to_levels(experiment, np.nan_to_num(found.x))[0]
+    levels = to_levels(experiment.scaler, np.nan_to_num(found.x))[0]
     arrays = {"arr_0": levels, "y": found.y, "mean": mean, "std": std, "failed": found.failed}
     return arrays if found.truth is None else {**arrays, "truth": found.truth}
 
@@ -245,7 +245,7 @@ def calibration(found: Restored, mean: np.ndarray, std: np.ndarray) -> dict:
 def likeness(experiment, found: Restored, mean: np.ndarray) -> dict:
     """`psnr` and `ssim` of the mean, as it is and not rounded to levels; `psnr_of_samples`, None
     where all are equal to the truth."""
-    unit = lambda v: to_levels(experiment, v)[1]
+    unit = lambda v: to_levels(experiment.scaler, v)[1]
     truth, kept = unit(found.truth), ~found.failed
     smooth = np.asarray(experiment.scaler.to_unit(jnp.asarray(mean)))
     some = np.flatnonzero(kept.any(axis=1))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from evaluation.report.images import shown
+from evaluation.report.images import shown, to_levels
 from evaluation.report.pictures import grid, save_png, trajectory_figure
 from evaluation.store.batches import open_store
 from evaluation.store.gather import joined
@@ -97,7 +97,7 @@ def stored_samples(
         if (found := store.load(batch, index)) is not None:
             return found
         x, nfe, failed = in_parts(lambda part: run(params, part), size, index)
-        found = dict(zip(ARRAYS, (index, to_levels(experiment, x)[0], nfe, failed)))
+        found = dict(zip(ARRAYS, (index, to_levels(experiment.scaler, x)[0], nfe, failed)))
         store.save(batch, found)
         return found
 
@@ -176,18 +176,6 @@ def by_example(experiment, run):
     return mapped
 
 
-def to_levels(experiment, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Samples as the data set has them: integer levels, and those levels in [0, 1].
-
-    Continuous data come back as they are, twice. What is not finite has no level: the first holds
-    any number there, and the second nan.
-    """
-    if experiment.scaler.levels == 0:
-        return x, x
-    levels = np.asarray(experiment.scaler.quantize(jnp.asarray(x)))
-    return levels, np.where(np.isfinite(x), levels / (experiment.scaler.levels - 1.0), np.nan)
-
-
 def check_some(failed: np.ndarray, section) -> None:
     """Raises:
     ValueError: where every sample failed, with what to try; `section` is `sampling`.
@@ -225,7 +213,7 @@ def run_sampling(experiment, params: Any, workdir: Path, step: int, seeds: range
     result = draw(experiment, params, seeds, experiment.config.eval.seed)
     check_some(result.failed, experiment.config.sampling)
     kept = ~result.failed
-    levels, unit = to_levels(experiment, result.x[kept])
+    levels, unit = to_levels(experiment.scaler, result.x[kept])
     numbers = np.asarray(seeds)[kept]
     told = {}
     if experiment.classes is not None:

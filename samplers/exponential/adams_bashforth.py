@@ -14,6 +14,7 @@ from jax import Array
 
 from samplers.base import Sampler, State
 from samplers.exponential.integrals import check_form, first_order, interval, target
+from samplers.exponential.lagrange import gauss, lagrange
 from sde_lib import AffinePath, check_data_left, expand
 
 BASES = ("lam", "rho", "t")
@@ -21,8 +22,7 @@ MAX_ORDER = 4
 
 # Gauss-Legendre on [0, 1]. Its error is below rounding for steps of up to 10 nats, and unlike the
 # phi functions it loses no digits on short ones; one formula serves every basis.
-_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(16)
-POINTS, WEIGHTS = 0.5 * (_POINTS + 1.0), 0.5 * _WEIGHTS
+POINTS, WEIGHTS = gauss(16)
 
 
 class History(NamedTuple):
@@ -136,10 +136,6 @@ def weights(
     # As differences to lam_t, by which rho is rescaled and does not overflow.
     at, nodes = variable(h[None] * u), variable(path.lam(times) - lam_t[None])
     there = used(times)
-    others = ~np.eye(len(times), dtype=bool).reshape(len(times), -1, *(1,) * h.ndim)
-    factors = there[None] & others
-    gaps = jnp.where(factors, nodes[:, None] - nodes[None], 1.0)
-    ratios = (at[:, None] - nodes[None])[:, None] / gaps[None]
-    lagrange = jnp.prod(jnp.where(factors[None], ratios, 1.0), axis=2)
-    integral = jnp.sum(kernel(form, h)[:, None] * lagrange, axis=0)
+    polynomials = lagrange(at, nodes, there, jnp)
+    integral = jnp.sum(kernel(form, h)[:, None] * polynomials, axis=0)
     return jnp.where(there, integral, 0.0)[1:]

@@ -18,12 +18,12 @@ from jax import Array
 
 from samplers.base import Sampler, State
 from samplers.exponential.adams_bashforth import MAX_ORDER, empty_history, push, shorten, used
+from samplers.exponential.lagrange import gauss, lagrange
 from sde_lib import AffinePath, expand
 from sde_lib.prediction import Prediction
 
 # Gauss-Legendre on [0, 1], exact for the cubics of order 4.
-_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(MAX_ORDER // 2)
-POINTS, WEIGHTS = 0.5 * (_POINTS + 1.0), 0.5 * _WEIGHTS
+POINTS, WEIGHTS = gauss(MAX_ORDER // 2)
 
 
 def velocity_ab(path: AffinePath, order: int = 2, sigma_data: float = 1.25) -> Sampler:
@@ -93,10 +93,6 @@ def weights(path: AffinePath, sigma_data: float, times: Array, t: Array, s: Arra
     shape = (-1, *(1,) * span.ndim)
     u, w = (jnp.asarray(v, span.dtype).reshape(shape) for v in (POINTS, WEIGHTS))
     there = used(times)
-    others = ~np.eye(len(times), dtype=bool).reshape(len(times), -1, *(1,) * span.ndim)
-    factors = there[None] & others
-    gaps = jnp.where(factors, nodes[:, None] - nodes[None], 1.0)
-    ratios = ((span[None] * u)[:, None] - nodes[None])[:, None] / gaps[None]
-    lagrange = jnp.prod(jnp.where(factors[None], ratios, 1.0), axis=2)
-    integral = span[None] * jnp.sum(w[:, None] * lagrange, axis=0)
+    polynomials = lagrange(span[None] * u, nodes, there, jnp)
+    integral = span[None] * jnp.sum(w[:, None] * polynomials, axis=0)
     return jnp.where(there, integral, 0.0)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from benchmarks.samplers import few_steps as command
-from benchmarks.samplers.problem import (
+from samplers import GRIDS
+from search.problem import (
     LAW,
     denoise,
     make_problem,
@@ -18,7 +19,6 @@ from benchmarks.samplers.problem import (
     score,
     solve,
 )
-from samplers import GRIDS
 
 pytestmark = pytest.mark.usefixtures("x64")
 S = 0.05

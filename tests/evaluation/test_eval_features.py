@@ -13,7 +13,7 @@ from evaluation.spaces import feature_classifier, features
 from evaluation.spaces.feature_classifier import (
     fit,
     fit_classifier,
-    load_classifier,
+    load_feature_classifier,
     save_classifier,
 )
 from evaluation.spaces.features import accuracy, pixels
@@ -120,7 +120,7 @@ def test_a_file_of_a_classifier(digits, tmp_path):
     for labels in (digits[1][:200], names):
         network = fit(x, labels)
         save_classifier(tmp_path / "c.npz", network)
-        stored, fitted = load_classifier(str(tmp_path / "c.npz")), fit_classifier(x, labels)
+        stored, fitted = load_feature_classifier(str(tmp_path / "c.npz")), fit_classifier(x, labels)
         assert stored.id == fitted.id
         np.testing.assert_array_equal(stored.extract(digits[2]), fitted.extract(digits[2]))
         np.testing.assert_array_equal(stored.classify(digits[2]), fitted.classify(digits[2]))

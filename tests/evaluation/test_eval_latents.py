@@ -9,13 +9,13 @@ import pytest
 from closed_form import Gaussian
 from known_data import LEVELS, MEAN, N_TEST, PARAMS, SHAPE, STD, exact
 
+from evaluation.report.images import to_levels
 from evaluation.tasks.codes import (
     decode_codes,
     dequantised,
     encode_data,
     in_batches,
     read_codes,
-    to_levels,
 )
 from evaluation.tasks.latents import run_decode, run_encode, run_interpolate
 from sde_lib import example_keys, fold_in, split
@@ -89,7 +89,7 @@ def test_the_training_split_has_codes_of_its_own(file, tmp_path):
     assert report["folder"] == str(folder) and report["data"]["split"] == "train"
     raw = experiment.train.fetch(np.array([118]))
     back = decode_codes(experiment, PARAMS, np.load(folder / "latents_118-118.npz")["z"]).x
-    np.testing.assert_array_equal(to_levels(experiment, back)[0], raw)
+    np.testing.assert_array_equal(to_levels(experiment.bits_scaler, back)[0], raw)
     report = json.loads((folder / "latents_118-118.json").read_text())
     assert report["variance"] == {"mean": None, "std": None, "std_of_normal": None}
     with pytest.raises(ValueError, match=r"example 120, and the train split of .* has 120"):
@@ -139,7 +139,7 @@ def test_what_fails_is_left_out(encoding, file, monkeypatch):
     np.testing.assert_array_equal(solved[0], z[[0, 2, 3, 4]])
     assert result.failed.tolist() == [False, True, False, False, False]
     assert np.isnan(result.x[1]).all() and np.isfinite(result.x[[0, 2, 3, 4]]).all()
-    levels, unit = to_levels(experiment, result.x)
+    levels, unit = to_levels(experiment.bits_scaler, result.x)
     np.testing.assert_array_equal(
         levels[[0, 2, 3, 4]], experiment.test.fetch(np.array([0, 2, 3, 4]))
     )
@@ -157,7 +157,7 @@ def test_another_seed_is_another_dequantisation(encoding):
     # Two uniforms of a level's width are apart by sqrt(1/6) of it.
     assert np.std(first - again) == pytest.approx(SCALE / 6**0.5, rel=0.1)
     for x in (first, again):
-        np.testing.assert_array_equal(to_levels(experiment, x)[0], raw)
+        np.testing.assert_array_equal(to_levels(experiment.bits_scaler, x)[0], raw)
     np.testing.assert_array_equal(dequantised(experiment, raw[5:6], numbers[5:6]), first[5:6])
 
 

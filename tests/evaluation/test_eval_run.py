@@ -13,12 +13,12 @@ from known_data import LEVELS, N_TEST, N_TRAIN, PARAMS, SHAPE, Affine, exact, ve
 
 from data import Scaler
 from evaluation.metrics.compare import distances
-from evaluation.report.images import of_array, of_source
+from evaluation.report.images import of_array, of_source, to_levels
 from evaluation.report.pictures import loss_curve
 from evaluation.spaces.features import pixels
 from evaluation.tasks.evaluate import evaluate
 from evaluation.tasks.fid_stats import write_fid_stats
-from evaluation.tasks.sampling import draw, run_sampling, stored_samples, to_levels
+from evaluation.tasks.sampling import draw, run_sampling, stored_samples
 from samplers import SampleResult
 
 # The report.
@@ -163,7 +163,7 @@ def test_failed_solves_are_counted_and_left_out(file, tmp_path):
 def test_what_is_not_finite_has_no_level(file):
     experiment = exact(file)
     x = np.array([[np.nan, -1.0], [np.inf, 1.0]], np.float32)
-    levels, unit = to_levels(experiment, x)
+    levels, unit = to_levels(experiment.scaler, x)
     np.testing.assert_array_equal(levels[:, 1], [0, LEVELS - 1])
     np.testing.assert_allclose(unit, [[np.nan, 0.0], [np.nan, 1.0]])
 
@@ -213,6 +213,6 @@ def test_levels_and_back(file):
     assert experiment.scaler == Scaler(LEVELS, True, True)
     u = experiment.test.fetch(np.arange(N_TEST))
     keys = jax.random.split(jax.random.key(0), N_TEST)
-    levels, unit = to_levels(experiment, experiment.scaler.to_model(keys, jnp.asarray(u)))
+    levels, unit = to_levels(experiment.scaler, experiment.scaler.to_model(keys, jnp.asarray(u)))
     np.testing.assert_array_equal(levels, u)
     np.testing.assert_allclose(unit, of_source(experiment.test).first(N_TEST), rtol=1e-12)

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from known_data import PARAMS, exact
 
+from evaluation.report.images import to_levels
 from evaluation.store.batches import open_store
 from evaluation.store.sample_store import ARRAYS, SampleStore, make_plan
 from evaluation.tasks import sampling
 from evaluation.tasks.evaluate import evaluate
-from evaluation.tasks.sampling import draw, stored_samples, to_levels
+from evaluation.tasks.sampling import draw, stored_samples
 
 INDEX = np.arange(8, 12, dtype=np.int32)
 BATCH = {
@@ -96,7 +97,7 @@ def test_more_samples_go_on_from_fewer(file, tmp_path, monkeypatch):
     assert seen == [[*range(16, 24)], [*range(24, 30)]]
     np.testing.assert_array_equal(more["x"][:20], few["x"])
     expected = draw(experiment, PARAMS, range(30), experiment.config.eval.seed)
-    np.testing.assert_array_equal(more["x"], to_levels(experiment, expected.x)[0])
+    np.testing.assert_array_equal(more["x"], to_levels(experiment.scaler, expected.x)[0])
 
 
 def test_killed_behind_every_batch(file, tmp_path, monkeypatch):

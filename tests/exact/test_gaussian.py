@@ -11,7 +11,7 @@ from scipy.special import softmax
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 
-from exact.gaussian import Moments, gaussian_flow, gaussian_predict, moments
+from exact.gaussian import GaussianMoments, gaussian_flow, gaussian_predict, moments
 from sde_lib import EDM, VE, VP, Flow, SubVP
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
@@ -29,7 +29,7 @@ COVS = {"full": FULL @ FULL.T, "thin": THIN @ THIN.T}
 
 def modes(cov, rank):
     L, U = np.linalg.eigh(cov)
-    return Moments(MEAN, U[:, ::-1][:, :rank], L[::-1][:rank])
+    return GaussianMoments(MEAN, U[:, ::-1][:, :rank], L[::-1][:rank])
 
 
 MODELS = {"full": modes(COVS["full"], 5), "thin": modes(COVS["thin"], 2)}
@@ -215,8 +215,8 @@ def test_explained_variance_on_real_digits():
     `sigma^-6` (third moments are what it lacks); in between isotropic < Gaussian < ten Gaussians;
     least at small noise."""
     law, model = EDM(), moments(DIGITS)
-    spread = Moments(model.mean, np.zeros((64, 0)), np.zeros(0))
-    isotropic = Moments(model.mean, np.eye(64), np.full(64, model.L.sum() / 64))
+    spread = GaussianMoments(model.mean, np.zeros((64, 0)), np.zeros(0))
+    isotropic = GaussianMoments(model.mean, np.eye(64), np.full(64, model.L.sum() / 64))
     labels = KMeans(10, n_init=1, random_state=0).fit_predict(DIGITS)
     parts = [DIGITS[labels == k] for k in range(10)]
     models = {"mean": spread, "isotropic": isotropic, "gaussian": model}
@@ -266,7 +266,7 @@ def test_paths_turn_in_a_plane():
 @pytest.mark.parametrize("shape", [(4, 4), (4, 2)], ids=["whole", "few"])
 def test_products_are_at_full_precision(shape):
     """On accelerators too, which multiply matrices at half of it unless they are told."""
-    model = Moments(np.zeros(4), np.eye(*shape), np.ones(shape[1]))
+    model = GaussianMoments(np.zeros(4), np.eye(*shape), np.ones(shape[1]))
     for run in (
         lambda x: gaussian_predict(VP(), model)(x, np.float32(0.5)),
         lambda x: gaussian_flow(VP(), model, x, np.float32(0.5), np.float32(0.2)),

@@ -9,8 +9,8 @@ from linear_gaussian import LAWS, NOISE, OPERATOR, PRIOR, A, Y, posterior, state
 from scipy.stats import multivariate_normal
 
 from exact import (
+    GaussianMoments,
     Mixture,
-    Moments,
     gaussian_posterior,
     gaussian_predict,
     mixture_moments,
@@ -30,7 +30,7 @@ PLANE = Mixture(
 
 def moments_of(cov, mean, rank):
     L, U = np.linalg.eigh(cov)
-    return Moments(mean, U[:, ::-1][:, :rank], L[::-1][:rank])
+    return GaussianMoments(mean, U[:, ::-1][:, :rank], L[::-1][:rank])
 
 
 def test_gaussian_by_precisions():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from closed_form import Gaussian
 
-from exact.gaussian import Moments, gaussian_flow
+from exact.gaussian import GaussianMoments, gaussian_flow
 from samplers.around import interpolation as rules
 from samplers.around.interpolation import INTERPOLATIONS, walk
 from sde_lib import VE, VP
@@ -74,7 +74,7 @@ def test_what_a_linear_blend_decodes_to_on_gaussian_data(law):
     the data: blends of w have `(1 - w)^2 + w^2` of it, in every direction."""
     data = Gaussian(np.array([0.4, -0.7]), np.array([[0.5, 0.2], [0.2, 0.3]]))
     L, U = np.linalg.eigh(data.cov)
-    model = Moments(data.mean, U[:, ::-1], L[::-1])
+    model = GaussianMoments(data.mean, U[:, ::-1], L[::-1])
     n = 40_000
     z1, z2 = (RNG.standard_normal((n, 2)) for _ in range(2))
     decode = jax.jit(lambda z: gaussian_flow(law, model, law.prior_std() * z, law.t1, 1e-3))

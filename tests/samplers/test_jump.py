@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from closed_form import Gaussian
 
-from exact.gaussian import Moments, gaussian_flow
+from exact.gaussian import GaussianMoments, gaussian_flow
 from samplers import SampleResult, ddim, heun, sample
 from samplers.around.jump import above, jump
 from samplers.around.teleport import teleport
@@ -19,7 +19,7 @@ KEY = jax.random.key(0)
 LAW, TS = EDM(), np.array([80.0, 20.0, 5.0, 1.0, 0.1])
 DATA = Gaussian(np.array([0.4, -0.7]), np.array([[0.5, 0.2], [0.2, 0.3]]))
 L, U = np.linalg.eigh(DATA.cov)
-MODEL = Moments(DATA.mean, U[:, ::-1], L[::-1])
+MODEL = GaussianMoments(DATA.mean, U[:, ::-1], L[::-1])
 
 
 def by(method):

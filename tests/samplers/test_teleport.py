@@ -9,7 +9,7 @@ from closed_form import Gaussian, Mixture
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 
-from exact.gaussian import Moments, gaussian_flow
+from exact.gaussian import GaussianMoments, gaussian_flow
 from samplers import ddim, heun, make_grid, sample
 from samplers.around.teleport import teleport
 from samplers.steps.bdia import bdia
@@ -27,7 +27,7 @@ def normal(*shape):
 
 def model_of(mean, cov):
     L, U = np.linalg.eigh(cov)
-    return Moments(mean, U[:, ::-1], L[::-1])
+    return GaussianMoments(mean, U[:, ::-1], L[::-1])
 
 
 def by(method):

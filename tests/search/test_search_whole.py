@@ -10,8 +10,6 @@ from closed_form import M1
 from fast_solvers import KEY
 from rk4 import runge_kutta
 
-from benchmarks.samplers.problem import LAW as DIGITS_LAW
-from benchmarks.samplers.problem import denoise, predict_fn, score, solve
 from benchmarks.samplers.searched import default
 from samplers.exponential.unified import unified
 from samplers.schedules.learned import found
@@ -19,9 +17,11 @@ from samplers.schedules.schedule import evaluations, load, nodes
 from sde_lib import EDM
 from search import Effort, Task, evolve, multistep, search
 from search.known import baselines, grid_nodes
+from search.problem import LAW as DIGITS_LAW
+from search.problem import denoise, predict_fn, score, solve
 from search.score import Trajectories
+from search.sets import TRAIN, problem_of
 from tools import search_solver
-from tools.search_data import TRAIN, problem_of
 
 LAW, EPS = EDM(t1=20.0), 0.02
 SMALL = Effort(generations=2, bred=20, ranked=4, lots=4, parents=5, refined=1, early=10, late=30)

@@ -9,11 +9,11 @@ from tiny import tiny
 import tables.models
 from builders.experiment import build
 from evaluation.metrics.frechet import Moments, frechet_distance
-from evaluation.report.images import of_levels, of_source
+from evaluation.report.images import of_levels, of_source, to_levels
 from evaluation.spaces.features import accuracy
 from evaluation.spaces.judges import judges
 from evaluation.store.gather import features
-from evaluation.tasks.sampling import draw, to_levels
+from evaluation.tasks.sampling import draw
 from tables import TABLES
 from tables.__main__ import main, make
 from tables.base import SETTINGS, Cell, Model, Setting, Table
@@ -102,7 +102,7 @@ def test_a_cell_is_what_it_says(model, cells, results):
     assert accuracy(space, *unit_and_labels(experiment.test)) > 0.8
     reference = Moments.of(features(space, of_source(experiment.train)))
     for seed, value in zip((0, 1), results[0][0]["frechet_values"]):
-        levels = to_levels(experiment, draw(experiment, params, range(40), seed).x)[0]
+        levels = to_levels(experiment.scaler, draw(experiment, params, range(40), seed).x)[0]
         found = Moments.of(features(space, of_levels(levels, 17)))
         assert frechet_distance(found, reference) == pytest.approx(value, rel=1e-6)
     first = results[0][0]

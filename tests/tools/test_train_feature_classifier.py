@@ -7,7 +7,7 @@ from tiny import tiny
 from configs.base import base
 from data import load
 from evaluation.report.images import of_source
-from evaluation.spaces.feature_classifier import load_classifier
+from evaluation.spaces.feature_classifier import load_feature_classifier
 from tools.train_feature_classifier import train
 
 
@@ -15,7 +15,10 @@ def test_the_one_that_comes_along(tmp_path):
     """Trained again it calls the digits the same; on another machine its last bits differ."""
     said = train(tiny("vp"), tmp_path / "c.npz")
     assert "accuracy on 297 test images 0.9" in said
-    made, known = load_classifier(str(tmp_path / "c.npz")), load_classifier("digits")
+    made, known = (
+        load_feature_classifier(str(tmp_path / "c.npz")),
+        load_feature_classifier("digits"),
+    )
     assert made.id in said
     test = of_source(load("digits", "test")).first(297)
     assert np.mean(made.classify(test) == known.classify(test)) > 0.96

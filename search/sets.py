@@ -1,7 +1,7 @@
 """Networks known in closed form on which solvers are searched for and judged.
 
 Each is the optimal denoiser of an equal mixture of N(x_i, s^2 I) over points in [-1, 1]
-(`benchmarks/samplers/problem.py`). The split is by data, and every use has starts of its own:
+(`search/problem.py`). The split is by data, and every use has starts of its own:
 those of the benchmark's score are `default_rng(0)`, a search's `default_rng([seed + 1, ...])`.
 """
 
@@ -14,8 +14,8 @@ from scipy.ndimage import gaussian_filter, zoom
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.feature_extraction.image import extract_patches_2d
 
-from benchmarks.samplers.problem import LAW, Problem, make_problem, predict_fn
 from search import Trajectories, trajectories
+from search.problem import LAW, Problem, make_problem, predict_fn
 
 # What a search sees, and the weight of each set. The first digits are those of the benchmark; data
 # of other kinds, dimensions and spreads keep a schedule from fitting one set too closely.

@@ -1,0 +1,24 @@
+"""Standard errors: of a mean, and of a statistic of a whole set by leaving out groups of it."""
+
+import numpy as np
+
+GROUPS = 10
+
+
+def mean_and_stderr(values: np.ndarray) -> tuple[float, float]:
+    """The mean of independent values (n,), n >= 2, and its standard error."""
+    return float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values)))
+
+
+def groups(n: int) -> np.ndarray:
+    """Which of at most ten groups each sample is in; dealt out, as samples may be sorted."""
+    return np.arange(n) % min(GROUPS, n)
+
+
+def jackknife(left_out) -> float:
+    """Standard error of a statistic from its g values s_{-j} that leave one of g groups out.
+
+    se^2 = (g - 1)/g sum_j (s_{-j} - mean s)^2, for groups of one size (Efron and Tibshirani 1993,
+    section 11.5).
+    """
+    return float(np.sqrt((len(left_out) - 1) * np.var(left_out)))
