@@ -174,7 +174,7 @@ def run(experiment: Experiment, workdir: Path) -> None:
         for path in write_fid_stats(experiment, workdir):
             print(f"wrote {path}")
         return
-    claim(workdir, experiment.settings, FORCE.value, training=False)
+    claim(workdir, experiment.settings, FORCE.value, training=False, read=experiment.stored)
     if experiment.logits is not None and MODE.value != "eval":
         raise ValueError(
             f"--mode {MODE.value} needs a score, and model.name = {experiment.config.model.name!r} "
@@ -272,8 +272,8 @@ def parse_flags(argv: list[str]) -> list[str]:
             print(describe(section, config or base("vp", "mlp", "digits")))
             raise SystemExit(0)
         rest = FLAGS(argv)
-        check_flags(CONFIG.value, config_flags.get_override_values(FLAGS["config"]))
         FLAGS["config"].value = modernised(expanded(CONFIG.value))
+        check_flags(CONFIG.value, config_flags.get_override_values(FLAGS["config"]))
         return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise SystemExit(f"Bad flag: {' '.join(str(error).split())}") from None

@@ -11,6 +11,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import guidance
+import losses
+import models
 import restoration
 from data import Source
 from data.source import unknown
@@ -18,7 +20,6 @@ from evaluation.metrics.table import METRICS
 from evaluation.spaces.inception import RELEASES, RESIZES
 from evaluation.spaces.table import FEATURE_SPACES
 from evaluation.tasks.bounds import MORE_BOUNDS
-from models import CLASSIFIERS
 from samplers.around.interpolation import INTERPOLATIONS
 from sde_lib.prediction import BY_LEVEL
 from training.workdir import flatten
@@ -134,25 +135,23 @@ def check_combinations(config: ConfigDict) -> None:
 def check_discrete(config: ConfigDict) -> None:
     """Refuses what does not go with discrete levels, or what goes with them alone."""
     by_level = config.prediction.conditioning in BY_LEVEL
+    if config.training.continuous and by_level:
+        raise ValueError(
+            f"prediction.conditioning is {config.prediction.conditioning!r}, which counts "
+            "levels, and training.continuous is True; condition on 'label', 'sigma', 't' or "
+            "'lam', or set training.continuous=False."
+        )
+    if config.training.continuous == (config.loss.name == "discrete"):
+        raise ValueError(
+            f"training.continuous is {config.training.continuous} and loss.name is "
+            f"{config.loss.name!r}; discrete levels and no others have the loss 'discrete'."
+        )
     if config.training.continuous:
-        if by_level:
-            raise ValueError(
-                f"prediction.conditioning is {config.prediction.conditioning!r}, which counts "
-                "levels, and training.continuous is True; condition on 'label', 'sigma', 't' or "
-                "'lam', or set training.continuous=False."
-            )
         return
     if "num_scales" not in config.model:
         raise ValueError(
             f"training.continuous is False and model.name {config.model.name!r} has no num_scales; "
             "take a network that knows levels, such as 'ncsnpp'."
-        )
-    weighting, times = config.loss.weighting, config.loss.time_sampling
-    if (weighting, times, config.loss.stratify) != ("variance", "uniform", False):
-        raise ValueError(
-            f"training.continuous is False, and the loss has weighting {weighting!r}, "
-            f"time_sampling {times!r} and stratify {config.loss.stratify}; discrete levels have "
-            "'variance', 'uniform' and False."
         )
     steps, levels = config.sampling.steps, config.model.num_scales
     if config.sampling.method == "score_sde" and steps != levels:
@@ -164,16 +163,17 @@ def check_discrete(config: ConfigDict) -> None:
 
 def check_classes(config: ConfigDict, train: Source, test: Source) -> None:
     """Refuses classes that the data do not have, and a loss that is not the network's."""
-    classifies = config.model.name in CLASSIFIERS
-    if classifies != (config.loss.name == "classification"):
+    name = choose("loss.name", config.loss.name, dict.fromkeys(losses.LOSSES, config.loss.name))
+    trained = losses.NETWORKS.get(name, models.MODELS)
+    if config.model.name not in trained:
         raise ValueError(
-            f"model.name is {config.model.name!r} and loss.name {config.loss.name!r}; "
-            f"'classification' goes with {' and '.join(CLASSIFIERS)} and with no other network."
+            f"model.name is {config.model.name!r} and loss.name {name!r}, which trains "
+            f"{', '.join(trained)} and no other network."
         )
-    if classifies and config.training.snapshot_sampling:
+    if trained is not models.MODELS and config.training.snapshot_sampling:
         raise ValueError(
-            f"training.snapshot_sampling is set, and model.name = {config.model.name!r} is a "
-            "classifier, which draws no samples; set it to False."
+            f"training.snapshot_sampling is set, and model.name = {config.model.name!r} "
+            "classifies, and draws no samples; set it to False."
         )
     classes = classes_told(config)
     if not classes:

@@ -5,6 +5,7 @@ Everything that can be refused is refused here, before anything is compiled or w
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from builders.sampling import build_sampler
 from builders.sections import pruned, used
 from builders.sources import build_sources, data_moments
 from builders.steps import Known
+from builders.stored import understood
 from builders.training import build_loss, build_optimizer
 from data.source import unknown
 from losses.denoising import LossFn
@@ -70,6 +72,10 @@ class Experiment:
     def settings(self) -> ConfigDict:
         """The config with the sections that it uses and no others, as it is written down."""
         return pruned(self.config)
+
+    def stored(self, file: Path) -> dict[str, Any]:
+        """What the `config.json` of a run, of this version or an older one, holds as `settings`."""
+        return understood(file)
 
     @property
     def num_classes(self) -> int:

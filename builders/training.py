@@ -12,7 +12,9 @@ import data
 import losses
 import sde_lib
 from builders.checks import choose, classes_told
+from builders.steps import construct
 from losses.denoising import LossFn
+from models import CLASSIFIERS
 from models.embeddings import frozen
 from sde_lib.prediction import CONDITIONING, KINDS
 
@@ -27,27 +29,16 @@ def build_prediction(config: ConfigDict) -> dict[str, Any]:
 def build_loss(
     config: ConfigDict, path: sde_lib.AffinePath, model: Any, scaler: data.Scaler
 ) -> LossFn:
-    """The loss on raw batches: flip, dequantise and scale on the device, then the named loss, or
-    that of discrete levels where `training.continuous` is off."""
-    section = config.loss
-    make = choose("loss.name", section.name, losses.LOSSES)
-    choose("loss.weighting", section.weighting, losses.WEIGHTINGS)
-    choose("loss.time_sampling", section.time_sampling, losses.TIME_SAMPLING)
+    """The loss on raw batches: flip, dequantise and scale on the device, then the named loss."""
+    name = config.loss.name
+    make = choose("loss.name", name, losses.LOSSES)
 
     def network(params, x, cond, dropout_key, **known):
         rngs = {"dropout": dropout_key}
         return model.apply({"params": params}, x, cond, train=True, rngs=rngs, **known)
 
-    kind = build_prediction(config)
-    if section.name == "classification":
-        options = {key: section[key] for key in ("time_sampling", "stratify")}
-        on_scaled = make(path, network, sigma_data=config.prediction.sigma_data, **options)
-    elif config.training.continuous:
-        del kind["num_scales"]
-        options = {key: value for key, value in section.items() if key != "name"}
-        on_scaled = make(path, network, **kind, **options)
-    else:
-        on_scaled = losses.discrete_loss(path, network, reduce_mean=section.reduce_mean, **kind)
+    given = {"path": path, "network": network, **build_prediction(config)}
+    on_scaled = construct(f"loss.{name}", make, config.loss.get(name, {}), **given)
     prepare, tell = build_preprocessing(config.data, scaler), build_labels(config)
 
     def loss(params, state, key, batch):
@@ -78,7 +69,7 @@ def build_labels(config: ConfigDict) -> Callable[[Array, dict], dict]:
 
     def tell(key: Array, batch: dict[str, Array]) -> dict[str, Array]:
         rest = {name: value for name, value in batch.items() if name != "label"}
-        if config.loss.name == "classification":
+        if config.model.name in CLASSIFIERS:
             return batch
         if not classes:
             return rest

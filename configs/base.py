@@ -7,6 +7,7 @@ so a flag that the chosen law or network does not know is refused instead of ign
 
 from ml_collections import ConfigDict
 
+import losses
 from builders.aliases import old_keys
 from builders.sections import sections
 
@@ -169,13 +170,16 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.prediction.sigma_data = 0.5  # the data's standard deviation; kind "edm" alone uses it
 
     config.loss = ConfigDict()
-    config.loss.name = "classification" if network in CLASSIFIERS else "denoising"
-    config.loss.weighting = "variance"  # or "likelihood"
-    # Or "importance". The times of EDM are noise levels, of which uniform ones would all be large.
-    by_level = law == "edm" or network in CLASSIFIERS
-    config.loss.time_sampling = "uniform_lam" if by_level else "uniform"
-    config.loss.stratify = False
-    config.loss.reduce_mean = law != "ve"
+    config.loss.name = "denoising" if continuous else "discrete"
+    for loss, networks in losses.NETWORKS.items():
+        if network in networks:
+            config.loss.name = loss
+    add_methods(config.loss, "loss")
+    if law == "edm":
+        # Its times are noise levels, of which uniform ones would all be large.
+        config.loss.denoising.time_sampling = "uniform_lam"
+    if law == "ve":
+        config.loss.denoising.reduce_mean = config.loss.discrete.reduce_mean = False
 
     config.optim = ConfigDict()
     config.optim.optimizer = "adam"

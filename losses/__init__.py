@@ -1,9 +1,10 @@
-"""What a network is regressed on. `LOSSES` is the table of names for a config (`loss.name`).
+"""What a network is trained on. `LOSSES` is the table of names for a config (`loss.name`).
 
-"classification" is for the networks of `models.CLASSIFIERS`. `discrete_loss` takes the place of
-"denoising" where `training.continuous` is off.
+The keyword arguments of a loss are its section, `loss.denoising.weighting`. A loss trains the
+networks of `models.MODELS`, or those of `NETWORKS`. "discrete" goes with `training.continuous` off.
 """
 
+import models
 from losses.classification import classification_loss
 from losses.denoising import denoising_loss, denoising_terms
 from losses.discrete import discrete_loss
@@ -12,10 +13,17 @@ from losses.sliced import sliced_loss
 from losses.time_sampling import TIME_SAMPLING
 from losses.weighting import WEIGHTINGS
 
-LOSSES = {"denoising": denoising_loss, "classification": classification_loss}
+LOSSES = {
+    "denoising": denoising_loss,
+    "discrete": discrete_loss,
+    "classification": classification_loss,
+}
+# Losses of networks whose output is no score.
+NETWORKS = {"classification": models.CLASSIFIERS}
 
 __all__ = [
     "LOSSES",
+    "NETWORKS",
     "TIME_SAMPLING",
     "WEIGHTINGS",
     "classification_loss",

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from losses.denoising import LossFn, NetworkFn, draw
+from losses.time_sampling import TIME_SAMPLING
 from sde_lib import AffinePath
 from sde_lib.classifier import log_prob, make_logits
+from sde_lib.ranges import one_of
 
 
 def classification_loss(
@@ -36,7 +38,11 @@ def classification_loss(
 
     `batch["image"]` holds scaled data `(B, ...)` and `batch["label"]` classes `(B,)`. The metrics
     are the loss, the share of classes that are told right, and the times.
+
+    Raises:
+        ValueError: for a time sampling that is not there.
     """
+    one_of(tuple(TIME_SAMPLING), time_sampling=time_sampling)
 
     def loss(params, state: Any, key: Array, batch: dict[str, Array]):
         del state

@@ -19,6 +19,7 @@ from losses.time_sampling import TIME_SAMPLING, stratified
 from losses.weighting import WEIGHTINGS
 from sde_lib import AffinePath, expand
 from sde_lib.prediction import condition, kinds
+from sde_lib.ranges import one_of
 
 LossFn = Callable[[Any, Any, Array, dict[str, Array]], tuple[Array, dict[str, Array]]]
 NetworkFn = Callable[..., Array]
@@ -58,7 +59,12 @@ def denoising_loss(
     `batch["image"]` holds scaled data `(B, ...)`, and `batch["label"]`, where it is there, the
     classes `(B,)` that the network is told. The metrics are the loss and the times `t` (B,),
     for whoever has to explain a loss that is not finite.
+
+    Raises:
+        ValueError: for a weighting or a time sampling that is not there.
     """
+    one_of(tuple(WEIGHTINGS), weighting=weighting)
+    one_of(tuple(TIME_SAMPLING), time_sampling=time_sampling)
 
     def loss(params, state, key: Array, batch: dict[str, Array]):
         del state

@@ -18,6 +18,7 @@ from builders.experiment import build
 from builders.model import build_model
 from builders.path import build_path
 from builders.sampling import build_sampler
+from builders.sections import pruned
 from builders.sources import loader_arguments
 from builders.steps import Known
 from configs.base import CLASSIFIERS, DATA, LAWS, NETWORKS, TABLED, base
@@ -203,9 +204,9 @@ PAPER = {
     "model.fir_kernel": (1, 3, 3, 1),
     "model.init_scale": 0.0,
     "model.fourier_scale": 16.0,
-    "loss.weighting": "variance",
-    "loss.time_sampling": "uniform",
-    "loss.stratify": False,
+    "loss.denoising.weighting": "variance",
+    "loss.denoising.time_sampling": "uniform",
+    "loss.denoising.stratify": False,
     "sampling.steps": 1000,
     "sampling.grid": "uniform",
     "sampling.denoise": True,
@@ -231,7 +232,7 @@ PAPER_OF = {
         "sde.sigma_min": 0.01,
         "sde.sigma_max": 50.0,
         "training.ema_rate": 0.999,
-        "loss.reduce_mean": False,
+        "loss.denoising.reduce_mean": False,
         "data.centered": False,
         "prediction.kind": "score",
         "prediction.conditioning": "sigma",
@@ -245,7 +246,7 @@ PAPER_OF = {
     "vp": {
         **BETAS,
         "training.ema_rate": 0.9999,
-        "loss.reduce_mean": True,
+        "loss.denoising.reduce_mean": True,
         "data.centered": True,
         "prediction.kind": "eps",
         "prediction.conditioning": "label",
@@ -271,7 +272,7 @@ def test_numbers_of_the_paper(path):
 
 
 def test_digits_differ_by_their_law_alone():
-    configs = {law: digits(law).to_dict() for law in ("vp", "subvp", "ve")}
+    configs = {law: pruned(digits(law)).to_dict() for law in ("vp", "subvp", "ve")}
     for section in ("data", "model", "prediction", "loss", "optim", "training", "eval"):
         assert configs["vp"][section] == configs["subvp"][section] == configs["ve"][section]
 

@@ -55,7 +55,8 @@ SMALL = {
     "optim.weight_decay": 0.0,
     "optim.schedule": "constant",
     "training.ema_rate": 0.5,
-    "loss.reduce_mean": True,
+    "loss.denoising.reduce_mean": True,
+    "loss.discrete.reduce_mean": True,
     "sampling.steps": LEVELS,
     "sampling.batch_size": 20,
     "sampling.langevin.snr": 0.1,
@@ -149,7 +150,7 @@ def means(config):
 
 
 # Programs by what they depend on.
-trains = lambda config: [means(config), config.loss.to_dict(), config.data.random_flip]
+trains = lambda config: [means(config), pruned(config).loss.to_dict(), config.data.random_flip]
 samples = lambda config: [
     *(means(config), pruned(config).sampling.to_dict()),
     *(config.eval[key] for key in ("features", "classifier", "metrics", "reference")),

@@ -80,7 +80,6 @@ ROWS = {line.split()[0]: dict(zip(COLUMNS, line.split())) for line in TABLE.spli
 # What all of them share.
 COMMON = {
     "seed": 42,
-    "loss.weighting": "variance",
     "training.snapshot_freq": 50_000,
     "training.log_freq": 50,
     "optim.optimizer": "adam",
@@ -173,6 +172,7 @@ def expected(row):
     """A row in our keys."""
     law, name = law_of(row), NETS[row["net"]][0]
     discrete, ve = row["time"] == "d", law == "ve"
+    loss = "discrete" if discrete else "denoising"
     config = {
         **COMMON,
         "sde.name": law,
@@ -183,7 +183,9 @@ def expected(row):
         "training.batch_size": int(row["batch"]),
         "training.n_iters": 1000 * int(row["kiters"]),
         "training.ema_rate": float(row["ema"]),
-        "loss.reduce_mean": row["loss"] == "mean",
+        "loss.name": loss,
+        f"loss.{loss}.reduce_mean": row["loss"] == "mean",
+        "loss.denoising.weighting": "variance",
         "optim.lr": float(row["lr"]),
         "optim.warmup": int(row["warmup"]),
         "optim.grad_clip": float(row["clip"]),
