@@ -14,6 +14,7 @@ import guidance
 import losses
 import models
 import restoration
+from builders.constructors import trained
 from data import Source
 from data.source import unknown
 from evaluation.metrics.table import METRICS
@@ -164,13 +165,13 @@ def check_discrete(config: ConfigDict) -> None:
 def check_classes(config: ConfigDict, train: Source, test: Source) -> None:
     """Refuses classes that the data do not have, and a loss that is not the network's."""
     name = choose("loss.name", config.loss.name, dict.fromkeys(losses.LOSSES, config.loss.name))
-    trained = losses.NETWORKS.get(name, models.MODELS)
-    if config.model.name not in trained:
+    networks = trained(name)
+    if config.model.name not in networks:
         raise ValueError(
             f"model.name is {config.model.name!r} and loss.name {name!r}, which trains "
-            f"{', '.join(trained)} and no other network."
+            f"{', '.join(networks)} and no other network."
         )
-    if trained is not models.MODELS and config.training.snapshot_sampling:
+    if networks is not models.MODELS and config.training.snapshot_sampling:
         raise ValueError(
             f"training.snapshot_sampling is set, and model.name = {config.model.name!r} "
             "classifies, and draws no samples; set it to False."

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 import models
 import sde_lib
 from builders.checks import choose
+from builders.constructors import NETWORKS
 from builders.training import build_prediction
 from sde_lib.classifier import LogitsFn, make_logits
 from sde_lib.prediction import PredictFn
@@ -19,7 +20,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def build_model(config: ConfigDict, shape: tuple[int, ...]) -> Any:
-    network = choose("model.name", config.model.name, {**models.MODELS, **models.CLASSIFIERS})
+    network = choose("model.name", config.model.name, NETWORKS)
     kwargs = {key: value for key, value in config.model.items() if key != "name"}
     known = {field.name for field in dataclasses.fields(network)} - {"parent", "name"}
     if not set(kwargs) <= known:

@@ -18,7 +18,7 @@ STEMS = {"train": "train", "test": "t10k"}
 UINT8 = 8
 
 
-def load(split: str, path: str) -> Source:
+def load(split: str, path: str = "") -> Source:
     """Images uint8 (H, W, 1), 256 levels, from a directory of IDX files; labels where there are.
 
     Args:

@@ -1,10 +1,9 @@
 """What a network is trained on. `LOSSES` is the table of names for a config (`loss.name`).
 
-The keyword arguments of a loss are its section, `loss.denoising.weighting`. A loss trains the
-networks of `models.MODELS`, or those of `NETWORKS`. "discrete" goes with `training.continuous` off.
+The keyword arguments of a loss are its section, `loss.denoising.weighting`. "discrete" goes with
+`training.continuous` off, and "classification" with the networks of `models.CLASSIFIERS`.
 """
 
-import models
 from losses.classification import classification_loss
 from losses.denoising import denoising_loss, denoising_terms
 from losses.discrete import discrete_loss
@@ -18,12 +17,9 @@ LOSSES = {
     "discrete": discrete_loss,
     "classification": classification_loss,
 }
-# Losses of networks whose output is no score.
-NETWORKS = {"classification": models.CLASSIFIERS}
 
 __all__ = [
     "LOSSES",
-    "NETWORKS",
     "TIME_SAMPLING",
     "WEIGHTINGS",
     "classification_loss",

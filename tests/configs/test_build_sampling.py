@@ -13,7 +13,7 @@ import samplers
 import sde_lib
 from builders.sampling import build_sampler
 from builders.steps import Known
-from configs.base import LAWS, base
+from configs.base import base
 from models.noise_level import FILE, NoiseLevelMLP, Trained
 from models.noise_level import save as save_network
 from samplers import (
@@ -33,7 +33,7 @@ from samplers.mcmc.levels import make_levels
 from samplers.schedules.schedule import save
 from search import multistep
 
-PATH = sde_lib.SDES["vp"](**LAWS["vp"])
+PATH = sde_lib.VP()
 PREDICT = Gaussian.scalar(0.5, 0.3, dims=3).predict(PATH)
 
 

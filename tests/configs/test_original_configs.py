@@ -15,12 +15,12 @@ from network_sizes import attention, refinenet, unet
 from program import ROOT
 
 from builders.checks import check_combinations, check_numbers
+from builders.constructors import data_section
 from builders.likelihood import build_likelihood
 from builders.path import build_path
 from builders.sampling import build_sampler
 from builders.steps import Known
 from builders.training import build_loss, build_optimizer
-from configs.base import DATA
 from data import Scaler
 from tools.describe import KNOWN, network_of
 from training.state import parameter_count
@@ -254,7 +254,7 @@ def test_data(name):
     wanted = {"image_size": (side, side), **SECTIONS[name.split("/")[-1].split("_")[0]]}
     assert {key: config.data[key] for key in wanted} == wanted
     own = {"dataset", "centered", "random_flip", "uniform_dequantization"}
-    assert set(config.data) - own == DATA[config.data.dataset].keys()
+    assert set(config.data) - own == data_section(config.data.dataset).keys() - own
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -152,7 +152,7 @@ def test_what_a_classifier_cannot():
     with pytest.raises(ValueError, match="classifies, and draws no samples"):
         build(section)
     section.training.snapshot_sampling, section.loss.name = False, "denoising"
-    with pytest.raises(ValueError, match="'denoising', which trains ncsnpp.* and no other"):
+    with pytest.raises(ValueError, match=r"'denoising', which trains ncsnpp.* and no other"):
         build(section)
     built = build(digits_classifier("ve"))
     with pytest.raises(ValueError, match="a classifier, which has no score"):
