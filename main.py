@@ -25,11 +25,13 @@ import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+import models
 from builders.aliases import modernised
 from builders.describe import describe
 from builders.experiment import Experiment, build
 from builders.editing import build_editing
 from builders.guidance import build_classes, check_condition
+from builders.model import no_score
 from builders.places import expanded, place
 from builders.restoration import build_restoration
 from builders.unused import check_file, check_flags
@@ -175,11 +177,9 @@ def run(experiment: Experiment, workdir: Path) -> None:
             print(f"wrote {path}")
         return
     claim(workdir, experiment.settings, FORCE.value, training=False, read=experiment.stored)
-    if experiment.logits is not None and MODE.value != "eval":
-        raise ValueError(
-            f"--mode {MODE.value} needs a score, and model.name = {experiment.config.model.name!r} "
-            "is a classifier; name this workdir in guidance.classifier of a run that samples."
-        )
+    name = experiment.config.model.name
+    if name not in models.MODELS and MODE.value != "eval":
+        raise ValueError(f"--mode {MODE.value} needs a score, and {no_score(name)}")
     experiment = dataclasses.replace(experiment, classes=build_classes(experiment))
     writers = {**WRITERS, "sample": build_writer(experiment)}
     if MODE.value in WRITERS:

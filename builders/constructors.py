@@ -14,9 +14,9 @@ from builders.sections import options
 
 # Views: an entry that is added to a table is in them too.
 LAWS = ChainMap(sde_lib.SDES, sde_lib.TABLED)
-NETWORKS = ChainMap(models.MODELS, models.CLASSIFIERS)
+NETWORKS = ChainMap(models.MODELS, models.CLASSIFIERS, models.NOISE_LEVELS)
 # What a loss trains, if not the networks of `models.MODELS`.
-TRAINS = {"classification": models.CLASSIFIERS}
+TRAINS = {"classification": models.CLASSIFIERS, "noise_level": models.NOISE_LEVELS}
 # Fields of networks that other sections say: `data.centered`, `sde.sigma_min`.
 ELSEWHERE = ("centered", "sigma_min", "sigma_max")
 

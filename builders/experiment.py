@@ -5,6 +5,7 @@ Everything that can be refused is refused here, before anything is compiled or w
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import samplers
 import sde_lib
 from builders.aliases import modernised
 from builders.checks import check_combinations, check_numbers, classes_told
+from builders.levels import build_levels, restored_levels
 from builders.likelihood import build_flow_solver, build_likelihood
 from builders.model import build_logits, build_model, build_predict
 from builders.path import build_path
@@ -33,6 +35,7 @@ from data.source import unknown
 from losses.denoising import LossFn
 from samplers.base import SampleFn
 from sde_lib.classifier import LogitsFn
+from sde_lib.levels import Levels
 from sde_lib.prediction import PredictFn
 
 
@@ -45,6 +48,8 @@ class Experiment:
       it knows any.
     - `logits(params) -> LogitsFn` where the network is a classifier of noisy states, and None where
       it is not. A classifier predicts nothing else: the functions below then raise ValueError.
+    - `levels`: the noise levels that a network tells apart, which predicts nothing else either, and
+      None for other networks.
     - `sample(key, predict, x)`: x from the prior at `t1`.
     - `log_likelihood(key, predict, x)`: nats of scaled data, by `flow_solver`, as codes are.
     - `classes`, the guidance of samples to classes, which `build_classes` adds; None for none.
@@ -66,6 +71,7 @@ class Experiment:
     sample: SampleFn
     flow_solver: samplers.Solver | likelihood.Adams
     log_likelihood: Callable[..., likelihood.LogLik]
+    levels: Levels | None = None
     classes: Any = None
 
     @property
@@ -144,7 +150,8 @@ def assemble(
     model = build_model(config, train.shape)
     rank = config.sampling.pc.teleport_rank or None
     moments = lambda: data_moments(train, scaler, config.data.random_flip, rank)
-    known = Known(config.training.continuous, moments)
+    levels = partial(restored_levels, build, path, train.shape, config.data.centered)
+    known = Known(config.training.continuous, moments, levels)
     return Experiment(
         config=config,
         path=path,
@@ -161,4 +168,5 @@ def assemble(
         sample=build_sampler(config.sampling, path, known),
         flow_solver=build_flow_solver(config.likelihood),
         log_likelihood=build_likelihood(config.likelihood, path),
+        levels=build_levels(config, path),
     )

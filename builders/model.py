@@ -44,16 +44,22 @@ def build_predict(config: ConfigDict, path: sde_lib.AffinePath, model: Any):
     kind = build_prediction(config)
 
     def predict(params, label: Array | None = None) -> PredictFn:
-        if config.model.name in models.CLASSIFIERS:
-            raise ValueError(
-                f"model.name is {config.model.name!r}, a classifier, which has no score; name its "
-                "workdir in guidance.classifier of a run that samples."
-            )
+        if config.model.name not in models.MODELS:
+            raise ValueError(no_score(config.model.name))
         known = {} if label is None else {"label": label}
         apply = lambda x, cond: model.apply({"params": params}, x, cond, **known)
         return sde_lib.parametrize(path=path, apply=apply, **kind)
 
     return predict
+
+
+def no_score(name: str) -> str:
+    """The sentence for a network that predicts nothing of the data."""
+    by = "guidance.classifier" if name in models.CLASSIFIERS else "sampling.denoising_mcmc.network"
+    return (
+        f"model.name is {name!r}, a classifier, which has no score; name its workdir in {by} of a "
+        "run that samples."
+    )
 
 
 def build_logits(

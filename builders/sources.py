@@ -69,7 +69,7 @@ def build_data(section: ConfigDict) -> tuple[data.Source, data.Source]:
     """Training and test split."""
     choose("data.dataset", section.dataset, data.SOURCES)
     own, known = set(section) - set(COMMON), set(data_section(section.dataset)) - {"dataset"}
-    if own != known:
+    if own - known or (known and not own):
         raise ValueError(
             f"data.dataset is {section.dataset!r}, whose options are "
             f"{', '.join(sorted(known)) or 'none'}, but the section has "
@@ -81,7 +81,7 @@ def build_data(section: ConfigDict) -> tuple[data.Source, data.Source]:
             "it with --config.data.path=PATH."
         )
     splits = ("train", section.get("eval_split", "test"))
-    given = {key: section[key] for key in known - {"eval_split"}}
+    given = {key: section[key] for key in own - {"eval_split"}}
     return tuple(data.load(section.dataset, split, **given) for split in splits)
 
 

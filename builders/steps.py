@@ -19,11 +19,13 @@ class Known(NamedTuple):
     """What some methods must know besides their section and the law.
 
     `continuous`: the network knows all times, not just levels. `moments() -> Moments` reads the
-    training data; it is called only by what needs them.
+    training data, and `levels(workdir) -> LevelNetwork` another run; they are called only by what
+    needs them.
     """
 
     continuous: bool = True
     moments: Callable[[], exact.Moments] | None = None
+    levels: Callable[[str], Any] | None = None
 
 
 class Parts(NamedTuple):

@@ -37,7 +37,8 @@ def build_loss(
         rngs = {"dropout": dropout_key}
         return model.apply({"params": params}, x, cond, train=True, rngs=rngs, **known)
 
-    given = {"path": path, "network": network, **build_prediction(config)}
+    given = {"path": path, "network": network, "levels": config.model.get("levels")}
+    given |= build_prediction(config)
     on_scaled = construct(f"loss.{name}", make, config.loss.get(name, {}), **given)
     prepare, tell = build_preprocessing(config.data, scaler), build_labels(config)
 

@@ -103,6 +103,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.sampling.eps = {"vp": 1e-3, "subvp": 1e-3, "edm": 0.002}.get(law, 1e-5)
     config.sampling.denoise = True  # end with the conditional mean at eps, one more evaluation
     config.sampling.batch_size = 64
+    config.loss.noise_level.eps = config.sampling.eps
     add_methods(config.sampling, "sampling")
     if not continuous:
         # As in the released code.

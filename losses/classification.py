@@ -27,7 +27,9 @@ def classification_loss(
     stratify: bool = False,
     sigma_data: float = 0.5,
 ) -> LossFn:
-    """Builds the loss `(params, state, key, batch) -> (scalar, metrics)`, in nats.
+    """Cross-entropy of classes of noisy states, in nats.
+
+    Returns `(params, state, key, batch) -> (scalar, metrics)`.
 
     Args:
         network: `(params, x, sigma, dropout_key) -> logits (B, K)`, in training mode.

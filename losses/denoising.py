@@ -45,7 +45,9 @@ def denoising_loss(
     reduce_mean: bool = True,
     sigma_data: float = 0.5,
 ) -> LossFn:
-    """Builds the loss `(params, state, key, batch) -> (scalar, metrics)`.
+    """Denoising score matching over continuous times.
+
+    Returns `(params, state, key, batch) -> (scalar, metrics)`.
 
     Args:
         network: `(params, x, cond, dropout_key) -> F`, in training mode; with `label=` too where
