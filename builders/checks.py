@@ -14,7 +14,7 @@ import guidance
 import losses
 import models
 import restoration
-from builders.constructors import trained
+from builders.constructors import NETWORKS, trained
 from data import Source
 from data.source import unknown
 from evaluation.metrics.table import METRICS
@@ -40,33 +40,25 @@ CLASS_GUIDANCE = tuple(guidance.CLASS_GUIDES)
 RESTORATION = (*guidance.GUIDES, *restoration.RESTORERS)
 GUIDANCE = ("none", *guidance.METHODS, *restoration.RESTORERS)
 
-# Keys, what must hold of their numbers, and in words. A network has some of those of `model` only.
+# Keys that belong to no constructor, what must hold of their numbers, and in words.
 RANGES = (
     (
         "training.batch_size training.n_iters training.accumulate training.n_jitted_steps "
-        "training.log_freq mesh.fsdp optim.lr "
-        "optim.eps prediction.sigma_data sampling.steps sampling.batch_size likelihood.eps "
-        "eval.batch_size eval.num_samples eval.bpd_repeats eval.bpd_samples "
-        "model.num_scales model.width model.depth model.expansion "
-        "model.nf model.num_res_blocks latents.temperature guidance.samples guidance.factor "
-        "guidance.lines guidance.angles guidance.blur_std "
+        "training.log_freq sampling.steps sampling.batch_size "
+        "eval.batch_size eval.num_samples eval.bpd_repeats eval.bpd_samples latents.temperature "
+        "guidance.samples guidance.factor guidance.lines guidance.angles guidance.blur_std "
         "edit.samples edit.strength edit.repeats",
         lambda x: 0 < x < math.inf,
         "be positive and finite",
     ),
     (
-        "optim.warmup optim.weight_decay optim.grad_clip training.eval_freq training.snapshot_freq "
-        "training.max_skipped training.keep_snapshots eval.loss_examples guidance.noise_std "
-        "edit.content",
+        "training.eval_freq training.snapshot_freq training.max_skipped training.keep_snapshots "
+        "eval.loss_examples guidance.noise_std edit.content",
         lambda x: 0 <= x < math.inf,
         "be finite and not negative",
     ),
     ("training.label_dropout edit.eta edit.eta_kept", lambda x: 0 <= x <= 1, "lie in [0, 1]"),
-    (
-        "optim.beta1 optim.beta2 training.ema_rate model.dropout",
-        lambda x: 0 <= x < 1,
-        "lie in [0, 1)",
-    ),
+    ("training.ema_rate", lambda x: 0 <= x < 1, "lie in [0, 1)"),
     ("guidance.label", lambda x: x >= -1, "be a class, or -1 for all in turn"),
     ("edit.source_label", lambda x: x >= -1, "be a class, or -1 for none"),
     ("eval.elbo_times", lambda x: x >= 2 and x % 2 == 0, "be even, and at least 2"),
@@ -164,7 +156,8 @@ def check_discrete(config: ConfigDict) -> None:
 
 def check_classes(config: ConfigDict, train: Source, test: Source) -> None:
     """Refuses classes that the data do not have, and a loss that is not the network's."""
-    name = choose("loss.name", config.loss.name, dict.fromkeys(losses.LOSSES, config.loss.name))
+    name = choose("loss.name", config.loss.name, tuple(losses.LOSSES))
+    choose("model.name", config.model.name, NETWORKS)
     networks = trained(name)
     if config.model.name not in networks:
         raise ValueError(

@@ -1,4 +1,5 @@
-"""Sections that hold the arguments of one constructor, which they name: `sde`, `model`, `data`.
+"""Sections that hold the arguments of one constructor, which they name: `sde`, `model`, `data` and
+`optim`.
 
 The arguments and their defaults are read off the signature, so a new law, network or kind of data
 is its file and one line of `sde_lib.SDES`, `models.MODELS` or `data.SOURCES`.
@@ -11,6 +12,7 @@ import data
 import models
 import sde_lib
 from builders.sections import options
+from training.optimizer import OPTIMIZERS
 
 # Views: an entry that is added to a table is in them too.
 LAWS = ChainMap(sde_lib.SDES, sde_lib.TABLED)
@@ -36,6 +38,11 @@ def data_section(name: str) -> dict[str, Any]:
     have several."""
     split = {"eval_split": "test"} if name == "tfds" else {}
     return {"dataset": name, **options(data.SOURCES[name]), **split}
+
+
+def optimizer_section(name: str) -> dict[str, Any]:
+    """The options of an optimizer, with its defaults."""
+    return {"optimizer": name, **options(OPTIMIZERS[name])}
 
 
 def trained(loss: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import models
 import sde_lib
 from builders.checks import choose
 from builders.constructors import NETWORKS
+from builders.steps import naming
 from builders.training import build_prediction
 from sde_lib.classifier import LogitsFn, make_logits
 from sde_lib.prediction import PredictFn
@@ -34,8 +35,9 @@ def build_model(config: ConfigDict, shape: tuple[int, ...]) -> Any:
         kwargs["centered"] = config.data.centered
     if "sigma_min" in known and "sigma_min" in config.sde:
         kwargs.update(sigma_min=config.sde.sigma_min, sigma_max=config.sde.sigma_max)
-    model = network(**kwargs)
-    model.check(shape)
+    with naming("model", kwargs):
+        model = network(**kwargs)
+        model.check(shape)
     return model
 
 

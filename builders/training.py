@@ -12,17 +12,19 @@ import data
 import losses
 import sde_lib
 from builders.checks import choose, classes_told
-from builders.steps import construct
+from builders.steps import construct, naming
 from losses.denoising import LossFn
 from models import CLASSIFIERS
-from models.embeddings import frozen
-from sde_lib.prediction import CONDITIONING, KINDS
+from sde_lib.prediction import CONDITIONING, KINDS, kinds
+from training.optimizer import OPTIMIZERS
 
 
 def build_prediction(config: ConfigDict) -> dict[str, Any]:
     section = config.prediction
     choose("prediction.kind", section.kind, KINDS)
     choose("prediction.conditioning", section.conditioning, CONDITIONING)
+    with naming("prediction", section):
+        kinds(section.sigma_data)
     return {**section.to_dict(), "num_scales": config.model.get("num_scales")}
 
 
@@ -80,34 +82,6 @@ def build_labels(config: ConfigDict) -> Callable[[Array, dict], dict]:
 
 
 def build_optimizer(section: ConfigDict, n_iters: int) -> optax.GradientTransformation:
-    """Adam with linear warm-up, then constant or cosine; clipping by the global norm first.
-
-    Weight decay is decoupled and multiplied by the learning rate, as in the original; what is never
-    trained does not decay.
-    """
-    choose("optim.optimizer", section.optimizer, ("adam",))
-    choose("optim.schedule", section.schedule, ("constant", "cosine"))
-    warmup = optax.linear_schedule(0.0, section.lr, max(section.warmup, 1))
-    if section.schedule == "cosine":
-        after = optax.cosine_decay_schedule(section.lr, max(n_iters - section.warmup, 1))
-    else:
-        after = optax.constant_schedule(section.lr)
-    rate = optax.join_schedules([warmup, after], [section.warmup]) if section.warmup else after
-    adam = optax.chain(
-        optax.scale_by_adam(b1=section.beta1, b2=section.beta2, eps=section.eps),
-        decay_trained(section.weight_decay),
-        optax.scale_by_learning_rate(rate),
-    )
-    clip = optax.clip_by_global_norm(section.grad_clip) if section.grad_clip else optax.identity()
-    return optax.chain(clip, adam)
-
-
-def decay_trained(weight_decay: float) -> optax.GradientTransformation:
-    """`g + weight_decay p`, but g for what is `frozen`. The state is that of
-    `optax.add_decayed_weights` without a mask, as checkpoints have it."""
-
-    def update(updates, state, params):
-        add = lambda path, g, p: g if frozen(path, p) else g + weight_decay * p
-        return jax.tree_util.tree_map_with_path(add, updates, params), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    make = choose("optim.optimizer", section.optimizer, OPTIMIZERS)
+    own = {key: value for key, value in section.items() if key != "optimizer"}
+    return construct("optim", make, own, n_iters=n_iters)

@@ -8,7 +8,13 @@ so a flag that the chosen law or network does not know is refused instead of ign
 from ml_collections import ConfigDict
 
 from builders.aliases import old_keys
-from builders.constructors import data_section, law_section, loss_of, network_section
+from builders.constructors import (
+    data_section,
+    law_section,
+    loss_of,
+    network_section,
+    optimizer_section,
+)
 from builders.sections import sections
 
 # Where the defaults of a config are not those of the network.
@@ -60,16 +66,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     if law == "ve":
         config.loss.denoising.reduce_mean = config.loss.discrete.reduce_mean = False
 
-    config.optim = ConfigDict()
-    config.optim.optimizer = "adam"
-    config.optim.lr = 2e-4
-    config.optim.beta1 = 0.9
-    config.optim.beta2 = 0.999
-    config.optim.eps = 1e-8
-    config.optim.weight_decay = 0.0
-    config.optim.warmup = 5000
-    config.optim.grad_clip = 1.0  # of the global norm; 0 switches it off
-    config.optim.schedule = "constant"  # or "cosine", to zero at training.n_iters
+    config.optim = ConfigDict(optimizer_section("adam"))
 
     config.training = ConfigDict()
     config.training.continuous = continuous  # if not, model.num_scales levels: SMLD and DDPM

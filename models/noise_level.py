@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.options import ACTIVATIONS, activation, check_choice
+from models.options import ACTIVATIONS, activation, check_choice, check_dropout, check_sizes
 from models.resample import mean_downsample
 
 
@@ -95,6 +95,8 @@ class NoiseLevelMLP(nn.Module):
 
     def check(self, shape: tuple[int, ...] = ()) -> None:
         """Raise ValueError for options that no network can have; any shape of y is legal."""
+        check_sizes(width=self.width, depth=self.depth)
+        check_dropout(self.dropout)
         check_classifier(self.levels, self.nonlinearity)
 
     @nn.compact
@@ -113,5 +115,5 @@ class NoiseLevelMLP(nn.Module):
 
 def check_classifier(levels: int, nonlinearity: str) -> None:
     if levels < 2:
-        raise ValueError(f"The number of noise levels is {levels}; take at least 2.")
+        raise ValueError(f"levels is {levels}; take at least 2.")
     check_choice("nonlinearity", nonlinearity, ACTIVATIONS)
