@@ -30,11 +30,13 @@ import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+import models
 from builders.aliases import modernised
 from builders.describe import describe
 from builders.experiment import Experiment, build
 from builders.editing import build_editing
 from builders.guidance import build_classes, check_condition
+from builders.model import no_score
 from builders.places import expanded, place
 from builders.restoration import build_restoration
 from builders.unused import check_file, check_flags
@@ -183,12 +185,10 @@ def run(experiment: Experiment, workdir: Path) -> None:
         for path in write_fid_stats(experiment, workdir):
             print(f"wrote {path}")
         return
-    claim(workdir, experiment.settings, FORCE.value, training=False)
-    if experiment.logits is not None and MODE.value != "eval":
-        raise ValueError(
-            f"--mode {MODE.value} needs a score, and model.name = {experiment.config.model.name!r} "
-            "is a classifier; name this workdir in guidance.classifier of a run that samples."
-        )
+    claim(workdir, experiment.settings, FORCE.value, training=False, read=experiment.stored)
+    name = experiment.config.model.name
+    if name not in models.MODELS and MODE.value != "eval":
+        raise ValueError(f"--mode {MODE.value} needs a score, and {no_score(name)}")
     experiment = dataclasses.replace(experiment, classes=build_classes(experiment))
     writers = {**WRITERS, "sample": build_writer(experiment)}
     if MODE.value in WRITERS:
@@ -279,8 +279,8 @@ def parse_flags(argv: list[str]) -> list[str]:
             print(describe(section, config or base("vp", "mlp", "digits")))
             raise SystemExit(0)
         rest = FLAGS(argv)
-        check_flags(CONFIG.value, config_flags.get_override_values(FLAGS["config"]))
         FLAGS["config"].value = modernised(expanded(CONFIG.value))
+        check_flags(CONFIG.value, config_flags.get_override_values(FLAGS["config"]))
         return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise SystemExit(f"Bad flag: {' '.join(str(error).split())}") from None

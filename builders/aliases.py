@@ -14,6 +14,10 @@ from ml_collections import ConfigDict, config_dict
 from builders.sections import choices, chosen, sections, used
 
 ALIASES = {
+    "loss.weighting": ("{name}.weighting",),
+    "loss.time_sampling": ("{name}.time_sampling",),
+    "loss.stratify": ("{name}.stratify",),
+    "loss.reduce_mean": ("{name}.reduce_mean",),
     "sampling.order": ("pc.order",),
     "sampling.restarts": ("pc.restarts",),
     "sampling.teleport_sigma": ("pc.teleport_sigma",),
@@ -106,6 +110,8 @@ SECTIONS = tuple(dict.fromkeys(old.split(".")[0] for old in ALIASES))
 def modernised(config: ConfigDict, strict: bool = True) -> ConfigDict:
     """A config whose old keys have been moved to where they belong now; see `modern`."""
     config = config.copy_and_resolve_references()
+    if config.loss.name == "denoising" and not config.training.continuous:
+        config.loss.name = "discrete"  # which had no name of its own
     for name in SECTIONS:
         config[name] = modern(name, config[name], strict)
     return config

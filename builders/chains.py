@@ -1,17 +1,19 @@
 """`sampling.method = "denoising_mcmc"`: a chain near the data, whose states are denoised."""
 
-from pathlib import Path
-
 from jax import Array
 
 import samplers
 from builders.steps import Parts
-from models.noise_level import FILE, Trained, load
 from samplers.base import SampleFn, SampleResult
 from samplers.mcmc import denoising_mcmc as mcmc
 from samplers.mcmc.langevin_gibbs import Walk
-from samplers.mcmc.levels import make_levels
 from sde_lib.prediction import PredictFn
+
+# What to do without a network of the noise level.
+MEND = (
+    "train one, with a config such as configs/digits_vp_noise_level.py, and name its workdir with "
+    "--config.sampling.denoising_mcmc.network=DIR."
+)
 
 
 def denoising_mcmc(
@@ -28,7 +30,7 @@ def denoising_mcmc(
     """Chains that begin with a run of Heun, and whose states the predictor and corrector denoise.
 
     Args:
-        network: the workdir that tools.train_noise_level was given.
+        network: the workdir of a run that trained a network of the noise level.
         eta: step size of a move, in units of data^2.
         moves: moves of the chain for a sample.
         update: how a noise level is chosen, "argmax" or "gibbs".
@@ -39,8 +41,8 @@ def denoising_mcmc(
         burn_in: moves before the first sample, rows (number, step size).
     """
     path, section = parts.path, parts.section
-    trained = build_level_network(section, network, outputs)
-    levels = make_levels(path, trained.options["levels"], trained.sigma_min, trained.sigma_max)
+    check_chain(section, network, outputs)
+    levels, logits = parts.known.levels(network)
     ts = samplers.make_grid(section.grid, path, start_steps, section.eps)
     walk = Walk(eta, moves, update, burn_in_rows(burn_in), start_std)
 
@@ -50,7 +52,7 @@ def denoising_mcmc(
     return mcmc.denoising_mcmc(
         path,
         levels,
-        trained.logits,
+        logits,
         start,
         parts.step(),
         walk,
@@ -61,8 +63,8 @@ def denoising_mcmc(
     )
 
 
-def build_level_network(section, network: str, outputs: int) -> Trained:
-    """The network of p(level | y), which must be there before anything is built on it."""
+def check_chain(section, network: str, outputs: int) -> None:
+    """Refuses what no chain can have."""
     if not section.denoise:
         raise ValueError(
             "sampling.denoise is False, and sampling.method 'denoising_mcmc' ends with the "
@@ -74,12 +76,7 @@ def build_level_network(section, network: str, outputs: int) -> Trained:
             f"{outputs}; a batch is made of whole chains: make it a multiple."
         )
     if not network:
-        raise ValueError(
-            "sampling.denoising_mcmc.network is empty; train a network of the noise level with "
-            "`python -m tools.train_noise_level --config FILE --workdir DIR` and name its folder "
-            "with --config.sampling.denoising_mcmc.network=DIR."
-        )
-    return load(Path(network) / FILE)
+        raise ValueError(f"sampling.denoising_mcmc.network is empty; {MEND}")
 
 
 def burn_in_rows(rows: tuple) -> tuple[tuple[int, float], ...]:

@@ -11,14 +11,16 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import guidance
+import losses
+import models
 import restoration
+from builders.constructors import NETWORKS, trained
 from data import Source
 from data.source import unknown
 from evaluation.metrics.table import METRICS
 from evaluation.spaces.inception import RELEASES, RESIZES
 from evaluation.spaces.table import FEATURE_SPACES
 from evaluation.tasks.bounds import MORE_BOUNDS
-from models import CLASSIFIERS
 from samplers.around.interpolation import INTERPOLATIONS
 from sde_lib.prediction import BY_LEVEL
 from training.workdir import flatten
@@ -38,33 +40,25 @@ CLASS_GUIDANCE = tuple(guidance.CLASS_GUIDES)
 RESTORATION = (*guidance.GUIDES, *restoration.RESTORERS)
 GUIDANCE = ("none", *guidance.METHODS, *restoration.RESTORERS)
 
-# Keys, what must hold of their numbers, and in words. A network has some of those of `model` only.
+# Keys that belong to no constructor, what must hold of their numbers, and in words.
 RANGES = (
     (
         "training.batch_size training.n_iters training.accumulate training.n_jitted_steps "
-        "training.log_freq mesh.fsdp optim.lr "
-        "optim.eps prediction.sigma_data sampling.steps sampling.batch_size likelihood.eps "
-        "eval.batch_size eval.num_samples eval.bpd_repeats eval.bpd_samples "
-        "model.num_scales model.width model.depth model.expansion "
-        "model.nf model.num_res_blocks latents.temperature guidance.samples guidance.factor "
-        "guidance.lines guidance.angles guidance.blur_std "
+        "training.log_freq sampling.steps sampling.batch_size "
+        "eval.batch_size eval.num_samples eval.bpd_repeats eval.bpd_samples latents.temperature "
+        "guidance.samples guidance.factor guidance.lines guidance.angles guidance.blur_std "
         "edit.samples edit.strength edit.repeats",
         lambda x: 0 < x < math.inf,
         "be positive and finite",
     ),
     (
-        "optim.warmup optim.weight_decay optim.grad_clip training.eval_freq training.snapshot_freq "
-        "training.max_skipped training.keep_snapshots eval.loss_examples guidance.noise_std "
-        "edit.content",
+        "training.eval_freq training.snapshot_freq training.max_skipped training.keep_snapshots "
+        "eval.loss_examples guidance.noise_std edit.content",
         lambda x: 0 <= x < math.inf,
         "be finite and not negative",
     ),
     ("training.label_dropout edit.eta edit.eta_kept", lambda x: 0 <= x <= 1, "lie in [0, 1]"),
-    (
-        "optim.beta1 optim.beta2 training.ema_rate model.dropout",
-        lambda x: 0 <= x < 1,
-        "lie in [0, 1)",
-    ),
+    ("training.ema_rate", lambda x: 0 <= x < 1, "lie in [0, 1)"),
     ("guidance.label", lambda x: x >= -1, "be a class, or -1 for all in turn"),
     ("edit.source_label", lambda x: x >= -1, "be a class, or -1 for none"),
     ("eval.elbo_times", lambda x: x >= 2 and x % 2 == 0, "be even, and at least 2"),
@@ -134,25 +128,23 @@ def check_combinations(config: ConfigDict) -> None:
 def check_discrete(config: ConfigDict) -> None:
     """Refuses what does not go with discrete levels, or what goes with them alone."""
     by_level = config.prediction.conditioning in BY_LEVEL
+    if config.training.continuous and by_level:
+        raise ValueError(
+            f"prediction.conditioning is {config.prediction.conditioning!r}, which counts "
+            "levels, and training.continuous is True; condition on 'label', 'sigma', 't' or "
+            "'lam', or set training.continuous=False."
+        )
+    if config.training.continuous == (config.loss.name == "discrete"):
+        raise ValueError(
+            f"training.continuous is {config.training.continuous} and loss.name is "
+            f"{config.loss.name!r}; discrete levels and no others have the loss 'discrete'."
+        )
     if config.training.continuous:
-        if by_level:
-            raise ValueError(
-                f"prediction.conditioning is {config.prediction.conditioning!r}, which counts "
-                "levels, and training.continuous is True; condition on 'label', 'sigma', 't' or "
-                "'lam', or set training.continuous=False."
-            )
         return
     if "num_scales" not in config.model:
         raise ValueError(
             f"training.continuous is False and model.name {config.model.name!r} has no num_scales; "
             "take a network that knows levels, such as 'ncsnpp'."
-        )
-    weighting, times = config.loss.weighting, config.loss.time_sampling
-    if (weighting, times, config.loss.stratify) != ("variance", "uniform", False):
-        raise ValueError(
-            f"training.continuous is False, and the loss has weighting {weighting!r}, "
-            f"time_sampling {times!r} and stratify {config.loss.stratify}; discrete levels have "
-            "'variance', 'uniform' and False."
         )
     steps, levels = config.sampling.steps, config.model.num_scales
     if config.sampling.method == "score_sde" and steps != levels:
@@ -164,16 +156,18 @@ def check_discrete(config: ConfigDict) -> None:
 
 def check_classes(config: ConfigDict, train: Source, test: Source) -> None:
     """Refuses classes that the data do not have, and a loss that is not the network's."""
-    classifies = config.model.name in CLASSIFIERS
-    if classifies != (config.loss.name == "classification"):
+    name = choose("loss.name", config.loss.name, tuple(losses.LOSSES))
+    choose("model.name", config.model.name, NETWORKS)
+    networks = trained(name)
+    if config.model.name not in networks:
         raise ValueError(
-            f"model.name is {config.model.name!r} and loss.name {config.loss.name!r}; "
-            f"'classification' goes with {' and '.join(CLASSIFIERS)} and with no other network."
+            f"model.name is {config.model.name!r} and loss.name {name!r}, which trains "
+            f"{', '.join(networks)} and no other network."
         )
-    if classifies and config.training.snapshot_sampling:
+    if networks is not models.MODELS and config.training.snapshot_sampling:
         raise ValueError(
-            f"training.snapshot_sampling is set, and model.name = {config.model.name!r} is a "
-            "classifier, which draws no samples; set it to False."
+            f"training.snapshot_sampling is set, and model.name = {config.model.name!r} "
+            "classifies, and draws no samples; set it to False."
         )
     classes = classes_told(config)
     if not classes:

@@ -5,6 +5,8 @@ Everything that can be refused is refused here, before anything is compiled or w
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ import samplers
 import sde_lib
 from builders.aliases import modernised
 from builders.checks import check_combinations, check_numbers, classes_told
+from builders.levels import build_levels, restored_levels
 from builders.likelihood import build_flow_solver, build_likelihood
 from builders.model import build_logits, build_model, build_predict
 from builders.path import build_path
@@ -26,11 +29,13 @@ from builders.sampling import build_sampler
 from builders.sections import pruned, used
 from builders.sources import build_sources, data_moments
 from builders.steps import Known
+from builders.stored import understood
 from builders.training import build_loss, build_optimizer
 from data.source import unknown
 from losses.denoising import LossFn
 from samplers.base import SampleFn
 from sde_lib.classifier import LogitsFn
+from sde_lib.levels import Levels
 from sde_lib.prediction import PredictFn
 from training.step import Player
 
@@ -44,6 +49,8 @@ class Experiment:
       it knows any.
     - `logits(params) -> LogitsFn` where the network is a classifier of noisy states, and None where
       it is not. A classifier predicts nothing else: the functions below then raise ValueError.
+    - `levels`: the noise levels that a network tells apart, which predicts nothing else either, and
+      None for other networks.
     - `sample(key, predict, x)`: x from the prior at `t1`.
     - `log_likelihood(key, predict, x)`: nats of scaled data, by `flow_solver`, as codes are.
     - `classes`, the guidance of samples to classes, which `build_classes` adds; None for none.
@@ -68,6 +75,7 @@ class Experiment:
     sample: SampleFn
     flow_solver: samplers.Solver | likelihood.Adams
     log_likelihood: Callable[..., likelihood.LogLik]
+    levels: Levels | None = None
     classes: Any = None
     others: Mapping[str, tuple[Callable[[Array], Any], Player]] = dataclasses.field(
         default_factory=dict
@@ -78,6 +86,10 @@ class Experiment:
     def settings(self) -> ConfigDict:
         """The config with the sections that it uses and no others, as it is written down."""
         return pruned(self.config)
+
+    def stored(self, file: Path) -> dict[str, Any]:
+        """What the `config.json` of a run, of this version or an older one, holds as `settings`."""
+        return understood(file)
 
     @property
     def num_classes(self) -> int:
@@ -146,7 +158,8 @@ def assemble(
     model = build_model(config, train.shape)
     rank = config.sampling.pc.teleport_rank or None
     moments = lambda: data_moments(train, scaler, config.data.random_flip, rank)
-    known = Known(config.training.continuous, moments)
+    levels = partial(restored_levels, build, path, train.shape, config.data.centered)
+    known = Known(config.training.continuous, moments, levels)
     return Experiment(
         config=config,
         path=path,
@@ -163,4 +176,5 @@ def assemble(
         sample=build_sampler(config.sampling, path, known),
         flow_solver=build_flow_solver(config.likelihood),
         log_likelihood=build_likelihood(config.likelihood, path),
+        levels=build_levels(config, path),
     )

@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 import models
 import sde_lib
 from builders.checks import choose
+from builders.constructors import NETWORKS
+from builders.steps import naming
 from builders.training import build_prediction
 from sde_lib.classifier import LogitsFn, make_logits
 from sde_lib.prediction import PredictFn
@@ -19,7 +21,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def build_model(config: ConfigDict, shape: tuple[int, ...]) -> Any:
-    network = choose("model.name", config.model.name, {**models.MODELS, **models.CLASSIFIERS})
+    network = choose("model.name", config.model.name, NETWORKS)
     kwargs = {key: value for key, value in config.model.items() if key != "name"}
     known = {field.name for field in dataclasses.fields(network)} - {"parent", "name"}
     if not set(kwargs) <= known:
@@ -33,8 +35,9 @@ def build_model(config: ConfigDict, shape: tuple[int, ...]) -> Any:
         kwargs["centered"] = config.data.centered
     if "sigma_min" in known and "sigma_min" in config.sde:
         kwargs.update(sigma_min=config.sde.sigma_min, sigma_max=config.sde.sigma_max)
-    model = network(**kwargs)
-    model.check(shape)
+    with naming("model", kwargs):
+        model = network(**kwargs)
+        model.check(shape)
     return model
 
 
@@ -43,16 +46,22 @@ def build_predict(config: ConfigDict, path: sde_lib.AffinePath, model: Any):
     kind = build_prediction(config)
 
     def predict(params, label: Array | None = None) -> PredictFn:
-        if config.model.name in models.CLASSIFIERS:
-            raise ValueError(
-                f"model.name is {config.model.name!r}, a classifier, which has no score; name its "
-                "workdir in guidance.classifier of a run that samples."
-            )
+        if config.model.name not in models.MODELS:
+            raise ValueError(no_score(config.model.name))
         known = {} if label is None else {"label": label}
         apply = lambda x, cond: model.apply({"params": params}, x, cond, **known)
         return sde_lib.parametrize(path=path, apply=apply, **kind)
 
     return predict
+
+
+def no_score(name: str) -> str:
+    """The sentence for a network that predicts nothing of the data."""
+    by = "guidance.classifier" if name in models.CLASSIFIERS else "sampling.denoising_mcmc.network"
+    return (
+        f"model.name is {name!r}, a classifier, which has no score; name its workdir in {by} of a "
+        "run that samples."
+    )
 
 
 def build_logits(

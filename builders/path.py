@@ -1,6 +1,5 @@
 """The section `sde` of a config as a law of noise."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,8 @@ from ml_collections import ConfigDict
 
 import sde_lib
 from builders.checks import choose
+from builders.constructors import LAWS
+from builders.sections import options
 
 # Of |log(c / a)|: the square of exp(43.6) is the largest float32 but for a factor of 5.
 LARGEST = 43.6
@@ -16,13 +17,12 @@ PROGRAM = Path(__file__).resolve().parents[1]
 
 def build_path(section: ConfigDict) -> sde_lib.AffinePath:
     name = section.name.lower()
-    laws = {**sde_lib.SDES, **sde_lib.TABLED}
-    law = choose("sde.name", sde_lib.ALIASES.get(name, name), laws)
-    fields = {field.name for field in dataclasses.fields(law)}
+    law = choose("sde.name", sde_lib.ALIASES.get(name, name), LAWS)
+    known = options(law)
     kwargs = {key: value for key, value in section.items() if key != "name"}
-    if fields != set(kwargs):
+    if set(known) != set(kwargs):
         raise ValueError(
-            f"sde.name is {section.name!r}, whose numbers are {', '.join(sorted(fields))}, but the "
+            f"sde.name is {section.name!r}, whose numbers are {', '.join(sorted(known))}, but the "
             f"section has {', '.join(sorted(kwargs))}; start from a config file of that law."
         )
     if not 0.0 < kwargs["t0"] < kwargs["t1"]:
@@ -36,8 +36,8 @@ def build_path(section: ConfigDict) -> sde_lib.AffinePath:
             raise ValueError(
                 f"sde.{low} = {kwargs[low]} must lie between 0 and sde.{high} = {kwargs[high]}."
             )
-    if name in sde_lib.TABLED:
-        return law.from_file(table_file(section.table), section.t0, section.t1)
+    if "table" in kwargs:
+        return law(**{**kwargs, "table": table_file(section.table)})
     path = law(**kwargs)
     check_range(path, kwargs)
     return path

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 import guidance
 import likelihood
+import losses
 import restoration
 import samplers
 from builders.methods import METHODS
@@ -38,6 +39,7 @@ class Choice(NamedTuple):
 
 
 CHOICES = (
+    Choice("loss", "name", losses.LOSSES, ("sigma_data",)),
     Choice("sampling", "method", {name: method.make for name, method in METHODS.items()}, SHARED),
     Choice("sampling", "predictor", samplers.PREDICTORS, SHARED),
     Choice("sampling", "corrector", samplers.CORRECTORS, ("at",)),

@@ -1,7 +1,5 @@
 """The section `data` of a config as a training and a test split."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,7 @@ import data
 import exact
 from builders.aliases import modernised
 from builders.checks import RESTORATION, check_classes, check_data, choose
-from configs.base import DATA
+from builders.constructors import data_section
 
 # Keys that all data have.
 COMMON = ("dataset", "centered", "random_flip", "uniform_dequantization")
@@ -70,12 +68,12 @@ def called(section: ConfigDict) -> str:
 def build_data(section: ConfigDict) -> tuple[data.Source, data.Source]:
     """Training and test split."""
     choose("data.dataset", section.dataset, data.SOURCES)
-    own = [key for key in section if key not in COMMON]
-    if set(own) != set(DATA[section.dataset]):
+    own, known = set(section) - set(COMMON), set(data_section(section.dataset)) - {"dataset"}
+    if own - known or (known and not own):
         raise ValueError(
             f"data.dataset is {section.dataset!r}, whose options are "
-            f"{', '.join(DATA[section.dataset]) or 'none'}, but the section has "
-            f"{', '.join(own) or 'none'}; start from a config file of such data."
+            f"{', '.join(sorted(known)) or 'none'}, but the section has "
+            f"{', '.join(sorted(own)) or 'none'}; start from a config file of such data."
         )
     if section.dataset in ("idx", "image_folder", "npz") and not section.path:
         raise FileNotFoundError(
@@ -83,25 +81,8 @@ def build_data(section: ConfigDict) -> tuple[data.Source, data.Source]:
             "it with --config.data.path=PATH."
         )
     splits = ("train", section.get("eval_split", "test"))
-    kwargs = loader_arguments(section)
-    return tuple(data.load(section.dataset, split, **kwargs) for split in splits)
-
-
-def loader_arguments(section: ConfigDict) -> dict[str, Any]:
-    """What the section says, by the names of the loader; what it leaves empty is left out."""
-    renamed = {"name": "dataset", "num_channels": "channels"}
-    if section.dataset == "tfds":
-        renamed["path"] = "data_dir"
-    kwargs = {}
-    for key in set(DATA[section.dataset]) - {"eval_split"}:
-        value = section[key]
-        if value == "" or value == () or (key == "num_channels" and value == 0):
-            continue
-        if key in ("image_size", "crop") and len(value) == 1:
-            # A flag can only give a tuple: --config.data.image_size=32 arrives as (32,).
-            value = value[0]
-        kwargs[renamed.get(key, key)] = value
-    return kwargs
+    given = {key: section[key] for key in own - {"eval_split"}}
+    return tuple(data.load(section.dataset, split, **given) for split in splits)
 
 
 def data_moments(

@@ -1,6 +1,7 @@
 """One step of a method: the predictor and the corrector of a config, and the grid they go down."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Container, Iterator, Mapping
 from inspect import signature
 from typing import Any, NamedTuple
 
@@ -18,12 +19,14 @@ TURNED = ("heun", "dpm_solver", "adams_bashforth", "unipc", "velocity_ab")
 class Known(NamedTuple):
     """What some methods must know besides their section and the law.
 
-    `continuous`: the network knows all times, not just levels. `moments()` reads the training
-    data; it is called only by what needs them.
+    `continuous`: the network knows all times, not just levels. `moments()` reads the
+    training data, and `levels(workdir) -> LevelNetwork` another run; they are called only by what
+    needs them.
     """
 
     continuous: bool = True
     moments: Callable[[], exact.GaussianMoments] | None = None
+    levels: Callable[[str], Any] | None = None
 
 
 class Parts(NamedTuple):
@@ -52,10 +55,17 @@ def construct(where: str, make: Callable, section: Mapping[str, Any], **given: A
     """
     takes = signature(make).parameters
     given = {name: value for name, value in given.items() if name in takes}
-    try:
+    with naming(where, section):
         return make(**given, **section)
+
+
+@contextlib.contextmanager
+def naming(where: str, keys: Container[str]) -> Iterator[None]:
+    """Puts the section's name before a sentence that begins with one of its keys."""
+    try:
+        yield
     except ValueError as error:
-        if str(error).split(" ")[0] in section:
+        if str(error).split(" ")[0] in keys:
             raise ValueError(f"{where}.{error}") from None
         raise
 

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 import sde_lib
 from builders.aliases import modernised
+from builders.sections import pruned
 from configs.base import base
 from training.workdir import read_config
 
@@ -38,6 +39,15 @@ def stored_config(workdir: Path) -> ConfigDict:
             "file, or train in another workdir."
         ) from None
     return completed(config, stored)
+
+
+def understood(file: Path) -> dict[str, Any]:
+    """What a `config.json` holds, by the names of today, without sections that its run leaves out.
+
+    Raises:
+        ValueError: as `stored_config`.
+    """
+    return pruned(stored_config(file.parent)).to_dict()
 
 
 def completed(config: ConfigDict, stored: dict[str, Any]) -> ConfigDict:

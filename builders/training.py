@@ -12,42 +12,36 @@ import data
 import losses
 import sde_lib
 from builders.checks import choose, classes_told
+from builders.steps import construct, naming
 from losses.denoising import LossFn
-from models.embeddings import frozen
-from sde_lib.prediction import CONDITIONING, KINDS
+from models import CLASSIFIERS
+from sde_lib.prediction import CONDITIONING, KINDS, kinds
+from training.optimizer import OPTIMIZERS
 
 
 def build_prediction(config: ConfigDict) -> dict[str, Any]:
     section = config.prediction
     choose("prediction.kind", section.kind, KINDS)
     choose("prediction.conditioning", section.conditioning, CONDITIONING)
+    with naming("prediction", section):
+        kinds(section.sigma_data)
     return {**section.to_dict(), "num_scales": config.model.get("num_scales")}
 
 
 def build_loss(
     config: ConfigDict, path: sde_lib.AffinePath, model: Any, scaler: data.Scaler
 ) -> LossFn:
-    """The loss on raw batches: flip, dequantise and scale on the device, then the named loss, or
-    that of discrete levels where `training.continuous` is off."""
-    section = config.loss
-    make = choose("loss.name", section.name, losses.LOSSES)
-    choose("loss.weighting", section.weighting, losses.WEIGHTINGS)
-    choose("loss.time_sampling", section.time_sampling, losses.TIME_SAMPLING)
+    """The loss on raw batches: flip, dequantise and scale on the device, then the named loss."""
+    name = config.loss.name
+    make = choose("loss.name", name, losses.LOSSES)
 
     def network(params, x, cond, dropout_key, **known):
         rngs = {"dropout": dropout_key}
         return model.apply({"params": params}, x, cond, train=True, rngs=rngs, **known)
 
-    kind = build_prediction(config)
-    if section.name == "classification":
-        options = {key: section[key] for key in ("time_sampling", "stratify")}
-        on_scaled = make(path, network, sigma_data=config.prediction.sigma_data, **options)
-    elif config.training.continuous:
-        del kind["num_scales"]
-        options = {key: value for key, value in section.items() if key != "name"}
-        on_scaled = make(path, network, **kind, **options)
-    else:
-        on_scaled = losses.discrete_loss(path, network, reduce_mean=section.reduce_mean, **kind)
+    given = {"path": path, "network": network, "levels": config.model.get("levels")}
+    given |= build_prediction(config)
+    on_scaled = construct(f"loss.{name}", make, config.loss.get(name, {}), **given)
     prepare, tell = build_preprocessing(config.data, scaler), build_labels(config)
 
     def loss(params, others, key, batch):
@@ -78,7 +72,7 @@ def build_labels(config: ConfigDict) -> Callable[[Array, dict], dict]:
 
     def tell(key: Array, batch: dict[str, Array]) -> dict[str, Array]:
         rest = {name: value for name, value in batch.items() if name != "label"}
-        if config.loss.name == "classification":
+        if config.model.name in CLASSIFIERS:
             return batch
         if not classes:
             return rest
@@ -88,34 +82,6 @@ def build_labels(config: ConfigDict) -> Callable[[Array, dict], dict]:
 
 
 def build_optimizer(section: ConfigDict, n_iters: int) -> optax.GradientTransformation:
-    """Adam with linear warm-up, then constant or cosine; clipping by the global norm first.
-
-    Weight decay is decoupled and multiplied by the learning rate, as in the original; what is never
-    trained does not decay.
-    """
-    choose("optim.optimizer", section.optimizer, ("adam",))
-    choose("optim.schedule", section.schedule, ("constant", "cosine"))
-    warmup = optax.linear_schedule(0.0, section.lr, max(section.warmup, 1))
-    if section.schedule == "cosine":
-        after = optax.cosine_decay_schedule(section.lr, max(n_iters - section.warmup, 1))
-    else:
-        after = optax.constant_schedule(section.lr)
-    rate = optax.join_schedules([warmup, after], [section.warmup]) if section.warmup else after
-    adam = optax.chain(
-        optax.scale_by_adam(b1=section.beta1, b2=section.beta2, eps=section.eps),
-        decay_trained(section.weight_decay),
-        optax.scale_by_learning_rate(rate),
-    )
-    clip = optax.clip_by_global_norm(section.grad_clip) if section.grad_clip else optax.identity()
-    return optax.chain(clip, adam)
-
-
-def decay_trained(weight_decay: float) -> optax.GradientTransformation:
-    """`g + weight_decay p`, but g for what is `frozen`. The state is that of
-    `optax.add_decayed_weights` without a mask, as checkpoints have it."""
-
-    def update(updates, state, params):
-        add = lambda path, g, p: g if frozen(path, p) else g + weight_decay * p
-        return jax.tree_util.tree_map_with_path(add, updates, params), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    make = choose("optim.optimizer", section.optimizer, OPTIMIZERS)
+    own = {key: value for key, value in section.items() if key != "optimizer"}
+    return construct("optim", make, own, n_iters=n_iters)

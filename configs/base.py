@@ -8,130 +8,20 @@ so a flag that the chosen law or network does not know is refused instead of ign
 from ml_collections import ConfigDict
 
 from builders.aliases import old_keys
+from builders.constructors import (
+    data_section,
+    law_section,
+    loss_of,
+    network_section,
+    optimizer_section,
+)
 from builders.sections import sections
 
-LAWS = {
-    "vp": {"beta_min": 0.1, "beta_max": 20.0, "t0": 1e-5, "t1": 1.0},
-    "subvp": {"beta_min": 0.1, "beta_max": 20.0, "t0": 1e-5, "t1": 1.0},
-    "ve": {"sigma_min": 0.01, "sigma_max": 50.0, "t0": 1e-5, "t1": 1.0},
-    "edm": {"t0": 0.002, "t1": 80.0},
-    "flow": {"t0": 1e-5, "t1": 0.999},
-}
-# Laws made for given data, from the table in a file (`tools/kinetic_path.py`).
-TABLED = {"kinetic": {"table": "", "t0": 1e-5, "t1": 0.999}}
-
-NCSNV2 = {
-    "nf": 128,
-    "normalization": "InstanceNorm++",
-    "nonlinearity": "elu",
-    "interpolation": "bilinear",
-    "scale_by_sigma": True,
-    "num_scales": 232,
-    "dtype": "float32",
-    "remat": False,
-}
-
+# Where the defaults of a config are not those of the network.
 NETWORKS = {
-    "ncsnpp": {
-        "nf": 128,
-        "ch_mult": (1, 2, 2, 2),
-        "num_res_blocks": 4,
-        "attn_resolutions": (16,),
-        "resamp_with_conv": True,
-        "conditional": True,
-        "fir": False,
-        "fir_kernel": (1, 3, 3, 1),
-        "skip_rescale": True,
-        "resblock_type": "biggan",
-        "progressive": "none",
-        "progressive_input": "none",
-        "progressive_combine": "sum",
-        "embedding_type": "positional",
-        "fourier_scale": 16.0,
-        "init_scale": 0.0,
-        "nonlinearity": "swish",
-        "dropout": 0.1,
-        "scale_by_sigma": False,
-        "num_scales": 1000,
-        "num_classes": 0,
-        "dtype": "float32",
-        "remat": False,
-    },
-    "ddpm": {
-        "nf": 128,
-        "ch_mult": (1, 2, 2, 2),
-        "num_res_blocks": 2,
-        "attn_resolutions": (16,),
-        "resamp_with_conv": True,
-        "conditional": True,
-        "normalization": "GroupNorm",
-        "nonlinearity": "swish",
-        "dropout": 0.1,
-        "scale_by_sigma": False,
-        "num_scales": 1000,
-        "num_classes": 0,
-        "dtype": "float32",
-        "remat": False,
-    },
-    "ncsnv2_64": NCSNV2,
-    "ncsnv2_128": NCSNV2,
-    "ncsnv2_256": NCSNV2,
-    "ncsn": {**NCSNV2, "scale_by_sigma": False, "num_scales": 10, "num_classes": 0},
-    "mlp": {
-        "width": 512,
-        "depth": 4,
-        "expansion": 1,
-        "dropout": 0.0,
-        "nonlinearity": "swish",
-        "time_dim": 128,
-        "embedding_type": "positional",
-        "embedding_scale": 1.0,
-        "fourier_features": (),
-        "num_classes": 0,
-        "dtype": "float32",
-    },
-}
-# Networks that classify noisy states, to guide one of the others (`guidance.method=classifier`).
-CLASSIFIERS = {
-    "wideresnet": {
-        "num_classes": 10,
-        "depth": 28,
-        "widen": 10,
-        "embedding_size": 128,
-        "fourier_scale": 16.0,
-        "nonlinearity": "swish",
-        "dropout": 0.0,
-        "dtype": "float32",
-    },
-    "mlp_classifier": {
-        **NETWORKS["mlp"],
-        "embedding_type": "linear",
-        "num_classes": 10,
-    },
-}
-
-# An image_size of () takes the images as they are; a crop of () and num_channels of 0, likewise.
-DATA = {
-    "digits": {},
-    "tfds": {
-        "name": "cifar10",
-        "path": "",
-        "eval_split": "test",
-        "label_key": "",
-        "crop": (),
-        "image_size": (),
-    },
-    "idx": {"path": ""},
-    "image_folder": {
-        "path": "",
-        "crop": (),
-        "image_size": (),
-        "num_channels": 0,
-        "convert": False,
-        "class_folders": False,
-        "holdout": 0.1,
-    },
-    "npz": {"path": ""},
+    "ncsnpp": {"fir": False, "progressive_input": "none", "embedding_type": "positional"},
+    "mlp": {"embedding_scale": 1.0},
+    "mlp_classifier": {"embedding_scale": 1.0, "embedding_type": "linear"},
 }
 
 
@@ -153,9 +43,8 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config = ConfigDict()
     config.seed = 42
 
-    numbers = {**LAWS, **TABLED}[law]
-    config.sde = ConfigDict({"name": law, **numbers})
-    config.model = ConfigDict({"name": network, **{**NETWORKS, **CLASSIFIERS}[network]})
+    config.sde = ConfigDict(law_section(law))
+    config.model = ConfigDict({**network_section(network), **NETWORKS.get(network, {})})
     if law == "ve" and continuous and network in ("ncsnpp", "mlp"):
         # Goes with the conditioning below: this embedding takes the logarithm of sigma.
         config.model.embedding_type = "fourier"
@@ -169,24 +58,15 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.prediction.sigma_data = 0.5  # the data's standard deviation; kind "edm" alone uses it
 
     config.loss = ConfigDict()
-    config.loss.name = "classification" if network in CLASSIFIERS else "denoising"
-    config.loss.weighting = "variance"  # or "likelihood"
-    # Or "importance". The times of EDM are noise levels, of which uniform ones would all be large.
-    by_level = law == "edm" or network in CLASSIFIERS
-    config.loss.time_sampling = "uniform_lam" if by_level else "uniform"
-    config.loss.stratify = False
-    config.loss.reduce_mean = law != "ve"
+    config.loss.name = loss_of(network, continuous)
+    add_methods(config.loss, "loss")
+    if law == "edm":
+        # Its times are noise levels, of which uniform ones would all be large.
+        config.loss.denoising.time_sampling = "uniform_lam"
+    if law == "ve":
+        config.loss.denoising.reduce_mean = config.loss.discrete.reduce_mean = False
 
-    config.optim = ConfigDict()
-    config.optim.optimizer = "adam"
-    config.optim.lr = 2e-4
-    config.optim.beta1 = 0.9
-    config.optim.beta2 = 0.999
-    config.optim.eps = 1e-8
-    config.optim.weight_decay = 0.0
-    config.optim.warmup = 5000
-    config.optim.grad_clip = 1.0  # of the global norm; 0 switches it off
-    config.optim.schedule = "constant"  # or "cosine", to zero at training.n_iters
+    config.optim = ConfigDict(optimizer_section("adam"))
 
     config.training = ConfigDict()
     config.training.continuous = continuous  # if not, model.num_scales levels: SMLD and DDPM
@@ -220,6 +100,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.sampling.eps = {"vp": 1e-3, "subvp": 1e-3, "edm": 0.002}.get(law, 1e-5)
     config.sampling.denoise = True  # end with the conditional mean at eps, one more evaluation
     config.sampling.batch_size = 64
+    config.loss.noise_level.eps = config.sampling.eps
     add_methods(config.sampling, "sampling")
     if not continuous:
         # As in the released code.
@@ -231,7 +112,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.likelihood.divergence = "rademacher"
     # "adams" takes a number of steps; the others choose their steps by tolerances.
     config.likelihood.solver = "tsit5"
-    config.likelihood.eps = numbers["t0"]
+    config.likelihood.eps = config.sde.t0
     add_methods(config.likelihood, "likelihood")
     if law == "edm":
         # Nearly all of the time of EDM is noise.
@@ -328,7 +209,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.edit.repeats = 1  # of the steps in the window, by "flow"
     config.edit.window = (0.4, 0.6)  # parts of the grid
 
-    config.data = ConfigDict({"dataset": data, **DATA[data]})
+    config.data = ConfigDict(data_section(data))
     config.data.centered = law != "ve"  # the model sees [-1, 1]; otherwise [0, 1]
     config.data.random_flip = False
     config.data.uniform_dequantization = False

@@ -21,8 +21,8 @@ def digits(law: str) -> ConfigDict:
     config.prediction.conditioning = "lam"
     config.prediction.sigma_data = 0.7
 
-    config.loss.stratify = True
-    config.loss.reduce_mean = True
+    config.loss.denoising.stratify = True
+    config.loss.denoising.reduce_mean = True
 
     config.optim.lr = 1.5e-3
     config.optim.warmup = 200
@@ -67,7 +67,7 @@ def digits_classifier(law: str) -> ConfigDict:
     config.model.embedding_scale = 2.0
 
     config.prediction.sigma_data = 0.7
-    config.loss.stratify = True
+    config.loss.classification.stratify = True
 
     config.optim.lr = 1e-3
     config.optim.warmup = 100

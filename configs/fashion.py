@@ -24,8 +24,8 @@ def fashion(law: str) -> ConfigDict:
         config.model.progressive_input = "residual"
         config.model.scale_by_sigma = True
 
-    config.loss.stratify = True
-    config.loss.reduce_mean = True
+    config.loss.denoising.stratify = True
+    config.loss.denoising.reduce_mean = True
 
     config.optim.lr = 5e-4
     config.optim.warmup = 300

@@ -16,7 +16,7 @@ SOURCES = {
 }
 
 
-def load(name: str, split: str, **kwargs) -> Source:
+def load(name: str, split: str, /, **kwargs) -> Source:
     """The split `split` of the data called `name`; `kwargs` are those of the loader's own `load`.
 
     Raises:

@@ -19,7 +19,7 @@ UINT8 = 8
 CHUNK = 2**24  # bytes that are read at once
 
 
-def load(split: str, path: str) -> Source:
+def load(split: str, path: str = "") -> Source:
     """Images uint8 (H, W, 1), 256 levels, from a directory of IDX files; labels where there are.
 
     Args:

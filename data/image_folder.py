@@ -12,12 +12,12 @@ from data.source import Source, check_split
 
 def load(
     split: str,
-    path: str,
-    image_size: Size | None = None,
-    channels: int | None = None,
+    path: str = "",
+    image_size: Size = (),
+    num_channels: int = 0,
     *,
     convert: bool = False,
-    crop: Size | None = None,
+    crop: Size = (),
     class_folders: bool = False,
     holdout: float = 0.1,
 ) -> Source:
@@ -34,10 +34,10 @@ def load(
         split: "train" or "test".
         path: the folder; files are found at any depth, hidden ones are passed over.
         image_size: a side or (H, W): the largest central part of that aspect is resized to it,
-            antialiased. None: all images must have one size.
-        channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. None: those of the first image. An image
+            antialiased. Empty: all images must have one size.
+        num_channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; 0, those of the first image. One
             with another number is an error, not converted.
-        convert: convert such images to `channels`, which must be given. Alpha is dropped.
+        convert: convert such images to `num_channels`, which must be given. Alpha is dropped.
         crop: central part in pixels, a side or (H, W), taken before resizing (140 for CelebA in
             many papers).
         class_folders: labels are the numbers, from 0, of the sorted topmost subfolders.
@@ -51,10 +51,11 @@ def load(
     """
     check_split("image_folder", split, ("train", "test"))
     size, crop = as_pair("image_size", image_size), as_pair("crop", crop)
+    channels = num_channels or None
     if channels not in (None, *MODES) or (convert and channels is None):
         raise ValueError(
-            f"channels={channels}, convert={convert}: channels must be 1, 2, 3 or 4, and be given "
-            "for `convert`."
+            f"num_channels={num_channels}, convert={convert}: num_channels must be 1, 2, 3 or 4, "
+            "and be given for `convert`."
         )
     root, files, classes = _files(path, split, holdout, class_folders)
     headers = [read_header(root / file) for file in files]
@@ -141,7 +142,7 @@ def _common(what, root, files, values, wanted):
     """The one value that all files share: `wanted`, or that of the first file."""
     origin = f"{printable(root / files[0])} has" if wanted is None else f"{what}={wanted} asks for"
     wanted = values[0] if wanted is None else wanted
-    mend = "give `channels` and convert=True" if what == "channels" else "give `image_size`"
+    mend = "give `num_channels` and convert=True" if what == "channels" else "give `image_size`"
     for file, value in zip(files, values):
         if value != wanted:
             raise ValueError(

@@ -11,7 +11,7 @@ from data.source import Source, check_split, from_array
 SPLIT_SEED = 0  # of the permutation whose first entries are held out where there is no x_test
 
 
-def load(split: str, path: str, holdout: float = 0.1) -> Source:
+def load(split: str, path: str = "", holdout: float = 0.1) -> Source:
     """One split of a `.npz` file.
 
     The file holds `x` (or `arr_0`), and may hold `y`, `x_test`, `y_test` and a scalar `levels`.

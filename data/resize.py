@@ -3,18 +3,19 @@
 import numpy as np
 from PIL import Image
 
-Size = int | tuple[int, int]
+Size = int | tuple[int, ...]
 
 
-def as_pair(name: str, size: Size | None) -> tuple[int, int] | None:
-    """`size` as (H, W): an int is a square, None stays None, a list will do for a tuple.
+def as_pair(name: str, size: Size) -> tuple[int, int] | None:
+    """`size` as (H, W): an int or one side is a square, () is None, a list will do for a tuple.
 
     Raises:
         ValueError: if it is none of these or a side is below 1.
     """
-    if size is None:
-        return None
     pair = (size, size) if isinstance(size, int | np.integer) else tuple(size)
+    if not pair:
+        return None
+    pair = pair * 2 if len(pair) == 1 else pair
     if len(pair) != 2 or any(side < 1 for side in pair):
         raise ValueError(f"{name}={size}: give one side, or (height, width), of at least 1 pixel.")
     return int(pair[0]), int(pair[1])

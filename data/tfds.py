@@ -17,47 +17,47 @@ LEVELS = {np.dtype(np.uint8): 256, np.dtype(np.uint16): 65536, np.dtype(np.float
 
 def load(
     split: str,
-    dataset: str,
-    data_dir: str | None = None,
+    name: str = "cifar10",
+    path: str = "",
     *,
-    image_size: Size | None = None,
-    crop: Size | None = None,
+    image_size: Size = (),
+    crop: Size = (),
     image_key: str = "image",
-    label_key: str | None = None,
+    label_key: str = "",
 ) -> Source:
     """One split of a prepared TFDS data set.
 
     Args:
         split: "train", "test", or what TFDS understands, such as "train[:90%]" or "train+test".
-        dataset: "cifar10", with a config "lsun/bedroom", with a version "cifar10:3.0.2"; without
+        name: "cifar10", with a config "lsun/bedroom", with a version "cifar10:3.0.2"; without
             a version the latest one that is prepared.
-        data_dir: where TFDS keeps its data; by default $TFDS_DATA_DIR, or ~/tensorflow_datasets.
+        path: where TFDS keeps its data; if empty, $TFDS_DATA_DIR, or ~/tensorflow_datasets.
         image_size, crop: as for `image_folder`; 8-bit images only. Images of varying size need
             `image_size`.
         image_key: the feature to read: uint8 or uint16 is discrete, float32 continuous.
-        label_key: the feature with integer labels, usually "label". None reads no labels: they lie
-            among the images, so to collect them all files are read once.
+        label_key: the feature with integer labels, usually "label". Empty reads no labels: they
+            lie among the images, so to collect them all files are read once.
 
     Raises:
         ValueError: for an unknown data set, split or feature, or data that are only half there or
             in another format.
-        FileNotFoundError: if the data set is known but not prepared in `data_dir`.
+        FileNotFoundError: if the data set is known but not prepared in `path`.
     """
-    folder = version_folder(dataset, data_dir)
+    folder = version_folder(name, path)
     # The import takes a while and its absence matters to nobody else.
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(folder)
-    _check_split(dataset, split, builder.info.splits)
-    check_files(builder, split, dataset)
+    _check_split(name, split, builder.info.splits)
+    check_files(builder, split, name)
     features = builder.info.features
     for key in filter(None, (image_key, label_key)):
         if key not in features:
-            raise ValueError(unknown(f"feature of {dataset}", key, features))
+            raise ValueError(unknown(f"feature of {name}", key, features))
     source = builder.as_data_source(split)
     size, crop = as_pair("image_size", image_size), as_pair("crop", crop)
     dtype = np.dtype(features[image_key].np_dtype)
-    shape = _shape(dataset, image_key, features[image_key].shape, dtype, size, crop)
+    shape = _shape(name, image_key, features[image_key].shape, dtype, size, crop)
 
     def fetch(indices: np.ndarray) -> np.ndarray:
         records = source.__getitems__([int(i) for i in indices])
@@ -70,7 +70,7 @@ def load(
         name=f"tfds/{builder.info.full_name}",
         split=split,
         fetch=fetch,
-        labels=None if label_key is None else _labels(tfds, builder, split, label_key),
+        labels=_labels(tfds, builder, split, label_key) if label_key else None,
         size=len(source),
         shape=shape,
         levels=LEVELS[dtype],

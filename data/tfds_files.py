@@ -11,7 +11,7 @@ import re
 from data.source import unknown
 
 
-def version_folder(dataset: str, data_dir: str | None) -> pathlib.Path:
+def version_folder(dataset: str, data_dir: str) -> pathlib.Path:
     """The folder data_dir/name[/config]/version of the prepared data set `name[/config][:version]`.
 
     Without a version it is the latest one there; without a `data_dir`, it is sought in

@@ -1,18 +1,25 @@
-"""What a network is regressed on. `LOSSES` is the table of names for a config (`loss.name`).
+"""What a network is trained on. `LOSSES` is the table of names for a config (`loss.name`).
 
-"classification" is for the networks of `models.CLASSIFIERS`. `discrete_loss` takes the place of
-"denoising" where `training.continuous` is off.
+The keyword arguments of a loss are its section, `loss.denoising.weighting`. "discrete" goes with
+`training.continuous` off, "classification" with the networks of `models.CLASSIFIERS`, and
+"noise_level" with those of `models.NOISE_LEVELS`.
 """
 
 from losses.classification import classification_loss
 from losses.denoising import denoising_loss, denoising_terms
 from losses.discrete import discrete_loss
 from losses.labels import drop_labels
+from losses.noise_level import noise_level_loss
 from losses.sliced import sliced_loss
 from losses.time_sampling import TIME_SAMPLING
 from losses.weighting import WEIGHTINGS
 
-LOSSES = {"denoising": denoising_loss, "classification": classification_loss}
+LOSSES = {
+    "denoising": denoising_loss,
+    "discrete": discrete_loss,
+    "classification": classification_loss,
+    "noise_level": noise_level_loss,
+}
 
 __all__ = [
     "LOSSES",
@@ -23,5 +30,6 @@ __all__ = [
     "denoising_terms",
     "discrete_loss",
     "drop_labels",
+    "noise_level_loss",
     "sliced_loss",
 ]

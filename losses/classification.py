@@ -13,8 +13,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from losses.denoising import LossFn, NetworkFn, draw
+from losses.time_sampling import TIME_SAMPLING
 from sde_lib import AffinePath
 from sde_lib.classifier import log_prob, make_logits
+from sde_lib.ranges import one_of
 
 
 def classification_loss(
@@ -25,7 +27,9 @@ def classification_loss(
     stratify: bool = False,
     sigma_data: float = 0.5,
 ) -> LossFn:
-    """Builds the loss `(params, others, key, batch) -> (scalar, metrics)`, in nats.
+    """Cross-entropy of classes of noisy states, in nats.
+
+    Returns `(params, others, key, batch) -> (scalar, metrics)`.
 
     Args:
         network: `(params, x, sigma, dropout_key) -> logits (B, K)`, in training mode.
@@ -36,7 +40,11 @@ def classification_loss(
 
     `batch["image"]` holds scaled data `(B, ...)` and `batch["label"]` classes `(B,)`. The metrics
     are the loss, the share of classes that are told right, and the times.
+
+    Raises:
+        ValueError: for a time sampling that is not there.
     """
+    one_of(tuple(TIME_SAMPLING), time_sampling=time_sampling)
 
     def loss(params, others: Any, key: Array, batch: dict[str, Array]):
         del others

@@ -19,6 +19,7 @@ from losses.time_sampling import TIME_SAMPLING, stratified
 from losses.weighting import WEIGHTINGS
 from sde_lib import AffinePath, expand
 from sde_lib.prediction import condition, kinds
+from sde_lib.ranges import one_of
 
 # `(params, others, key, batch) -> (scalar, metrics)`: the parameters that are trained by this loss;
 # those of the other networks of a run by name, such as a discriminator or a teacher, of which no
@@ -47,7 +48,9 @@ def denoising_loss(
     reduce_mean: bool = True,
     sigma_data: float = 0.5,
 ) -> LossFn:
-    """Builds the loss `(params, others, key, batch) -> (scalar, metrics)`.
+    """Denoising score matching over continuous times.
+
+    Returns `(params, others, key, batch) -> (scalar, metrics)`.
 
     Args:
         network: `(params, x, cond, dropout_key) -> F`, in training mode; with `label=` too where
@@ -61,7 +64,12 @@ def denoising_loss(
     `batch["image"]` holds scaled data `(B, ...)`, and `batch["label"]`, where it is there, the
     classes `(B,)` that the network is told. The metrics are the loss and the times `t` (B,),
     for whoever has to explain a loss that is not finite.
+
+    Raises:
+        ValueError: for a weighting or a time sampling that is not there.
     """
+    one_of(tuple(WEIGHTINGS), weighting=weighting)
+    one_of(tuple(TIME_SAMPLING), time_sampling=time_sampling)
 
     def loss(params, others, key: Array, batch: dict[str, Array]):
         del others

@@ -33,7 +33,9 @@ def discrete_loss(
     reduce_mean: bool = True,
     sigma_data: float = 0.5,
 ) -> LossFn:
-    """Builds the loss `(params, others, key, batch) -> (scalar, metrics)`.
+    """Denoising over the levels of DDPM and SMLD.
+
+    Returns `(params, others, key, batch) -> (scalar, metrics)`.
 
     Args:
         path: VP for DDPM, VE for SMLD.
@@ -83,10 +85,9 @@ def draw_levels(tables: Tables, key: Array, x0: Array) -> Draws:
     return Draws(i, jnp.ones(i.shape), tables.noise(noise_key, x0))
 
 
-def level_of(tables: Tables, u: Array) -> Array:
-    """The level of `u` in [0, 1): level i has the i-th of N equal parts, so uniform u give uniform
+def level_of(n: int, u: Array) -> Array:
+    """The level of `u` in [0, 1): level i has the i-th of n equal parts, so uniform u give uniform
     levels, and evenly spread u evenly spread ones."""
-    n = tables.num_scales
     # In float32 a u next to 1 may have been rounded to 1.
     return jnp.minimum((u * n).astype(jnp.int32), n - 1)
 

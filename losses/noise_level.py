@@ -15,31 +15,63 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from losses.denoising import LossFn, NetworkFn
 from sde_lib import AffinePath, expand
-
-# `(params, y, dropout_key) -> logits (B, K)`, in training mode.
-ClassifierFn = Callable[[Any, Array, Array], Array]
+from sde_lib.levels import Levels, make_levels
 
 
-def noise_level_loss(path: AffinePath, ts: Array, network: ClassifierFn) -> Callable:
-    """Builds the loss `(params, others, key, batch) -> (scalar, metrics)`, in nats.
+def noise_level_loss(
+    path: AffinePath,
+    network: NetworkFn,
+    levels: int,
+    *,
+    eps: float = 1e-3,
+    sigma_min: float = 0.0,
+    sigma_max: float = 0.0,
+) -> LossFn:
+    """Cross-entropy of the level of the noise, in nats.
+
+    Returns `(params, others, key, batch) -> (scalar, metrics)`.
 
     Args:
         path: the law, whose noise is `sigma = c / a` where data are kept at their size.
-        ts: times of the levels, `(K,)`, level 0 first.
+        network: `(params, y, None, dropout_key) -> logits (B, levels)`, in training mode.
+        levels: how many there are; level 0 is the noisiest.
+        eps: the time of the least level: that at which sampling ends.
+        sigma_min: the least level, in the place of that of `eps`; 0 for none.
+        sigma_max: the largest level; 0 for that of the law at t1.
 
     `batch["image"]` holds scaled data `(B, ...)`. The metrics are the loss and the times `t` (B,).
+
+    Raises:
+        ValueError: for levels beyond the law's, as `make_levels`.
     """
-    sigmas = path.sigma(ts)
+    grid = levels_of(path, levels, eps, sigma_min, sigma_max)
 
     def loss(params, others, key: Array, batch: dict[str, Array]):
         del others
         level_key, noise_key, dropout_key = jax.random.split(key, 3)
         x0 = batch["image"]
-        level = jax.random.randint(level_key, x0.shape[:1], 0, len(ts))
-        y = x0 + expand(sigmas[level], x0).astype(x0.dtype) * path.noise(noise_key, x0)
-        logits = network(params, y, dropout_key)
-        value = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, level))
-        return value, {"loss": value, "t": ts[level]}
+        level = jax.random.randint(level_key, x0.shape[:1], 0, levels)
+        logits = lambda y: network(params, y, None, dropout_key)
+        value = jnp.mean(level_nats(grid, logits, x0, level, path.noise(noise_key, x0)))
+        return value, {"loss": value, "t": grid.t[level]}
 
     return loss
+
+
+def levels_of(
+    path: AffinePath, levels: int, eps: float, sigma_min: float = 0.0, sigma_max: float = 0.0
+) -> Levels:
+    """The grid that the options of `noise_level_loss` stand for."""
+    with jax.ensure_compile_time_eval():
+        least = sigma_min or float(path.sigma(jnp.asarray(eps)))
+    return make_levels(path, levels, least, sigma_max or None)
+
+
+def level_nats(
+    levels: Levels, logits: Callable[[Array], Any], x0: Array, level: Array, z: Array
+) -> Array:
+    """`-log q(level | x0 + sigma z)`, `(B,)`, for noise z like the data."""
+    y = x0 + expand(levels.sigma[level], x0).astype(x0.dtype) * z
+    return optax.softmax_cross_entropy_with_integer_labels(logits(y), level)

@@ -1,7 +1,8 @@
 """Networks: Flax Linen modules called as `module.apply(variables, x, cond, train=False)`.
 
 Those of `MODELS` give something of the shape of x, and with `num_classes` may be told a class by
-`label=`. Those of `CLASSIFIERS` give logits of classes.
+`label=`. Those of `CLASSIFIERS` give logits of classes, and those of `NOISE_LEVELS` logits of the
+level of the noise.
 """
 
 from models.ddpm import DDPM
@@ -9,6 +10,7 @@ from models.mlp import MLP, MLPClassifier
 from models.ncsn import NCSN
 from models.ncsnpp import NCSNpp
 from models.ncsnv2 import NCSNv2_64, NCSNv2_128, NCSNv2_256
+from models.noise_level import NoiseLevelCNN, NoiseLevelMLP
 from models.wideresnet import WideResNet
 
 MODELS = {
@@ -21,3 +23,4 @@ MODELS = {
     "mlp": MLP,
 }
 CLASSIFIERS = {"wideresnet": WideResNet, "mlp_classifier": MLPClassifier}
+NOISE_LEVELS = {"noise_level_mlp": NoiseLevelMLP, "noise_level_cnn": NoiseLevelCNN}

@@ -16,7 +16,7 @@ from models.blocks import ResnetBlockDDPM
 from models.embeddings import add_class, check_classes, noise_level, timestep_embedding
 from models.layers import Downsample, Upsample, conv3x3, dense
 from models.normalization import NORMALIZATIONS, normalization
-from models.options import ACTIVATIONS, activation, check_choice
+from models.options import ACTIVATIONS, activation, check_choice, check_dropout, check_sizes
 from models.pixels import fence
 from models.resample import check_halving
 
@@ -66,6 +66,8 @@ class DDPM(nn.Module):
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError if an option is unknown or images of `shape` (..., H, W, C) misfit."""
+        check_sizes(nf=self.nf, num_res_blocks=self.num_res_blocks, num_scales=self.num_scales)
+        check_dropout(self.dropout)
         check_choice("normalization", self.normalization, NORMALIZATIONS)
         check_choice("nonlinearity", self.nonlinearity, ACTIVATIONS)
         check_classes(self.num_classes, self.conditional)

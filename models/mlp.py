@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from models.embeddings import GaussianFourierProjection, add_class, timestep_embedding
-from models.options import ACTIVATIONS, activation, check_choice
+from models.options import ACTIVATIONS, activation, check_choice, check_dropout, check_sizes
 
 EMBEDDING_TYPES = ("positional", "fourier", "linear")
 # What `embedding_scale = None` stands for. 'linear': log-SNR in [-15, 15] then spans 300 radians
@@ -108,6 +108,8 @@ class MLP(nn.Module):
 
     def check(self, shape: tuple[int, ...] = ()) -> None:
         """Raise ValueError for options that no network can have; any shape of `x` is legal."""
+        check_sizes(width=self.width, depth=self.depth, expansion=self.expansion)
+        check_dropout(self.dropout)
         check_choice("nonlinearity", self.nonlinearity, ACTIVATIONS)
         check_choice("embedding_type", self.embedding_type, EMBEDDING_TYPES)
         if self.time_dim < 4:

@@ -26,7 +26,7 @@ from models.embeddings import (
     timestep_embedding,
 )
 from models.layers import Combine, Downsample, Upsample, conv3x3, dense, group_norm
-from models.options import ACTIVATIONS, activation, check_choice
+from models.options import ACTIVATIONS, activation, check_choice, check_dropout, check_sizes
 from models.pixels import fence
 from models.resample import check_halving
 
@@ -105,6 +105,8 @@ class NCSNpp(nn.Module):
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError if an option is unknown or images of `shape` (..., H, W, C) misfit."""
+        check_sizes(nf=self.nf, num_res_blocks=self.num_res_blocks, num_scales=self.num_scales)
+        check_dropout(self.dropout)
         for option, known in CHOICES.items():
             check_choice(option, getattr(self, option), known)
         check_classes(self.num_classes, self.conditional)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from models.backbone import ResidualBlock
 from models.embeddings import noise_level
 from models.normalization import NORMALIZATIONS, normalization
-from models.options import ACTIVATIONS, activation, check_choice
+from models.options import ACTIVATIONS, activation, check_choice, check_sizes
 from models.refinenet import INTERPOLATIONS, RefineBlock, convolve
 from models.resample import check_halving
 
@@ -113,6 +113,7 @@ class NCSNv2_256(NCSNv2):
 
 def check_refinenet(model, shape: tuple[int, ...]) -> None:
     """Raise ValueError for what no network with `STAGES` can have."""
+    check_sizes(nf=model.nf, num_scales=model.num_scales)
     check_choice("nonlinearity", model.nonlinearity, ACTIVATIONS)
     check_choice("interpolation", model.interpolation, INTERPOLATIONS)
     check_halving(shape, sum(stage.dilation == 1 for stage in model.STAGES))

@@ -4,26 +4,19 @@ Kim & Ye 2023 (Denoising MCMC, arXiv 2209.14593) use a small one to move a chain
 level to another. Both networks here bring y to unit size first and hand on its log size, with
 `size^2 = 1 + mean y^2`: sigma spans four decades, and where it is large it is nearly that size.
 
-A trained one is a single file, which `save` writes and `load` reads.
+They take `cond` as other networks do, and do without it: the noise level is what they tell.
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.serialization import msgpack_restore, msgpack_serialize
 
-from models.options import ACTIVATIONS, activation, check_choice
+from models.options import ACTIVATIONS, activation, check_choice, check_dropout, check_sizes
 from models.resample import mean_downsample
-from whole_files import put
-
-# Where a workdir keeps its own.
-FILE = "noise_level/classifier.msgpack"
 
 
 def to_unit_size(y: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -61,13 +54,13 @@ class NoiseLevelCNN(nn.Module):
         check_classifier(self.levels, self.nonlinearity)
         if len(shape) != 3:
             raise ValueError(
-                f"The examples have the shape {tuple(shape)}; the network 'cnn' takes images "
-                "(H, W, C): take 'mlp' for other data."
+                f"The examples have the shape {tuple(shape)}; 'noise_level_cnn' takes images "
+                "(H, W, C): take 'noise_level_mlp' for other data."
             )
 
     @nn.compact
-    def __call__(self, y: jax.Array, train: bool = False) -> jax.Array:
-        del train  # no dropout
+    def __call__(self, y: jax.Array, cond: Any = None, train: bool = False) -> jax.Array:
+        del cond, train  # no dropout
         self.check(y.shape[1:])
         h, size = to_unit_size(y)
         for width in self.widths:
@@ -102,10 +95,13 @@ class NoiseLevelMLP(nn.Module):
 
     def check(self, shape: tuple[int, ...] = ()) -> None:
         """Raise ValueError for options that no network can have; any shape of y is legal."""
+        check_sizes(width=self.width, depth=self.depth)
+        check_dropout(self.dropout)
         check_classifier(self.levels, self.nonlinearity)
 
     @nn.compact
-    def __call__(self, y: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, y: jax.Array, cond: Any = None, train: bool = False) -> jax.Array:
+        del cond
         self.check(y.shape[1:])
         unit, size = to_unit_size(y)
         h = jnp.concatenate([unit.reshape(y.shape[0], -1), size], axis=-1)
@@ -119,72 +115,5 @@ class NoiseLevelMLP(nn.Module):
 
 def check_classifier(levels: int, nonlinearity: str) -> None:
     if levels < 2:
-        raise ValueError(f"The number of noise levels is {levels}; take at least 2.")
+        raise ValueError(f"levels is {levels}; take at least 2.")
     check_choice("nonlinearity", nonlinearity, ACTIVATIONS)
-
-
-CLASSIFIERS = {"cnn": NoiseLevelCNN, "mlp": NoiseLevelMLP}
-
-
-class Trained(NamedTuple):
-    """A classifier as it is kept: its name in `CLASSIFIERS` and its options, the ends of its grid
-    of levels (even in log sigma, falling), the shape of an example, and its parameters."""
-
-    name: str
-    options: dict[str, Any]
-    sigma_min: float
-    sigma_max: float
-    shape: tuple[int, ...]
-    params: Any
-
-    def logits(self, y: jax.Array) -> jax.Array:
-        """log p(level | y), `(B, levels)`, up to a constant for each example.
-
-        Raises:
-            ValueError: for examples of another shape.
-        """
-        check_shape("The classifier of noise levels", self.shape, y.shape[1:])
-        network = CLASSIFIERS[self.name](**self.options)
-        return network.apply({"params": self.params}, y)
-
-
-def save(file: Path, trained: Trained) -> None:
-    about = {key: value for key, value in trained._asdict().items() if key != "params"}
-    params = jax.device_get(trained.params)
-    put(file, msgpack_serialize({"about": json.dumps(about), "params": params}))
-
-
-def load(file: Path, shape: tuple[int, ...] | None = None) -> Trained:
-    """Reads what `save` wrote, for examples of `shape` if it is given.
-
-    Raises:
-        FileNotFoundError: where there is none.
-        ValueError: for another kind of file, or a classifier of other examples.
-    """
-    if not Path(file).is_file():
-        raise FileNotFoundError(
-            f"There is no classifier of noise levels {file}; train one with python -m "
-            "tools.train_noise_level --config FILE --workdir DIR, which writes DIR/" + FILE + "."
-        )
-    try:
-        kept = msgpack_restore(Path(file).read_bytes())
-        about, params = json.loads(kept["about"]), jax.tree.map(jnp.asarray, kept["params"])
-        options = {k: tuple(v) if isinstance(v, list) else v for k, v in about["options"].items()}
-        given = about | {"options": options, "shape": tuple(about["shape"]), "params": params}
-        trained = Trained(**given)
-    except Exception as error:
-        raise ValueError(
-            f"{file} is not a classifier of noise levels ({type(error).__name__}); take a file "
-            "that python -m tools.train_noise_level has written."
-        ) from error
-    if shape is not None:
-        check_shape(f"The classifier {file}", trained.shape, shape)
-    return trained
-
-
-def check_shape(name: str, ours: tuple[int, ...], theirs: tuple[int, ...]) -> None:
-    if tuple(theirs) != ours:
-        raise ValueError(
-            f"{name} is for examples of shape {ours} and these have {tuple(theirs)}; train one on "
-            "these data."
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 
 import jax
@@ -18,6 +19,18 @@ def check_choice(option: str, value: object, known: Iterable[object]) -> None:
     raise ValueError(
         f"Unknown {option} {value!r}; known: {', '.join(repr(k) for k in known)}.{hint}"
     )
+
+
+def check_sizes(**values: float) -> None:
+    """`check_sizes(width=width)` refuses what is not positive and finite."""
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value}; it must be positive and finite.")
+
+
+def check_dropout(rate: float) -> None:
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout is {rate}; it must lie in [0, 1).")
 
 
 ACTIVATIONS = {

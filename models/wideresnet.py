@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from models.embeddings import GaussianFourierProjection
 from models.layers import conv3x3, dense, group_norm
-from models.options import ACTIVATIONS, activation, check_choice
+from models.options import ACTIVATIONS, activation, check_choice, check_dropout, check_sizes
 from models.pixels import Conv, fence
 
 GROUPS = (16, 32, 64)
@@ -74,6 +74,8 @@ class WideResNet(nn.Module):
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError for options or images (..., H, W, C) that this network cannot have."""
+        check_sizes(depth=self.depth, widen=self.widen, embedding_size=self.embedding_size)
+        check_dropout(self.dropout)
         check_choice("nonlinearity", self.nonlinearity, ACTIVATIONS)
         if self.depth < 10 or (self.depth - 4) % 6:
             raise ValueError(

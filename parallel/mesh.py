@@ -34,7 +34,7 @@ def local_mesh() -> Mesh:
 
 
 def mesh_of(devices: list[jax.Device], fsdp: int = 1) -> Mesh:
-    if len(devices) % fsdp:
+    if fsdp < 1 or len(devices) % fsdp:
         raise ValueError(
             f"mesh.fsdp is {fsdp}, which does not divide the {len(devices)} devices; take a "
             "divisor, or 1 for parameters that are whole on every device."

@@ -90,30 +90,30 @@ class Kinetic(AffinePath):
         return cls(solve(theta, gamma, scale, floor), t0, t1)
 
     @classmethod
-    def from_file(cls, path: str | Path, t0: float = 1e-5, t1: float = 0.999) -> "Kinetic":
+    def from_file(cls, table: str | Path = "", t0: float = 1e-5, t1: float = 0.999) -> "Kinetic":
         """The law of a JSON file of `theta`, `gamma` and `scale`, as tools/kinetic_path.py writes.
 
         Raises:
             ValueError: for a file that is not there or does not hold these, or as `solve` does.
         """
         try:
-            with open(path) as file:
+            with open(table) as file:
                 found = json.load(file)
             theta, gamma = (np.asarray(found[key], np.float64) for key in ("theta", "gamma"))
             scale = float(found["scale"])
         except FileNotFoundError:
             raise ValueError(
-                f"There is no table {path}; make it with `python -m tools.kinetic_path`."
+                f"There is no table {table}; make it with `python -m tools.kinetic_path`."
             ) from None
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"The table {path} cannot be read ({error!r}); it must be a JSON object with "
+                f"The table {table} cannot be read ({error!r}); it must be a JSON object with "
                 "theta, gamma and scale: make it with `python -m tools.kinetic_path`."
             ) from None
         try:
             return cls.from_gamma(theta, gamma, scale, t0, t1)
         except ValueError as error:
-            raise ValueError(f"The table {path} is wrong. {error}") from None
+            raise ValueError(f"The table {table} is wrong. {error}") from None
 
     def coeffs(self, t: Array) -> Coeffs:
         return _coeffs(self.table, jnp.asarray(t))

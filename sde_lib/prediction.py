@@ -23,6 +23,7 @@ from jax import Array
 
 from sde_lib.affine import AffinePath
 from sde_lib.base import expand
+from sde_lib.ranges import positive
 
 
 class Prediction(NamedTuple):
@@ -207,7 +208,12 @@ def _edm(sigma_data: float) -> Kind:
 
 
 def kinds(sigma_data: float = 0.5) -> dict[str, Kind]:
-    """The table of kinds by name."""
+    """The table of kinds by name.
+
+    Raises:
+        ValueError: for a `sigma_data` that is no positive number.
+    """
+    positive(sigma_data=sigma_data)
     return {
         "eps": Kind(_decode_eps, lambda path, x0, z, t: z, lambda path, t: jnp.ones_like(t)),
         "x0": Kind(_decode_x0, lambda path, x0, z, t: x0, lambda path, t: jnp.exp(path.lam(t))),

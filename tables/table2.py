@@ -25,7 +25,10 @@ PUBLISHED = {
 
 def weighted(law: str) -> Model:
     """The same network, trained for its bits/dim."""
-    changes = {"loss.weighting": "likelihood", "loss.time_sampling": "importance"}
+    changes = {
+        "loss.denoising.weighting": "likelihood",
+        "loss.denoising.time_sampling": "importance",
+    }
     return digits(law)._replace(name=f"digits_{law}_likelihood", changes=changes)
 
 

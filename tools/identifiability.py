@@ -35,6 +35,7 @@ from ml_collections import ConfigDict
 from builders.experiment import Experiment, build
 from builders.sources import data_moments
 from evaluation.metrics.errors import mean_and_stderr
+from builders.stored import understood
 from evaluation.tasks.codes import dequantised, encode_data
 from evaluation.tasks.evaluate import strict
 from likelihood.latents import Latents
@@ -149,7 +150,7 @@ def config_of(file: Path, workdir: Path) -> ConfigDict:
             if key in known and key.split(".")[0] in (*MEANING, "seed")
         }
         config.update_from_flattened_dict(taken)
-        claim(workdir, config, training=False)
+        claim(workdir, config, training=False, read=understood)
     return config
 
 

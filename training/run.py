@@ -50,7 +50,8 @@ def run_training(
     with contextlib.ExitStack() as stack:
         # Held before it is claimed: with --force_config a claim writes.
         on_lead(lambda: stack.enter_context(held(workdir)))
-        forced = on_lead(lambda: claim(workdir, experiment.settings, force_config, training=True))
+        config_of = {"config": experiment.settings, "read": experiment.stored}
+        forced = on_lead(lambda: claim(workdir, force=force_config, training=True, **config_of))
         # Entered before anything is compiled, in which a signal would be lost.
         stop = stack.enter_context(Stop())
         checkpoints = Checkpoints(workdir, config.keep_snapshots)

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -39,7 +39,14 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 SINCE = {"training.accumulate": 1}
 
 
-def claim(workdir: Path, config: Any, force: bool = False, *, training: bool) -> list[str]:
+def claim(
+    workdir: Path,
+    config: Any,
+    force: bool = False,
+    *,
+    training: bool,
+    read: Callable[[Path], dict[str, Any]] | None = None,
+) -> list[str]:
     """Checks that the workdir is of this config; for a training run, writes `config.json`.
 
     Returns the differences that were forced, a clause each; they are printed too.
@@ -48,6 +55,8 @@ def claim(workdir: Path, config: Any, force: bool = False, *, training: bool) ->
         config: the resolved config, a `ConfigDict`.
         force: go on in spite of differences. The old file stays, as `config.json.<n>`.
         training: compare all that training depends on, not only what the parameters mean.
+        read: reads the `config.json` that is there, in which keys may have older names; by default
+            `read_config`, which leaves them.
 
     Raises:
         ValueError: naming every key that differs, where `config.json` is damaged, or where the
@@ -61,7 +70,7 @@ def claim(workdir: Path, config: Any, force: bool = False, *, training: bool) ->
             "this config."
         )
     if path.exists():
-        found = differences(read_config(path), flatten(config.to_dict()), training)
+        found = differences((read or read_config)(path), flatten(config.to_dict()), training)
     if found and not force:
         raise ValueError(
             f"The workdir {workdir} belongs to another config: {'; '.join(found)}. Take "

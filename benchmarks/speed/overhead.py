@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 import samplers
 from benchmarks.speed.timing import ratio_of
 from builders.experiment import build
-from configs.base import NETWORKS
+from configs.base import base
 from configs.digits import digits
 from data import Loader
 from parallel.mesh import make_mesh, put_batch
@@ -37,7 +37,7 @@ def problems() -> dict[str, SimpleNamespace]:
     perceptron = digits("vp")
     convolutional = digits("vp")
     options = {"nf": 32, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (4,)}
-    convolutional.model = ConfigDict({"name": "ncsnpp", **NETWORKS["ncsnpp"], **options})
+    convolutional.model = ConfigDict({**base("vp", "ncsnpp", "digits").model, **options})
     convolutional.prediction.conditioning = "label"
     return {"perceptron, batch 128": perceptron, "NCSN++ nf 32, batch 128": convolutional}
 

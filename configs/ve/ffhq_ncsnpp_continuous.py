@@ -9,5 +9,5 @@ from configs.high_resolution import faces_1024
 
 def get_config():
     config = faces_1024("ffhq")
-    config.loss.reduce_mean = True
+    config.loss.denoising.reduce_mean = True
     return config

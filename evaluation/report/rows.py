@@ -29,6 +29,11 @@ def figure_rows(report: dict[str, Any]) -> list[Row]:
     for level in report.get("classifier", []):
         label = f"Accuracy on test at noise level {level['sigma']:g}"
         rows.append(Row(label, level["accuracy"], level["stderr"]))
+    if "noise_level" in report:
+        told, name = report["noise_level"], "a uniform guess"
+        label = "Cross-entropy of the noise level on test, nats"
+        rows.append(Row(label, told["cross_entropy"], None, told["uniform"], name, "lower"))
+        rows.append(Row("Error of log sigma on test, RMS", told["log_sigma_error"]))
     for space in report.get("spaces", []):
         rows += space_rows(space)
     if "eval_loss" in report:

@@ -14,6 +14,7 @@ from evaluation.report.rows import figure_rows
 from evaluation.report.sections import about, bits_section, sampling_section
 from evaluation.tasks.classifier import make_by_level
 from evaluation.tasks.loss import make_eval_loss
+from evaluation.tasks.noise_level import make_held_out
 from evaluation.tasks.prepared import Prepared
 from parallel.processes import is_lead
 from whole_files import put
@@ -33,10 +34,15 @@ def make_evaluation(experiment) -> Callable[..., dict[str, Any]]:
     Raises:
         ValueError, FileNotFoundError: as `Prepared`, before hours are spent.
     """
-    if experiment.logits is None:
+    if experiment.levels is not None:
+        held_out = make_held_out(experiment)
+        measured = lambda params: {"noise_level": held_out(params)._asdict()}
+    elif experiment.logits is not None:
+        by_level = make_by_level(experiment, experiment.test, experiment.config.eval.seed)
+        measured = lambda params: {"classifier": [row._asdict() for row in by_level(params)]}
+    else:
         return partial(report_of, Prepared(experiment))
-    levels = make_by_level(experiment, experiment.test, experiment.config.eval.seed)
-    return partial(report_of_classifier, experiment, make_eval_loss(experiment), levels)
+    return partial(report_of_classifier, experiment, make_eval_loss(experiment), measured)
 
 
 def report_of(
@@ -80,19 +86,19 @@ def report_of(
 def report_of_classifier(
     experiment,
     eval_loss: Callable[[Any], float],
-    levels: Callable[[Any], list],
+    measured: Callable[[Any], dict[str, Any]],
     params: Any,
     workdir: Path,
     step: int,
     metrics: list[dict],
     train_seconds: float,
 ) -> dict[str, Any]:
-    """Of a classifier: loss, and accuracy by noise level on the test split."""
+    """Of a classifier: its loss, and what it tells right on the test split."""
     begin = time.perf_counter()
     report = {
         **about(experiment, params, step),
         "eval_loss": eval_loss(params),
-        "classifier": [level._asdict() for level in levels(params)],
+        **measured(params),
         "nfe": {},
     }
     report["seconds"] = {"train": train_seconds, "eval": time.perf_counter() - begin}

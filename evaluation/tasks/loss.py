@@ -14,8 +14,9 @@ import numpy as np
 
 from data import padded_batches
 from data.order import permutation
-from losses.denoising import Draws, denoising_terms, reduce_terms
+from losses.denoising import Draws, denoising_loss, denoising_terms, reduce_terms
 from losses.discrete import level_of, level_terms
+from losses.noise_level import level_nats
 from losses.time_sampling import TIME_SAMPLING
 from parallel.mesh import by_device
 from parallel.processes import each
@@ -24,6 +25,7 @@ from sde_lib.classifier import log_prob
 from sde_lib.tables import make_tables
 
 DRAWS = 8
+DENOISING = denoising_loss.__kwdefaults__
 
 
 def make_eval_loss(experiment, most: int = 0) -> Callable[[Any], float]:
@@ -78,17 +80,23 @@ def example_losses(experiment, params, raw, keys, k: jax.Array, label: jax.Array
     x0 = experiment.scaler.to_model(data_keys, raw)
     u = (k + jax.vmap(jax.random.uniform)(time_keys)) / DRAWS
     z = path.noise(noise_keys, x0)
+    if experiment.levels is not None:
+        levels = experiment.levels
+        logits = lambda y: experiment.model.apply({"params": params}, y)
+        return level_nats(levels, logits, x0, level_of(len(levels.t), u), z)
     known = {} if label is None else {"label": label}
     apply = lambda x, cond: experiment.model.apply({"params": params}, x, cond, **known)
     meaning = config.prediction.to_dict()
+    # A loss of another kind is held out with what the denoising loss has in the place of its keys.
+    own = {**DENOISING, **config.loss.get(config.loss.name, {})}
     if not config.training.continuous:
         tables = make_tables(path, config.model.num_scales)
-        draws = Draws(level_of(tables, u), jnp.ones_like(u), z)
+        draws = Draws(level_of(tables.num_scales, u), jnp.ones_like(u), z)
         terms = level_terms(tables, apply, x0=x0, draws=draws, **meaning)
-        return reduce_terms(terms, config.loss.reduce_mean)
-    t, weight = TIME_SAMPLING[config.loss.time_sampling](path, u)
+        return reduce_terms(terms, own["reduce_mean"])
+    t, weight = TIME_SAMPLING[own["time_sampling"]](path, u)
     if experiment.logits is not None:
         return -log_prob(experiment.logits(params), path.marginal(x0, z, t), t, label)
-    draws, weighting = Draws(t, weight, z), config.loss.weighting
+    draws, weighting = Draws(t, weight, z), own["weighting"]
     terms = denoising_terms(path, apply, weighting=weighting, x0=x0, draws=draws, **meaning)
-    return reduce_terms(terms, config.loss.reduce_mean) * weight
+    return reduce_terms(terms, own["reduce_mean"]) * weight

@@ -1,5 +1,6 @@
 """`build`: each option of a config reaches the formula that it names."""
 
+import functools
 import inspect
 import runpy
 
@@ -21,13 +22,15 @@ from builders.checks import check_numbers
 from builders.experiment import build
 from builders.likelihood import build_flow_solver, build_likelihood
 from builders.path import build_path
+from builders.sections import options
 from builders.sources import data_moments
 from builders.training import build_loss, build_preprocessing
-from configs.base import LAWS, base
+from configs.base import base
 from data import Scaler
 from losses import denoising_loss
 
-PATH = sde_lib.SDES["vp"](**LAWS["vp"])
+PATH = sde_lib.VP()
+LAWS = {name: options(law) for name, law in sde_lib.SDES.items()}
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -46,6 +49,7 @@ def recorded(monkeypatch, module, name):
     """Replaces a function by one that only notes what it is called with, by name."""
     signature, calls = inspect.signature(getattr(module, name)), []
 
+    @functools.wraps(denoising_loss)
     def note(*args, **kwargs):
         calls.append(signature.bind(*args, **kwargs).arguments)
 
@@ -182,12 +186,13 @@ def test_preprocessing():
 def test_options_of_the_loss(experiment, monkeypatch):
     signature, calls = inspect.signature(denoising_loss), []
 
+    @functools.wraps(denoising_loss)
     def note(*args, **kwargs):
         calls.append(signature.bind(*args, **kwargs).arguments)
 
     monkeypatch.setitem(losses.LOSSES, "denoising", note)
     options = {
-        "loss": {
+        "loss__denoising": {
             "weighting": "likelihood",
             "time_sampling": "importance",
             "stratify": False,
@@ -198,7 +203,9 @@ def test_options_of_the_loss(experiment, monkeypatch):
     config = tiny(**{f"{s}__{k}": v for s, own in options.items() for k, v in own.items()})
     build_loss(config, experiment.path, Zero(), experiment.scaler)
     calls[0].pop("network")
-    assert calls == [{"path": experiment.path, **options["loss"], **options["prediction"]}]
+    assert calls == [
+        {"path": experiment.path, **options["loss__denoising"], **options["prediction"]}
+    ]
 
 
 def test_loss_of_a_network_that_says_zero(experiment):
@@ -247,7 +254,7 @@ def test_tuples_of_another_length(key, value, rule):
         check_numbers(config)
 
 
-@pytest.mark.parametrize("dataset, words", [("npz", "path"), ("tfds", "name, path")])
+@pytest.mark.parametrize("dataset, words", [("npz", "holdout, path"), ("tfds", "crop.*name, path")])
 def test_data_of_another_config(dataset, words):
     config = tiny()
     config.data.dataset = dataset

@@ -11,11 +11,11 @@ from closed_form import Gaussian
 import exact
 import samplers
 import sde_lib
+from builders.levels import LevelNetwork
 from builders.sampling import build_sampler
 from builders.steps import Known
-from configs.base import LAWS, base
-from models.noise_level import FILE, NoiseLevelMLP, Trained
-from models.noise_level import save as save_network
+from configs.base import base
+from models.noise_level import NoiseLevelMLP
 from samplers import (
     ancestral,
     annealed_langevin,
@@ -33,7 +33,7 @@ from samplers.mcmc.levels import make_levels
 from samplers.schedules.schedule import save
 from search import multistep
 
-PATH = sde_lib.SDES["vp"](**LAWS["vp"])
+PATH = sde_lib.VP()
 PREDICT = Gaussian.scalar(0.5, 0.3, dims=3).predict(PATH)
 
 
@@ -263,30 +263,27 @@ def test_unified_with_an_analytic_first_step(tmp_path):
     assert assert_the_same(build_sampler(config, PATH, KNOWN), wanted).nfe == 5
 
 
-@pytest.fixture
-def level_network(tmp_path):
-    """A workdir with a network of the noise level, untrained, for vectors of three."""
-    options = {"levels": 12, "width": 8, "depth": 1}
-    init = jax.jit(NoiseLevelMLP(**options).init)
-    params = jax.device_get(init(jax.random.key(3), np.zeros((1, 3), np.float32))["params"])
-    (tmp_path / FILE).parent.mkdir()
-    trained = Trained("mlp", options, 0.05, 50.0, (3,), params)
-    save_network(tmp_path / FILE, trained)
-    return tmp_path, trained
+@pytest.fixture(scope="module")
+def level_network():
+    """A network of the noise level for vectors of three, untrained, as `Known` has it."""
+    model = NoiseLevelMLP(levels=12, width=8, depth=1)
+    params = jax.device_get(jax.jit(model.init)(jax.random.key(3), np.zeros((1, 3), np.float32)))
+    network = LevelNetwork(make_levels(PATH, 12, 0.05, 50.0), lambda y: model.apply(params, y))
+    return network, Known(levels={"runs/levels": network}.__getitem__)
 
 
 def test_denoising_mcmc(level_network):
     """Every key of the chain, none at its default, reaches it."""
-    workdir, network = level_network
+    network, known = level_network
     config = section(
         method="denoising_mcmc", predictor="ddim", eta=0.6, grid="karras", batch_size=4,
-        chain_network=str(workdir), chain_eta=0.03, chain_moves=2, chain_update="gibbs",
+        chain_network="runs/levels", chain_eta=0.03, chain_moves=2, chain_update="gibbs",
         chain_outputs=2, chain_start_steps=2, chain_start_std=0.2, chain_burn_in=((2, 0.4),),
     )  # fmt: skip
     ts = make_grid("karras", PATH, 2, config.eps)
     wanted = denoising_mcmc(
         PATH,
-        make_levels(PATH, 12, 0.05, 50.0),
+        network.levels,
         network.logits,
         lambda key, predict, x: samplers.sample(key, predict, heun(PATH), x, ts, denoise=True),
         alone(ddim(PATH, eta=0.6)),
@@ -296,7 +293,7 @@ def test_denoising_mcmc(level_network):
         grid="karras",
         outputs=2,
     )
-    result = assert_the_same(build_sampler(config, PATH), wanted, atol=1e-5)
+    result = assert_the_same(build_sampler(config, PATH, known), wanted, atol=1e-5)
     assert result.nfe == 2 + 5 + 1 + (2 * 2 + 1 + 2) / 2
 
 
@@ -305,16 +302,15 @@ def test_denoising_mcmc(level_network):
     [
         ({"denoise": False}, "denoise is False, and sampling.method 'denoising_mcmc' ends"),
         ({"chain_outputs": 3}, "batch_size is 64 and sampling.denoising_mcmc.outputs 3"),
-        ({"chain_network": ""}, "denoising_mcmc.network is empty; train a network"),
-        ({"chain_network": "nowhere"}, "no classifier of noise levels nowhere.* train one with"),
+        ({"chain_network": ""}, "denoising_mcmc.network is empty; train one, with a config such"),
         ({"chain_burn_in": ((1.5, 0.1),)}, r"denoising_mcmc\.burn_in has the row \(1.5, 0.1\)"),
         ({"grid": "learned"}, "The grid is 'learned'; each chain"),
     ],
 )
 def test_denoising_mcmc_refuses(level_network, change, words):
-    given = {"grid": "karras", "chain_network": str(level_network[0]), **change}
-    with pytest.raises((ValueError, FileNotFoundError), match=words):
-        build_sampler(section(method="denoising_mcmc", **given), PATH)
+    given = {"grid": "karras", "chain_network": "runs/levels", **change}
+    with pytest.raises(ValueError, match=words):
+        build_sampler(section(method="denoising_mcmc", **given), PATH, level_network[1])
 
 
 def recorded(monkeypatch, module, name):

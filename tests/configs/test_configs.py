@@ -12,15 +12,17 @@ import pytest
 from program import ROOT
 
 import data
-import models
 import sde_lib
+from builders import constructors
+from builders.constructors import law_section
 from builders.experiment import build
 from builders.model import build_model
 from builders.path import build_path
 from builders.sampling import build_sampler
-from builders.sources import loader_arguments
+from builders.sections import pruned
+from builders.sources import build_data
 from builders.steps import Known
-from configs.base import CLASSIFIERS, DATA, LAWS, NETWORKS, TABLED, base
+from configs.base import NETWORKS, base
 from configs.cifar10 import cifar10
 from configs.digits import digits
 from training.state import parameter_count
@@ -61,68 +63,55 @@ def count(config, shape=(32, 32, 3)):
     return COUNTS[key]
 
 
-# The tables of base.py against the constructors.
+# Sections of one constructor: what is not its own default.
 
 
-def test_tables_name_what_there_is():
-    assert LAWS.keys() == sde_lib.SDES.keys()
-    assert TABLED.keys() == sde_lib.TABLED.keys()
-    assert NETWORKS.keys() == models.MODELS.keys()
-    assert CLASSIFIERS.keys() == models.CLASSIFIERS.keys()
-    assert DATA.keys() == data.SOURCES.keys()
-
-
-@pytest.mark.parametrize("name", LAWS)
-def test_laws(name):
-    """Each number of a law, and the law's own default for it where it has one."""
-    own = fields(sde_lib.SDES[name])
-    assert LAWS[name].keys() == own.keys()
-    for key, default in own.items():
-        if default is not dataclasses.MISSING:
-            assert LAWS[name][key] == default, key
+def test_laws():
+    """A few numbers of papers, and that a config has the law's own."""
+    assert law_section("vp") == {
+        "name": "vp",
+        "beta_min": 0.1,
+        "beta_max": 20.0,
+        "t0": 1e-5,
+        "t1": 1.0,
+    }
+    assert law_section("edm") == {"name": "edm", "t0": 0.002, "t1": 80.0}
+    assert law_section("kinetic") == {"name": "kinetic", "table": "", "t0": 1e-5, "t1": 0.999}
+    for name, law in sde_lib.SDES.items():
+        own = {field.name for field in dataclasses.fields(law)}
+        assert law_section(name).keys() == own | {"name"}
 
 
 # What the config says elsewhere (`data.centered`, `sde.sigma_min`).
 FROM_ELSEWHERE = {"centered", "sigma_min", "sigma_max"}
-# The config starts from DDPM++, the class from NCSN++; and None there is 1 here.
-OTHER_DEFAULTS = {
-    "ncsnpp": {"fir", "progressive_input", "embedding_type", "dtype"},
-    "mlp": {"embedding_scale", "dtype"},
-}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", constructors.NETWORKS)
 def test_networks(name):
-    own = fields(models.MODELS[name])
-    assert own.keys() - FROM_ELSEWHERE == NETWORKS[name].keys()
-    differing = {key for key, value in NETWORKS[name].items() if value != own[key]}
-    assert differing == OTHER_DEFAULTS.get(name, {"dtype"})
+    """All fields are there: none is lost because its default is no plain value."""
+    own = fields(constructors.NETWORKS[name])
+    found = base("vp", name, "digits").model.to_dict()
+    assert found.keys() == own.keys() - FROM_ELSEWHERE | {"name"}
+    differing = {key for key, value in found.items() if key in own and value != own[key]}
+    assert differing == {"dtype", *NETWORKS.get(name, {})}
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
-def test_classifiers(name):
-    own = fields(models.CLASSIFIERS[name])
-    assert own.keys() == CLASSIFIERS[name].keys()
-    differing = {key for key, value in CLASSIFIERS[name].items() if value != own[key]}
-    # A log-SNR of any sign, as sinusoids of it; None there is 1 here.
-    assert differing - {"embedding_type", "embedding_scale"} == {"dtype"}
+GIVEN = {"path": "p", "name": "n", "label_key": "l", "image_key": "i", "crop": (7,),
+         "image_size": (8, 9), "num_channels": 2, "holdout": 0.3, "convert": True,
+         "class_folders": True}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", DATA)
-def test_data(name):
-    """Each option reaches an argument of the loader, unless it is empty."""
-    arguments = inspect.signature(data.SOURCES[name]).parameters
+@pytest.mark.parametrize("name", data.SOURCES)
+def test_data(name, monkeypatch):
+    """Each option reaches the argument of the loader that has its name."""
+    arguments = inspect.signature(data.SOURCES[name]).parameters.keys() - {"split"}
     section = base("vp", "mlp", name).data
-    assert loader_arguments(section).keys() <= arguments.keys()
-    filled = {"path": "p", "name": "n", "label_key": "l", "crop": (7,), "image_size": (8, 9)}
-    section.update({key: value for key, value in filled.items() if key in section})
-    if "num_channels" in section:
-        section.num_channels = 2
-    given = loader_arguments(section)
-    assert given.keys() <= arguments.keys() and len(given) == len(
-        DATA[name].keys() - {"eval_split"}
-    )
-    assert given.get("crop") in (None, 7) and given.get("image_size") in (None, (8, 9))
+    wanted = {key: GIVEN[key] for key in arguments}
+    section.update(wanted)
+    calls = []
+    monkeypatch.setattr(data, "load", lambda *args, **given: calls.append((args, given)))
+    build_data(section)
+    assert calls == [((name, split), wanted) for split in ("train", "test")]
 
 
 # Every file.
@@ -151,7 +140,7 @@ def test_every_file_loads_and_every_part_can_be_built(path):
     assert (config.model.get("embedding_type") == "fourier") == told_sigma
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", sde_lib.SDES)
 @pytest.mark.parametrize("network, dataset", [("mlp", "npz"), ("ncsnpp", "image_folder")])
 def test_base_conditions_networks_in_their_own_terms(law, network, dataset):
     config = base(law, network, dataset)
@@ -203,9 +192,9 @@ PAPER = {
     "model.fir_kernel": (1, 3, 3, 1),
     "model.init_scale": 0.0,
     "model.fourier_scale": 16.0,
-    "loss.weighting": "variance",
-    "loss.time_sampling": "uniform",
-    "loss.stratify": False,
+    "loss.denoising.weighting": "variance",
+    "loss.denoising.time_sampling": "uniform",
+    "loss.denoising.stratify": False,
     "sampling.steps": 1000,
     "sampling.grid": "uniform",
     "sampling.denoise": True,
@@ -231,7 +220,7 @@ PAPER_OF = {
         "sde.sigma_min": 0.01,
         "sde.sigma_max": 50.0,
         "training.ema_rate": 0.999,
-        "loss.reduce_mean": False,
+        "loss.denoising.reduce_mean": False,
         "data.centered": False,
         "prediction.kind": "score",
         "prediction.conditioning": "sigma",
@@ -245,7 +234,7 @@ PAPER_OF = {
     "vp": {
         **BETAS,
         "training.ema_rate": 0.9999,
-        "loss.reduce_mean": True,
+        "loss.denoising.reduce_mean": True,
         "data.centered": True,
         "prediction.kind": "eps",
         "prediction.conditioning": "label",
@@ -271,7 +260,7 @@ def test_numbers_of_the_paper(path):
 
 
 def test_digits_differ_by_their_law_alone():
-    configs = {law: digits(law).to_dict() for law in ("vp", "subvp", "ve")}
+    configs = {law: pruned(digits(law)).to_dict() for law in ("vp", "subvp", "ve")}
     for section in ("data", "model", "prediction", "loss", "optim", "training", "eval"):
         assert configs["vp"][section] == configs["subvp"][section] == configs["ve"][section]
 

@@ -9,6 +9,7 @@ from builders.checks import check_combinations
 from builders.experiment import build
 from builders.path import build_path
 from builders.sampling import build_sampler
+from builders.unused import check_flags
 from configs.base import base
 from data import Loader
 from evaluation.tasks.sampling import draw
@@ -62,7 +63,12 @@ def test_a_run(law, conditioning):
 
 def test_the_loss_is_that_of_the_levels(monkeypatch):
     calls = []
-    monkeypatch.setattr(losses, "discrete_loss", lambda *args, **kwargs: calls.append(kwargs))
+    keys = ("num_scales", "conditioning", "kind", "reduce_mean")
+
+    def spy(path, network, num_scales, conditioning, kind, reduce_mean=True):
+        calls.append(dict(zip(keys, (num_scales, conditioning, kind, reduce_mean))))
+
+    monkeypatch.setitem(losses.LOSSES, "discrete", spy)
     build(discrete("ve"))
     (kwargs,) = calls
     assert (kwargs["num_scales"], kwargs["conditioning"], kwargs["kind"]) == (25, "level", "score")
@@ -70,9 +76,7 @@ def test_the_loss_is_that_of_the_levels(monkeypatch):
 
 
 REFUSED = [
-    ("vp", {"loss__weighting": "likelihood"}, "weighting 'likelihood'"),
-    ("vp", {"loss__stratify": True}, "stratify True"),
-    ("vp", {"loss__time_sampling": "importance"}, "time_sampling 'importance'"),
+    ("vp", {"loss__name": "denoising"}, "continuous is False and loss.name is 'denoising'"),
     ("ve", {"sampling__steps": 30}, r"sampling\.steps is 30 and model\.num_scales 25"),
     ("ve", {"training__continuous": True}, "conditioning is 'level'"),
 ]
@@ -83,6 +87,23 @@ def test_what_does_not_go_together(law, changes, words):
     check_combinations(discrete(law))
     with pytest.raises(ValueError, match=words):
         check_combinations(discrete(law, **changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"weighting": "likelihood"}, {"stratify": True}, {"time_sampling": "importance"}],
+)
+def test_what_discrete_levels_do_not_have(changes):
+    """By its old name too; before `loss.name` knew "discrete", the levels were "denoising"."""
+    ((key, value),) = changes.items()
+    config = discrete("vp", loss__name="denoising")
+    assert build(config).config.loss.name == "discrete"
+    config.loss[key] = value
+    with pytest.raises(ValueError, match=rf"loss\.{key} is set .*loss\.name is 'discrete'"):
+        build(config)
+    config = discrete("vp", **{f"loss__denoising__{key}": value})
+    with pytest.raises(ValueError, match=rf"loss\.denoising\.{key} is set"):
+        check_flags(config, [f"loss.denoising.{key}"])
 
 
 def test_networks_and_laws_without_levels():

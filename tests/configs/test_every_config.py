@@ -20,6 +20,7 @@ import pytest
 from program import ROOT
 
 from builders import experiment as builder
+from builders.constructors import TRAINS
 from builders.experiment import build
 from builders.sections import pruned
 from configs.base import base
@@ -55,7 +56,8 @@ SMALL = {
     "optim.weight_decay": 0.0,
     "optim.schedule": "constant",
     "training.ema_rate": 0.5,
-    "loss.reduce_mean": True,
+    "loss.denoising.reduce_mean": True,
+    "loss.discrete.reduce_mean": True,
     "sampling.steps": LEVELS,
     "sampling.batch_size": 20,
     "sampling.langevin.snr": 0.1,
@@ -79,6 +81,7 @@ SWITCHES = {
     "model.dropout": 0.1,
     "model.num_classes": CLASSES,
     "model.num_scales": LEVELS,
+    "model.levels": LEVELS,
     "model.fourier_scale": 1.0,
     "model.embedding_scale": 1.0,
     "model.width": 8,
@@ -114,8 +117,9 @@ class FourWeights(nn.Module):
     classes: int = 0
 
     @nn.compact
-    def __call__(self, x, cond, train=False, label=None):
+    def __call__(self, x, cond=None, train=False, label=None):
         w = self.param("w", nn.initializers.zeros, (4,))
+        cond = jnp.zeros(len(x)) if cond is None else cond
         told = w[2] * jnp.tanh(cond) + (0.0 if label is None else w[3] * label)
         y = w[0] * x + w[1] + told.reshape(-1, *(1,) * (x.ndim - 1))
         if not self.classes:
@@ -124,6 +128,8 @@ class FourWeights(nn.Module):
 
 
 def stand_in(config, shape):
+    if "levels" in config.model:
+        return FourWeights(config.model.levels)
     classifies = config.loss.name == "classification"
     return FourWeights(config.model.num_classes if classifies else 0)
 
@@ -145,11 +151,11 @@ def means(config):
     classes = config.model.get("num_classes", 0) if config.model.name != "ncsn" else 0
     data = {key: config.data[key] for key in ("centered", "uniform_dequantization")}
     parts = [config.sde.to_dict(), config.prediction.to_dict(), config.training.continuous, data]
-    return [*parts, classes, config.loss.name == "classification"]
+    return [*parts, classes, config.loss.name in TRAINS]
 
 
 # Programs by what they depend on.
-trains = lambda config: [means(config), config.loss.to_dict(), config.data.random_flip]
+trains = lambda config: [means(config), pruned(config).loss.to_dict(), config.data.random_flip]
 samples = lambda config: [
     *(means(config), pruned(config).sampling.to_dict()),
     *(config.eval[key] for key in ("features", "classifier", "metrics", "reference")),
@@ -212,7 +218,7 @@ def quick(monkeypatch):
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_trains_is_evaluated_and_samples(name, folder, tmp_path, quick):
     config = reduced(PROGRAMS[name][0], folder)
-    scores = config.loss.name != "classification"
+    scores = config.loss.name not in TRAINS
     new = {key: FIRST[key].get(told(key(CONFIGS[PROGRAMS[name][0]]))) == name for key in FIRST}
     config.training.snapshot_sampling = config.eval.enable_sampling = scores and new[samples]
     config.eval.enable_bpd &= scores and new[weighs]
@@ -224,7 +230,10 @@ def test_trains_is_evaluated_and_samples(name, folder, tmp_path, quick):
     assert np.isfinite([row["training_loss"] for row in rows if "training_loss" in row]).all()
     step, params = restore_ema(experiment, tmp_path)
     report = evaluate(experiment, params, tmp_path, step, rows, 1.0)
-    assert np.isfinite(report["eval_loss"]) and ("classifier" in report) is not scores
+    assert (
+        np.isfinite(report["eval_loss"])
+        and bool({"classifier", "noise_level"} & set(report)) is not scores
+    )
     if config.eval.enable_bpd:
         assert report["bits_per_dim"]["n"] == N_TEST
     if not config.eval.enable_sampling:
@@ -254,6 +263,10 @@ def test_its_network_takes_what_it_is_told(name, folder):
     value, _ = jax.eval_shape(lambda p: experiment.loss(p, None, key, batch), params)
     assert value.shape == ()
     x, t = jnp.zeros(raw.shape), jnp.full(2, 0.5)
+    if experiment.levels:
+        found = jax.eval_shape(lambda p: experiment.model.apply({"params": p}, x), params)
+        assert found.shape == (2, LEVELS)
+        return
     asked = experiment.logits or (lambda p: lambda x, t: experiment.predict(p)(x, t).score)
     found = jax.eval_shape(lambda p: asked(p)(x, t), params)
     assert found.shape == ((2, CLASSES) if experiment.logits else raw.shape)

@@ -15,12 +15,12 @@ from network_sizes import attention, refinenet, unet
 from program import ROOT
 
 from builders.checks import check_combinations, check_numbers
+from builders.constructors import data_section
 from builders.likelihood import build_likelihood
 from builders.path import build_path
 from builders.sampling import build_sampler
 from builders.steps import Known
 from builders.training import build_loss, build_optimizer
-from configs.base import DATA
 from data import Scaler
 from tools.describe import KNOWN, network_of
 from training.state import parameter_count
@@ -80,7 +80,6 @@ ROWS = {line.split()[0]: dict(zip(COLUMNS, line.split())) for line in TABLE.spli
 # What all of them share.
 COMMON = {
     "seed": 42,
-    "loss.weighting": "variance",
     "training.snapshot_freq": 50_000,
     "training.log_freq": 50,
     "optim.optimizer": "adam",
@@ -173,6 +172,7 @@ def expected(row):
     """A row in our keys."""
     law, name = law_of(row), NETS[row["net"]][0]
     discrete, ve = row["time"] == "d", law == "ve"
+    loss = "discrete" if discrete else "denoising"
     config = {
         **COMMON,
         "sde.name": law,
@@ -183,7 +183,9 @@ def expected(row):
         "training.batch_size": int(row["batch"]),
         "training.n_iters": 1000 * int(row["kiters"]),
         "training.ema_rate": float(row["ema"]),
-        "loss.reduce_mean": row["loss"] == "mean",
+        "loss.name": loss,
+        f"loss.{loss}.reduce_mean": row["loss"] == "mean",
+        "loss.denoising.weighting": "variance",
         "optim.lr": float(row["lr"]),
         "optim.warmup": int(row["warmup"]),
         "optim.grad_clip": float(row["clip"]),
@@ -252,7 +254,7 @@ def test_data(name):
     wanted = {"image_size": (side, side), **SECTIONS[name.split("/")[-1].split("_")[0]]}
     assert {key: config.data[key] for key in wanted} == wanted
     own = {"dataset", "centered", "random_flip", "uniform_dequantization"}
-    assert set(config.data) - own == DATA[config.data.dataset].keys()
+    assert set(config.data) - own == data_section(config.data.dataset).keys() - own
 
 
 @pytest.mark.parametrize("name", ROWS)

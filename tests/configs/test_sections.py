@@ -1,5 +1,7 @@
 """A section is its constructor's signature: what it holds, who reads it, what is refused."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from ml_collections import ConfigDict
 
 import likelihood
 import samplers
-from builders.aliases import ALIASES, modern
+from builders.aliases import ALIASES, modern, modernised
 from builders.describe import describe
 from builders.experiment import build, replaced
 from builders.likelihood import build_flow_solver
@@ -20,6 +22,7 @@ from configs.base import base
 from samplers import edm
 from samplers.base import Sampler, State, start
 from sde_lib import VP
+from training.workdir import claim
 
 
 def config(**sampling):
@@ -145,6 +148,21 @@ def test_a_stored_config_of_before_fits_every_method():
     assert (found.ode.rtol, found.ode.max_steps, found.ode.solver) == (1e-3, 77, "dopri5")
     found = modern("sampling", config(method="dpm_adaptive", **FLAT).sampling, strict=False)
     assert (found.dpm_adaptive.order, found.dpm_adaptive.form) == (2, "data")
+
+
+def test_a_workdir_of_before_losses_had_sections(tmp_path):
+    """Its run goes on under the same config, and another loss is still told."""
+    ours = config()
+    ours.loss.denoising.stratify = True
+    kept = pruned(modernised(ours)).to_dict()
+    kept["loss"] = {"name": "denoising", **kept["loss"]["denoising"]}
+    (tmp_path / "config.json").write_text(json.dumps(kept))
+    experiment = build(ours)
+    again = {"training": True, "read": experiment.stored}
+    assert claim(tmp_path, experiment.settings, **again) == []
+    ours.loss.denoising.weighting = "likelihood"
+    with pytest.raises(ValueError, match=r"loss\.denoising\.weighting is 'variance' there"):
+        claim(tmp_path, build(ours).settings, **again)
 
 
 def test_every_old_name_has_a_place():

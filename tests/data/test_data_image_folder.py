@@ -125,11 +125,11 @@ def test_greys_are_not_made_colour_unless_asked(tmp_path):
     grey = save(tmp_path, "a.png", (4, 6, 1))
     assert load(tmp_path).shape == (4, 6, 1)
     with pytest.raises(ValueError, match=r"a.png has channels 1, but channels=3 asks for 3"):
-        load(tmp_path, channels=3)
+        load(tmp_path, num_channels=3)
     save(tmp_path, "b.png", (4, 6, 3))
     with pytest.raises(ValueError, match=r"b.png has channels 3, but .*a.png has 1.*convert=True"):
         load(tmp_path)
-    source = load(tmp_path, channels=3, convert=True)
+    source = load(tmp_path, num_channels=3, convert=True)
     np.testing.assert_array_equal(source.fetch(np.array([0]))[0], np.repeat(grey, 3, axis=-1))
     with pytest.raises(ValueError, match="be given for `convert`"):
         load(tmp_path, convert=True)
@@ -218,7 +218,8 @@ def test_a_folder_without_images_says_what_was_looked_for(tmp_path):
 
 def test_sizes_are_checked():
     assert as_pair("image_size", 8) == (8, 8) and as_pair("image_size", [4, 6]) == (4, 6)
-    for wrong in (0, (4,), (4, -1), (1, 2, 3)):
+    assert as_pair("image_size", (4,)) == (4, 4) and as_pair("image_size", ()) is None
+    for wrong in (0, (0,), (4, -1), (1, 2, 3)):
         with pytest.raises(ValueError, match="image_size="):
             as_pair("image_size", wrong)
     with pytest.raises(ValueError, match=r"crop=\(5, 5\) is larger than the image"):

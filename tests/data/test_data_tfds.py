@@ -110,7 +110,7 @@ def own_copy(prepared, tmp_path):
 
 
 def load(folder, split="train", dataset="tiny_images", **kwargs):
-    return data.load("tfds", split, dataset=dataset, data_dir=str(folder), **kwargs)
+    return data.load("tfds", split, name=dataset, path=str(folder), **kwargs)
 
 
 def test_images_and_labels_are_those_written(prepared):
@@ -195,7 +195,7 @@ def test_a_known_data_set_that_is_not_prepared(tmp_path, exists):
 def test_the_directory_may_come_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "here"))
     with pytest.raises(FileNotFoundError, match=f"No prepared mnist in {tmp_path / 'here'}"):
-        data.load("tfds", "train", dataset="mnist")
+        data.load("tfds", "train", name="mnist")
 
 
 @pytest.mark.parametrize("wrong, near", [("cifar1O", "'cifar10'"), ("tiny_image", "'tiny_images'")])

@@ -82,7 +82,7 @@ def of_levels(file, law, **changes):
     x0 = experiment.test.fetch(np.arange(N_TEST)).reshape(N_TEST, 1, -1) / (LEVELS - 1.0)
     x0 = 2 * x0 - 1 if config.data.centered else x0
     errors = (told[:, None] - x0) ** 2
-    reduced = errors.mean(-1) if config.loss.reduce_mean else errors.sum(-1) / 2
+    reduced = errors.mean(-1) if config.loss.discrete.reduce_mean else errors.sum(-1) / 2
     return experiment, jnp.asarray(answers, jnp.float32), np.mean(weight * reduced, axis=1)
 
 

@@ -80,7 +80,7 @@ def test_all_kinds_have_the_same_loss(name, terms_of_all_kinds, x64):
 
 
 def test_every_loss_is_here():
-    known = {"denoising", "classification"}
+    known = {"denoising", "discrete", "classification", "noise_level"}
     assert LOSSES.keys() == known, "a new loss needs a minimiser and a value of its own"
 
 

@@ -21,6 +21,10 @@ def times(law):
     return law.t_of_lam(np.asarray(-np.log(SIGMAS), jnp.result_type(float)))
 
 
+def of_levels(law, network):
+    return noise_level_loss(law, network, 6, sigma_min=0.1, sigma_max=10.0)
+
+
 def posterior(scale, y):
     """log p(k | y) times `scale`: the exact logits at 1."""
     logp = jax.vmap(lambda s: DATA.logp(EDM(), y, s), out_axes=1)(jnp.asarray(SIGMAS))
@@ -41,7 +45,7 @@ def test_the_least_value_is_the_entropy_and_its_place_the_posterior(name, x64):
     """With exact logits the mean loss is H(k | y) and its gradient zero, both to their standard
     errors over 300 batches; with logits off by a tenth the gradient points back."""
     law = LAWS[name]
-    loss = noise_level_loss(law, times(law), lambda scale, y, dropout_key: posterior(scale, y))
+    loss = of_levels(law, lambda scale, y, cond, dropout_key: posterior(scale, y))
 
     @jax.vmap
     def values(key):
@@ -63,11 +67,12 @@ def test_levels_are_uniform_and_the_state_is_data_plus_noise():
     """The network is handed x0 + sigma_k z and a dropout key; the times told are those of k."""
     law, seen = LAWS["vp"], []
 
-    def network(params, y, dropout_key):
+    def network(params, y, cond, dropout_key):
+        assert cond is None
         seen.append((params, y, jax.random.key_data(dropout_key)))
         return jnp.zeros((len(y), len(SIGMAS)))
 
-    loss = noise_level_loss(law, times(law), network)
+    loss = of_levels(law, network)
 
     @jax.jit
     def run(image):
@@ -92,12 +97,12 @@ def test_a_linear_classifier_learns_the_posterior():
     it finds the posterior, and its likeliest level."""
     dims, law = 16, LAWS["edm"]
 
-    def network(params, y, dropout_key):
+    def network(params, y, cond, dropout_key):
         square = jnp.log(jnp.mean(y**2, axis=-1, keepdims=True))
         features = jnp.concatenate([jnp.ones_like(square), square, square**2], axis=-1)
         return features @ params
 
-    loss, tx = noise_level_loss(law, times(law), network), optax.adam(0.1)
+    loss, tx = of_levels(law, network), optax.adam(0.1)
 
     def step(carry, key):
         params, state = carry
@@ -117,6 +122,6 @@ def test_a_linear_classifier_learns_the_posterior():
     y = SIGMAS[level, None] * rng.standard_normal((5000, dims))
     square = np.sum(y**2, axis=1, keepdims=True)
     truth = -0.5 * square / SIGMAS**2 - dims * np.log(SIGMAS)
-    found = np.asarray(jax.jit(network, static_argnums=2)(params, np.float32(y), None))
+    found = np.asarray(jax.jit(network, static_argnums=(2, 3))(params, np.float32(y), None, None))
     agree = np.mean(np.argmax(truth, axis=1) == np.argmax(found, axis=1))
     assert agree > 0.97

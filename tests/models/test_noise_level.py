@@ -1,4 +1,4 @@
-"""Classifiers of noise levels: their input's size, their shapes, their file."""
+"""Classifiers of noise levels: their input's size and their shapes."""
 
 from itertools import pairwise
 
@@ -7,15 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.noise_level import (
-    CLASSIFIERS,
-    NoiseLevelCNN,
-    NoiseLevelMLP,
-    Trained,
-    load,
-    save,
-    to_unit_size,
-)
+from models.noise_level import NoiseLevelCNN, NoiseLevelMLP, to_unit_size
 from training.state import parameter_count
 
 
@@ -95,28 +87,7 @@ def test_the_perceptron_takes_any_shape_and_drops_out_in_training_only(jit):
     assert np.any(one != other) and np.any(one != images)
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
-def test_a_file_gives_the_same_logits(name, tmp_path):
-    options = {"levels": 5, "widths": (4, 2)} if name == "cnn" else {"levels": 5, "width": 8}
-    y = normal(2, 4, 4, 1)
-    params = draw_params(CLASSIFIERS[name](**options), y)
-    trained = Trained(name, options, 0.01, 50.0, (4, 4, 1), params)
-    save(tmp_path / "classifier.msgpack", trained)
-    read = load(tmp_path / "classifier.msgpack", (4, 4, 1))
-    assert read._replace(params=None) == trained._replace(params=None)
-    np.testing.assert_array_equal(read.logits(y), trained.logits(y))
-
-
-def test_refusals(tmp_path):
-    file = tmp_path / "classifier.msgpack"
-    with pytest.raises(FileNotFoundError, match=r"tools\.train_noise_level"):
-        load(file)
-    file.write_bytes(b"\x00 no such thing")
-    with pytest.raises(ValueError, match="is not a classifier of noise levels"):
-        load(file)
-    save(file, Trained("mlp", {"levels": 5}, 0.01, 50.0, (4, 4, 1), {"w": np.zeros(2)}))
-    with pytest.raises(ValueError, match=r"of shape \(4, 4, 1\) and these have \(8, 8, 1\)"):
-        load(file, (8, 8, 1))
+def test_refusals():
     with pytest.raises(ValueError, match="levels is 1"):
         NoiseLevelMLP(levels=1).check()
     with pytest.raises(ValueError, match="takes images"):

@@ -1,0 +1,70 @@
+"""Networks that tell the level of the noise: their grid, and one that was trained, for a chain."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+import models
+import sde_lib
+from builders.chains import MEND
+from builders.stored import stored_config
+from losses.noise_level import levels_of
+from samplers.mcmc.levels import LogitsFn
+from sde_lib.levels import Levels, make_levels
+from training.restore import restore_ema
+
+# What an earlier version kept such a network in, inside a workdir.
+OLD_FILE = "noise_level/classifier.msgpack"
+
+
+class LevelNetwork(NamedTuple):
+    """The levels, and `logits(y)`, log p(level | y) up to a constant for each example."""
+
+    levels: Levels
+    logits: LogitsFn
+
+
+def build_levels(config: ConfigDict, path: sde_lib.AffinePath) -> Levels | None:
+    """The levels that a network tells apart; None for a network that tells none."""
+    if config.model.name not in models.NOISE_LEVELS:
+        return None
+    return levels_of(path, config.model.levels, **config.loss.noise_level)
+
+
+def restored_levels(
+    build: Callable, path: sde_lib.AffinePath, shape: tuple[int, ...], centered: bool, workdir: str
+) -> LevelNetwork:
+    """The averaged network of another run, from its workdir, for the states of this one.
+
+    Args:
+        build: `(config, reads_data) -> Experiment`, which itself knows this function.
+        path, shape, centered: the law, the shape of an example and `data.centered` of this run.
+
+    Raises:
+        ValueError: where there is no such run, or its examples are others.
+        CheckpointError: where it has no checkpoint.
+    """
+    folder, key = Path(workdir), "sampling.denoising_mcmc.network"
+    config = stored_config(folder) if (folder / "config.json").is_file() else None
+    if config is None or config.model.name not in models.NOISE_LEVELS:
+        if (folder / OLD_FILE).is_file():
+            raise ValueError(
+                f"{key} is {workdir}, whose {OLD_FILE} is of an earlier version and is not read "
+                f"any more; {MEND}"
+            )
+        found = f"whose model.name is {config.model.name!r}" if config else "without a config.json"
+        raise ValueError(f"{key} is {workdir}, {found}, no network of the noise level; {MEND}")
+    config.sampling.method = "pc"  # nothing is drawn from that run, by a chain least of all
+    other = build(config, reads_data=False)
+    theirs = other.shape, config.data.centered
+    if theirs != (shape, centered):
+        raise ValueError(
+            f"{key} is {workdir}, with examples of shape {theirs[0]} and data.centered = "
+            f"{theirs[1]}, and this run has {shape} and {centered}; {MEND}"
+        )
+    _, params = restore_ema(other, folder.absolute())
+    high, low = (float(other.levels.sigma[i]) for i in (0, -1))
+    levels = make_levels(path, config.model.levels, low, high)
+    return LevelNetwork(levels, lambda y: other.model.apply({"params": params}, y))
