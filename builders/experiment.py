@@ -39,12 +39,13 @@ class Experiment:
     """What a run is made of. All functions are pure; none knows of the config.
 
     - `loss(params, state, key, batch)`: batch as the loader gives it, raw levels included.
-    - `predict(params, label=None) -> PredictFn`: the network without dropout, told classes (B,) if
-      it knows any.
+    - `predict(params) -> PredictFn`: the network without dropout; its condition is the class of
+      each example, (B,), where it knows any.
     - `logits(params) -> LogitsFn` where the network is a classifier of noisy states, and None where
       it is not. A classifier predicts nothing else: the functions below then raise ValueError.
-    - `sample(key, predict, x)`: x from the prior at `t1`.
-    - `log_likelihood(key, predict, x)`: nats of scaled data, by `flow_solver`, as codes are.
+    - `sample(key, predict, x, cond=None)`: x from the prior at `t1`.
+    - `log_likelihood(key, predict, x, cond=None)`: nats of scaled data, by `flow_solver`, as codes
+      are.
     - `classes`, the guidance of samples to classes, which `build_classes` adds; None for none.
     - `scaler` is that of training; `bits_scaler` always dequantises, as bits/dim needs.
     """

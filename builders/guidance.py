@@ -31,14 +31,15 @@ BESIDE = ("sampling", "likelihood", "eval", "latents", "guidance")
 class Classes(NamedTuple):
     """Guidance to classes.
 
-    `label(indices) -> (B,)`, the class of each sample; `predict(params, own, label) -> PredictFn`,
-    where `own` are the parameters of the guide itself, those of a classifier, or None; and
-    `answer(params, own, label, x, t)`, what a class changes, whatever the strength.
+    `label(indices) -> (B,)`, the class of each sample; `predict(params, own) -> PredictFn`, whose
+    condition is the class, where `own` are the parameters of the guide itself, those of a
+    classifier, or None; and `answer(params, own, label, x, t)`, what a class changes, whatever the
+    strength.
     """
 
     label: Callable[[Array], Array]
     own: Any
-    predict: Callable[[Any, Any, Array], PredictFn]
+    predict: Callable[[Any, Any], PredictFn]
     answer: Callable[..., Array]
 
 
@@ -76,21 +77,16 @@ def by_network(experiment: Experiment, section: ConfigDict) -> tuple[int, dict[s
             "guidance.method='classifier'."
         )
 
-    def predict(params, own, label: Array) -> PredictFn:
+    def predict(params, own) -> PredictFn:
         del own
-        return guidance.classifier_free(
-            experiment.path,
-            lambda label: experiment.predict(params, label),
-            label,
-            classes,
-            section.scale,
-            **section.classifier_free,
-        )
+        told = experiment.predict(params)
+        options = section.classifier_free
+        return guidance.classifier_free(experiment.path, told, classes, section.scale, **options)
 
     def answer(params, own, label: Array, x: Array, t: Array) -> Array:
-        return experiment.predict(params, label)(x, t).x0
+        return experiment.predict(params)(x, t, label).x0
 
-    predict(None, None, jnp.zeros(1, int))  # what is wrong with its options is said here
+    predict(None, None)  # what is wrong with its options is said here
     return classes, {"own": None, "predict": predict, "answer": answer}
 
 
@@ -99,11 +95,10 @@ def by_classifier(experiment: Experiment, section: ConfigDict) -> tuple[int, dic
     other = load_classifier(experiment, section.classifier)
     _, own = restore_ema(other, Path(section.classifier).absolute())
 
-    def predict(params, own, label: Array) -> PredictFn:
-        guide = guidance.classifier_guidance(
-            experiment.path, other.logits(own), label, section.scale
-        )
-        return guide(experiment.predict(params))
+    def predict(params, own) -> PredictFn:
+        path, logits = experiment.path, other.logits(own)
+        guide = lambda label: guidance.classifier_guidance(path, logits, label, section.scale)
+        return guidance.by_cond(guide, experiment.predict(params))
 
     def answer(params, own, label: Array, x: Array, t: Array) -> Array:
         return log_prob(other.logits(own), x, t, label)

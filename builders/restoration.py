@@ -65,7 +65,7 @@ def build_restoration(
     guide(np.zeros(operator.shape_out))
 
     def run(keys: Array, predict, x: Array, y: Array) -> SampleResult:
-        return experiment.sample(keys, guide(y)(predict), x)
+        return experiment.sample(keys, guidance.by_cond(guide, predict), x, y)
 
     return Restoration(operator, run)
 

@@ -6,7 +6,7 @@ a measurement themselves are in `restoration/`.
 """
 
 from guidance.annealed import annealed, redrawn
-from guidance.base import GuideFn, through_network, with_pullback, with_score
+from guidance.base import GuideFn, by_cond, through_network, with_pullback, with_score
 from guidance.cfg import classifier_free
 from guidance.classifier import classifier_guidance
 from guidance.dps import dps, dps_steps
@@ -24,6 +24,7 @@ __all__ = [
     "METHODS",
     "GuideFn",
     "annealed",
+    "by_cond",
     "classifier_free",
     "classifier_guidance",
     "dps",

@@ -23,6 +23,7 @@ from evaluation.tasks.sampling import (
 from parallel.mesh import by_device
 from parallel.processes import is_lead
 from sde_lib import example_keys, fold_in, several, split
+from sde_lib.prediction import bound
 from whole_files import put, put_arrays
 
 SHOWN = 8  # edits of an image in the picture
@@ -56,9 +57,9 @@ def edit(experiment, editing, params: Any, seeds: range) -> Edited:
     def batch(params, own, keys, x, label):
         guided = predict = experiment.predict(params)
         if classes is not None:
-            guided = classes.predict(params, own, label)
+            guided = bound(classes.predict(params, own), label)
         if section.source_label >= 0:
-            predict = experiment.predict(params, jnp.full_like(label, section.source_label))
+            predict = bound(predict, jnp.full_like(label, section.source_label))
         return arrays_of(editing.run(keys, predict, guided, x))
 
     size = min(experiment.config.sampling.batch_size, n * k)

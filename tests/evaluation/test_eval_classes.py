@@ -35,8 +35,8 @@ def conditional(file, knows=True, **changes):
     options = {"guidance__method": "classifier_free", "sampling__batch_size": 200, **changes}
     built = build(config(file, model__num_classes=2, **options))
 
-    def predict(params, label=None):
-        def run(x, t):
+    def predict(params):
+        def run(x, t, label=None):
             label_ = jnp.full(len(x), 2) if label is None or not knows else label
             every = [Gaussian.scalar(m, STD, x[0].size).predict(built.path)(x, t) for m in MEANS]
             return jax.tree.map(lambda *v: jnp.stack(v)[label_, jnp.arange(len(x))], *every)
@@ -74,9 +74,9 @@ def test_parameters_of_a_guide_reach_every_picture(labelled, tmp_path):
     experiment = with_classes(conditional(labelled, **METHODS["pc"]))
     plain, drawn = experiment.classes, []
 
-    def predict(params, own, label):
+    def predict(params, own):
         drawn.append(own["shift"])
-        return plain.predict(params, None, label)
+        return plain.predict(params, None)
 
     guided = plain._replace(own={"shift": jnp.ones(())}, predict=predict)
     experiment = dataclasses.replace(experiment, classes=guided)

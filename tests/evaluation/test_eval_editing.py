@@ -44,8 +44,13 @@ def experiment(file, law="vp", classes=None, **changes):
         "edit__method": "sdedit", "edit__samples": 60, **changes,
     }  # fmt: skip
     built = build(config(file, law, **options))
-    predict = lambda params, label=None: DATA.predict(built.path)
+    predict = lambda params: DATA.predict(built.path)
     return dataclasses.replace(built, predict=predict, classes=classes)
+
+
+def unconditional(predict):
+    """The same, whatever it is told."""
+    return lambda x, t, label: predict(x, t)
 
 
 class Lighter:
@@ -55,7 +60,7 @@ class Lighter:
     label = staticmethod(lambda indices: indices % 3)
 
     def __init__(self, path):
-        self.predict = lambda params, own, label: LIGHT.predict(path)
+        self.predict = lambda params, own: unconditional(LIGHT.predict(path))
 
 
 def edited(known):
@@ -123,7 +128,7 @@ def test_content_where_it_is_kept(images):
     known = experiment(images, **FLOW | options | {"edit__samples": 2})
     known = dataclasses.replace(known, predict=lambda params: apart.predict(known.path))
     guide = Lighter(known.path)
-    guide.predict = lambda params, own, label: light.predict(known.path)
+    guide.predict = lambda params, own: unconditional(light.predict(known.path))
     found = edited(dataclasses.replace(known, classes=guide))
     z, k = (found.image - apart.mean[0]) / 0.25, 30.0 * 0.2**2 / 2
     free = 0.3 + 0.2 * z
