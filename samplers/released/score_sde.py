@@ -60,7 +60,7 @@ def score_sde(
     continuous: bool,
     norm: str = "batch",
 ) -> SampleFn:
-    """The sampler `(key, predict, x, cond=None, *, collect=None) -> SampleResult`, x from the prior.
+    """The sampler `(key, predict, x, cond=None, *, collect=None) -> SampleResult`, from the prior.
 
     Args:
         path: VP, VE, or sub-VP if `continuous`.
