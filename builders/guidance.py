@@ -5,6 +5,7 @@ read from its workdir with the config that lies there.
 """
 
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +16,8 @@ from jax import Array
 from ml_collections import ConfigDict
 
 import guidance
-from builders.checks import CLASS_GUIDANCE
 from builders.experiment import Experiment, build
+from builders.steps import construct
 from builders.stored import stored_config
 from sde_lib.classifier import log_prob
 from sde_lib.prediction import PredictFn
@@ -52,10 +53,11 @@ def build_classes(experiment: Experiment) -> Classes | None:
         CheckpointError: where the classifier has no checkpoint.
     """
     section = experiment.config.guidance
-    if section.method not in CLASS_GUIDANCE:
+    if section.method not in guidance.CLASS_GUIDES:
         return None
-    make = by_classifier if section.method == "classifier" else by_network
-    classes, parts = make(experiment, section)
+    guide = guidance.CLASS_GUIDES[section.method]
+    by = by_classifier if "logits" in signature(guide).parameters else by_network
+    classes, parts = by(experiment, section, guide)
     if not section.label < classes:
         raise ValueError(
             f"guidance.label is {section.label} and there are {classes} classes; give 0 to "
@@ -67,21 +69,23 @@ def build_classes(experiment: Experiment) -> Classes | None:
     return Classes(label, **parts)
 
 
-def by_network(experiment: Experiment, section: ConfigDict) -> tuple[int, dict[str, Any]]:
+def by_network(
+    experiment: Experiment, section: ConfigDict, make: Callable
+) -> tuple[int, dict[str, Any]]:
     """By one network that knows classes, and knows none: their number, and parts of `Classes`."""
     classes = experiment.num_classes
     if not classes:
         raise ValueError(
-            "guidance.method is 'classifier_free', and the network knows no classes "
+            f"guidance.method is {section.method!r}, and the network knows no classes "
             "(model.num_classes is 0); take a config such as configs/digits_vp_conditional.py, or "
             "guidance.method='classifier'."
         )
 
+    given = {"path": experiment.path, "null": classes, "scale": section.scale}
+
     def predict(params, own) -> PredictFn:
         del own
-        told = experiment.predict(params)
-        options = section.classifier_free
-        return guidance.classifier_free(experiment.path, told, classes, section.scale, **options)
+        return constructed(section, make, predict=experiment.predict(params), **given)
 
     def answer(params, own, label: Array, x: Array, t: Array) -> Array:
         return experiment.predict(params)(x, t, label).x0
@@ -90,20 +94,27 @@ def by_network(experiment: Experiment, section: ConfigDict) -> tuple[int, dict[s
     return classes, {"own": None, "predict": predict, "answer": answer}
 
 
-def by_classifier(experiment: Experiment, section: ConfigDict) -> tuple[int, dict[str, Any]]:
+def by_classifier(
+    experiment: Experiment, section: ConfigDict, make: Callable
+) -> tuple[int, dict[str, Any]]:
     """By the classifier of another run: the number of its classes, and parts of `Classes`."""
     other = load_classifier(experiment, section.classifier)
     _, own = restore_ema(other, Path(section.classifier).absolute())
 
     def predict(params, own) -> PredictFn:
-        path, logits = experiment.path, other.logits(own)
-        guide = lambda label: guidance.classifier_guidance(path, logits, label, section.scale)
+        given = {"path": experiment.path, "logits": other.logits(own), "scale": section.scale}
+        guide = lambda label: constructed(section, make, label=label, **given)
         return guidance.by_cond(guide, experiment.predict(params))
 
     def answer(params, own, label: Array, x: Array, t: Array) -> Array:
         return log_prob(other.logits(own), x, t, label)
 
     return other.num_classes, {"own": own, "predict": predict, "answer": answer}
+
+
+def constructed(section: ConfigDict, make: Callable, **given: Any) -> Callable:
+    """The guide with the options of its own section."""
+    return construct(f"guidance.{section.method}", make, section.get(section.method, {}), **given)
 
 
 def load_classifier(experiment: Experiment, workdir: str) -> Experiment:

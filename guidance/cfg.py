@@ -14,7 +14,7 @@ from jax import Array
 
 from sde_lib import AffinePath, expand
 from sde_lib.prediction import Cond, PredictFn, Prediction, prediction_of
-from sde_lib.ranges import strength
+from sde_lib.ranges import pair, strength
 
 
 def classifier_free(
@@ -45,6 +45,7 @@ def classifier_free(
             not finite or above 1e6.
     """
     strength(scale=scale)
+    pair(interval=interval)
     low, high = interval
     if not 0.0 <= low < high:
         raise ValueError(f"The guidance interval is {interval}; give two noise levels, low < high.")

@@ -58,8 +58,8 @@ def edit(experiment, editing, params: Any, seeds: range) -> Edited:
         guided = predict = experiment.predict(params)
         if classes is not None:
             guided = bound(classes.predict(params, own), label)
-        if section.source_label >= 0:
-            predict = bound(predict, jnp.full_like(label, section.source_label))
+        if editing.source_label >= 0:
+            predict = bound(predict, jnp.full_like(label, editing.source_label))
         return arrays_of(editing.run(keys, predict, guided, x))
 
     size = min(experiment.config.sampling.batch_size, n * k)
@@ -89,7 +89,7 @@ def run_editing(
     if not finite.all():
         raise ValueError(
             f"{(~finite).sum()} of {finite.size} edits are not finite: the guide is too strong for "
-            "the steps; lower edit.content or guidance.scale, or raise sampling.steps."
+            "the steps; lower edit.METHOD.content or guidance.scale, or raise sampling.steps."
         )
     folder = workdir / "edited" / f"step_{step}"
     name = f"{section.method}_{seeds.start}-{seeds.stop - 1}"
@@ -98,8 +98,8 @@ def run_editing(
     report = {
         "step": step,
         "images": [seeds.start, seeds.stop - 1],
-        "edit": section.to_dict(),
-        "guidance": experiment.config.guidance.to_dict(),
+        "edit": experiment.settings.edit.to_dict(),
+        "guidance": experiment.settings.guidance.to_dict(),
         "sampling": experiment.settings.sampling.to_dict(),
         "nfe": found.nfe,
         **changes(editing.keep, image, unit),

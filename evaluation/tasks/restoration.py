@@ -166,7 +166,7 @@ def run_restoration(
         "step": step,
         "examples": [seeds.start, seeds.stop - 1],
         "dataset": section.measurement or section.dataset,
-        "guidance": section.to_dict(),
+        "guidance": experiment.settings.guidance.to_dict(),
         "sampling": experiment.settings.sampling.to_dict(),
         "nfe": found.nfe,
         "failed": int(found.failed.sum()),

@@ -232,8 +232,6 @@ def test_image_size_of_a_folder(tmp_path, size, expected):
 @pytest.mark.parametrize(
     "key, value, rule",
     [
-        ("guidance.classifier_free.interval", (0.5,), "must be two numbers"),
-        ("edit.window", (0.1, 0.4, 0.6), "must be two numbers"),
         ("data.crop", (8, 8, 3), "must be one side, or"),
         ("model.fir_kernel", ("1", 3), "must be the taps"),
         ("model.fir_kernel", (), "must be the taps"),

@@ -192,6 +192,7 @@ def test_rescale_brings_back_the_spread():
     "options, sentence",
     [
         ({"interval": (2.0, 1.0)}, r"interval is \(2.0, 1.0\); give two noise levels, low < high"),
+        ({"interval": (0.5,)}, r"interval is \(0.5,\); it must be two numbers"),
         ({"scale": float("inf")}, "scale is inf; it must lie between"),
         ({"scale": 1e25}, "scale is 1e[+]25; it must lie between"),
         ({"rescale": 1.5}, r"rescale is 1.5; it must lie in \[0, 1\]"),
