@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 import guidance
 from builders.experiment import Experiment, build
+from builders.sections import sections
 from builders.steps import construct
 from builders.stored import stored_config
 from sde_lib.classifier import log_prob
@@ -113,8 +114,10 @@ def by_classifier(
 
 
 def constructed(section: ConfigDict, make: Callable, **given: Any) -> Callable:
-    """The guide with the options of its own section."""
-    return construct(f"guidance.{section.method}", make, section.get(section.method, {}), **given)
+    """The guide with the options of its own section, if it has any: `guidance.classifier` is the
+    workdir of a classifier and no section."""
+    own = section[section.method] if section.method in sections("guidance") else {}
+    return construct(f"guidance.{section.method}", make, own, **given)
 
 
 def load_classifier(experiment: Experiment, workdir: str) -> Experiment:

@@ -63,7 +63,7 @@ def test_options_of_the_likelihood(monkeypatch):
     calls = recorded(monkeypatch, likelihood, "log_likelihood")
     build_likelihood(config, PATH)("key", "predict", "x")
     solver = samplers.Solver("heun", 0.02, 0.03, 77, "lam")
-    given = {"key": "key", "path": PATH, "predict": "predict", "x": "x", "eps": 0.04}
+    given = {"key": "key", "path": PATH, "predict": "predict", "x": "x", "cond": None, "eps": 0.04}
     assert calls == [{**given, "divergence": None, "solver": solver}]
     assert probes == [3]
 
