@@ -31,7 +31,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 import models
-from builders.aliases import modernised
+from builders.aliases import modernised, with_today
 from builders.describe import describe
 from builders.experiment import Experiment, build
 from builders.editing import build_editing
@@ -41,7 +41,6 @@ from builders.places import expanded, place
 from builders.restoration import build_restoration
 from builders.unused import check_file, check_flags
 from builders.sources import needs_data
-from builders.checks import RESTORATION
 from configs.base import base
 from data.source import unknown
 from evaluation.tasks.editing import run_editing
@@ -52,6 +51,7 @@ from evaluation.report.rows import figure_rows
 from evaluation.tasks.evaluate import make_evaluation
 from evaluation.tasks.sampling import run_sampling
 from parallel.processes import JobError, is_lead, lost, start
+from restoration import METHODS
 from training.checkpoint import CheckpointError
 from training.finite import TrainingDiverged
 from training.metrics import read_metrics, training_seconds
@@ -224,7 +224,7 @@ def build_writer(experiment: Experiment) -> Callable:
     """What `--mode sample` writes: samples, restorations or edits."""
     config = experiment.config
     given = {
-        "guidance.method": config.guidance.method if config.guidance.method in RESTORATION else "",
+        "guidance.method": config.guidance.method if config.guidance.method in METHODS else "",
         "edit.method": config.edit.method if config.edit.method != "none" else "",
     }
     for key, method in given.items():
@@ -273,7 +273,7 @@ def quiet() -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """Turns what absl and ml_collections raise on a bad flag into one sentence."""
     try:
-        argv = expand_config_file(argv)
+        argv = [with_today(argument) for argument in expand_config_file(argv)]
         config = check_config_flags(argv)
         if (section := value_of("describe", argv)) is not None:
             print(describe(section, config or base("vp", "mlp", "digits")))

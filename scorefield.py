@@ -83,7 +83,8 @@ class Run:
 
     @functools.cached_property
     def predict(self) -> PredictFn:
-        """`(x, t) -> Prediction(x0, eps, score, velocity)`, compiled; for samplers, guides."""
+        """`(x, t, cond=None) -> Prediction(x0, eps, score, velocity)`, compiled; for samplers and
+        guides. cond are classes (n,), where the network knows any."""
         return jax.jit(self.experiment.predict(self.params))
 
     @property
@@ -117,20 +118,21 @@ class Run:
         x, nfe, failed = in_parts(run, size, np.asarray(seeds, np.int32))
         return Samples(x, to_levels(experiment.scaler, x)[0], float(np.mean(nfe)), failed)
 
-    def log_likelihood(self, x: Any, seed: int = 0, **likelihood: Any) -> LogLik:
+    def log_likelihood(self, x: Any, seed: int = 0, cond: Any = None, **likelihood: Any) -> LogLik:
         """`log p` of states (n, ...) by the flow, in nats, summed over dimensions; keywords are
-        keys of `likelihood`. Example i draws its probes from `example_keys(seed, i)`."""
+        keys of `likelihood`. Example i draws its probes from `example_keys(seed, i)`. cond are the
+        classes (n,) that the network is told."""
         experiment = self._with("likelihood", likelihood)
 
-        def batch(params, indices, x):
+        def batch(params, indices, x, *cond):
             keys = example_keys(seed, indices)
-            return experiment.log_likelihood(keys, experiment.predict(params), x)
+            return experiment.log_likelihood(keys, experiment.predict(params), x, *cond)
 
         make = lambda: by_device(batch, shared=1)
         run = partial(self._once(("logp", seed), likelihood, make), self.params)
         x = self._states(x)
         size = min(experiment.config.eval.batch_size, len(x))
-        given = numbers(x), x
+        given = numbers(x), x, *(() if cond is None else (np.asarray(cond),))
         return LogLik(*in_parts(run, size, *given))
 
     def bits_per_dim(self, levels: Any, **likelihood: Any) -> DataBits:

@@ -6,6 +6,7 @@ key to its targets. A target with a name in braces stands for the chosen method 
 in use counts.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -70,6 +71,19 @@ ALIASES = {
     "guidance.particles": ("{method}.particles",),
     "guidance.eta": ("ddrm.eta",),
     "guidance.eta_b": ("ddrm.eta_b",),
+    "guidance.blur_std": ("blur.std",),
+    "guidance.factor": ("downsample.factor",),
+    "guidance.lines": ("fourier.lines",),
+    "guidance.angles": ("radon.angles",),
+    "edit.strength": ("{method}.strength",),
+    "edit.unit": ("{method}.unit",),
+    "edit.keep": ("{method}.keep",),
+    "edit.content": ("{method}.content",),
+    "edit.source_label": ("flow.source_label",),
+    "edit.eta": ("flow.eta",),
+    "edit.eta_kept": ("flow.eta_kept",),
+    "edit.repeats": ("flow.repeats",),
+    "edit.window": ("flow.window",),
     "likelihood.num_probes": ("{divergence}.num_probes",),
     "likelihood.steps": ("{solver}.steps",),
     "likelihood.order": ("{solver}.order",),
@@ -82,6 +96,16 @@ ALIASES = {
 
 # Old names of methods, by the key that chooses them.
 NAMES = {"predictor": {"ancestral_sampling": "ancestral"}}
+
+# Old keys that are called as a section is now: their value is this option of it.
+SECTIONS_NOW = {"guidance.mask": "keep"}
+
+
+def with_today(argument: str) -> str:
+    """A flag with an old key of `SECTIONS_NOW` as it is called today; any other as it is."""
+    for key, option in SECTIONS_NOW.items():
+        argument = re.sub(rf"^(--?config\.{key})(=|$)", rf"\1.{option}\2", argument)
+    return argument
 
 
 def old_keys(name: str) -> dict[str, Any]:
@@ -131,6 +155,10 @@ def modern(name: str, section: ConfigDict, strict: bool = True) -> ConfigDict:
     for key, names in NAMES.items():
         if key in values:
             values[key] = names.get(values[key], values[key])
+    for old, option in SECTIONS_NOW.items():
+        key = old.removeprefix(f"{name}.")
+        if not isinstance(values.get(key, {}), dict):
+            values[key] = {**sections(name)[key], option: values[key]}
     found = {k: v for k, v in values.items() if k not in dict(aliases_of(name))}
     in_use = used(name, found)
     for key, targets in aliases_of(name):

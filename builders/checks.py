@@ -10,11 +10,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-import guidance
 import losses
 import models
-import restoration
 from builders.constructors import NETWORKS, trained
+from builders.sections import FOLLOWED
 from data import Source
 from data.source import unknown
 from evaluation.metrics.table import METRICS
@@ -36,31 +35,25 @@ def choose(section: str, name: str, table) -> Any:
     return table[name] if hasattr(table, "keys") else name
 
 
-CLASS_GUIDANCE = tuple(guidance.CLASS_GUIDES)
-RESTORATION = (*guidance.GUIDES, *restoration.RESTORERS)
-GUIDANCE = ("none", *guidance.METHODS, *restoration.RESTORERS)
-
 # Keys that belong to no constructor, what must hold of their numbers, and in words.
 RANGES = (
     (
         "training.batch_size training.n_iters training.accumulate training.n_jitted_steps "
         "training.log_freq sampling.steps sampling.batch_size "
         "eval.batch_size eval.num_samples eval.bpd_repeats eval.bpd_samples latents.temperature "
-        "guidance.samples guidance.factor guidance.lines guidance.angles guidance.blur_std "
-        "edit.samples edit.strength edit.repeats",
+        "guidance.samples edit.samples",
         lambda x: 0 < x < math.inf,
         "be positive and finite",
     ),
     (
         "training.eval_freq training.snapshot_freq training.max_skipped training.keep_snapshots "
-        "eval.loss_examples guidance.noise_std edit.content",
+        "eval.loss_examples guidance.noise_std",
         lambda x: 0 <= x < math.inf,
         "be finite and not negative",
     ),
-    ("training.label_dropout edit.eta edit.eta_kept", lambda x: 0 <= x <= 1, "lie in [0, 1]"),
+    ("training.label_dropout", lambda x: 0 <= x <= 1, "lie in [0, 1]"),
     ("training.ema_rate", lambda x: 0 <= x < 1, "lie in [0, 1)"),
     ("guidance.label", lambda x: x >= -1, "be a class, or -1 for all in turn"),
-    ("edit.source_label", lambda x: x >= -1, "be a class, or -1 for none"),
     ("eval.elbo_times", lambda x: x >= 2 and x % 2 == 0, "be even, and at least 2"),
     ("latents.nodes", lambda x: 2 <= x < math.inf, "be at least 2, the two ends"),
     # Of a longer seed jax would take the last 32 bits without a word.
@@ -68,7 +61,6 @@ RANGES = (
 )
 # Keys of several numbers, how many there may be, and in words.
 SEVERAL = (
-    ("guidance.classifier_free.interval edit.window", (2,), "be two numbers, (low, high)"),
     ("data.crop data.image_size", (0, 1, 2), "be one side, or (height, width)"),
     ("model.fir_kernel", range(1, 65), "be the taps of a filter, such as (1, 3, 3, 1)"),
 )
@@ -198,7 +190,7 @@ def check_data(config: ConfigDict, train: Source, test: Source) -> None:
     section = config.eval
     choose("eval.bpd_dataset", section.bpd_dataset, ("train", "test"))
     choose("eval.reference", section.reference, ("train", "test"))
-    choose("guidance.method", config.guidance.method, GUIDANCE)
+    choose("guidance.method", config.guidance.method, ("none", *FOLLOWED))
     choose("latents.dataset", config.latents.dataset, ("train", "test"))
     for name in section.bounds:
         choose("eval.bounds", name, MORE_BOUNDS)

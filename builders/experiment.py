@@ -45,14 +45,15 @@ class Experiment:
     """What a run is made of. All functions are pure; none knows of the config.
 
     - `loss(params, others, key, batch)`: batch as the loader gives it, raw levels included.
-    - `predict(params, label=None) -> PredictFn`: the network without dropout, told classes (B,) if
-      it knows any.
+    - `predict(params) -> PredictFn`: the network without dropout; its condition is the class of
+      each example, (B,), where it knows any.
     - `logits(params) -> LogitsFn` where the network is a classifier of noisy states, and None where
       it is not. A classifier predicts nothing else: the functions below then raise ValueError.
     - `levels`: the noise levels that a network tells apart, which predicts nothing else either, and
       None for other networks.
-    - `sample(key, predict, x)`: x from the prior at `t1`.
-    - `log_likelihood(key, predict, x)`: nats of scaled data, by `flow_solver`, as codes are.
+    - `sample(key, predict, x, cond=None)`: x from the prior at `t1`.
+    - `log_likelihood(key, predict, x, cond=None)`: nats of scaled data, by `flow_solver`, as codes
+      are.
     - `classes`, the guidance of samples to classes, which `build_classes` adds; None for none.
     - `others`, networks that are trained beside this one, by name: `init(key) -> params` and how
       they are trained. `frozen`, parameters by name of networks that are not trained. Losses are

@@ -5,6 +5,7 @@ read from its workdir with the config that lies there.
 """
 
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +16,9 @@ from jax import Array
 from ml_collections import ConfigDict
 
 import guidance
-from builders.checks import CLASS_GUIDANCE
 from builders.experiment import Experiment, build
+from builders.sections import sections
+from builders.steps import construct
 from builders.stored import stored_config
 from sde_lib.classifier import log_prob
 from sde_lib.prediction import PredictFn
@@ -31,14 +33,15 @@ BESIDE = ("sampling", "likelihood", "eval", "latents", "guidance")
 class Classes(NamedTuple):
     """Guidance to classes.
 
-    `label(indices) -> (B,)`, the class of each sample; `predict(params, own, label) -> PredictFn`,
-    where `own` are the parameters of the guide itself, those of a classifier, or None; and
-    `answer(params, own, label, x, t)`, what a class changes, whatever the strength.
+    `label(indices) -> (B,)`, the class of each sample; `predict(params, own) -> PredictFn`, whose
+    condition is the class, where `own` are the parameters of the guide itself, those of a
+    classifier, or None; and `answer(params, own, label, x, t)`, what a class changes, whatever the
+    strength.
     """
 
     label: Callable[[Array], Array]
     own: Any
-    predict: Callable[[Any, Any, Array], PredictFn]
+    predict: Callable[[Any, Any], PredictFn]
     answer: Callable[..., Array]
 
 
@@ -51,10 +54,11 @@ def build_classes(experiment: Experiment) -> Classes | None:
         CheckpointError: where the classifier has no checkpoint.
     """
     section = experiment.config.guidance
-    if section.method not in CLASS_GUIDANCE:
+    if section.method not in guidance.CLASS_GUIDES:
         return None
-    make = by_classifier if section.method == "classifier" else by_network
-    classes, parts = make(experiment, section)
+    guide = guidance.CLASS_GUIDES[section.method]
+    by = by_classifier if "logits" in signature(guide).parameters else by_network
+    classes, parts = by(experiment, section, guide)
     if not section.label < classes:
         raise ValueError(
             f"guidance.label is {section.label} and there are {classes} classes; give 0 to "
@@ -66,49 +70,54 @@ def build_classes(experiment: Experiment) -> Classes | None:
     return Classes(label, **parts)
 
 
-def by_network(experiment: Experiment, section: ConfigDict) -> tuple[int, dict[str, Any]]:
+def by_network(
+    experiment: Experiment, section: ConfigDict, make: Callable
+) -> tuple[int, dict[str, Any]]:
     """By one network that knows classes, and knows none: their number, and parts of `Classes`."""
     classes = experiment.num_classes
     if not classes:
         raise ValueError(
-            "guidance.method is 'classifier_free', and the network knows no classes "
+            f"guidance.method is {section.method!r}, and the network knows no classes "
             "(model.num_classes is 0); take a config such as configs/digits_vp_conditional.py, or "
             "guidance.method='classifier'."
         )
 
-    def predict(params, own, label: Array) -> PredictFn:
+    given = {"path": experiment.path, "null": classes, "scale": section.scale}
+
+    def predict(params, own) -> PredictFn:
         del own
-        return guidance.classifier_free(
-            experiment.path,
-            lambda label: experiment.predict(params, label),
-            label,
-            classes,
-            section.scale,
-            **section.classifier_free,
-        )
+        return constructed(section, make, predict=experiment.predict(params), **given)
 
     def answer(params, own, label: Array, x: Array, t: Array) -> Array:
-        return experiment.predict(params, label)(x, t).x0
+        return experiment.predict(params)(x, t, label).x0
 
-    predict(None, None, jnp.zeros(1, int))  # what is wrong with its options is said here
+    predict(None, None)  # what is wrong with its options is said here
     return classes, {"own": None, "predict": predict, "answer": answer}
 
 
-def by_classifier(experiment: Experiment, section: ConfigDict) -> tuple[int, dict[str, Any]]:
+def by_classifier(
+    experiment: Experiment, section: ConfigDict, make: Callable
+) -> tuple[int, dict[str, Any]]:
     """By the classifier of another run: the number of its classes, and parts of `Classes`."""
     other = load_classifier(experiment, section.classifier)
     _, own = restore_ema(other, Path(section.classifier).absolute())
 
-    def predict(params, own, label: Array) -> PredictFn:
-        guide = guidance.classifier_guidance(
-            experiment.path, other.logits(own), label, section.scale
-        )
-        return guide(experiment.predict(params))
+    def predict(params, own) -> PredictFn:
+        given = {"path": experiment.path, "logits": other.logits(own), "scale": section.scale}
+        guide = lambda label: constructed(section, make, label=label, **given)
+        return guidance.by_cond(guide, experiment.predict(params))
 
     def answer(params, own, label: Array, x: Array, t: Array) -> Array:
         return log_prob(other.logits(own), x, t, label)
 
     return other.num_classes, {"own": own, "predict": predict, "answer": answer}
+
+
+def constructed(section: ConfigDict, make: Callable, **given: Any) -> Callable:
+    """The guide with the options of its own section, if it has any: `guidance.classifier` is the
+    workdir of a classifier and no section."""
+    own = section[section.method] if section.method in sections("guidance") else {}
+    return construct(f"guidance.{section.method}", make, own, **given)
 
 
 def load_classifier(experiment: Experiment, workdir: str) -> Experiment:

@@ -11,22 +11,22 @@ import sde_lib
 from builders.aliases import modern
 from builders.checks import choose
 from builders.steps import construct
-from sde_lib.prediction import PredictFn
+from sde_lib.prediction import Cond, PredictFn
 
 
 def build_likelihood(
     section: ConfigDict, path: sde_lib.AffinePath
 ) -> Callable[..., likelihood.LogLik]:
-    """`(key, predict, x) -> LogLik`."""
+    """`(key, predict, x, cond=None) -> LogLik`."""
     solver, section = build_flow_solver(section), modern("likelihood", section)
     name = section.divergence
     make = choose("likelihood.divergence", name, likelihood.DIVERGENCES)
     divergence = construct(f"likelihood.{name}", make, section[name])
 
-    def run(key: Array, predict: PredictFn, x: Array) -> likelihood.LogLik:
-        return likelihood.log_likelihood(
-            key, path, predict, x, divergence=divergence, solver=solver, eps=section.eps
-        )
+    given = {"divergence": divergence, "solver": solver, "eps": section.eps}
+
+    def run(key: Array, predict: PredictFn, x: Array, cond: Cond = None) -> likelihood.LogLik:
+        return likelihood.log_likelihood(key, path, predict, x, cond=cond, **given)
 
     return run
 

@@ -19,7 +19,7 @@ from builders.steps import Parts
 from samplers.base import SampleFn, SampleResult
 from samplers.schedules import schedule as schedules
 from samplers.schedules.learned import schedule_file
-from sde_lib.prediction import PredictFn
+from sde_lib.prediction import Cond, PredictFn, bound
 
 BATCHING = ("example", "batch")
 
@@ -60,18 +60,19 @@ def fixed_steps(
     if rows:
         samplers.restart(path, method, ts, rows)  # refused here, if at all
 
-    def run(
-        key: Array, predict: PredictFn, x: Array, ts: Array = ts, collect=None, frames=None
-    ) -> SampleResult:
+    def down(key: Array, predict: PredictFn, x: Array, ts: Array, collect=None, frames=None):
         if rows:
             again = samplers.restart(path, method, ts, rows, denoise)
-            return again(key, predict, x, collect, frames)
+            return again(key, predict, x, collect=collect, frames=frames)
         return samplers.sample(key, predict, method, x, ts, collect, denoise, frames)
+
+    def run(key: Array, predict: PredictFn, x: Array, cond: Cond = None, **kept) -> SampleResult:
+        return down(key, bound(predict, cond), x, ts, **kept)
 
     if not teleport_sigma:
         return run
     flow = partial(exact.gaussian_flow, path, parts.known.moments())
-    return samplers.teleport(flow, run, path, ts, teleport_sigma)
+    return samplers.teleport(flow, down, path, ts, teleport_sigma)
 
 
 def restart_rows(restarts: tuple) -> list[samplers.Restarts]:

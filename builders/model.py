@@ -42,14 +42,17 @@ def build_model(config: ConfigDict, shape: tuple[int, ...]) -> Any:
 
 
 def build_predict(config: ConfigDict, path: sde_lib.AffinePath, model: Any):
-    """`(params, label=None) -> PredictFn`."""
+    """`params -> PredictFn`, whose condition is the class of each example."""
     kind = build_prediction(config)
 
-    def predict(params, label: Array | None = None) -> PredictFn:
+    def predict(params) -> PredictFn:
         if config.model.name not in models.MODELS:
             raise ValueError(no_score(config.model.name))
-        known = {} if label is None else {"label": label}
-        apply = lambda x, cond: model.apply({"params": params}, x, cond, **known)
+
+        def apply(x: Array, level: Array, label: Array | None = None) -> Array:
+            known = {} if label is None else {"label": label}
+            return model.apply({"params": params}, x, level, **known)
+
         return sde_lib.parametrize(path=path, apply=apply, **kind)
 
     return predict

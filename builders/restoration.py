@@ -6,29 +6,20 @@ from typing import NamedTuple
 
 import numpy as np
 from jax import Array
-from ml_collections import ConfigDict
 
 import guidance
 import restoration
-import samplers
-from builders.checks import RESTORATION
 from builders.experiment import Experiment
 from builders.operators import build_operator
 from builders.steps import build_grid, build_parts, construct
 from evaluation.tasks.given import given_source
 from operators import LinearOperator
-from samplers.base import SampleResult, finished
-from sde_lib import split
-from sde_lib.ranges import positive
-
-# Those that take steps of their own down a grid, and no adaptive solver.
-STEPPING = tuple(restoration.RESTORERS)
+from samplers.base import SampleResult
+from sde_lib.prediction import PredictFn
 
 
 class Restoration(NamedTuple):
-    """`run(keys, predict, x, y) -> SampleResult`, x a draw of the prior, y `(B, *shape_out)`; or,
-    where all restorations of a measurement come from one run, `together(key, predict, y)`, whose
-    samples are `(guidance.samples, ...)`. The other one is None."""
+    """The operator, and what restores: see `restoration.Restorer`."""
 
     operator: LinearOperator
     run: Callable[..., SampleResult] | None = None
@@ -48,105 +39,45 @@ def build_restoration(
         ValueError: for an operator that does not fit the data, pictures that are not there, or a
             method that does not fit the operator or the sampler.
     """
-    config, path = experiment.config, experiment.path
-    section = config.guidance
-    if section.method not in RESTORATION:
+    section = experiment.config.guidance
+    if section.method not in restoration.METHODS:
         return None
     if operator is None:
         operator = build_operator(section, experiment.shape)
         if not section.measurement:
             given_source(experiment, section.dataset)  # refused here, if at all
-    if section.method == "ensemble":
-        return Restoration(operator, together=build_ensemble(config, path, operator))
-    if section.method in STEPPING:
-        return Restoration(operator, build_stepping(config, path, operator))
-    guide = build_guide(section, path, operator)
+    build_one = by_steps if section.method in restoration.RESTORERS else by_guide
+    return Restoration(operator, *build_one(experiment, operator))
+
+
+def by_guide(experiment: Experiment, operator: LinearOperator) -> restoration.Restorer:
+    """The configured sampler under a guide, whatever method it is of."""
+    section = experiment.config.guidance
+    name, path = section.method, experiment.path
+    given = {"path": path, "operator": operator, "noise_std": section.noise_std}
+    own, make = section.get(name, {}), guidance.GUIDES[name]
+    guide = lambda y: construct(f"guidance.{name}", make, own, y=y, **given)
     # What does not fit is refused here, before anything is compiled.
     guide(np.zeros(operator.shape_out))
 
-    def run(keys: Array, predict, x: Array, y: Array) -> SampleResult:
-        return experiment.sample(keys, guide(y)(predict), x)
+    def run(keys: Array, predict: PredictFn, x: Array, y: Array) -> SampleResult:
+        return experiment.sample(keys, guidance.by_cond(guide, predict), x, y)
 
-    return Restoration(operator, run)
-
-
-def build_guide(section: ConfigDict, path, operator: LinearOperator):
-    """`y -> GuideFn`."""
-    name = section.method
-    given = {"path": path, "operator": operator, "noise_std": section.noise_std}
-    own, make = section.get(name, {}), guidance.GUIDES[name]
-    return lambda y: construct(f"guidance.{name}", make, own, y=y, **given)
+    return restoration.Restorer(run)
 
 
-def build_stepping(config: ConfigDict, path, operator: LinearOperator):
-    """`(keys, predict, x, y) -> SampleResult` by a method that steps down the configured grid."""
-    section, sampling = config.guidance, config.sampling
-    check_stepping(config)
-    if section.method != "ddrm" and section.noise_std:
+def by_steps(experiment: Experiment, operator: LinearOperator) -> restoration.Restorer:
+    """A method that takes steps of its own down the configured grid."""
+    config, path = experiment.config, experiment.path
+    section, sampling, name = config.guidance, config.sampling, config.guidance.method
+    if sampling.method != "pc":
         raise ValueError(
-            f"guidance.noise_std is {section.noise_std}, and {section.method!r} takes what is "
-            "measured as exact; set it to 0, or take 'pigdm' or 'mmps'."
+            f"guidance.method is {name!r}, which takes steps down a grid, and sampling.method is "
+            f"{sampling.method!r}; take 'pc', or a guide such as 'mmps'."
         )
     ts, parts = build_grid(sampling, path), build_parts(sampling, path)
-
-    def method(y) -> samplers.Sampler:
-        if section.method == "ddrm":
-            return restoration.ddrm(path, operator, y, section.noise_std, **section.ddrm)
-        return restoration.impute(path, operator, y, *parts)
-
-    method(np.zeros(operator.shape_out))
-    positive(**section.repaint)
-    if section.method == "repaint" and (len(ts) - 1) % section.repaint.jump:
-        raise ValueError(
-            f"guidance.repaint.jump is {section.repaint.jump}; it must divide sampling.steps = "
-            f"{len(ts) - 1}."
-        )
-
-    def run(keys: Array, predict, x: Array, y: Array) -> SampleResult:
-        given = (keys, path, predict, method(y), x, ts)
-        denoise = sampling.denoise
-        if section.method == "repaint":
-            result = restoration.repaint(*given, **section.repaint, denoise=denoise)
-        else:
-            result = samplers.sample(keys, predict, method(y), x, ts, denoise=denoise)
-        if section.method == "ddrm":
-            return result
-        return result._replace(x=restoration.fill(operator, y, result.x))
-
-    return run
-
-
-def build_ensemble(config: ConfigDict, path, operator: LinearOperator):
-    """`(key, predict, y) -> SampleResult`: draws of an ensemble for one measurement."""
-    section, denoise = config.guidance, config.sampling.denoise
-    check_stepping(config)
-    ts, count = build_grid(config.sampling, path), section.ensemble.particles
-
-    def start(y):
-        misfit = restoration.gaussian_misfit(operator, y, section.noise_std)
-        return restoration.ensemble(path, misfit, ts, **section.ensemble)
-
-    start(np.zeros(operator.shape_out))
-    if section.samples > count:
-        raise ValueError(
-            f"guidance.samples is {section.samples} and guidance.ensemble.particles {count}; draws "
-            "of an ensemble repeat each other then: take more particles."
-        )
-
-    def run(key: Array, predict, y: Array) -> SampleResult:
-        moving, drawing = split(key, 2)
-        found = start(y)(moving, predict)
-        x = restoration.draws(drawing, found, section.samples)
-        if denoise:
-            x = predict(x, ts[-1]).x0
-        return finished(x, None, found.nfe + denoise)
-
-    return run
-
-
-def check_stepping(config: ConfigDict) -> None:
-    if config.sampling.method != "pc":
-        raise ValueError(
-            f"guidance.method is {config.guidance.method!r}, which takes steps down a grid, and "
-            f"sampling.method is {config.sampling.method!r}; take 'pc', or a guide such as 'mmps'."
-        )
+    problem = restoration.Problem(
+        path, operator, section.noise_std, ts, parts, sampling.denoise, section.samples
+    )
+    make, own = restoration.RESTORERS[name], section.get(name, {})
+    return construct(f"guidance.{name}", make, own, problem=problem)

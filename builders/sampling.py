@@ -1,4 +1,4 @@
-"""The section `sampling` of a config as one function `(key, predict, x) -> SampleResult`."""
+"""The section `sampling` of a config as one `SampleFn`."""
 
 from ml_collections import ConfigDict
 
@@ -16,7 +16,7 @@ def build_sampler(
     path: sde_lib.AffinePath,
     known: Known = Known(),  # noqa: B008 - an immutable tuple
 ) -> SampleFn:
-    """`(key, predict, x) -> SampleResult` by the configured method.
+    """`(key, predict, x, cond=None) -> SampleResult` by the configured method.
 
     Raises:
         ValueError: for a name that is not known, an option that the method refuses, or an old name

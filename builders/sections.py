@@ -6,14 +6,17 @@ its file and one line of a table. `CHOICES` says which key of the config picks f
 """
 
 import inspect
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+import editing
 import guidance
 import likelihood
 import losses
+import operators
 import restoration
 import samplers
 from builders.methods import METHODS
@@ -23,7 +26,7 @@ PLAIN = (bool, int, float, str, tuple)
 SHARED = ("steps", "grid", "eps", "denoise", "batch_size")
 
 # What samples are to agree with: by a changed prediction, or by steps of their own.
-FOLLOWED = {**guidance.METHODS, **restoration.RESTORERS}
+FOLLOWED = ChainMap(restoration.METHODS, guidance.CLASS_GUIDES)
 
 
 class Choice(NamedTuple):
@@ -44,7 +47,9 @@ CHOICES = (
     Choice("sampling", "predictor", samplers.PREDICTORS, SHARED),
     Choice("sampling", "corrector", samplers.CORRECTORS, ("at",)),
     Choice("sampling", "grid", samplers.GRIDS, SHARED),
-    Choice("guidance", "method", FOLLOWED, ("scale", "denoise")),
+    Choice("guidance", "method", FOLLOWED, ("scale",)),
+    Choice("guidance", "operator", operators.OPERATORS, ("name",)),
+    Choice("edit", "method", editing.EDITS),
     Choice("likelihood", "solver", likelihood.FLOW_SOLVERS, ("method", "adjoint")),
     Choice("likelihood", "divergence", likelihood.DIVERGENCES),
 )
@@ -94,12 +99,15 @@ def idle(name: str, section: Mapping[str, Any]) -> set[str]:
 def chosen(name: str, section: Mapping[str, Any]) -> dict[str, str]:
     """What a section of the config picks, by key: `{"method": "pc", "predictor": "ddim", ...}`.
 
-    A choice that the chosen method of sampling does not make is left out: "ode" has no predictor.
+    A choice that the chosen method does not make is left out: "ode" has no predictor, and a class
+    no operator.
     """
     picked = {choice.key: section[choice.key] for choice in choices(name)}
     if name == "sampling" and picked["method"] in METHODS:
         makes = METHODS[picked["method"]].uses
         picked = {key: value for key, value in picked.items() if key in makes or key == "method"}
+    if name == "guidance" and picked["method"] not in restoration.METHODS:
+        picked.pop("operator")
     return picked
 
 

@@ -7,8 +7,9 @@ from ml_collections import ConfigDict
 
 import data
 import exact
+import restoration
 from builders.aliases import modernised
-from builders.checks import RESTORATION, check_classes, check_data, choose
+from builders.checks import check_classes, check_data, choose
 from builders.constructors import data_section
 
 # Keys that all data have.
@@ -44,7 +45,7 @@ def needs_data(config: ConfigDict, mode: str) -> bool:
         return True
     config = modernised(config)
     section, splits = config.guidance, ("train", "test")
-    measured = section.method in RESTORATION and not section.measurement
+    measured = section.method in restoration.METHODS and not section.measurement
     return (
         (measured and section.dataset in splits)
         or (config.edit.method != "none" and config.edit.images in splits)

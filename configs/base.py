@@ -181,15 +181,9 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.guidance.dataset = "test"
     config.guidance.measurement = ""  # or an npz file with `y` (n, ...), whose rows they number
     config.guidance.samples = 8  # of each
-    config.guidance.operator = "mask"  # or "blur", "downsample", "fourier", "radon", "greyscale"
+    # "mask", "blur", "downsample", "fourier", "radon", "greyscale" or "matrix".
+    config.guidance.operator = "mask"
     config.guidance.noise_std = 0.0  # of the measurement, in units of the model
-    config.guidance.mask = (
-        "box"  # or "left", "top", "half"; or a file, npy or a picture: what is kept
-    )
-    config.guidance.blur_std = 1.0  # pixels
-    config.guidance.factor = 2  # of downsample
-    config.guidance.lines = 4  # of fourier, half of them at its centre
-    config.guidance.angles = 8  # of radon, evenly spread
     add_methods(config.guidance, "guidance")
     config.guidance.mmps.iterations = 5
     config.guidance.classifier_free.interval = (0.0, 1e6)  # JSON has no infinity
@@ -199,15 +193,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.edit.method = "none"
     config.edit.images = "test"  # a split, or a picture, or a folder of pictures: --seeds numbers
     config.edit.samples = 4  # of each
-    config.edit.strength = 0.5  # how far up, in units of
-    config.edit.unit = "part"  # of the law's t1, or "sigma", the noise level c / a
-    config.edit.keep = ""  # what stays: as guidance.mask; by overwriting (sdedit) or by content
-    config.edit.content = 0.0  # weight of the energy |x0 - image|^2 / 2 where the image stays
-    config.edit.source_label = -1  # class of the images, told on the way up by "flow"; -1 for none
-    config.edit.eta = 0.0  # noise of the way down by "flow", in [0, 1], in what is edited
-    config.edit.eta_kept = 0.0  # and in what stays
-    config.edit.repeats = 1  # of the steps in the window, by "flow"
-    config.edit.window = (0.4, 0.6)  # parts of the grid
+    add_methods(config.edit, "edit")
 
     config.data = ConfigDict(data_section(data))
     config.data.centered = law != "ve"  # the model sees [-1, 1]; otherwise [0, 1]

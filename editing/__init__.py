@@ -1,9 +1,20 @@
-"""Edits of a given picture: noised part of the way and sampled down, or along the flow ODE."""
+"""Edits of a given picture: noised part of the way and sampled down, or along the flow ODE.
 
+`EDITS` are called as `edit(setting, **options)` and give an `Edit`.
+"""
+
+from editing.base import Edit, EditFn, Setting
+from editing.by_flow import by_flow
 from editing.regional import check_travel, regional, time_travel
-from editing.sdedit import edit_grid, edit_time, flow_edit, sdedit
+from editing.sdedit import by_noise, edit_grid, edit_time, flow_edit, sdedit
+
+EDITS = {"sdedit": by_noise, "flow": by_flow}
 
 __all__ = [
+    "EDITS",
+    "Edit",
+    "EditFn",
+    "Setting",
     "check_travel",
     "edit_grid",
     "edit_time",

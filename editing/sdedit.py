@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from editing.base import Edit, Setting, check_options, faithful, kept
 from guidance.base import check_path
 from operators import mask as masking
 from restoration.impute import fill, impute
-from samplers import Sampler, SampleResult, heun, make_grid, sample
+from samplers import Sampler, SampleResult, chain, heun, make_grid, sample
 from sde_lib import AffinePath, expand, normal_like, split
 from sde_lib.prediction import PredictFn
 
@@ -73,6 +74,36 @@ def sdedit(
     return result._replace(x=fill(operator, known, result.x))
 
 
+def by_noise(
+    setting: Setting,
+    strength: float = 0.5,
+    unit: str = "part",
+    keep: str = "",
+    content: float = 0.0,
+) -> Edit:
+    """Noised part of the way, and down by the configured predictor and corrector.
+
+    Args:
+        strength: how far up.
+        unit: of the strength: "part" of the law's t1, or "sigma", the noise level c / a.
+        keep: what stays, overwritten in each step, or by `content`: as `guidance.mask.keep`.
+        content: weight of the energy |x0 - image|^2 / 2 where the image stays.
+    """
+    check_options(strength, content)
+    path, stays, method = setting.path, kept(setting, keep), chain(*setting.parts)
+    grid = {"steps": setting.steps, "grid": setting.grid, "eps": setting.eps}
+    edit_grid(path, strength, unit, **grid)  # refused here, if at all
+    known = None if content else stays
+
+    def run(key: Array, predict: PredictFn, guided: PredictFn, image: Array) -> SampleResult:
+        del predict
+        guided = faithful(path, content, stays, image)(guided)
+        options = {"unit": unit, **grid, "keep": known, "denoise": setting.denoise}
+        return sdedit(key, path, guided, method, image, strength, **options)
+
+    return Edit(run, stays)
+
+
 def flow_edit(
     path: AffinePath,
     predict: PredictFn,
@@ -114,12 +145,12 @@ def edit_time(path: AffinePath, strength: float, unit: str = "part") -> Array:
     """
     check_path(path)
     if unit not in UNITS:
-        raise ValueError(f"The unit of strength is {unit!r}; it must be one of {', '.join(UNITS)}.")
+        raise ValueError(f"unit is {unit!r}; it must be one of {', '.join(UNITS)}.")
     top = float(path.sigma(jnp.asarray(path.t1, jnp.result_type(float))))
     most = 1.0 if unit == "part" else top * (1.0 + 1e-5)
     if not 0.0 < strength <= most:
         raise ValueError(
-            f"The strength is {strength}; in units of {unit!r} it must be above 0 and at most "
+            f"strength is {strength}; in units of {unit!r} it must be above 0 and at most "
             f"{1.0 if unit == 'part' else top:.4g}."
         )
     if unit == "part":

@@ -1,12 +1,14 @@
 """What extra information is followed: functions from prediction function to prediction function.
 
-`CLASS_GUIDES` are for classes. `GUIDES` are for a measurement `y = A x0 + noise_std n`; each is
-called as `guide(path, operator, y, noise_std, **options)` and gives a `GuideFn`. Samplers that know
+`CLASS_GUIDES` are for classes, called with `path`, `scale`, options of their own, and what their
+arguments ask for: a network that knows classes (`predict`, `null`), or a classifier (`logits`,
+`label`). `GUIDES` are for a measurement `y = A x0 + noise_std n`; each is called as
+`guide(path, operator, y, noise_std, **options)` and gives a `GuideFn`. Samplers that know
 a measurement themselves are in `restoration/`.
 """
 
 from guidance.annealed import annealed, redrawn
-from guidance.base import GuideFn, through_network, with_pullback, with_score
+from guidance.base import GuideFn, by_cond, through_network, with_pullback, with_score
 from guidance.cfg import classifier_free
 from guidance.classifier import classifier_guidance
 from guidance.dps import dps, dps_steps
@@ -16,14 +18,13 @@ from guidance.pigdm import pigdm
 
 GUIDES = {"dps": dps, "pigdm": pigdm, "mmps": mmps, "annealed": annealed}
 CLASS_GUIDES = {"classifier_free": classifier_free, "classifier": classifier_guidance}
-METHODS = {**CLASS_GUIDES, **GUIDES}
 
 __all__ = [
     "CLASS_GUIDES",
     "GUIDES",
-    "METHODS",
     "GuideFn",
     "annealed",
+    "by_cond",
     "classifier_free",
     "classifier_guidance",
     "dps",

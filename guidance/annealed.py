@@ -25,7 +25,7 @@ from guidance.pigdm import whitened
 from operators import LinearOperator
 from samplers import Sampler, Span, State
 from sde_lib import AffinePath, expand, normal_like, split
-from sde_lib.prediction import PredictFn, Prediction
+from sde_lib.prediction import Cond, PredictFn, Prediction, bound
 
 FORMS = ("flat", "residual", "drawn")
 
@@ -84,8 +84,8 @@ def annealed(
         return operator.adjoint(r / expand(own + noise, r))
 
     def guide(predict: PredictFn) -> PredictFn:
-        def guided(x: Array, t: Array) -> Prediction:
-            return with_score(path, predict(x, t), x, t, gradient(x, t))
+        def guided(x: Array, t: Array, cond: Cond = None) -> Prediction:
+            return with_score(path, bound(predict, cond)(x, t), x, t, gradient(x, t))
 
         return guided
 

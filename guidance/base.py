@@ -18,7 +18,7 @@ from jax import Array
 
 from operators.base import LinearOperator, check_image, check_measurement
 from sde_lib import SDES, AffinePath, expand
-from sde_lib.prediction import PredictFn, Prediction, prediction_of
+from sde_lib.prediction import Cond, PredictFn, Prediction, bound, prediction_of
 
 GuideFn = Callable[[PredictFn], PredictFn]
 PullFn = Callable[[Array], Array]
@@ -81,13 +81,22 @@ def through_network(path: AffinePath, gradient: Callable[[Array, Array], Array])
     check_path(path)
 
     def guide(predict: PredictFn) -> PredictFn:
-        def guided(x: Array, t: Array) -> Prediction:
-            prediction, pullback = with_pullback(predict, x, t)
+        def guided(x: Array, t: Array, cond: Cond = None) -> Prediction:
+            prediction, pullback = with_pullback(bound(predict, cond), x, t)
             return with_score(path, prediction, x, t, pullback(gradient(prediction.x0, t)))
 
         return guided
 
     return guide
+
+
+def by_cond(guide_of: Callable[[Cond], GuideFn], predict: PredictFn) -> PredictFn:
+    """The guide `guide_of(y)` with y as the condition, `(x, t, y) -> Prediction`.
+
+    So y `(B, ...)`, measurements or classes, meets its example in an adaptive solve too, which
+    takes examples one by one. `predict` itself is told nothing.
+    """
+    return lambda x, t, cond=None: guide_of(cond)(predict)(x, t)
 
 
 def residual(operator: LinearOperator, y: Array, x0: Array) -> Array:

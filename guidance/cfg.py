@@ -8,36 +8,32 @@ itself implies. w = 0 is the unconditional score, w = 1 the conditional one; w =
 the paper's equation 6. All fields of a prediction are affine in the score, so all are combined.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from sde_lib import AffinePath, expand
-from sde_lib.prediction import PredictFn, Prediction, prediction_of
-from sde_lib.ranges import strength
-
-LabelledFn = Callable[[Array], PredictFn]
+from sde_lib.prediction import Cond, PredictFn, Prediction, prediction_of
+from sde_lib.ranges import pair, strength
 
 
 def classifier_free(
     path: AffinePath,
-    predict_of: LabelledFn,
-    label: Array,
-    null: int,
+    predict: PredictFn,
+    null: Cond,
     scale: float = 1.0,
     *,
     interval: tuple[float, float] = (0.0, float("inf")),
     rescale: float = 0.0,
 ) -> PredictFn:
-    """A prediction function from one that takes classes.
+    """A prediction function `(x, t, cond) -> Prediction` from one that takes conditions.
 
     Args:
-        predict_of: `label (B,) -> PredictFn`, the network for these classes. It is evaluated once,
-            on a batch of twice the size; where w is 0 or 1 throughout, on one of that size.
-        label: classes, `()` or `(B,)` integers.
-        null: the number that stands for no class.
+        predict: `(x, t, cond)`, the network, cond being classes `(B,)` or any condition. It is
+            evaluated once, on a batch of twice the size; where w is 0 or 1 throughout, on one of
+            that size.
+        null: the condition, of one example, that stands for none: the number of no class, or a
+            pytree like cond without its batch axis.
         scale: w.
         interval: noise levels sigma = c / a, `low < sigma <= high`, in which w applies; elsewhere
             it is 1 (Kynkaanniemi et al. 2024).
@@ -49,6 +45,7 @@ def classifier_free(
             not finite or above 1e6.
     """
     strength(scale=scale)
+    pair(interval=interval)
     low, high = interval
     if not 0.0 <= low < high:
         raise ValueError(f"The guidance interval is {interval}; give two noise levels, low < high.")
@@ -56,15 +53,15 @@ def classifier_free(
         raise ValueError(f"The guidance rescale is {rescale}; it must lie in [0, 1].")
     everywhere = low == 0.0 and high == float("inf")
 
-    def predict(x: Array, t: Array) -> Prediction:
+    def guided(x: Array, t: Array, cond: Cond) -> Prediction:
         size = x.shape[0]
-        wanted = jnp.broadcast_to(label, (size,))
-        nobody = jnp.full((size,), null, wanted.dtype)
+        wanted = jax.tree.map(lambda v: jnp.broadcast_to(v, (size, *jnp.shape(v)[1:])), cond)
+        nobody = jax.tree.map(lambda v, none: jnp.full_like(v, none), wanted, null)
         if scale == 1.0 or (scale == 0.0 and everywhere):
-            return predict_of(wanted if scale else nobody)(x, t)
+            return predict(x, t, wanted if scale else nobody)
         t = jnp.broadcast_to(jnp.asarray(t), (size,))
-        twice = lambda v: jnp.concatenate([v, v])
-        both = predict_of(jnp.concatenate([wanted, nobody]))(twice(x), twice(t))
+        join = lambda u, v: jnp.concatenate([u, v])
+        both = predict(join(x, x), join(t, t), jax.tree.map(join, wanted, nobody))
         given = jax.tree.map(lambda v: v[:size], both)
         free = jax.tree.map(lambda v: v[size:], both)
         sigma = path.sigma(t)
@@ -72,7 +69,7 @@ def classifier_free(
         mixed = jax.tree.map(lambda u, c: u + w * (c - u), free, given)
         return rescaled(path, x, t, mixed, given.x0, rescale) if rescale else mixed
 
-    return predict
+    return guided
 
 
 def rescaled(

@@ -14,7 +14,7 @@ from jax import Array
 from guidance.base import GuideFn, check_path, with_score
 from sde_lib import AffinePath
 from sde_lib.classifier import LogitsFn, log_prob
-from sde_lib.prediction import PredictFn, Prediction
+from sde_lib.prediction import Cond, PredictFn, Prediction, bound
 from sde_lib.ranges import strength
 
 
@@ -36,9 +36,9 @@ def classifier_guidance(
     strength(scale=scale)
 
     def guide(predict: PredictFn) -> PredictFn:
-        def guided(x: Array, t: Array) -> Prediction:
+        def guided(x: Array, t: Array, cond: Cond = None) -> Prediction:
             gradient = jax.grad(lambda x: jnp.sum(log_prob(logits, x, t, label)))(x)
-            return with_score(path, predict(x, t), x, t, scale * gradient)
+            return with_score(path, bound(predict, cond)(x, t), x, t, scale * gradient)
 
         return guided
 

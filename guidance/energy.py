@@ -21,7 +21,7 @@ from jax import Array
 
 from guidance.base import GuideFn, check_path, with_pullback, with_score
 from sde_lib import AffinePath, expand
-from sde_lib.prediction import PredictFn, Prediction
+from sde_lib.prediction import Cond, PredictFn, Prediction, bound
 
 EnergyFn = Callable[[Array, Array], Array]
 
@@ -73,13 +73,14 @@ def energy_guidance(
         return ((window[0] <= place) & (place <= window[1])).astype(t.dtype)
 
     def guide(predict: PredictFn) -> PredictFn:
-        def guided(x: Array, t: Array) -> Prediction:
+        def guided(x: Array, t: Array, cond: Cond = None) -> Prediction:
+            told = bound(predict, cond)
             t = jnp.asarray(t, jnp.promote_types(x.dtype, jnp.float32))
             if of == "x0":
-                plain, pullback = with_pullback(predict, x, t)
+                plain, pullback = with_pullback(told, x, t)
                 value_at = plain.x0
             else:
-                plain, pullback, value_at = predict(x, t), lambda u: u, x
+                plain, pullback, value_at = told(x, t), lambda u: u, x
             total = region * pullback(gradient_of(energy, value_at, t))
             if content is not None:
                 rest = pullback(gradient_of(content, value_at, t))

@@ -29,7 +29,7 @@ from guidance.conjugate import SOLVERS, check_iterations
 from guidance.pigdm import check_data_std, variance
 from operators import LinearOperator
 from sde_lib import AffinePath, expand
-from sde_lib.prediction import PredictFn, Prediction
+from sde_lib.prediction import Cond, PredictFn, Prediction, bound
 
 PRODUCTS = {"vjp": with_pullback, "jvp": with_pushforward}
 
@@ -74,8 +74,8 @@ def mmps(
     solve = SOLVERS[solver]
 
     def guide(predict: PredictFn) -> PredictFn:
-        def guided(x: Array, t: Array) -> Prediction:
-            prediction, times = PRODUCTS[products](predict, x, t)
+        def guided(x: Array, t: Array, cond: Cond = None) -> Prediction:
+            prediction, times = PRODUCTS[products](bound(predict, cond), x, t)
             r = residual(operator, y, prediction.x0)
             scale = expand(shift(path, t), x)
             spread = lambda v: operator.forward(scale * times(operator.adjoint(v)))

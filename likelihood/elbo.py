@@ -27,7 +27,7 @@ from jax import Array
 
 from likelihood.decoder import check_levels, expected_log_decoder, start, total
 from sde_lib import AffinePath, fold_in, normal_like, split
-from sde_lib.prediction import PredictFn
+from sde_lib.prediction import Cond, PredictFn, bound
 
 
 class Elbo(NamedTuple):
@@ -55,6 +55,7 @@ def elbo_continuous(
     *,
     num_times: int = 64,
     eps: float | None = None,
+    cond: Cond = None,
 ) -> Elbo:
     """Bound of the log density of continuous `x` `(B, ...)`, in nats.
 
@@ -63,17 +64,20 @@ def elbo_continuous(
 
     Args:
         key: one key, or one per example.
-        predict: `(x, t) -> Prediction`; only its `eps` is used.
+        predict: `(x, t, cond=None) -> Prediction`; only its `eps` is used.
         num_times: even; times of each example, see `diffusion_loss`.
         eps: where the reverse SDE stops; the law's `t0` if not given. In float32 c(eps) must stay
             well above the rounding of a x, 1e-7 of it.
+        cond: the condition of each example; the result then bounds `log p(x | cond)`.
 
     Raises:
         ValueError: for a number of times that is odd or below 2.
     """
     time, dims = start(path, eps, x), x[0].size
     closing = dims * (path.lam(time) - 0.5 * jnp.log(2.0 * jnp.pi) - 0.5)
-    return bound(key, path, predict, x, time, num_times, jnp.full(x.shape[:1], closing))
+    return added_up(
+        key, path, bound(predict, cond), x, time, num_times, jnp.full(x.shape[:1], closing)
+    )
 
 
 def elbo_discrete(
@@ -85,6 +89,7 @@ def elbo_discrete(
     *,
     num_times: int = 64,
     eps: float | None = None,
+    cond: Cond = None,
 ) -> Elbo:
     """Bound of the log probability of levels `u` `(B, ...)`, integers 0 to L - 1, in nats.
 
@@ -104,10 +109,10 @@ def elbo_discrete(
     x = jnp.take(values, index, mode="fill", fill_value=jnp.nan)
     time = start(path, eps, x)
     closing = total(jnp.take(expected_log_decoder(path, time, values), index))
-    return bound(key, path, predict, x, time, num_times, closing)
+    return added_up(key, path, bound(predict, cond), x, time, num_times, closing)
 
 
-def bound(key, path, predict, x, time, num_times, closing) -> Elbo:
+def added_up(key, path, predict, x, time, num_times, closing) -> Elbo:
     """The three terms put together."""
     diffusion, stderr = diffusion_loss(key, path, predict, x, eps=time, num_times=num_times)
     prior = prior_kl(path, x)

@@ -27,7 +27,7 @@ from samplers.adaptive.frame import make_frame
 from samplers.adaptive.solver import Solved, Solver
 from samplers.base import SampleResult, finished
 from sde_lib import AffinePath
-from sde_lib.prediction import PredictFn
+from sde_lib.prediction import Cond, PredictFn, bound
 
 
 class Latents(NamedTuple):
@@ -46,22 +46,25 @@ def encode(
     x: Array,
     solver: Solver | Adams = Solver(),  # noqa: B008 - an immutable tuple of numbers
     eps: float | None = None,
+    cond: Cond = None,
 ) -> Latents:
     """The codes of `x` `(B, ...)`, by the flow from eps to t1.
 
     Args:
-        predict: `(x, t) -> Prediction`; the field comes from it.
+        predict: `(x, t, cond=None) -> Prediction`; the field comes from it.
         x: data as the model sees them, dequantised if they are levels; taken to be a draw of the
             law at eps.
         solver: to a tolerance, each example with steps of its own, or in a fixed number of steps
             (`Adams`), for which the numbers of the law must be known when the program is built.
             Either way no example depends on the others.
         eps: where the path starts; the law's `t0` if not given.
+        cond: the condition of each example. A code decoded under another condition is a
+            translation of its example.
 
     Raises:
         ValueError: for numbers of the solver that are out of range.
     """
-    end = move(path, predict, x, solver, path.t0 if eps is None else eps, "noise")
+    end = move(path, predict, x, solver, path.t0 if eps is None else eps, "noise", cond)
     return Latents(end.y / path.prior_std(), end.nfe, end.failed)
 
 
@@ -72,6 +75,7 @@ def decode(
     solver: Solver | Adams = Solver(),  # noqa: B008 - an immutable tuple of numbers
     eps: float | None = None,
     denoise: bool = False,
+    cond: Cond = None,
 ) -> SampleResult:
     """What `encode` has encoded: codes z `(B, ...)` to data at eps, by the flow from t1.
 
@@ -80,9 +84,9 @@ def decode(
     then it is no longer the inverse of `encode`, by the size of the noise at eps. Raises as that.
     """
     eps = path.t0 if eps is None else eps
-    x, nfe, failed = move(path, predict, path.prior_std() * z, solver, eps, "data")
+    x, nfe, failed = move(path, predict, path.prior_std() * z, solver, eps, "data", cond)
     if denoise:
-        x, nfe = predict(x, jnp.asarray(eps, x.dtype)).x0, nfe + 1
+        x, nfe = bound(predict, cond)(x, jnp.asarray(eps, x.dtype)).x0, nfe + 1
     return finished(x, None, nfe, failed)
 
 
@@ -108,12 +112,18 @@ def temperature(z: Array, tau: float) -> Array:
 
 
 def move(
-    path: AffinePath, predict: PredictFn, x: Array, solver: Solver | Adams, eps: float, to: str
+    path: AffinePath,
+    predict: PredictFn,
+    x: Array,
+    solver: Solver | Adams,
+    eps: float,
+    to: str,
+    cond: Cond = None,
 ) -> Solved:
     """The end of the flow, `to` "noise" at t1 or "data" at eps, by whichever solver."""
     if isinstance(solver, Adams):
-        return fixed(path, predict, x, solver, eps, to)
-    return flow(path, predict, x, eps, solver, to)
+        return fixed(path, bound(predict, cond), x, solver, eps, to)
+    return flow(path, predict, x, eps, solver, to, cond=cond)
 
 
 def fixed(

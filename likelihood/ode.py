@@ -28,7 +28,7 @@ from likelihood.divergence import Divergence
 from samplers.adaptive.frame import Frame, make_frame
 from samplers.adaptive.solver import Solver, solve_ode
 from sde_lib import AffinePath
-from sde_lib.prediction import PredictFn
+from sde_lib.prediction import Cond, PredictFn, bound, one_of_batch
 
 
 class LogLik(NamedTuple):
@@ -53,6 +53,7 @@ def log_likelihood(
     predict: PredictFn,
     x: Array,
     *,
+    cond: Cond = None,
     divergence: Divergence,
     solver: Solver | Adams = Solver(),  # noqa: B008 - an immutable tuple of numbers
     eps: float | None = None,
@@ -62,7 +63,8 @@ def log_likelihood(
 
     Args:
         key: one key, from which example i takes `fold_in(key, i)`, or one key per example.
-        predict: `(x, t) -> Prediction`; the field comes from it.
+        predict: `(x, t, cond=None) -> Prediction`; the field comes from it.
+        cond: the condition of each example; the result is then `log p(x | cond)`.
         divergence: an entry of `DIVERGENCES`, called with the number of probes.
         solver: to a tolerance (`Solver`), or in a fixed number of steps (`Adams`), for which the
             numbers of the law must be known when the program is built.
@@ -82,7 +84,7 @@ def log_likelihood(
     # Nats per dimension, so that a tolerance means the same in any number of them.
     dims = x[0].size
     r0, r1 = frame.scale(t0), frame.scale(jnp.asarray(path.t1, x.dtype))
-    z, trace, nfe, failed = solve(key, predict, divergence, frame, x / r0, solver, dims)
+    z, trace, nfe, failed = solve(key, predict, cond, divergence, frame, x / r0, solver, dims)
     latent = r1 * z
     moved = dims * (trace + jnp.log(r1 / r0))
     estimates = (prior_logp or path.prior_logp)(latent)[:, None] + moved
@@ -101,20 +103,20 @@ def augmented(predict: PredictFn, divergence: Divergence, frame: Frame, probes: 
     return field
 
 
-def adaptive(key, predict, divergence, frame, z, solver, dims):
+def adaptive(key, predict, cond, divergence, frame, z, solver, dims):
     """Each example by itself: its end, its integrals `(B, estimates)`, evaluations and failure."""
 
-    def one(key_i: Array, z_i: Array):
-        z_i = z_i[None]
+    def one(key_i: Array, z_i: Array, cond_i: Cond):
+        z_i, told = z_i[None], bound(predict, one_of_batch(cond_i))
         probes = divergence.probes(key_i[None], z_i)
-        field = augmented(predict, divergence, frame, probes, dims)
+        field = augmented(told, divergence, frame, probes, dims)
         state = z_i, jnp.zeros((1, divergence.num_estimates), z_i.dtype)
         (z_i, trace), nfe, failed = solve_ode(
             field, state, frame.start, frame.end, solver, norm=larger_part
         )
         return z_i[0], trace[0], nfe, failed
 
-    return jax.vmap(one)(key, z)
+    return jax.vmap(one)(key, z, cond)
 
 
 def larger_part(error) -> Array:
@@ -122,11 +124,11 @@ def larger_part(error) -> Array:
     return jnp.maximum(*(jnp.sqrt(jnp.mean(part**2)) for part in error))
 
 
-def fixed(key, predict, divergence, frame, z, solver, dims):
+def fixed(key, predict, cond, divergence, frame, z, solver, dims):
     """The same by `Adams`, the whole batch on one grid."""
     us = lay_out(solver, frame)
     probes = divergence.probes(key, z)
-    field = augmented(predict, divergence, frame, probes, dims)
+    field = augmented(bound(predict, cond), divergence, frame, probes, dims)
     state = z, jnp.zeros((z.shape[0], divergence.num_estimates), z.dtype)
     (z, trace), nfe, _ = advance(field, state, us, solver.order)
     finite = jnp.isfinite(trace).all(1) & jnp.isfinite(z.reshape(z.shape[0], -1)).all(1)

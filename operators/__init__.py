@@ -1,7 +1,8 @@
 """Linear measurements of a state: one a file, all a `LinearOperator`.
 
-`OPERATORS` are constructors that take the shape of one state first. `in_basis` turns one operator
-into another.
+`OPERATORS` are constructors that take the shape of one state first; the others of their arguments
+have defaults, and those that are plain are keys of a config (`guidance.blur.std`). `in_basis` turns
+one operator into another.
 """
 
 from operators.base import SVD, LinearOperator, dense, measure
@@ -11,6 +12,7 @@ from operators.downsample import downsample
 from operators.fourier import fourier, random_lines
 from operators.mask import mask
 from operators.matrix import matrix
+from operators.named import named_mask
 from operators.radon import radon
 
 OPERATORS = {
@@ -39,6 +41,7 @@ __all__ = [
     "mask",
     "matrix",
     "measure",
+    "named_mask",
     "radon",
     "random_lines",
 ]

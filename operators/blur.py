@@ -15,6 +15,7 @@ from jax import Array
 
 from operators.base import SVD, LinearOperator, check_grid, transpose_of
 from operators.hartley import AXES, analysis, synthesis
+from sde_lib.ranges import positive
 
 # `jnp.pad` modes; the circular one needs no padding.
 BOUNDARIES = {"circular": None, "reflect": "symmetric", "zero": "constant"}
@@ -23,14 +24,18 @@ NO_PHASE = 1e-12
 
 
 def blur(
-    shape: tuple[int, int, int], kernel: float | np.ndarray, boundary: str = "circular"
+    shape: tuple[int, int, int],
+    kernel: float | np.ndarray | None = None,
+    boundary: str = "circular",
+    std: float = 1.0,
 ) -> LinearOperator:
     """`y = kernel * x0`, `(B, H, W, C)` to the same.
 
     Args:
         kernel: weights `(h, w)` with odd sides, taken as they are; or the standard deviation in
             pixels of a Gaussian (`gaussian_kernel`).
-        boundary: a name in `BOUNDARIES`; the circular one has an SVD.
+        boundary: "circular", "reflect" or "zero"; the circular one has an SVD.
+        std: of a Gaussian kernel in pixels, where no kernel is given.
 
     Raises:
         ValueError: for a shape that is not (H, W, C), an unknown boundary, or a kernel that has an
@@ -39,6 +44,8 @@ def blur(
     check_grid("blur", shape)
     if boundary not in BOUNDARIES:
         raise ValueError(f"boundary is {boundary!r}; it must be one of {', '.join(BOUNDARIES)}.")
+    positive(std=std)
+    kernel = std if kernel is None else kernel
     if np.ndim(kernel) == 0:
         kernel = gaussian_kernel(float(kernel), min(shape[0], shape[1]))
     kernel = np.asarray(kernel, np.float64)

@@ -6,8 +6,11 @@ import numpy as np
 from operators.base import SVD, LinearOperator, check_grid
 
 
-def downsample(shape: tuple[int, int, int], factor: int) -> LinearOperator:
+def downsample(shape: tuple[int, int, int], factor: int = 2) -> LinearOperator:
     """Average pooling, `(B, H, W, C) -> (B, H / factor, W / factor, C)`.
+
+    Args:
+        factor: the side of a block in pixels, whose mean is measured.
 
     Rows do not overlap, `A A^T = I / factor^2`: all singular values are `1 / factor`, V is
     `factor A^T` and U the identity.

@@ -11,21 +11,29 @@ import numpy as np
 from operators.base import LinearOperator, check_grid, svd_of_right
 from operators.hartley import AXES, analysis, synthesis
 from operators.mask import broadcast_mask
+from sde_lib.ranges import positive
 
 
-def fourier(shape: tuple[int, int, int], keep: np.ndarray) -> LinearOperator:
+def fourier(
+    shape: tuple[int, int, int], keep: np.ndarray | None = None, lines: int = 4
+) -> LinearOperator:
     """The n kept coefficients of the unitary transform, `(B, n, C, 2)`, real and imaginary part.
 
     Args:
         shape: `(H, W, C)` of a real image.
         keep: ones and zeros `(H, W)`, or `(W,)` for whole lines, in the order of `numpy.fft`: the
             mean of the image first, then rising frequencies, then the negative ones.
+        lines: where keep is not given, so many random lines, half of them the lowest; always the
+            same ones.
 
     Raises:
         ValueError: for a shape that is not (H, W, C), or a mask as in `mask`.
     """
     check_grid("fourier", shape)
     height, width, channels = shape
+    if keep is None:
+        positive(lines=lines)
+        keep = random_lines(width, lines, (lines + 1) // 2, np.random.default_rng(0))
     keep = np.asarray(keep)
     if keep.shape == (width,):
         keep = np.broadcast_to(keep, (height, width))

@@ -4,20 +4,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from operators.base import SVD, LinearOperator
+from operators.named import named_mask
 
 
-def mask(shape: tuple[int, ...], keep: np.ndarray) -> LinearOperator:
+def mask(shape: tuple[int, ...], keep: np.ndarray | str = "box") -> LinearOperator:
     """`y = x0[keep]`, the m kept values in the order of the state's axes, `(B, m)`.
 
     Args:
         shape: of one state, `(H, W, C)` or any other.
-        keep: ones and zeros (or booleans) of that shape; or `(H, W)`, for all channels alike.
+        keep: ones and zeros (or booleans) of that shape; or `(H, W)`, for all channels alike; or
+            "box", "left", "top", "half", or a file, npy or a picture (`named_mask`).
 
     All singular values are one. What is not kept has no place in y, so no noise either.
 
     Raises:
         ValueError: for a mask of another shape, with other values, or that keeps nothing.
     """
+    keep = named_mask(keep, shape) if isinstance(keep, str) else keep
     keep = broadcast_mask("mask", shape, keep)
     kept = np.flatnonzero(keep)
     size = keep.size

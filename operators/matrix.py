@@ -6,6 +6,7 @@ import numpy as np
 from jax import Array
 
 from operators.base import SVD, LinearOperator
+from operators.named import read_matrix
 
 FULL = jax.lax.Precision.HIGHEST  # not the short products that an accelerator takes by default
 # Singular values below this part of the largest are rounding of float64, and count as zero.
@@ -14,7 +15,7 @@ RANK = 1e-13
 
 def matrix(
     shape: tuple[int, ...],
-    A: np.ndarray,
+    A: np.ndarray | str = "",
     shape_out: tuple[int, ...] | None = None,
     svd: bool = True,
     name: str = "matrix",
@@ -22,13 +23,14 @@ def matrix(
     """`y = A x0` for A `(m, D)`, D the number of values of a state of that `shape`.
 
     Args:
+        A: the matrix, or a `.npy` file of it.
         shape_out: of y, `(m,)` by default.
         svd: also take NumPy's singular value decomposition, of cost `m D min(m, D)`.
 
     Raises:
         ValueError: for a matrix that does not fit the shapes, is zero or is not finite.
     """
-    A = np.asarray(A, np.float64)
+    A = np.asarray(read_matrix(A) if isinstance(A, str) else A, np.float64)
     size, out = int(np.prod(shape)), shape_out or A.shape[:1]
     if A.ndim != 2 or A.shape != (int(np.prod(out)), size):
         raise ValueError(

@@ -19,7 +19,7 @@ ALONG = 1e-12
 
 def radon(
     shape: tuple[int, int, int],
-    angles: int | np.ndarray,
+    angles: int | np.ndarray = 8,
     detectors: int | None = None,
     svd: bool = True,
 ) -> LinearOperator:

@@ -1,22 +1,37 @@
 """Inverse problems: samplers that know a measurement `y = A x0 + noise_std n` themselves.
 
-`RESTORERS` take steps of their own. A measurement that is followed by a change of the prediction
-function alone is a guide (`guidance/`).
+`RESTORERS` take steps of their own: each is called as `restorer(problem, **options)` and gives a
+`Restorer`. A measurement that is followed by a change of the prediction function alone is a guide
+(`guidance/`). `METHODS` are both.
 """
 
-from restoration.ddrm import ddrm
+from collections import ChainMap
+
+from guidance import GUIDES
+from restoration.base import Problem, Restorer
+from restoration.ddrm import by_ddrm, ddrm
 from restoration.ensemble import ensemble
-from restoration.impute import fill, impute
+from restoration.from_ensemble import by_ensemble
+from restoration.impute import by_imputing, fill, impute
 from restoration.misfit import Misfit, gaussian_misfit, measured_misfit
 from restoration.particles import Ensemble, draws, weighted_moments
-from restoration.repaint import repaint
+from restoration.repaint import by_repainting, repaint
 
-RESTORERS = {"impute": impute, "repaint": repaint, "ddrm": ddrm, "ensemble": ensemble}
+RESTORERS = {
+    "impute": by_imputing,
+    "repaint": by_repainting,
+    "ddrm": by_ddrm,
+    "ensemble": by_ensemble,
+}
+METHODS = ChainMap(RESTORERS, GUIDES)
 
 __all__ = [
+    "METHODS",
     "RESTORERS",
     "Ensemble",
     "Misfit",
+    "Problem",
+    "Restorer",
     "ddrm",
     "draws",
     "ensemble",

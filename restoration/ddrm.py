@@ -17,6 +17,7 @@ from jax import Array
 
 from guidance.base import check_problem, residual
 from operators import LinearOperator
+from restoration.base import Problem, Restorer, down_the_grid
 from samplers import Sampler, Span, State
 from samplers.base import start
 from sde_lib import AffinePath, expand
@@ -94,3 +95,14 @@ def ddrm(
         return State(expand(path.coeffs(s).a, x) * (unseen + svd.v(xbar - plain)))
 
     return Sampler(start, step, 1, enter)
+
+
+def by_ddrm(problem: Problem, eta: float = 0.85, eta_b: float = 1.0) -> Restorer:
+    """DDRM: a sampler of its own in the basis of the operator's SVD.
+
+    Args:
+        eta: how much noise is new, in [0, 1].
+        eta_b: how much of y is taken, in [0, 1].
+    """
+    path, operator, noise_std = problem.path, problem.operator, problem.noise_std
+    return down_the_grid(problem, lambda y: ddrm(path, operator, y, noise_std, eta, eta_b))

@@ -16,7 +16,8 @@ from jax import Array
 
 from guidance.base import check_problem, observed
 from operators import LinearOperator
-from samplers import Sampler, Span, State, chain
+from restoration.base import Problem, Restorer, check_exact, down_the_grid
+from samplers import Sampler, SampleResult, Span, State, chain
 from sde_lib import AffinePath, expand, normal_like, split
 from sde_lib.prediction import PredictFn
 
@@ -51,6 +52,24 @@ def impute(path: AffinePath, operator: LinearOperator, y: Array, *parts: Sampler
         return x + operator.adjoint(expand(a, given) * given)
 
     return method._replace(enter=enter)
+
+
+def by_imputing(problem: Problem) -> Restorer:
+    """The configured sampler, with what is known overwritten after each part of a step."""
+    check_exact(problem)
+    path, operator, parts = problem.path, problem.operator, problem.parts
+    down = down_the_grid(problem, lambda y: impute(path, operator, y, *parts))
+    return filled(problem, down)
+
+
+def filled(problem: Problem, restorer: Restorer) -> Restorer:
+    """The same, with what is known put as it is known at the end."""
+
+    def run(keys: Array, predict: PredictFn, x: Array, y: Array) -> SampleResult:
+        result = restorer.run(keys, predict, x, y)
+        return result._replace(x=fill(problem.operator, y, result.x))
+
+    return Restorer(run)
 
 
 def overwriting(path: AffinePath, operator: LinearOperator, y: Array, sampler: Sampler) -> Sampler:

@@ -12,8 +12,11 @@ Without guidance it changes nothing but the cost.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from restoration.base import Problem, Restorer, check_exact
+from restoration.impute import filled, impute
 from samplers import Sampler, Span
 from samplers.base import SampleResult, finished
 from sde_lib import AffinePath, expand, fold_in, normal_like, split
@@ -41,10 +44,7 @@ def repaint(
         ValueError: for a jump that does not divide the number of steps, or no repeats.
     """
     steps = len(ts) - 1
-    if jump < 1 or steps % jump:
-        raise ValueError(f"jump is {jump}; it must divide the number of steps, {steps}.")
-    if repeats < 1:
-        raise ValueError(f"repeats is {repeats}; run each block at least once.")
+    check_blocks(steps, jump, repeats)
     nodes = jnp.stack([ts[first : first + jump + 1] for first in range(0, steps, jump)])
 
     def block(x: Array, inputs):
@@ -71,6 +71,33 @@ def repaint(
     if denoise:
         return finished(predict(x, ts[-1]).x0, None, jnp.asarray(nfe + 1), ts=ts)
     return finished(x, None, jnp.asarray(nfe), ts=ts)
+
+
+def by_repainting(problem: Problem, jump: int = 1, repeats: int = 10) -> Restorer:
+    """Imputation whose blocks of steps are taken back by noise and taken again.
+
+    Args:
+        jump: steps of a block, which must divide the number of steps.
+        repeats: how often each block is run.
+    """
+    check_exact(problem)
+    path, operator, ts = problem.path, problem.operator, problem.ts
+    check_blocks(len(ts) - 1, jump, repeats)
+    method = lambda y: impute(path, operator, y, *problem.parts)
+    method(np.zeros(operator.shape_out))  # what does not fit is refused here
+    options = {"jump": jump, "repeats": repeats, "denoise": problem.denoise}
+
+    def run(keys: Array, predict: PredictFn, x: Array, y: Array) -> SampleResult:
+        return repaint(keys, path, predict, method(y), x, ts, **options)
+
+    return filled(problem, Restorer(run))
+
+
+def check_blocks(steps: int, jump: int, repeats: int) -> None:
+    if jump < 1 or steps % jump:
+        raise ValueError(f"jump is {jump}; it must divide the number of steps, {steps}.")
+    if repeats < 1:
+        raise ValueError(f"repeats is {repeats}; run each block at least once.")
 
 
 def noised(key: Array, path: AffinePath, x: Array, s: Array, t: Array) -> Array:

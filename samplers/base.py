@@ -6,7 +6,7 @@ goes from the current time `t` to the next, `s < t`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from sde_lib import SDE, fold_in
-from sde_lib.prediction import PredictFn
+from sde_lib.prediction import Cond, PredictFn, bound
 
 
 class State(NamedTuple):
@@ -112,7 +112,16 @@ def finite(x: Array) -> Array:
     return jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
 
 
-SampleFn = Callable[[Array, PredictFn, Array], SampleResult]
+class SampleFn(Protocol):
+    """A whole run, `(key, predict, x, cond=None) -> SampleResult`, from x `(B, ...)` at t1.
+
+    cond is what `predict` is told of each example, see `sde_lib.prediction.Cond`. A method that
+    takes examples one by one hands each its own.
+    """
+
+    def __call__(
+        self, key: Array, predict: PredictFn, x: Array, cond: Cond = None
+    ) -> SampleResult: ...
 
 
 def start(x: Array, t: Array) -> State:
@@ -145,6 +154,9 @@ def sample(
     collect: Callable[[State], Any] | None = None,
     denoise: bool = False,
     frames: int | None = None,
+    *,
+    cond: Cond = None,
+    remat: bool = False,
 ) -> SampleResult:
     """Drives a fixed-step sampler down a time grid.
 
@@ -158,14 +170,20 @@ def sample(
             of the law at `ts[-1]`.
         frames: keep what `collect` gives after so many of the steps, those of `spread`; None for
             all, which takes the memory of all.
+        cond: the condition of each example, see `sde_lib.prediction.Cond`.
+        remat: where the run is differentiated in reverse, keep the state between steps and make
+            what is inside a step again on the way back (`jax.checkpoint`): the memory of one step
+            in place of all, for one more evaluation of each.
     """
-
-    n = ts.shape[0] - 1
+    n, predict = ts.shape[0] - 1, bound(predict, cond)
 
     def step(state: State, inputs) -> State:
         i, t, s = inputs
         return sampler.step(fold_in(key, i), predict, state, Span(t, s, i, n))
 
+    if remat:
+        # Inside a scan, XLA cannot merge the second evaluation with the first.
+        step = jax.checkpoint(step, prevent_cse=False)
     steps = (jnp.arange(n), ts[:-1], ts[1:])
     state, trace = walk(step, begin(sampler, x, ts[0]), steps, collect, frames)
     nfe = n * sampler.nfe

@@ -18,9 +18,11 @@ from sde_lib.base import expand
 from sde_lib.mean_reverting import MeanReverting
 from sde_lib.noise import normal_like
 from sde_lib.prediction import (
+    Cond,
     Kind,
     PredictFn,
     Prediction,
+    bound,
     condition,
     kinds,
     prediction_of,
@@ -78,8 +80,8 @@ def from_w(path: AffinePath, mu: Array, w: Array, t: Array) -> Array:
 def predict_w(path: AffinePath, mu: Array, predict: PredictFn) -> PredictFn:
     """A prediction of x, given mu, as one of w. Only the velocity differs, by `b' mu`."""
 
-    def shifted(w: Array, t: Array) -> Prediction:
-        found = predict(from_w(path, mu, w, t), t)
+    def shifted(w: Array, t: Array, cond: Cond = None) -> Prediction:
+        found = bound(predict, cond)(from_w(path, mu, w, t), t)
         return found._replace(velocity=found.velocity - expand(path.ends.rates(t).b, w) * mu)
 
     return shifted
@@ -88,8 +90,8 @@ def predict_w(path: AffinePath, mu: Array, predict: PredictFn) -> PredictFn:
 def predict_x(path: AffinePath, mu: Array, predict: PredictFn) -> PredictFn:
     """The inverse of `predict_w`."""
 
-    def shifted(x: Array, t: Array) -> Prediction:
-        found = predict(to_w(path, mu, x, t), t)
+    def shifted(x: Array, t: Array, cond: Cond = None) -> Prediction:
+        found = bound(predict, cond)(to_w(path, mu, x, t), t)
         return found._replace(velocity=found.velocity + expand(path.ends.rates(t).b, x) * mu)
 
     return shifted

@@ -16,8 +16,9 @@ Each kind is four short functions. With `x = a x0 + c z` and raw output F:
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -35,8 +36,45 @@ class Prediction(NamedTuple):
     velocity: Array
 
 
-PredictFn = Callable[[Array, Array], Prediction]
-ApplyFn = Callable[[Array, Array], Array]
+# A condition: None, an array `(B, ...)` with an entry for each example (classes `(B,)`, an image to
+# translate from), or a pytree of such arrays.
+Cond = Any
+
+
+class PredictFn(Protocol):
+    """`(x, t, cond=None) -> Prediction`, for x `(B, ...)`, t `()` or `(B,)`, cond a `Cond`.
+
+    The condition is an argument and not closed over, so that whoever takes the batch apart, as an
+    adaptive solve by example does, takes the condition apart in the same way. A function of
+    `(x, t)` alone will do where there is no condition: see `bound`.
+    """
+
+    def __call__(self, x: Array, t: Array, cond: Cond = None) -> Prediction: ...
+
+
+class MapFn(Protocol):
+    """`(x, t, s, cond=None) -> x_s`: a map of two times, from x `(B, ...)` at t to the state at s.
+
+    A flow map is the solution of the probability-flow ODE, `x_s = x + int_t^s velocity(x_r, r) dr`;
+    t and s are `()` or `(B,)`, and the map at `s = t` is the identity.
+    """
+
+    def __call__(self, x: Array, t: Array, s: Array, cond: Cond = None) -> Array: ...
+
+
+ApplyFn = Callable[..., Array]
+
+
+def bound(predict: Callable, cond: Cond) -> Callable:
+    """`predict` with its condition given, as `(x, t)`; the function itself where cond is None."""
+    if cond is None:
+        return predict
+    return lambda x, t: predict(x, t, cond)
+
+
+def one_of_batch(cond: Cond) -> Cond:
+    """The condition of one example, without a batch axis, as that of a batch of one."""
+    return jax.tree.map(lambda v: v[None], cond)
 
 
 class Kind(NamedTuple):
@@ -64,13 +102,14 @@ def parametrize(
     Args:
         kind: a name in `KINDS`.
         path: the law; `t` is its time, `()` or `(B,)`.
-        apply: `(x, cond) -> F`, the network with its parameters; `cond` is `(B,)` float.
+        apply: `(x, level) -> F`, the network with its parameters; `level` is `(B,)` float. With a
+            condition it is called as `(x, level, cond)`.
         conditioning: a name in `CONDITIONING`, what the network is told of the time.
         sigma_data: the data's standard deviation, used by the kind `edm` alone.
         num_scales: the number of levels N, used by the conditionings `step` and `level` alone.
 
     Returns:
-        `(x, t) -> Prediction`.
+        `(x, t, cond=None) -> Prediction`.
 
     Raises:
         ValueError: for a conditioning by level without `num_scales`.
@@ -78,9 +117,9 @@ def parametrize(
     entry = kinds(sigma_data)[kind]
     check_num_scales(conditioning, num_scales)
 
-    def predict(x: Array, t: Array) -> Prediction:
-        cond = condition(conditioning, path, x, t, num_scales)
-        raw = apply(entry.scale_in(path, x, t), cond)
+    def predict(x: Array, t: Array, cond: Cond = None) -> Prediction:
+        level = condition(conditioning, path, x, t, num_scales)
+        raw = bound(apply, cond)(entry.scale_in(path, x, t), level)
         return prediction_of(path, x, t, *entry.decode(path, x, t, raw.astype(x.dtype)))
 
     return predict

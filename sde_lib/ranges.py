@@ -37,6 +37,14 @@ def up_to_one(**values: object) -> None:
     check(values, lambda x: 0 <= x <= 1, "lie in [0, 1]")
 
 
+def pair(**values: object) -> None:
+    """Refuses what is not a row of two numbers."""
+    for name, value in values.items():
+        row = value if isinstance(value, tuple | list) else ()
+        if len(row) != 2 or not all(isinstance(x, numbers.Real) for x in row):
+            raise ValueError(f"{name} is {value!r}; it must be two numbers, (low, high).")
+
+
 def one_of(known: tuple[str, ...], **values: str) -> None:
     """`one_of(("data", "noise"), form=form)` refuses any other name."""
     for name, value in values.items():

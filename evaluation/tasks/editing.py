@@ -23,6 +23,7 @@ from evaluation.tasks.sampling import (
 from parallel.mesh import by_device
 from parallel.processes import is_lead
 from sde_lib import example_keys, fold_in, several, split
+from sde_lib.prediction import bound
 from whole_files import put, put_arrays
 
 SHOWN = 8  # edits of an image in the picture
@@ -56,9 +57,9 @@ def edit(experiment, editing, params: Any, seeds: range) -> Edited:
     def batch(params, own, keys, x, label):
         guided = predict = experiment.predict(params)
         if classes is not None:
-            guided = classes.predict(params, own, label)
-        if section.source_label >= 0:
-            predict = experiment.predict(params, jnp.full_like(label, section.source_label))
+            guided = bound(classes.predict(params, own), label)
+        if editing.source_label >= 0:
+            predict = bound(predict, jnp.full_like(label, editing.source_label))
         return arrays_of(editing.run(keys, predict, guided, x))
 
     size = min(experiment.config.sampling.batch_size, n * k)
@@ -88,7 +89,7 @@ def run_editing(
     if not finite.all():
         raise ValueError(
             f"{(~finite).sum()} of {finite.size} edits are not finite: the guide is too strong for "
-            "the steps; lower edit.content or guidance.scale, or raise sampling.steps."
+            "the steps; lower edit.METHOD.content or guidance.scale, or raise sampling.steps."
         )
     folder = workdir / "edited" / f"step_{step}"
     name = f"{section.method}_{seeds.start}-{seeds.stop - 1}"
@@ -97,8 +98,8 @@ def run_editing(
     report = {
         "step": step,
         "images": [seeds.start, seeds.stop - 1],
-        "edit": section.to_dict(),
-        "guidance": experiment.config.guidance.to_dict(),
+        "edit": experiment.settings.edit.to_dict(),
+        "guidance": experiment.settings.guidance.to_dict(),
         "sampling": experiment.settings.sampling.to_dict(),
         "nfe": found.nfe,
         **changes(editing.keep, image, unit),

@@ -20,7 +20,6 @@ from evaluation.report.pictures import grid, save_png
 from evaluation.tasks.given import check_rows, given_images
 from evaluation.tasks.sampling import (
     arrays_of,
-    by_example,
     depend_on_each_other,
     in_shares,
     pictured,
@@ -123,8 +122,7 @@ def one_by_one(experiment, restoration, params: Any, keys: jax.Array, y: np.ndar
     def batch(params, keys, y):
         start, steps = split(keys, 2)
         x = experiment.path.prior_sample(start, (len(keys), *experiment.shape))
-        run = lambda key, x, y: restoration.run(key, experiment.predict(params), x, y)
-        return arrays_of(by_example(experiment, run)(steps, x, y))
+        return arrays_of(restoration.run(steps, experiment.predict(params), x, y))
 
     size = min(experiment.config.sampling.batch_size, n * k)
     run = by_device(batch, shared=1, together=depend_on_each_other(experiment.config.sampling))
@@ -168,7 +166,7 @@ def run_restoration(
         "step": step,
         "examples": [seeds.start, seeds.stop - 1],
         "dataset": section.measurement or section.dataset,
-        "guidance": section.to_dict(),
+        "guidance": experiment.settings.guidance.to_dict(),
         "sampling": experiment.settings.sampling.to_dict(),
         "nfe": found.nfe,
         "failed": int(found.failed.sum()),

@@ -23,9 +23,6 @@ from samplers.base import SampleResult, finite, spread
 from sde_lib import example_keys, split
 from whole_files import put_arrays
 
-# Methods that solve each example by itself.
-ADAPTIVE = ("ode", "sde", "dpm_adaptive")
-
 
 def draw(experiment, params: Any, indices: Sequence[int], seed: int) -> SampleResult:
     """Samples with the given numbers, in batches of `sampling.batch_size`, which the processes of a
@@ -151,29 +148,11 @@ def sample_batch(
     """One batch, a pure function of its arguments; `own` are the parameters of a guide."""
     start_keys, noise_keys = split(example_keys(seed, indices), 2)
     x = experiment.path.prior_sample(start_keys, (indices.shape[0], *experiment.shape))
-    if experiment.classes is None:
+    classes = experiment.classes
+    if classes is None:
         return experiment.sample(noise_keys, experiment.predict(params), x, **kwargs)
-    label = experiment.classes.label(indices)
-    run = lambda key, x, label: experiment.sample(
-        key, experiment.classes.predict(params, own, label), x, **kwargs
-    )
-    return by_example(experiment, run)(noise_keys, x, label)
-
-
-def by_example(experiment, run):
-    """`run(keys, x, given)` on a batch, for a method that would itself map over examples: then the
-    mapping is done here, so that each meets its own `given`."""
-    section = experiment.config.sampling
-    if section.method not in ADAPTIVE or by_batch(section):
-        return run
-    one = lambda key, x, given: run(key[None], x[None], given[None])
-
-    def mapped(keys, x, given) -> SampleResult:
-        result = jax.vmap(one)(keys, x, given)
-        first = lambda v: v if v is None else jnp.reshape(v, (len(x), -1))[:, 0]
-        return result._replace(x=result.x[:, 0], nfe=first(result.nfe), failed=first(result.failed))
-
-    return mapped
+    predict = classes.predict(params, own)
+    return experiment.sample(noise_keys, predict, x, classes.label(indices), **kwargs)
 
 
 def check_some(failed: np.ndarray, section) -> None:
@@ -182,8 +161,9 @@ def check_some(failed: np.ndarray, section) -> None:
     """
     if not failed.all():
         return
-    if section.method in ADAPTIVE:
-        own = section[section.method]
+    own = section.get(section.method, {})
+    # What only methods that choose their own steps have.
+    if own.keys() & {"max_steps", "batching"}:
         most = f"max_steps = {own.max_steps}" if "max_steps" in own else "max_steps"
         raise ValueError(
             f"None of {failed.size} solves by sampling.method = {section.method!r} reached its "

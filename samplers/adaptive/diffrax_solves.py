@@ -1,6 +1,6 @@
 """Adaptive sampling on Diffrax: the probability-flow ODE, and the reverse SDE.
 
-Both take `(key, predict, x)`, x at `t1`, and choose their own steps down to `eps`.
+Both take `(key, predict, x, cond=None)`, x at `t1`, and choose their own steps down to `eps`.
 """
 
 import diffrax
@@ -13,7 +13,7 @@ from samplers.adaptive.frame import make_frame
 from samplers.adaptive.solver import LONGEST_STEP, Solved, Solver, solve_ode
 from samplers.base import SampleFn, SampleResult, finished
 from sde_lib import AffinePath, check_data_left
-from sde_lib.prediction import PredictFn
+from sde_lib.prediction import Cond, PredictFn, bound, one_of_batch
 
 
 def adaptive_ode(
@@ -25,10 +25,10 @@ def adaptive_ode(
     it one step size, by the error over the whole batch, serves all, as in the original.
     """
 
-    def run(key: Array, predict: PredictFn, x: Array) -> SampleResult:
+    def run(key: Array, predict: PredictFn, x: Array, cond: Cond = None) -> SampleResult:
         del key
-        y, nfe, failed = flow(path, predict, x, eps, solver, "data", per_example)
-        return finish(predict, y, jnp.asarray(eps, x.dtype), nfe, failed, denoise)
+        y, nfe, failed = flow(path, predict, x, eps, solver, "data", per_example, cond)
+        return finish(bound(predict, cond), y, jnp.asarray(eps, x.dtype), nfe, failed, denoise)
 
     return run
 
@@ -41,10 +41,11 @@ def flow(
     solver: Solver,
     to: str,
     per_example: bool = True,
+    cond: Cond = None,
 ) -> Solved:
     """The flow ODE from t1 to eps, `to="data"`, or from eps to t1, `to="noise"`.
 
-    Shapes: x and the end `(B, ...)`, evaluations and failures `(B,)`.
+    Shapes: x and the end `(B, ...)`, evaluations and failures `(B,)`, leaves of cond `(B, ...)`.
 
     Raises:
         ValueError: for another end, or a frame that does not exist.
@@ -55,15 +56,16 @@ def flow(
     frame = make_frame(path, solver.variable, low, solver.sigma_data)
     (t0, u0), (t1, u1) = ((high, frame.end), (low, frame.start))[:: 1 if to == "data" else -1]
 
-    def solve(x: Array) -> Solved:
-        slope = lambda u, z: frame.slope(predict, z, u)
+    def solve(x: Array, cond: Cond) -> Solved:
+        told = bound(predict, cond)
+        slope = lambda u, z: frame.slope(told, z, u)
         end = solve_ode(slope, x / frame.scale(t0), u0, u1, solver)
         return end._replace(y=frame.scale(t1) * end.y)
 
     if per_example:
-        end = jax.vmap(lambda x_i: solve(x_i[None]))(x)
+        end = jax.vmap(lambda x_i, cond_i: solve(x_i[None], one_of_batch(cond_i)))(x, cond)
         return end._replace(y=end.y[:, 0])
-    end = solve(x)
+    end = solve(x, cond)
     nfe, failed = (jnp.broadcast_to(v, x.shape[:1]) for v in (end.nfe, end.failed))
     return Solved(end.y, nfe, failed)
 
@@ -109,7 +111,8 @@ def adaptive_sde(
 
     check_data_left(path, "the drift a' / a")
 
-    def one(key: Array, predict: PredictFn, x: Array):
+    def one(key: Array, predict: PredictFn, x: Array, cond: Cond):
+        predict = bound(predict, one_of_batch(cond))
         start, end = clock(path, solver.variable, jnp.asarray([path.t1, eps], x.dtype))
         span = end - start
         shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
@@ -154,10 +157,13 @@ def adaptive_sde(
         failed = (solution.result != diffrax.RESULTS.successful) | ~jnp.all(jnp.isfinite(y))
         return jnp.where(failed, jnp.nan, y), solution.stats["num_steps"], failed
 
-    def run(key: Array, predict: PredictFn, x: Array) -> SampleResult:
+    def run(key: Array, predict: PredictFn, x: Array, cond: Cond = None) -> SampleResult:
         keys = key if key.ndim else jax.random.split(key, x.shape[0])
-        y, num_steps, failed = jax.vmap(one, in_axes=(0, None, 0))(keys, predict, x)
-        return finish(predict, y, jnp.asarray(eps, x.dtype), 2 * num_steps, failed, denoise)
+        solve = lambda key, x, cond: one(key, predict, x, cond)
+        y, num_steps, failed = jax.vmap(solve)(keys, x, cond)
+        return finish(
+            bound(predict, cond), y, jnp.asarray(eps, x.dtype), 2 * num_steps, failed, denoise
+        )
 
     return run
 

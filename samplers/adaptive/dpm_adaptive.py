@@ -11,7 +11,7 @@ from samplers.base import SampleFn, SampleResult
 from samplers.exponential.dpm_solver import FIRST_STAGE, check_stages, pair
 from samplers.exponential.integrals import check_form
 from sde_lib import AffinePath, check_data_left, expand
-from sde_lib.prediction import PredictFn
+from sde_lib.prediction import Cond, PredictFn, bound
 
 
 class Control(NamedTuple):
@@ -76,8 +76,9 @@ def dpm_adaptive(
     # Both orders share r1 = 1/3 in DPM-Solver-23.
     stages = (check_stages(order, FIRST_STAGE[order], 2.0 / 3.0), 2.0 / 3.0)
 
-    def run(key: Array, predict: PredictFn, x: Array) -> SampleResult:
+    def run(key: Array, predict: PredictFn, x: Array, cond: Cond = None) -> SampleResult:
         del key
+        predict = bound(predict, cond)
         end = jnp.full(x.shape[:1], eps, path.lam(jnp.asarray(path.t1, x.dtype)).dtype)
 
         span = path.lam(end) - path.lam(jnp.full_like(end, path.t1))

@@ -29,7 +29,7 @@ from jax import Array
 
 from samplers.base import SampleFn, SampleResult
 from sde_lib import AffinePath, fold_in
-from sde_lib.prediction import PredictFn
+from sde_lib.prediction import Cond, PredictFn
 from whole_files import put_arrays
 
 MetricFn = Callable[[Array, Array], Array]
@@ -66,6 +66,7 @@ def candidate_scores(
     targets: Array,
     metric: MetricFn,
     count: int,
+    cond: Cond = None,
 ) -> Array:
     """`M(h(x_T^(k), y_i), z_i)`, `(count, R)`: what the start is chosen by.
 
@@ -73,10 +74,11 @@ def candidate_scores(
         key: one key, of all candidates.
         run: a deterministic solver, such as `sample` with its grid given, started at t1. The metric
             sees what it returns, so decode latents in it.
-        predict: the network given the R conditions, `(x, t) -> Prediction` for x `(R, ...)`.
+        predict: the network.
         targets: the images z_i, `(R, ...)`.
         metric: `(images, targets) -> (R,)`, least for the best.
         count: K, the number of candidates.
+        cond: the R conditions y_i.
 
     The pairs are a batch and candidates follow one another, so the memory is that of one run.
 
@@ -91,7 +93,7 @@ def candidate_scores(
     def score(index: Array) -> Array:
         start = candidate(path, key, index, targets.shape[1:])
         x = jnp.broadcast_to(start, targets.shape).astype(targets.dtype)
-        return metric(run(key, predict, x).x, targets)
+        return metric(run(key, predict, x, cond).x, targets)
 
     return jax.lax.map(score, jnp.arange(count))
 
@@ -119,13 +121,14 @@ def from_boundary(boundary: Boundary, run: SampleFn) -> SampleFn:
         ValueError: for images of another shape, when called.
     """
 
-    def sample_from(key: Array, predict: PredictFn, x: Array) -> SampleResult:
+    def sample_from(key: Array, predict: PredictFn, x: Array, cond: Cond = None) -> SampleResult:
         if x.shape[1:] != boundary.setting.shape:
             raise ValueError(
                 f"The kept start is for images of shape {boundary.setting.shape} and these have "
                 f"{x.shape[1:]}; search for a start of that shape."
             )
-        return run(key, predict, jnp.broadcast_to(jnp.asarray(boundary.x, x.dtype), x.shape))
+        kept = jnp.broadcast_to(jnp.asarray(boundary.x, x.dtype), x.shape)
+        return run(key, predict, kept, cond)
 
     return sample_from
 

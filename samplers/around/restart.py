@@ -26,7 +26,7 @@ from jax import Array
 from samplers.base import Sampler, SampleResult, Span, State, begin, finished, walk
 from samplers.grids import karras
 from sde_lib import AffinePath, expand, fold_in
-from sde_lib.prediction import PredictFn
+from sde_lib.prediction import Cond, PredictFn, bound
 
 GridFn = Callable[[AffinePath, int, float], Array]
 
@@ -75,7 +75,11 @@ def restart(
     steps = (jnp.arange(n), *jnp.asarray(rows.T))
     way = jnp.asarray(np.append(rows[0, 1], rows[:, 2]))
 
-    def run(key: Array, predict: PredictFn, x: Array, collect=None, frames=None) -> SampleResult:
+    def run(
+        key: Array, predict: PredictFn, x: Array, cond: Cond = None, *, collect=None, frames=None
+    ) -> SampleResult:
+        predict = bound(predict, cond)
+
         def back(state: State, i: Array, origin: Array, t: Array) -> State:
             kernel = path.forward_step(origin, t)
             # Apart from the keys of the steps, 0 to n - 1.

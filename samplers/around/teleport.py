@@ -13,7 +13,7 @@ from jax import Array
 
 from samplers.base import SampleFn, SampleResult
 from sde_lib import AffinePath
-from sde_lib.prediction import PredictFn
+from sde_lib.prediction import Cond, PredictFn, bound
 
 FlowFn = Callable[[Array, Array, Array], Array]
 RunFn = Callable[..., SampleResult]
@@ -42,10 +42,12 @@ def teleport(flow: FlowFn, run: RunFn, path: AffinePath, ts: Array, sigma: float
     """
     rest = below(path, ts, sigma)
 
-    def sample_from(key: Array, predict: PredictFn, x: Array, **kwargs) -> SampleResult:
+    def sample_from(
+        key: Array, predict: PredictFn, x: Array, cond: Cond = None, **kwargs
+    ) -> SampleResult:
         # With nothing to skip this is `run` itself, not its start moved by nought and rounded.
         landed = x if len(rest) == len(ts) else flow(x, ts[0], rest[0])
-        return run(key, predict, landed, rest, **kwargs)
+        return run(key, bound(predict, cond), landed, rest, **kwargs)
 
     return sample_from
 

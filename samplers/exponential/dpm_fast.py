@@ -11,7 +11,7 @@ from samplers.base import SampleFn, SampleResult, finished, sample
 from samplers.exponential.dpm_solver import dpm_solver
 from samplers.grids import make_grid
 from sde_lib import AffinePath
-from sde_lib.prediction import PredictFn
+from sde_lib.prediction import Cond, PredictFn, bound
 
 
 def dpm_fast(
@@ -28,7 +28,7 @@ def dpm_fast(
     steps; any other grid is made for `nfe` steps of order 1, and a step of order k takes k of them.
 
     Returns:
-        `(key, predict, x, collect=None) -> SampleResult`, the trace over all steps.
+        `(key, predict, x, cond=None, *, collect=None) -> SampleResult`, the trace over all steps.
 
     Raises:
         ValueError: for a form or grid that does not exist, or a budget of no evaluation.
@@ -44,7 +44,10 @@ def dpm_fast(
     runs = [(order, len(list(run))) for order, run in itertools.groupby(orders)]
     solvers = {order: dpm_solver(path, order, form) for order, _ in runs}
 
-    def run(key: Array, predict: PredictFn, x: Array, collect=None) -> SampleResult:
+    def run(
+        key: Array, predict: PredictFn, x: Array, cond: Cond = None, *, collect=None
+    ) -> SampleResult:
+        predict = bound(predict, cond)
         first, traces, used = 0, [], 0
         for order, steps in runs:
             piece = ts[first : first + steps + 1]

@@ -13,7 +13,7 @@ from samplers.base import SampleFn, SampleResult, State, finished
 from samplers.exponential.tableau import Table, table_of
 from samplers.schedules.schedule import Schedule, check, evaluations
 from sde_lib import AffinePath, expand
-from sde_lib.prediction import PredictFn
+from sde_lib.prediction import Cond, PredictFn, bound
 
 
 def unified(
@@ -32,7 +32,7 @@ def unified(
         mean: of the data, `(...)` or flat, or a number, for an analytic first step.
 
     Returns:
-        `(key, predict, x, collect=None) -> SampleResult`, the trace over all steps.
+        `(key, predict, x, cond=None, *, collect=None) -> SampleResult`, the trace over all steps.
 
     Raises:
         ValueError: for a schedule that cannot be run on this law.
@@ -43,8 +43,11 @@ def unified(
     table, nfe = table_of(path, schedule, eps), evaluations(schedule)
     sizes = depths(table)
 
-    def run(key: Array, predict: PredictFn, x: Array, collect=None) -> SampleResult:
+    def run(
+        key: Array, predict: PredictFn, x: Array, cond: Cond = None, *, collect=None
+    ) -> SampleResult:
         del key
+        predict = bound(predict, cond)
         first = analytic_start(path, mean) if schedule.analytic else None
         out, trace = drive(predict, x, table, sizes, first, collect)
         if schedule.denoise:

@@ -19,7 +19,7 @@ from samplers.grids import FORMULAS, GRIDS
 from samplers.mcmc.langevin_gibbs import Chain, Walk, check_walk, make_move, window
 from samplers.mcmc.levels import Levels, LogitsFn, draw_level
 from sde_lib import AffinePath, expand, fold_in, normal_like, split
-from sde_lib.prediction import PredictFn
+from sde_lib.prediction import Cond, PredictFn, bound
 
 
 def grids_from(path: AffinePath, tops: Array, grid: str, steps: int, eps: float) -> Array:
@@ -64,7 +64,7 @@ def denoising_mcmc(
     grid: str = "karras",
     outputs: int = 1,
 ) -> SampleFn:
-    """Denoising Langevin Gibbs as `(key, predict, x) -> SampleResult`.
+    """Denoising Langevin Gibbs as `(key, predict, x, cond=None) -> SampleResult`.
 
     Args:
         levels, logits: the grid of levels and log p(level | y) on it, exact or a classifier's.
@@ -89,9 +89,9 @@ def denoising_mcmc(
     burn_in = [eta for number, eta in walk.burn_in for _ in range(number)]
     each = walk.n_skip + steps * sampler.nfe + 1
 
-    def run(key: Array, predict: PredictFn, x: Array) -> SampleResult:
-        check_batch(x.shape[0], outputs)
-        heads = x[::outputs]
+    def run(key: Array, predict: PredictFn, x: Array, cond: Cond = None) -> SampleResult:
+        check_batch(x.shape[0], outputs, cond)
+        heads, predict = x[::outputs], bound(predict, cond)
         begin_key, burn_key, walk_key = split(key if key.ndim == 0 else key[::outputs], 3)
         move = make_move(path, levels, logits, predict, walk.update)
         first, chain = begin(begin_key, logits, start, predict, heads, walk)
@@ -146,8 +146,13 @@ def check_run(
         )
 
 
-def check_batch(size: int, outputs: int) -> None:
+def check_batch(size: int, outputs: int, cond: Cond) -> None:
     if size % outputs:
         raise ValueError(
             f"The batch is {size} and each chain gives {outputs} samples; take a multiple of that."
+        )
+    if cond is not None and outputs > 1:
+        raise ValueError(
+            f"Each chain gives {outputs} samples, which share its condition, and samples have a "
+            "condition of their own; take outputs = 1."
         )

@@ -24,7 +24,7 @@ from samplers.base import SampleFn, SampleResult, State, finished
 from samplers.released.score_sde_steps import CORRECTORS, PREDICTORS
 from samplers.steps.corrector import NORMS
 from sde_lib import VE, VP, AffinePath, SubVP, expand, fold_in
-from sde_lib.prediction import PredictFn
+from sde_lib.prediction import Cond, PredictFn, bound
 from sde_lib.reverse import ScoreFn
 from sde_lib.tables import check_levels, make_tables
 
@@ -60,7 +60,7 @@ def score_sde(
     continuous: bool,
     norm: str = "batch",
 ) -> SampleFn:
-    """The sampler `(key, predict, x, collect=None) -> SampleResult`, x from the prior at t1.
+    """The sampler `(key, predict, x, cond=None, *, collect=None) -> SampleResult`, from the prior.
 
     Args:
         path: VP, VE, or sub-VP if `continuous`.
@@ -88,8 +88,10 @@ def score_sde(
     ts = jnp.linspace(1.0, eps, num_scales, dtype=jnp.float32)
     nfe = num_scales * ((predictor != "none") + (n_steps if correct else 0))
 
-    def run(key: Array, predict: PredictFn, x: Array, collect=None) -> SampleResult:
-        score = reader(predict)
+    def run(
+        key: Array, predict: PredictFn, x: Array, cond: Cond = None, *, collect=None
+    ) -> SampleResult:
+        score = reader(bound(predict, cond))
 
         def body(state: State, inputs):
             i, t = inputs

@@ -67,7 +67,7 @@ def test_options_of_the_likelihood(monkeypatch):
     calls = recorded(monkeypatch, likelihood, "log_likelihood")
     build_likelihood(config, PATH)("key", "predict", "x")
     solver = samplers.Solver("heun", 0.02, 0.03, 77, "lam")
-    given = {"key": "key", "path": PATH, "predict": "predict", "x": "x", "eps": 0.04}
+    given = {"key": "key", "path": PATH, "predict": "predict", "x": "x", "cond": None, "eps": 0.04}
     assert calls == [{**given, "divergence": None, "solver": solver}]
     assert probes == [3]
 
@@ -239,8 +239,6 @@ def test_image_size_of_a_folder(tmp_path, size, expected):
 @pytest.mark.parametrize(
     "key, value, rule",
     [
-        ("guidance.classifier_free.interval", (0.5,), "must be two numbers"),
-        ("edit.window", (0.1, 0.4, 0.6), "must be two numbers"),
         ("data.crop", (8, 8, 3), "must be one side, or"),
         ("model.fir_kernel", ("1", 3), "must be the taps"),
         ("model.fir_kernel", (), "must be the taps"),

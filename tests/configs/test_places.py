@@ -18,7 +18,7 @@ PATHS = (
     "eval.weights",
     "guidance.classifier",
     "guidance.dataset",
-    "guidance.mask",
+    "guidance.mask.keep",
     "guidance.measurement",
     "latents.file",
     "sampling.chain_network",

@@ -314,7 +314,7 @@ CASES = [
     (lambda: edit(0.0), "strength is 0.0; in units of 'part' .* at most 1"),
     (lambda: edit(1.2), "strength is 1.2"),
     (lambda: edit(1e4, unit="sigma"), "in units of 'sigma' .* at most 152"),
-    (lambda: edit(0.5, unit="steps"), "unit of strength is 'steps'; it must be one of part, sigma"),
+    (lambda: edit(0.5, unit="steps"), "unit is 'steps'; it must be one of part, sigma"),
     (lambda: edit(0.5, eps=0.6), "sampling.eps is 0.6"),
     (lambda: edit(0.5, keep=np.ones(3)), r"mask has shape \(3,\)"),
     (lambda: flow_edit(DoubleWell(), EXACT, EXACT, X, 0.5), r"DoubleWell has no coeffs\(t\)"),

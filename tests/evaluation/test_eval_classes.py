@@ -13,6 +13,7 @@ from builders.experiment import build
 from builders.guidance import build_classes, check_condition
 from configs.digits import digits_classifier
 from evaluation.tasks.sampling import draw, make_trajectory, run_sampling
+from scorefield import Run
 
 MEANS, STD = (-0.5, 0.3, 0.0), 0.2  # of class 0, of class 1, and of none
 METHODS = {
@@ -35,8 +36,8 @@ def conditional(file, knows=True, **changes):
     options = {"guidance__method": "classifier_free", "sampling__batch_size": 200, **changes}
     built = build(config(file, model__num_classes=2, **options))
 
-    def predict(params, label=None):
-        def run(x, t):
+    def predict(params):
+        def run(x, t, label=None):
             label_ = jnp.full(len(x), 2) if label is None or not knows else label
             every = [Gaussian.scalar(m, STD, x[0].size).predict(built.path)(x, t) for m in MEANS]
             return jax.tree.map(lambda *v: jnp.stack(v)[label_, jnp.arange(len(x))], *every)
@@ -74,9 +75,9 @@ def test_parameters_of_a_guide_reach_every_picture(labelled, tmp_path):
     experiment = with_classes(conditional(labelled, **METHODS["pc"]))
     plain, drawn = experiment.classes, []
 
-    def predict(params, own, label):
+    def predict(params, own):
         drawn.append(own["shift"])
-        return plain.predict(params, None, label)
+        return plain.predict(params, None)
 
     guided = plain._replace(own={"shift": jnp.ones(())}, predict=predict)
     experiment = dataclasses.replace(experiment, classes=guided)
@@ -84,6 +85,18 @@ def test_parameters_of_a_guide_reach_every_picture(labelled, tmp_path):
     make_trajectory(experiment, rows=2)(PARAMS, tmp_path / "t.png")
     # Traced, not a constant of the program: once in each.
     assert len(drawn) == 2 and all(isinstance(v, jax.core.Tracer) for v in drawn)
+
+
+def test_log_p_of_a_run_is_given_the_class(labelled, tmp_path):
+    """Of Gaussians `N(m_k, STD^2)`: the log density of each state under its own class."""
+    options = {"likelihood__eps": 1e-4, "likelihood__divergence": "exact"}
+    run = Run(tmp_path, conditional(labelled, **options), 0, PARAMS)
+    label, dims = np.array([0, 1, 1]), int(np.prod(SHAPE))
+    x = np.random.default_rng(0).normal(0.0, 0.3, (3, *SHAPE)).astype(np.float32)
+    found = run.log_likelihood(x, cond=label)
+    z = (x.reshape(3, -1) - np.asarray(MEANS)[label, None]) / STD
+    expected = -0.5 * np.sum(z**2, axis=1) - dims * np.log(STD * np.sqrt(2.0 * np.pi))
+    np.testing.assert_allclose(found.logp, expected, rtol=2e-3, atol=0.05)
 
 
 def test_one_class_for_all(labelled, tmp_path):

@@ -44,8 +44,13 @@ def experiment(file, law="vp", classes=None, **changes):
         "edit__method": "sdedit", "edit__samples": 60, **changes,
     }  # fmt: skip
     built = build(config(file, law, **options))
-    predict = lambda params, label=None: DATA.predict(built.path)
+    predict = lambda params: DATA.predict(built.path)
     return dataclasses.replace(built, predict=predict, classes=classes)
+
+
+def unconditional(predict):
+    """The same, whatever it is told."""
+    return lambda x, t, label: predict(x, t)
 
 
 class Lighter:
@@ -55,7 +60,7 @@ class Lighter:
     label = staticmethod(lambda indices: indices % 3)
 
     def __init__(self, path):
-        self.predict = lambda params, own, label: LIGHT.predict(path)
+        self.predict = lambda params, own: unconditional(LIGHT.predict(path))
 
 
 def edited(known):
@@ -123,7 +128,7 @@ def test_content_where_it_is_kept(images):
     known = experiment(images, **FLOW | options | {"edit__samples": 2})
     known = dataclasses.replace(known, predict=lambda params: apart.predict(known.path))
     guide = Lighter(known.path)
-    guide.predict = lambda params, own, label: light.predict(known.path)
+    guide.predict = lambda params, own: unconditional(light.predict(known.path))
     found = edited(dataclasses.replace(known, classes=guide))
     z, k = (found.image - apart.mean[0]) / 0.25, 30.0 * 0.2**2 / 2
     free = 0.3 + 0.2 * z
@@ -200,9 +205,12 @@ def test_files_of_a_run(images, tmp_path):
         ({"edit__method": "sdedid"}, "did you mean 'sdedit'"),
         ({"edit__images": "nowhere"}, "neither a split, 'train' or 'test', nor a picture"),
         ({"edit__strength": 1.5}, "it must be above 0 and at most 1"),
-        ({"edit__unit": "parts"}, "The unit of strength is 'parts'"),
-        ({"edit__keep": "nothing.png"}, "edit.keep is 'nothing.png', which is neither a file"),
-        ({"edit__eta": 0.5}, "edit.method 'sdedit', which does not read it"),
+        ({"edit__unit": "parts"}, "unit is 'parts'"),
+        (
+            {"edit__keep": "nothing.png"},
+            "edit.sdedit.keep is 'nothing.png', which is neither a file",
+        ),
+        ({"edit__eta": 0.5}, "edit.eta is set to 0.5, and no chosen method reads it"),
         ({"edit__method": "flow", "edit__keep": "left"}, "keeps nothing by itself"),
         ({"edit__method": "flow", "edit__window": (0.8, 0.2)}, "two rising parts"),
         ({"edit__method": "flow", "edit__source_label": 3}, "the network knows 0 classes"),
@@ -217,8 +225,9 @@ def test_what_cannot_be_edited(images, changes, sentence):
 
 @pytest.mark.parametrize("key", ["strength", "samples", "eta", "content"])
 def test_numbers_out_of_range(images, key):
-    with pytest.raises(ValueError, match=f"edit.{key} is -1"):
-        experiment(images, **{f"edit__{key}": -1 if key == "samples" else -1.0})
+    changes = {f"edit__{key}": -1 if key == "samples" else -1.0, "edit__method": "flow"}
+    with pytest.raises(ValueError, match=rf"edit\.(flow\.)?{key} is -1"):
+        build_editing(experiment(images, **changes))
 
 
 def test_images_that_are_not_there(images):

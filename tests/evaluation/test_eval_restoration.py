@@ -10,10 +10,9 @@ from known_data import LEVELS, PARAMS, config
 from PIL import Image
 
 from builders.experiment import build
-from builders.operators import build_mask
 from builders.restoration import build_restoration
 from evaluation.tasks.restoration import Restored, mean_and_std, restore, run_restoration, scores
-from operators import dense
+from operators import dense, named_mask
 
 SHAPE, D, N = (4, 4, 1), 16, 12
 # Neighbours are alike: measured averages tell of single pixels.
@@ -65,9 +64,9 @@ CASES = {
         "guidance__noise_std": 0.1, "guidance__ensemble__particles": 1000, "sampling__steps": 60,
         "sampling__eps": 0.001,
     },
-    "impute": {"guidance__operator": "mask", "guidance__mask": "left", **LANGEVIN},
+    "impute": {"guidance__operator": "mask", "guidance__mask__keep": "left", **LANGEVIN},
     "repaint": {
-        "guidance__operator": "mask", "guidance__mask": "left", "guidance__jump": 2,
+        "guidance__operator": "mask", "guidance__mask__keep": "left", "guidance__jump": 2,
         "sampling__predictor": "ancestral", "sampling__steps": 150,
     },
 }  # fmt: skip
@@ -242,7 +241,7 @@ def test_pictures_are_measured(images, tmp_path):
 @pytest.mark.parametrize(
     "changes, sentence",
     [
-        ({"guidance__operator": "mark"}, "operator is 'mark'; it must be one of mask, blur"),
+        ({"guidance__operator": "mark"}, "guidance.operator 'mark'; did you mean 'mask'"),
         ({"guidance__factor": 3}, "downsample has the factor 3 for 4 x 4 pixels"),
         ({"guidance__operator": "greyscale"}, "3"),
         ({"guidance__method": "dps"}, "noise_std is 0.0; .* above 0"),
@@ -263,7 +262,7 @@ def test_pictures_are_measured(images, tmp_path):
                 "guidance__method": "repaint", "guidance__operator": "mask", "guidance__jump": 7,
                 "sampling__steps": 10,
             },
-            "guidance.repaint.jump is 7; it must divide sampling.steps = 10",
+            "guidance.repaint.jump is 7; it must divide the number of steps, 10",
         ),
         (
             {"guidance__method": "ensemble", "guidance__particles": 10},
@@ -274,12 +273,20 @@ def test_pictures_are_measured(images, tmp_path):
                 "guidance__method": "ensemble", "guidance__particles": 10,
                 "guidance__noise_std": 0.1,
             },
-            "samples is 40 and guidance.ensemble.particles 10",
+            "guidance.ensemble.particles is 10 and guidance.samples 40",
         ),
+        (
+            {"guidance__operator": "blur", "guidance__blur__std": -1.0},
+            "guidance.blur.std is -1.0; it must be positive",
+        ),
+        ({"guidance__operator": "matrix"}, "guidance.matrix.A is '', which is no file"),
         ({"guidance__dataset": "tset"}, "tset is neither a split, 'train' or 'test', nor a pic"),
         (
-            {"guidance__method": "impute", "guidance__operator": "mask", "guidance__mask": "lft"},
-            "guidance.mask is 'lft', which is neither a file nor one of box, left",
+            {
+                "guidance__method": "impute", "guidance__operator": "mask",
+                "guidance__mask__keep": "lft",
+            },
+            "guidance.mask.keep is 'lft', which is neither a file nor one of box, left",
         ),
     ],
 )  # fmt: skip
@@ -296,17 +303,17 @@ def test_examples_that_are_not_there(images):
 
 def test_masks(tmp_path):
     shape = (8, 6, 3)
-    assert build_mask("left", shape)[:, :3].all() and not build_mask("left", shape)[:, 3:].any()
-    assert build_mask("top", shape)[:4].all() and not build_mask("top", shape)[4:].any()
-    assert build_mask("half", shape).sum() == 24
-    box = build_mask("box", shape)
+    assert named_mask("left", shape)[:, :3].all() and not named_mask("left", shape)[:, 3:].any()
+    assert named_mask("top", shape)[:4].all() and not named_mask("top", shape)[4:].any()
+    assert named_mask("half", shape).sum() == 24
+    box = named_mask("box", shape)
     assert not box[2:6, 1:5].any() and box.sum() == 48 - 16
     np.save(tmp_path / "m.npy", box)
-    np.testing.assert_array_equal(build_mask(str(tmp_path / "m.npy"), shape), box)
+    np.testing.assert_array_equal(named_mask(str(tmp_path / "m.npy"), shape), box)
     Image.fromarray(np.uint8(255 * box)).save(tmp_path / "m.png")
-    np.testing.assert_array_equal(build_mask(str(tmp_path / "m.png"), shape), box)
+    np.testing.assert_array_equal(named_mask(str(tmp_path / "m.png"), shape), box)
     Image.fromarray(np.uint8(255 * box - 55 * box)).save(tmp_path / "grey.png")
     with pytest.raises(ValueError, match="has the grey value 200; a mask is black and white"):
-        build_mask(str(tmp_path / "grey.png"), shape)
-    with pytest.raises(ValueError, match=r"masks of a config are for images"):
-        build_mask("left", (5,))
+        named_mask(str(tmp_path / "grey.png"), shape)
+    with pytest.raises(ValueError, match=r"masks with a name are for images"):
+        named_mask("left", (5,))

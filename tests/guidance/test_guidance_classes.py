@@ -41,19 +41,16 @@ def by_class(path, x, t):
 def known_and_not(path):
     """A network of classes: that of a class, or for number 3 of none."""
 
-    def predict_of(label):
-        def predict(x, t):
-            flat, a, c, da, dc = _columns(path, x, t)
-            mean, std = jnp.asarray(MEANS)[label % 3], jnp.asarray(DATA.stds)[label % 3, None]
-            x0 = mean + a * std**2 / (a**2 * std**2 + c**2) * (flat - a * mean)
-            eps = (flat - a * x0) / c
-            given = Exact(x0, eps, -eps / c, da * x0 + dc * eps)
-            free = DATA.predict(path)(x, t)
-            return jax.tree.map(lambda u, v: jnp.where(label[:, None] == 3, u, v), free, given)
+    def predict(x, t, label):
+        flat, a, c, da, dc = _columns(path, x, t)
+        mean, std = jnp.asarray(MEANS)[label % 3], jnp.asarray(DATA.stds)[label % 3, None]
+        x0 = mean + a * std**2 / (a**2 * std**2 + c**2) * (flat - a * mean)
+        eps = (flat - a * x0) / c
+        given = Exact(x0, eps, -eps / c, da * x0 + dc * eps)
+        free = DATA.predict(path)(x, t)
+        return jax.tree.map(lambda u, v: jnp.where(label[:, None] == 3, u, v), free, given)
 
-        return predict
-
-    return predict_of
+    return predict
 
 
 def agree(found, expected, tol=1e-9):
@@ -132,7 +129,8 @@ def test_free_guidance_is_between_and_beyond(law):
     t = path.t0 + 0.3 * (path.t1 - path.t0)
     x = states(path, t)
     free, given = DATA.predict(path)(x, t), by_class(path, x, t)
-    run = lambda x: [classifier_free(path, known_and_not(path), LABEL, 3, w)(x, t) for w in scales]
+    make = lambda w: classifier_free(path, known_and_not(path), 3, w)
+    run = lambda x: [make(w)(x, t, LABEL) for w in scales]
     for w, found in zip(scales, jax.device_get(jax.jit(run)(x))):
         agree(found, [u + w * (c - u) for u, c in zip(free, given)])
 
@@ -141,29 +139,29 @@ def test_at_0_and_1_the_other_half_is_not_asked_for():
     path, asked = LAWS["vp"], []
     network = known_and_not(path)
 
-    def noted(label):
+    def noted(x, t, label):
         asked.append(label.shape)
-        return network(label)
+        return network(x, t, label)
 
     x = states(path, 0.3)
     for w, times in ((0.0, 1), (1.0, 1), (2.0, 2)):
-        jax.eval_shape(lambda x, w=w: classifier_free(path, noted, LABEL, 3, w)(x, 0.3), x)
+        jax.eval_shape(lambda x, w=w: classifier_free(path, noted, 3, w)(x, 0.3, LABEL), x)
         assert asked.pop() == (times * len(LABEL),) and not asked
 
 
 def test_it_is_the_guidance_of_the_classifier_that_it_implies():
     path, t = LAWS["subvp"], 0.4
-    free = classifier_free(path, known_and_not(path), LABEL, 3, 2.0)
+    free = classifier_free(path, known_and_not(path), 3, 2.0)
     guided = classifier_guidance(path, exact_logits(path), LABEL, 2.0)(DATA.predict(path))
-    agree(*jax.device_get(jax.jit(lambda x: (free(x, t), guided(x, t)))(states(path, t))))
+    agree(*jax.device_get(jax.jit(lambda x: (free(x, t, LABEL), guided(x, t)))(states(path, t))))
 
 
 def test_the_interval_is_of_noise_levels():
     path, t = LAWS["edm"], np.array([0.4, 0.5, 1.0, 2.0, 2.1])  # of EDM the noise levels
     x = states(path, 1.0)
     options = ((4.0, {"interval": (0.5, 2.0)}), (4.0, {}), (0.0, {"interval": (0.5, 2.0)}))
-    make = lambda w, more: classifier_free(path, known_and_not(path), LABEL, 3, w, **more)
-    run = lambda x: [make(*each)(x, t).score for each in options]
+    make = lambda w, more: classifier_free(path, known_and_not(path), 3, w, **more)
+    run = lambda x: [make(*each)(x, t, LABEL).score for each in options]
     found, every, none = jax.device_get(jax.jit(run)(x))
     plain = by_class(path, x, t)
     inside = np.array([False, False, True, True, False])
@@ -178,8 +176,10 @@ def test_the_interval_is_of_noise_levels():
 def test_rescale_brings_back_the_spread():
     path, t = LAWS["vp"], 0.4
     x, phis = states(path, t), (0.0, 0.4, 1.0)
-    make = lambda phi: classifier_free(path, known_and_not(path), LABEL, 3, 5.0, rescale=phi)
-    plain, *rescaled = jax.device_get(jax.jit(lambda x: [make(phi)(x, t) for phi in phis])(x))
+    make = lambda phi: classifier_free(path, known_and_not(path), 3, 5.0, rescale=phi)
+    plain, *rescaled = jax.device_get(
+        jax.jit(lambda x: [make(phi)(x, t, LABEL) for phi in phis])(x)
+    )
     spread = lambda v: np.std(v.x0, axis=1)
     a, c = (float(v) for v in path.coeffs(t))
     for phi, found in zip(phis[1:], rescaled):
@@ -192,6 +192,7 @@ def test_rescale_brings_back_the_spread():
     "options, sentence",
     [
         ({"interval": (2.0, 1.0)}, r"interval is \(2.0, 1.0\); give two noise levels, low < high"),
+        ({"interval": (0.5,)}, r"interval is \(0.5,\); it must be two numbers"),
         ({"scale": float("inf")}, "scale is inf; it must lie between"),
         ({"scale": 1e25}, "scale is 1e[+]25; it must lie between"),
         ({"rescale": 1.5}, r"rescale is 1.5; it must lie in \[0, 1\]"),
@@ -200,14 +201,26 @@ def test_rescale_brings_back_the_spread():
 def test_bad_options(options, sentence):
     with pytest.raises(ValueError, match=sentence):
         given = {"scale": 2.0, **options}
-        classifier_free(LAWS["vp"], known_and_not(LAWS["vp"]), LABEL, 3, **given)
+        classifier_free(LAWS["vp"], known_and_not(LAWS["vp"]), 3, **given)
 
 
 def test_an_example_of_one_value_has_no_spread_to_bring_back():
     """Its x0 is what guidance makes of it, by hand `u + w (c - u)`, whatever the rescale."""
     path, t, x = LAWS["ve"], jnp.asarray(0.4), jnp.asarray([[0.3], [-2.0]])
     said = lambda label: jnp.where(label == 1, 0.0, 1.0 + label)[:, None]
-    predict_of = lambda label: lambda x, t: prediction_of(path, x, t, said(label), x)
-    found = classifier_free(path, predict_of, jnp.asarray([0, 2]), 1, 3.0, rescale=0.7)(x, t)
+    predict = lambda x, t, label: prediction_of(path, x, t, said(label), x)
+    found = classifier_free(path, predict, 1, 3.0, rescale=0.7)(x, t, jnp.asarray([0, 2]))
     np.testing.assert_allclose(found.x0, [[3.0], [9.0]], rtol=1e-12)
     np.testing.assert_allclose(found.eps, (x - found.x0) / path.coeffs(t).c, rtol=1e-12)
+
+
+def test_a_condition_of_several_parts():
+    """A mean and a strength beside it: `u + w (c - u)` of each example's own, and of those of none,
+    by hand `0.5 + 2 (mean + bias - 0.5)`."""
+    path, t, x = LAWS["ve"], jnp.asarray(0.4), jnp.zeros((3, 1))
+    said = lambda cond: cond["mean"] + cond["bias"][:, None]
+    predict = lambda x, t, cond: prediction_of(path, x, t, said(cond), x)
+    none = {"mean": np.array([0.25]), "bias": 0.25}
+    cond = {"mean": jnp.asarray([[1.0], [2.0], [4.0]]), "bias": jnp.asarray([0.0, 1.0, -1.0])}
+    found = classifier_free(path, predict, none, 2.0)(x, t, cond)
+    np.testing.assert_allclose(found.x0[:, 0], [1.5, 5.5, 5.5], rtol=1e-12)

@@ -47,7 +47,9 @@ def mse(x, y):
 
 def solver(steps, method=ddim, denoise=True):
     ts = np.float32(even_in_lam(LAW, (steps,), 0.01)[:, 0])
-    return lambda key, predict, x: sample(key, predict, method(LAW), x, ts, None, denoise)
+    return lambda key, predict, x, cond=None: sample(
+        key, predict, method(LAW), x, ts, None, denoise, cond=cond
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -93,7 +95,7 @@ def exact_flow(m):
         a, c = (float(v) for v in LAW.coeffs(np.array(1.0)))
     gain = np.sqrt(np.maximum(L, 0.0) / (a**2 * np.maximum(L, 0.0) + c**2))
 
-    def run(key, predict, x):
+    def run(key, predict, x, cond=None):
         del key, predict
         y = (x.reshape(len(x), -1) - a * m) @ U
         return SampleResult((m + (gain * y) @ U.T).reshape(x.shape), None, 0)

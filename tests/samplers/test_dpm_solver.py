@@ -185,7 +185,7 @@ def test_a_budget_run_by_hand(nfe, form, grid):
     if grid == "uniform":
         ts = np.linspace(1.0, 0.01, nfe + 1)[np.cumsum([0, *orders])]
     run = dpm_fast(LAW, nfe, 0.01, form, grid)
-    result = jax.jit(lambda x: run(KEY, M1.predict(LAW), x, lambda state: state.x))(x)
+    result = jax.jit(lambda x: run(KEY, M1.predict(LAW), x, collect=lambda state: state.x))(x)
     a, lam = np.asarray(LAW.coeffs(ts).a), np.asarray(LAW.lam(ts))
     truth = a[1:, None, None] * by_hand(x / a[0], lam, orders, form)
     np.testing.assert_allclose(result.trace, truth, rtol=1e-9)

@@ -133,8 +133,8 @@ def test_without_intervals_it_is_sample():
     def all_three(x):
         predict, method = M1.predict(law), ancestral(law)
         plain = sample(KEY, predict, method, x, ts, collect, denoise=True)
-        same = restart(law, method, ts, (), denoise=True)(KEY, predict, x, collect)
-        some = restart(law, method, ts, ())(KEY, predict, x, collect, frames=3)
+        same = restart(law, method, ts, (), denoise=True)(KEY, predict, x, collect=collect)
+        some = restart(law, method, ts, ())(KEY, predict, x, collect=collect, frames=3)
         return plain, same, some.trace
 
     plain, same, some = all_three(np.ones((3, 1), np.float32))

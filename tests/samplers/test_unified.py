@@ -298,7 +298,7 @@ def test_an_analytic_first_step():
 
         @jax.jit
         def both(x, law=law, one=one, guess=guess):
-            found = guess(KEY, M1.predict(law), x, lambda state: state.x)
+            found = guess(KEY, M1.predict(law), x, collect=lambda state: state.x)
             return found, unified(law, one)(KEY, M1.predict(law), x).x
 
         found, exact = jax.device_get(both(x))

@@ -1,0 +1,67 @@
+"""The edit by two flows: up the flow ODE of the images by Heun's method, and down that of the
+edits, with noise by region and time travel where they are asked for."""
+
+import jax
+import numpy as np
+from jax import Array
+
+from editing.base import Edit, Setting, check_options, faithful, kept
+from editing.regional import check_travel, regional, time_travel
+from editing.sdedit import edit_grid
+from samplers import SampleResult, heun, sample
+from sde_lib.prediction import PredictFn
+from sde_lib.ranges import pair, up_to_one
+
+
+def by_flow(
+    setting: Setting,
+    strength: float = 0.5,
+    unit: str = "part",
+    keep: str = "",
+    content: float = 0.0,
+    source_label: int = -1,
+    eta: float = 0.0,
+    eta_kept: float = 0.0,
+    repeats: int = 1,
+    window: tuple = (0.4, 0.6),
+) -> Edit:
+    """Up the flow ODE and down it.
+
+    Args:
+        strength: how far up.
+        unit: of the strength: "part" of the law's t1, or "sigma", the noise level c / a.
+        keep: what stays, by `content` and `eta_kept`: as `guidance.mask.keep`.
+        content: weight of the energy |x0 - image|^2 / 2 where the image stays.
+        source_label: class of the images, told on the way up; -1 for none.
+        eta: noise of the way down, in [0, 1], in what is edited.
+        eta_kept: and in what stays.
+        repeats: of the steps in the window.
+        window: parts of the grid, (first, last).
+    """
+    check_options(strength, content)
+    up_to_one(eta=eta, eta_kept=eta_kept)
+    pair(window=window)
+    travel = {"window": tuple(window), "repeats": repeats}
+    check_travel(**travel)
+    if source_label < -1:
+        raise ValueError(f"source_label is {source_label}; it must be a class, or -1 for none.")
+    if keep and not (content or eta or eta_kept):
+        raise ValueError(
+            f"keep is {keep!r} and edit.method 'flow', which keeps nothing by itself; give a "
+            "weight of the image, content, or noise by region, eta."
+        )
+    path, stays = setting.path, kept(setting, keep)
+    ts = edit_grid(path, strength, unit, setting.steps, setting.grid, setting.eps)
+    up = down = heun(path)
+    if eta or eta_kept:
+        down = regional(path, np.where(False if stays is None else stays, eta_kept, eta))
+
+    def run(key: Array, predict: PredictFn, guided: PredictFn, image: Array) -> SampleResult:
+        guided = faithful(path, content, stays, image)(guided)
+        rising = sample(jax.random.key(0), predict, up, image, ts[::-1])
+        travelled = time_travel(
+            key, path, predict, down, rising.x, ts, guide=lambda _: guided, **travel
+        )
+        return travelled._replace(nfe=rising.nfe + travelled.nfe)
+
+    return Edit(run, stays, source_label)

@@ -1,0 +1,56 @@
+"""What a restorer is: a measurement problem and options in, restorations out."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jax import Array
+
+from operators import LinearOperator
+from samplers import Sampler, SampleResult, sample
+from sde_lib import AffinePath
+from sde_lib.prediction import PredictFn
+
+
+class Problem(NamedTuple):
+    """`y = A x0 + noise_std n`, and the steps that are at hand for it.
+
+    `ts` are the times of a run, `parts` the methods of one step in order, `denoise` whether a run
+    ends with the conditional mean, `samples` how many restorations of a measurement are wanted.
+    """
+
+    path: AffinePath
+    operator: LinearOperator
+    noise_std: float
+    ts: Array
+    parts: Sequence[Sampler]
+    denoise: bool = False
+    samples: int = 1
+
+
+class Restorer(NamedTuple):
+    """`run(keys, predict, x, y) -> SampleResult`, x a draw of the prior, y `(B, *shape_out)`; or,
+    where all restorations of a measurement come from one run, `together(key, predict, y)`, whose
+    samples are `(samples, ...)`. The other one is None."""
+
+    run: Callable[..., SampleResult] | None = None
+    together: Callable[..., SampleResult] | None = None
+
+
+def down_the_grid(problem: Problem, method: Callable[[Array], Sampler]) -> Restorer:
+    """The restorer that runs `method(y)` down the grid."""
+    method(np.zeros(problem.operator.shape_out))  # what does not fit is refused here
+
+    def run(keys: Array, predict: PredictFn, x: Array, y: Array) -> SampleResult:
+        return sample(keys, predict, method(y), x, problem.ts, denoise=problem.denoise)
+
+    return Restorer(run)
+
+
+def check_exact(problem: Problem) -> None:
+    """Refuses noise for a method that takes what is measured as exact."""
+    if problem.noise_std:
+        raise ValueError(
+            f"guidance.noise_std is {problem.noise_std}, and a method that overwrites what is "
+            "known takes what is measured as exact; set it to 0, or take 'pigdm' or 'mmps'."
+        )
