@@ -52,15 +52,25 @@ def build_loss(
     return loss
 
 
-def build_preprocessing(section: ConfigDict, scaler: data.Scaler) -> Callable[[Array, dict], dict]:
-    """`(key, batch) -> batch` with the image as the model sees it."""
+def build_preprocessing(
+    section: ConfigDict, scaler: data.Scaler, second: data.Scaler | None = None
+) -> Callable[[Array, dict], dict]:
+    """`(key, batch) -> batch` with the data, `x0` and `x1` where there is one, as the model sees
+    them. Both are flipped, or neither; each has noise of its own.
+
+    Args:
+        second: the scaler of `x1`; that of `x0` if not given.
+    """
+    scalers = {"x0": scaler, "x1": second or scaler}
 
     def prepare(key: Array, batch: dict[str, Array]) -> dict[str, Array]:
         noise_key, flip_key = jax.random.split(key)
-        image = scaler.to_model(noise_key, batch["image"])
-        if section.random_flip and image.ndim == 4:
-            image = data.random_flip(flip_key, image)
-        return {**batch, "image": image}
+        keys, found = {"x0": noise_key, "x1": jax.random.fold_in(noise_key, 1)}, dict(batch)
+        for name in scalers.keys() & batch.keys():
+            found[name] = scalers[name].to_model(keys[name], batch[name])
+            if section.random_flip and found[name].ndim == 4:
+                found[name] = data.random_flip(flip_key, found[name])
+        return found
 
     return prepare
 
@@ -71,12 +81,12 @@ def build_labels(config: ConfigDict) -> Callable[[Array, dict], dict]:
     classes, rate = classes_told(config), config.training.label_dropout
 
     def tell(key: Array, batch: dict[str, Array]) -> dict[str, Array]:
-        rest = {name: value for name, value in batch.items() if name != "label"}
+        rest = {name: value for name, value in batch.items() if name != "cond"}
         if config.model.name in CLASSIFIERS:
             return batch
         if not classes:
             return rest
-        return {**rest, "label": losses.drop_labels(key, batch["label"], classes, rate)}
+        return {**rest, "cond": losses.drop_labels(key, batch["cond"], classes, rate)}
 
     return tell
 

@@ -12,6 +12,7 @@ from data.order import batch_indices, host_slice
 from data.source import Source
 
 Batch = dict[str, np.ndarray]
+SECOND = 1  # the stream of orders of a second source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Loader:
         source: what is read.
         batch_size: examples per step over all processes.
         seed: of the order, not negative.
+        second: where the other ends of pairs come from, independently of the first ends.
         process_index, process_count: which equal stretch of each global batch this process reads.
 
     Raises:
@@ -33,26 +35,30 @@ class Loader:
     seed: int
     process_index: int = 0
     process_count: int = 1
+    second: Source | None = None
 
     def __post_init__(self):
         self.indices(0)
 
-    def indices(self, step: int) -> np.ndarray:
+    def indices(self, step: int, source: Source | None = None, stream: int = 0) -> np.ndarray:
         """Example numbers that this process reads at `step`, int64."""
-        indices = batch_indices(self.seed, step, self.batch_size, self.source.size)
+        size = (source or self.source).size
+        indices = batch_indices(self.seed, step, self.batch_size, size, stream)
         return host_slice(indices, self.process_index, self.process_count)
 
     def batch(self, step: int) -> Batch:
         """The batch of `step`, with b = batch_size / process_count.
 
-        Returns a dict of "image" (b, *shape) as the source gives it (vectors are called so too),
-        "index" int32 (b,), and "label" int32 (b,) where the source has labels.
+        Returns the fields of the source for the examples of the step: "x0" (b, *shape), the data as
+        the source gives them; "cond", such as classes int32 (b,), where it has them; "x1" where it
+        has pairs; and "index" int32 (b,). Of a `second` source "x1" are the data, in an order of
+        their own.
         """
         indices = self.indices(step)
-        batch = {"image": self.source.fetch(indices), "index": indices.astype(np.int32)}
-        if self.source.labels is not None:
-            batch["label"] = self.source.labels[indices]
-        return batch
+        batch = {name: read(indices) for name, read in self.source.fields.items()}
+        if self.second is not None:
+            batch["x1"] = self.second.fetch(self.indices(step, self.second, SECOND))
+        return {**batch, "index": indices.astype(np.int32)}
 
     def stacked(self, step: int, n: int) -> Batch:
         """The batches of steps `step` ... `step + n - 1`, each array with a leading axis n."""

@@ -17,7 +17,8 @@ def load(split: str, path: str = "", holdout: float = 0.1) -> Source:
     The file holds `x` (or `arr_0`), and may hold `y`, `x_test`, `y_test` and a scalar `levels`.
     Integer arrays are discrete, with `levels` grey levels (256 for uint8 unless told otherwise);
     float arrays are continuous and become float32. Arrays (N, H, W) get a channel axis; (N, H, W,
-    C) are images and (N, D) vectors.
+    C) are images and (N, D) vectors. `x1` and `x1_test` are second ends of the rows of `x` and
+    `x_test`: the examples of such a file are pairs.
 
     Args:
         split: "train" or "test".
@@ -32,10 +33,15 @@ def load(split: str, path: str = "", holdout: float = 0.1) -> Source:
     """
     check_split("npz", split, ("train", "test"))
     file = pathlib.Path(path).expanduser()
-    x, y, levels = _read(file, split, holdout)
-    _check_shape(file, split, x.shape)
-    x = x[..., None] if x.ndim == 3 else x
-    x, levels = _typed(file, x, levels)
+    x, y, x1, said = _read(file, split, holdout)
+    x, levels = _typed(file, x, said)
+    if x1 is not None:
+        x1, _ = _typed(file, x1, said)
+        if x1.shape != x.shape:
+            raise ValueError(
+                f"{file}: `x1` has shape {x1.shape} and `x` {x.shape} in the split '{split}'; they "
+                "are the two ends of pairs, row by row."
+            )
     if y is not None and (y.shape != x.shape[:1] or not np.issubdtype(y.dtype, np.integer)):
         raise ValueError(
             f"{file}: labels are {y.dtype} of shape {y.shape}; they must be integers of shape "
@@ -46,10 +52,11 @@ def load(split: str, path: str = "", holdout: float = 0.1) -> Source:
             f"{file}: labels run from {y.min()} to {y.max()}; they must be classes from 0, below "
             "2**31."
         )
-    return from_array(f"npz/{file.stem}", split, x, y, levels)
+    return from_array(f"npz/{file.stem}", split, x, y, levels, x1)
 
 
-def _read(file, split, holdout) -> tuple[np.ndarray, np.ndarray | None, int | None]:
+def _read(file, split, holdout) -> tuple:
+    """`x`, `y`, `x1` and `levels` of a split; what the file does not have is None."""
     if not file.is_file():
         raise FileNotFoundError(
             f"No file {file}: `path` must name a .npz file with an array `x`; numpy.savez(path, "
@@ -67,8 +74,9 @@ def _read(file, split, holdout) -> tuple[np.ndarray, np.ndarray | None, int | No
     if "x_test" in known:
         _check_alike(file, name, known[name], known["x_test"])
         end = "_test" if split == "test" else ""
-        return array(file, "x_test" if end else name), optional(f"y{end}"), levels
-    x, y = array(file, name), optional("y")
+        x = array(file, "x_test" if end else name)
+        return x, optional(f"y{end}"), optional(f"x1{end}"), levels
+    x, y, x1 = array(file, name), optional("y"), optional("x1")
     if not 0 <= holdout < 1:
         raise ValueError(f"holdout={holdout}: a fraction of at least 0 and below 1 is needed.")
     n_test = round(holdout * len(x))
@@ -79,8 +87,9 @@ def _read(file, split, holdout) -> tuple[np.ndarray, np.ndarray | None, int | No
         )
     order = permutation(SPLIT_SEED, 0, max(len(x), 1))
     rows = np.sort(order[:n_test] if split == "test" else order[n_test : len(x)])
-    # Labels of another length than x are reported by the caller, and not cut to fit here.
-    return x[rows], y if y is None or y.shape[:1] != x.shape[:1] else y[rows], levels
+    # What has another length than x is reported by the caller, and not cut to fit here.
+    part = lambda v: v if v is None or v.shape[:1] != x.shape[:1] else v[rows]
+    return x[rows], part(y), part(x1), levels
 
 
 def _levels(file, levels: np.ndarray | None) -> int | None:
@@ -116,6 +125,7 @@ def _check_shape(file, split: str, shape: tuple[int, ...]) -> None:
 
 
 def _typed(file, x, levels) -> tuple[np.ndarray, int]:
+    x = x[..., None] if x.ndim == 3 else x
     if np.issubdtype(x.dtype, np.floating):
         if levels:
             raise ValueError(

@@ -14,8 +14,10 @@ import numpy as np
 
 # Four: this epoch and the next, for a training and an evaluation order at the same time.
 @functools.lru_cache(maxsize=4)
-def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+def permutation(seed: int, epoch: int, size: int, stream: int = 0) -> np.ndarray:
     """The order of epoch `epoch`: a permutation of 0 ... size - 1, int64 (size,), read-only.
+
+    Orders of other streams are independent, below 2^16 streams and 2^48 epochs.
 
     Raises:
         ValueError: for a negative seed or epoch, or a size below 1.
@@ -25,7 +27,7 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
             f"permutation of seed={seed}, epoch={epoch}, size={size}: seed and epoch must not be "
             "negative and size must be at least 1."
         )
-    philox = np.random.Philox(key=np.array([seed, epoch], np.uint64))
+    philox = np.random.Philox(key=np.array([seed, epoch + (stream << 48)], np.uint64))
     # Sorting raw 64-bit words, not Generator.permutation: NumPy promises that the words of a bit
     # generator never change, but not the methods of Generator, and a run may outlive a NumPy.
     order = np.argsort(philox.random_raw(size), kind="stable")
@@ -33,7 +35,7 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     return order
 
 
-def batch_indices(seed: int, step: int, batch_size: int, size: int) -> np.ndarray:
+def batch_indices(seed: int, step: int, batch_size: int, size: int, stream: int = 0) -> np.ndarray:
     """Example numbers of batch `step`, int64 (batch_size,).
 
     Example j of the batch is number n = step * batch_size + j of the endless line; its epoch is
@@ -51,7 +53,7 @@ def batch_indices(seed: int, step: int, batch_size: int, size: int) -> np.ndarra
     indices = np.empty(batch_size, np.int64)
     for epoch in np.unique(epochs):
         here = epochs == epoch
-        indices[here] = permutation(seed, int(epoch), size)[places[here]]
+        indices[here] = permutation(seed, int(epoch), size, stream)[places[here]]
     return indices
 
 

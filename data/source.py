@@ -23,6 +23,7 @@ class Source:
         shape: shape of one example: (H, W, C) for images, (D,) for vectors.
         levels: number of grey levels of discrete data, whose values are 0 ... levels - 1 (256 for
             8-bit images); 0 says that the data are continuous, so bits/dim is undefined for them.
+        fetch_x1: as `fetch`, the second end of each example, where the data are pairs.
 
     Raises:
         ValueError: for an empty split, an impossible number of levels, or labels of another length.
@@ -35,6 +36,7 @@ class Source:
     size: int
     shape: tuple[int, ...]
     levels: int
+    fetch_x1: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __post_init__(self):
         where = f"{self.name}, split '{self.split}'"
@@ -54,6 +56,16 @@ class Source:
     def __len__(self) -> int:
         return self.size
 
+    @property
+    def fields(self) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+        """What there is of an example, by its key in a batch, each a function of indices."""
+        labels, found = self.labels, {"x0": self.fetch}
+        if self.fetch_x1 is not None:
+            found["x1"] = self.fetch_x1
+        if labels is not None:
+            found["cond"] = lambda indices: labels[indices]
+        return found
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with the name, split, size, shape, levels or the first
@@ -64,9 +76,15 @@ class Source:
 
 
 def from_array(
-    name: str, split: str, array: np.ndarray, labels: np.ndarray | None, levels: int
+    name: str,
+    split: str,
+    array: np.ndarray,
+    labels: np.ndarray | None,
+    levels: int,
+    x1: np.ndarray | None = None,
 ) -> Source:
-    """The source that holds its examples in memory: `array` (N, *shape), `labels` (N,) or None.
+    """The source that holds its examples in memory: `array` (N, *shape), `labels` (N,) or None, and
+    the other ends of pairs, `x1`, like `array`, or None.
 
     Raises:
         ValueError: if a value of discrete data is not below `levels`, or as `Source` does.
@@ -86,6 +104,7 @@ def from_array(
         size=len(array),
         shape=tuple(array.shape[1:]),
         levels=levels,
+        fetch_x1=None if x1 is None else lambda indices: x1[np.asarray(indices)],
     )
 
 

@@ -38,7 +38,7 @@ def classification_loss(
         stratify: spread the times of a batch evenly.
         sigma_data: as in `make_logits`.
 
-    `batch["image"]` holds scaled data `(B, ...)` and `batch["label"]` classes `(B,)`. The metrics
+    `batch["x0"]` holds scaled data `(B, ...)` and `batch["cond"]` classes `(B,)`. The metrics
     are the loss, the share of classes that are told right, and the times.
 
     Raises:
@@ -49,7 +49,7 @@ def classification_loss(
     def loss(params, others: Any, key: Array, batch: dict[str, Array]):
         del others
         draw_key, dropout_key = jax.random.split(key)
-        x0, label = batch["image"], batch["label"]
+        x0, label = batch["x0"], batch["cond"]
         t, _, z = draw(path, draw_key, x0, time_sampling, stratify)
         logits = make_logits(path, lambda x, s: network(params, x, s, dropout_key), sigma_data)
         x = path.marginal(x0, z, t)

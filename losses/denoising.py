@@ -61,7 +61,7 @@ def denoising_loss(
         stratify: spread the times of a batch evenly.
         reduce_mean: mean over the dimensions; otherwise half their sum, as in the original.
 
-    `batch["image"]` holds scaled data `(B, ...)`, and `batch["label"]`, where it is there, the
+    `batch["x0"]` holds scaled data `(B, ...)`, and `batch["cond"]`, where it is there, the
     classes `(B,)` that the network is told. The metrics are the loss and the times `t` (B,),
     for whoever has to explain a loss that is not finite.
 
@@ -74,7 +74,7 @@ def denoising_loss(
     def loss(params, others, key: Array, batch: dict[str, Array]):
         del others
         draw_key, dropout_key = jax.random.split(key)
-        x0 = batch["image"]
+        x0 = batch["x0"]
         draws = draw(path, draw_key, x0, time_sampling, stratify)
         apply = lambda x, cond: network(params, x, cond, dropout_key, **told(batch))
         terms = denoising_terms(path, apply, kind, conditioning, weighting, sigma_data, x0, draws)

@@ -46,7 +46,7 @@ def discrete_loss(
         num_scales: the number of levels N.
         reduce_mean: mean over the dimensions; otherwise half their sum, as in the original.
 
-    `batch["image"]` holds scaled data `(B, ...)`. The metrics are the loss and the times
+    `batch["x0"]` holds scaled data `(B, ...)`. The metrics are the loss and the times
     `t = i / (N - 1)`, `(B,)`.
 
     Raises:
@@ -68,7 +68,7 @@ def discrete_loss(
     def loss(params, others, key: Array, batch: dict[str, Array]):
         del others
         draw_key, dropout_key = jax.random.split(key)
-        x0 = batch["image"]
+        x0 = batch["x0"]
         draws = draw_levels(tables, draw_key, x0)
         apply = lambda x, level: network(params, x, level, dropout_key, **told(batch))
         terms = level_terms(tables, apply, kind, conditioning, sigma_data, x0, draws)

@@ -16,4 +16,4 @@ def drop_labels(key: Array, label: Array, num_classes: int, rate: float) -> Arra
 
 def told(batch: dict[str, Array]) -> dict[str, Any]:
     """What a network is told besides the noise level: `label`, where the batch has classes."""
-    return {"label": batch["label"]} if "label" in batch else {}
+    return {"label": batch["cond"]} if "cond" in batch else {}

@@ -39,7 +39,7 @@ def mean_reverting_loss(
 ) -> LossFn:
     """Builds the loss `(params, others, key, batch) -> (scalar, metrics)`.
 
-    `batch["image"]` holds the clean data and `batch["degraded"]` their mu, both `(B, ...)`.
+    `batch["x0"]` holds the clean data and `batch["x1"]` their mu, both `(B, ...)`.
 
     Args:
         network: `(params, x, mu, cond, dropout_key) -> F`, of the shape of x, in training mode.
@@ -58,7 +58,7 @@ def mean_reverting_loss(
     def loss(params, others, key: Array, batch: dict[str, Array]):
         del others
         draw_key, dropout_key = jax.random.split(key)
-        x0, mu = batch["image"], batch["degraded"]
+        x0, mu = batch["x0"], batch["x1"]
         t, weight, z = draw(path, draw_key, x0, time_sampling, stratify)
         apply = lambda x, mu, cond: network(params, x, mu, cond, dropout_key)
         terms = reverting_terms(path, apply, kind, conditioning, weighting, x0, mu, t, z)

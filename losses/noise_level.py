@@ -41,7 +41,7 @@ def noise_level_loss(
         sigma_min: the least level, in the place of that of `eps`; 0 for none.
         sigma_max: the largest level; 0 for that of the law at t1.
 
-    `batch["image"]` holds scaled data `(B, ...)`. The metrics are the loss and the times `t` (B,).
+    `batch["x0"]` holds scaled data `(B, ...)`. The metrics are the loss and the times `t` (B,).
 
     Raises:
         ValueError: for levels beyond the law's, as `make_levels`.
@@ -51,7 +51,7 @@ def noise_level_loss(
     def loss(params, others, key: Array, batch: dict[str, Array]):
         del others
         level_key, noise_key, dropout_key = jax.random.split(key, 3)
-        x0 = batch["image"]
+        x0 = batch["x0"]
         level = jax.random.randint(level_key, x0.shape[:1], 0, levels)
         logits = lambda y: network(params, y, None, dropout_key)
         value = jnp.mean(level_nats(grid, logits, x0, level, path.noise(noise_key, x0)))

@@ -46,7 +46,7 @@ def sliced_loss(
         base: what the output is added to, such as `DoubleWell.prior_score` (see there why).
 
     All times count alike. The loss may be negative: at the optimum it is `-E |grad log p_t|^2 / 2`.
-    One forward derivative of the network a step, whatever the dimension. `batch["image"]` holds
+    One forward derivative of the network a step, whatever the dimension. `batch["x0"]` holds
     scaled data `(B, ...)`. The metrics are the loss and the times `t` (B,).
 
     Raises:
@@ -63,7 +63,7 @@ def sliced_loss(
     def loss(params, others, key: Array, batch: dict[str, Array]):
         del others
         draw_key, dropout_key = jax.random.split(key)
-        x, t, v = draw(sde, draw_key, batch["image"], steps, stratify)
+        x, t, v = draw(sde, draw_key, batch["x0"], steps, stratify)
         cond = LABELS[conditioning](sde, t)
 
         def score(x: Array) -> Array:

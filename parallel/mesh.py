@@ -66,10 +66,8 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, axis: int = 0) -> dict[s
     sharding = split_over_batch(mesh, axis)
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, array)
-        for name, array in batch.items()
-    }
+    place = lambda array: jax.make_array_from_process_local_data(sharding, array)
+    return jax.tree.map(place, batch)
 
 
 def state_shardings(tree: Any, mesh: Mesh) -> Any:

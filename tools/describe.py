@@ -117,7 +117,7 @@ def abstract_step(config: ConfigDict, shape: tuple[int, ...], batch_size: int) -
     tx = build_optimizer(config.optim, config.training.n_iters)
     run = make_train_step(loss, tx, config.training.ema_rate)
     state = jax.eval_shape(lambda p: create_state(p, tx, 0), abstract_params(model, shape))
-    return Step(loss, run, state, {"image": jax.ShapeDtypeStruct((batch_size, *shape), jnp.uint8)})
+    return Step(loss, run, state, {"x0": jax.ShapeDtypeStruct((batch_size, *shape), jnp.uint8)})
 
 
 def kept(step: Step) -> float:

@@ -160,7 +160,7 @@ def train(steps: int, batch: int = 128):
     state, rng, begin = create_state(params, tx, 0), np.random.default_rng(0), time.perf_counter()
     for i in range(steps):
         rows = rng.integers(len(clean), size=batch)
-        state, metrics = step(state, {"image": clean[rows], "degraded": mu[rows]})
+        state, metrics = step(state, {"x0": clean[rows], "x1": mu[rows]})
         if i % (steps // 4) == 0 or i == steps - 1:
             print(f"step {i}: loss {float(metrics['loss']):.4f}")
     seconds = time.perf_counter() - begin

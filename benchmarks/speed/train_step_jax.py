@@ -48,7 +48,7 @@ def first_state_and_step(
 
     images = np.random.default_rng(0).integers(0, 256, (batch, *shape), np.uint8)
     step = jit_step(make_train_step(loss, tx, config.training.ema_rate), mesh)
-    return jax.jit(initial)(), put_batch({"image": images}, mesh), step
+    return jax.jit(initial)(), put_batch({"x0": images}, mesh), step
 
 
 def forward_work(config: ConfigDict, shape: tuple[int, ...]) -> float:

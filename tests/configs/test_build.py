@@ -26,8 +26,10 @@ from builders.sections import options
 from builders.sources import data_moments
 from builders.training import build_loss, build_preprocessing
 from configs.base import base
-from data import Scaler
+from data import Loader, Scaler, from_array
 from losses import denoising_loss
+from losses.mean_reverting import mean_reverting_loss
+from sde_lib import MeanReverting, expand
 
 PATH = sde_lib.VP()
 LAWS = {name: options(law) for name, law in sde_lib.SDES.items()}
@@ -144,7 +146,7 @@ def test_dropout_in_training_alone(experiment, monkeypatch):
     network = Zero()
     monkeypatch.setattr("builders.experiment.build_model", lambda config, shape: network)
     zero = build(tiny())
-    batch, x = {"image": zero.train.fetch(np.arange(4))}, np.zeros((4, 8, 8, 1), np.float32)
+    batch, x = {"x0": zero.train.fetch(np.arange(4))}, np.zeros((4, 8, 8, 1), np.float32)
     jax.eval_shape(lambda batch: zero.loss({}, None, jax.random.key(0), batch), batch)
     jax.eval_shape(lambda x: zero.predict({})(x, np.float32(0.5)), x)
     assert network.calls == [(True, ["dropout"]), (False, [])]
@@ -159,19 +161,58 @@ def test_scalers(experiment):
     assert (experiment.train.size, experiment.test.size) == (1500, 297)
 
 
+def test_preprocessing_of_pairs():
+    """Both ends are flipped or neither, each with its own scaler and its own noise."""
+    raw = (np.arange(64 * 16) % 16).astype(np.uint8).reshape(64, 4, 4, 1)
+    options = ConfigDict({"random_flip": True})
+    prepare = build_preprocessing(options, Scaler(17, True, False), Scaler(33, False, True))
+    found = jax.jit(prepare)(jax.random.key(0), {"x0": raw, "x1": 2 * raw})
+    x0, x1 = (np.asarray(found[k]) for k in ("x0", "x1"))
+    noise = 33 * x1 - 2 * np.round(8 * (x0 + 1))
+    assert noise.min() > 0.0 and noise.max() < 1.0 and abs(noise.mean() - 0.5) < 0.05
+    same = prepare(jax.random.key(0), {"x0": raw})["x0"]
+    np.testing.assert_array_equal(same, found["x0"])
+
+
+def test_pairs_of_two_sources_reach_a_loss():
+    """Data that are one number, and another end of any numbers: with both told, the noise of the
+    state is known, and the loss of the network that says it is zero."""
+    one = from_array("one", "train", np.full((20, 4, 4, 1), 3, np.uint8), None, 17)
+    levels = np.random.default_rng(0).integers(0, 17, (30, 4, 4, 1)).astype(np.uint8)
+    loader = Loader(one, 8, 0, second=from_array("other", "train", levels, None, 17))
+    law, scaler = MeanReverting(), Scaler(17, True, False)
+    prepare = build_preprocessing(ConfigDict({"random_flip": True}), scaler)
+
+    def says_the_noise(params, x, mu, t, dropout_key):
+        a, b, c = (expand(v, x) for v in law.ends.coeffs(t))
+        return (x - a * params - b * mu) / c
+
+    loss = mean_reverting_loss(law, says_the_noise, "eps", "t")
+
+    @jax.jit
+    def run(true, batch):
+        ready = prepare(jax.random.key(1), batch)
+        return loss(true, {}, jax.random.key(0), ready)[0], ready["x1"]
+
+    right, x1 = run(3.0 / 8.0 - 1.0, loader.batch(2))
+    wrong, _ = run(0.0, loader.batch(2))
+    assert right < 1e-6 < 0.1 < wrong
+    assert np.std(x1) > 0.3
+
+
 def test_preprocessing():
     raw = np.arange(64 * 16, dtype=np.uint8).reshape(64, 4, 4, 1) % 16
     scaled = raw / 8.0 - 1
     prepare = lambda **kw: build_preprocessing(ConfigDict(kw), Scaler(17, True, False))
-    batch = {"image": raw, "index": np.arange(64)}
+    batch = {"x0": raw, "index": np.arange(64)}
     assert prepare(random_flip=False)(jax.random.key(0), batch)["index"] is batch["index"]
 
     @jax.jit
     def run(batch, vectors):
         key = jax.random.key(0)
         plain, flipped = (prepare(random_flip=flip)(key, batch) for flip in (False, True))
-        untouched = prepare(random_flip=True)(key, {"image": vectors})
-        return plain["image"], flipped["image"], untouched["image"]
+        untouched = prepare(random_flip=True)(key, {"x0": vectors})
+        return plain["x0"], flipped["x0"], untouched["x0"]
 
     plain, flipped, untouched = jax.device_get(run(batch, raw.reshape(64, 16)))
     np.testing.assert_allclose(plain, scaled, atol=1e-6)
@@ -212,7 +253,7 @@ def test_loss_of_a_network_that_says_zero(experiment):
     """It is E |noise|^2 for the kind `eps`, of 256 * 64 squares of variance 2 each."""
     config = tiny(prediction__kind="eps")
     loss = build_loss(config, experiment.path, Zero(), experiment.scaler)
-    batch = {"image": experiment.train.fetch(np.arange(256))}
+    batch = {"x0": experiment.train.fetch(np.arange(256))}
     value, metrics = jax.jit(loss)({}, None, jax.random.key(3), batch)
     assert value == metrics["loss"] == pytest.approx(1.0, abs=5 * (2 / (256 * 64)) ** 0.5)
     assert metrics["t"].shape == (256,)

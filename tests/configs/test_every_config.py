@@ -257,7 +257,7 @@ def test_its_network_takes_what_it_is_told(name, folder):
     config = reduced(NETWORKS[name][0], folder)
     experiment = build(config)
     raw = experiment.train.fetch(np.arange(2))
-    batch = {"image": raw, "label": experiment.train.labels[:2]}
+    batch = {"x0": raw, "cond": experiment.train.labels[:2]}
     key = jax.random.key(0)
     params = jax.eval_shape(experiment.init_params, key)
     value, _ = jax.eval_shape(lambda p: experiment.loss(p, None, key, batch), params)

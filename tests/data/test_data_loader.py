@@ -33,18 +33,18 @@ def loader_threads():
 
 def test_image_label_and_index_belong_together():
     batch = Loader(numbered(), batch_size=10, seed=0).batch(4)
-    assert batch["image"].shape == (10, 2, 3, 1) and batch["image"].dtype == np.uint8
-    np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["index"])
-    np.testing.assert_array_equal(batch["label"], batch["index"] + 100)
+    assert batch["x0"].shape == (10, 2, 3, 1) and batch["x0"].dtype == np.uint8
+    np.testing.assert_array_equal(batch["x0"][:, 0, 0, 0], batch["index"])
+    np.testing.assert_array_equal(batch["cond"], batch["index"] + 100)
 
 
 def test_a_source_without_labels_gives_none():
-    assert set(Loader(hooked(lambda i: None), 4, 0).batch(0)) == {"image", "index"}
+    assert set(Loader(hooked(lambda i: None), 4, 0).batch(0)) == {"x0", "index"}
 
 
 def test_an_epoch_of_batches_is_the_data():
     loader = Loader(numbered(20), batch_size=5, seed=1)
-    seen = np.concatenate([loader.batch(step)["image"][:, 0, 0, 0] for step in range(4)])
+    seen = np.concatenate([loader.batch(step)["x0"][:, 0, 0, 0] for step in range(4)])
     assert sorted(seen.tolist()) == list(range(20))
 
 
@@ -55,7 +55,7 @@ def test_reading_ahead_gives_the_same_batches(n_per_call, prefetch, workers):
     items = loader.iterate(5, n_per_call, prefetch=prefetch, workers=workers)
     for k, item in enumerate(itertools.islice(items, 6)):
         direct = [loader.batch(5 + k * n_per_call + i) for i in range(n_per_call)]
-        assert set(item) == {"image", "index", "label"}
+        assert set(item) == {"x0", "index", "cond"}
         for name, array in item.items():
             expected = np.stack([b[name] for b in direct]) if n_per_call > 1 else direct[0][name]
             np.testing.assert_array_equal(array, expected)
@@ -119,3 +119,23 @@ def test_wrong_numbers_are_reported_before_the_first_batch():
         Loader(numbered(), 0, 0)
     with pytest.raises(ValueError, match="n_per_call=0"):
         Loader(numbered(), 4, 0).iterate(n_per_call=0)
+
+
+def test_pairs_of_two_sources_are_independent():
+    """Each epoch holds each example of both, in two orders that know nothing of each other."""
+    loader = Loader(numbered(20), 5, seed=1, second=numbered(40))
+    batches = [loader.batch(step) for step in range(800)]
+    first, second = (np.stack([b[k][:, 0, 0, 0] for b in batches]) for k in ("x0", "x1"))
+    np.testing.assert_array_equal(
+        first, Loader(numbered(20), 5, seed=1).stacked(0, 800)["x0"][..., 0, 0, 0]
+    )
+    assert sorted(second[:8].ravel()) == list(range(40)) and sorted(first[:4].ravel()) == list(
+        range(20)
+    )
+    # The correlation of 4000 independent pairs has the standard error 1 / sqrt(4000).
+    assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 4.0 / 4000**0.5
+    again = Loader(numbered(20), 5, seed=1, second=numbered(40)).batch(7)
+    np.testing.assert_array_equal(again["x1"], batches[7]["x1"])
+    shares = [Loader(numbered(20), 5 * 2, 1, i, 2, numbered(40)).batch(3)["x1"] for i in range(2)]
+    whole = Loader(numbered(20), 10, 1, second=numbered(40)).batch(3)["x1"]
+    np.testing.assert_array_equal(np.concatenate(shares), whole)

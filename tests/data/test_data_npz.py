@@ -63,6 +63,19 @@ def test_a_test_array_is_the_test_split_with_its_own_labels(tmp_path):
     assert train.labels.tolist() == list(range(20)) and test.labels.tolist() == [5, 6, 7, 8]
 
 
+def test_pairs(tmp_path):
+    """Row by row, in the training and the test split; a source of them gives both ends."""
+    path = save(tmp_path, x=GREY, x1=GREY[::-1], y=np.arange(20))
+    for split in ("train", "test"):
+        source = data.load("npz", split, path=path, holdout=0.25)
+        batch = data.Loader(source, 4, 0).batch(1)
+        rows = batch["cond"]
+        np.testing.assert_array_equal(batch["x0"][..., 0], GREY[rows])
+        np.testing.assert_array_equal(batch["x1"][..., 0], GREY[::-1][rows])
+    with pytest.raises(ValueError, match=r"`x1` has shape \(19, .* the two ends of pairs"):
+        data.load("npz", "train", path=save(tmp_path, x=GREY, x1=GREY[1:]), holdout=0)
+
+
 def test_without_a_test_array_some_rows_are_held_out(tmp_path):
     path = save(tmp_path, x=GREY, y=np.arange(20))
     train = data.load("npz", "train", path=path, holdout=0.25)

@@ -39,7 +39,7 @@ def test_loss_is_that_of_training(file, changes):
     experiment = affine(file, **changes)
     params = {"w": jnp.asarray([0.3, -0.2])}
     loss = build_loss(experiment.config, experiment.path, Affine(), experiment.scaler)
-    batch = {"image": jnp.asarray(experiment.test.fetch(np.arange(N_TEST)))}
+    batch = {"x0": jnp.asarray(experiment.test.fetch(np.arange(N_TEST)))}
     keys = jax.random.split(jax.random.key(1), 400)
     values = jax.jit(jax.vmap(lambda key: loss(params, None, key, batch)[0]))(keys)
     # The evaluation has 8 draws, and spread over time at that, where each of these has one.

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from closed_form import Mixture
 
-from benchmarks.samplers import problem as sampler_problem
 from exact.empirical import empirical_logp, empirical_predict, points, posterior
 from sde_lib import EDM, VE, VP, Flow
+from search import problem as sampler_problem
 
 LAWS = {"vp": VP(), "ve": VE(), "flow": Flow()}
 RNG = np.random.default_rng(0)

@@ -20,7 +20,7 @@ def batch():
     rng = np.random.default_rng(0)
     label = rng.choice(2, N, p=DATA.weights)
     x = DATA.means[label] + DATA.stds[label, None] * rng.standard_normal((N, 2))
-    return {"image": np.float32(x), "label": label.astype(np.int32)}
+    return {"x0": np.float32(x), "cond": label.astype(np.int32)}
 
 
 def exact(path):
@@ -73,7 +73,7 @@ def test_value_is_the_cross_entropy():
     constant = lambda params, x, sigma, key: jnp.broadcast_to(logits, x.shape)
     data, loss = batch(), classification_loss(VP(), constant)
     value, metrics = jax.jit(lambda data: loss(None, None, jax.random.key(0), data))(data)
-    share = np.mean(data["label"])
+    share = np.mean(data["cond"])
     np.testing.assert_allclose(value, -(1 - share) * np.log(0.1) - share * np.log(0.9), rtol=1e-4)
     np.testing.assert_allclose(metrics["accuracy"], share, rtol=1e-5)
 
@@ -92,5 +92,5 @@ def test_labels_are_left_out_at_a_rate():
 
 
 def test_what_a_network_is_told():
-    assert told({"image": 1, "index": 2}) == {}
-    assert told({"image": 1, "label": 3}) == {"label": 3}
+    assert told({"x0": 1, "index": 2}) == {}
+    assert told({"x0": 1, "cond": 3}) == {"label": 3}

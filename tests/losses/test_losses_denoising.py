@@ -125,7 +125,7 @@ def gradients():
         @jax.vmap
         def gradients(key):
             data_key, key = jax.random.split(key)
-            batch = {"image": mean + std * jax.random.normal(data_key, (64, 2))}
+            batch = {"x0": mean + std * jax.random.normal(data_key, (64, 2))}
             places = jnp.array([[mean, std], [mean + 0.1 * std, std], [mean, 1.1 * std]])
             return jax.vmap(jax.grad(lambda p: loss(p, None, key, batch)[0]))(places)
 
@@ -173,7 +173,7 @@ def losses_at_the_optimum():
             def one(key):
                 data_key, key = jax.random.split(key)
                 x = STD * jax.random.normal(data_key, (512, DIMS))
-                value, metrics = loss(None, None, key, {"image": x})
+                value, metrics = loss(None, None, key, {"x0": x})
                 return value, metrics["loss"]
 
             return jax.vmap(one)(jax.random.split(KEY, 200))
@@ -229,7 +229,7 @@ def test_loss_passes_on_what_the_network_needs():
 
     @jax.jit
     def run(key):
-        value, _ = loss("p", None, key, {"image": jnp.zeros((4, 2))})
+        value, _ = loss("p", None, key, {"x0": jnp.zeros((4, 2))})
         return value, seen[0][1]
 
     keys = KEY, jax.random.key(1), KEY

@@ -61,7 +61,7 @@ def test_least_value_in_closed_form(case, kind, reduce_mean):
     def values(key):
         data_key, key = jax.random.split(key)
         value, metrics = loss(
-            None, None, key, {"image": STD * jax.random.normal(data_key, (512, dims))}
+            None, None, key, {"x0": STD * jax.random.normal(data_key, (512, dims))}
         )
         return value, metrics["loss"]
 
@@ -88,7 +88,7 @@ def test_levels_are_uniform_and_told_as_the_original_tells_them(case):
 
     @jax.jit
     def run(key):
-        batch = {"image": jnp.zeros((64, 200))}
+        batch = {"x0": jnp.zeros((64, 200))}
         loss = discrete_loss(law, network, kind, conditioning, num_scales=N)
         _, metrics = loss(None, None, key, batch)
         return draw_levels(tables, key, x0), told[0], metrics["t"]
@@ -116,7 +116,7 @@ def test_loss_passes_on_what_the_network_needs():
 
     @jax.jit
     def run(key):
-        value, _ = loss("p", None, key, {"image": jnp.zeros((4, 2))})
+        value, _ = loss("p", None, key, {"x0": jnp.zeros((4, 2))})
         return value, seen[0][1]
 
     keys = KEY, KEY, jax.random.key(1)

@@ -96,7 +96,7 @@ def test_network_is_given_the_noisy_state_and_its_mu(x64):
         z = (to_w(LAW, mu, seen["x"], t) - a * 2.0) / c
         return value, t, z, seen
 
-    batch = {"image": np.full_like(mu, 2.0), "degraded": mu}
+    batch = {"x0": np.full_like(mu, 2.0), "x1": mu}
     value, t, z, given = jax.device_get(run(batch))
     np.testing.assert_array_equal(given["cond"], t)
     np.testing.assert_array_equal(given["mu"], mu)
@@ -121,7 +121,7 @@ def test_minimiser_is_the_denoiser_given_mu():
         mu_key, data_key, key = jax.random.split(key, 3)
         mu = jax.random.normal(mu_key, (64, 2))
         x0 = GAIN * mu + SHIFT + SPREAD * jax.random.normal(data_key, (64, 2))
-        batch = {"image": x0, "degraded": mu}
+        batch = {"x0": x0, "x1": mu}
         return jax.vmap(jax.grad(lambda p: loss(p, None, key, batch)[0]))(places)
 
     found = np.asarray(jax.jit(lambda: gradients(jax.random.split(jax.random.key(0), 400)))())

@@ -53,7 +53,7 @@ def test_the_least_value_is_the_entropy_and_its_place_the_posterior(name, x64):
         side_key, noise_key = jax.random.split(data_key)
         side = jax.random.bernoulli(side_key, 0.7, (256,)).astype(int)
         x0 = jnp.asarray(DATA.means)[side] + 0.2 * jax.random.normal(noise_key, (256, 1))
-        value = lambda scale: loss(scale, None, key, {"image": x0})[0]
+        value = lambda scale: loss(scale, None, key, {"x0": x0})[0]
         return jax.vmap(jax.value_and_grad(value))(jnp.asarray([1.0, 1.1, 0.9]))
 
     value, slope = jax.device_get(jax.jit(lambda: values(jax.random.split(KEY, 300)))())
@@ -76,7 +76,7 @@ def test_levels_are_uniform_and_the_state_is_data_plus_noise():
 
     @jax.jit
     def run(image):
-        found = loss("p", None, KEY, {"image": image})
+        found = loss("p", None, KEY, {"x0": image})
         return found, seen[0][1:]
 
     (value, metrics), (y, key) = jax.device_get(run(np.full((30_000, 4), 3.0, np.float32)))
@@ -106,7 +106,7 @@ def test_a_linear_classifier_learns_the_posterior():
 
     def step(carry, key):
         params, state = carry
-        grads, _ = jax.grad(loss, has_aux=True)(params, None, key, {"image": jnp.zeros((512, 16))})
+        grads, _ = jax.grad(loss, has_aux=True)(params, None, key, {"x0": jnp.zeros((512, 16))})
         updates, state = tx.update(grads, state)
         return (optax.apply_updates(params, updates), state), None
 

@@ -58,7 +58,7 @@ def test_minimiser_is_the_score_and_value_is_half_its_square():
     @jax.vmap
     def run(key):
         data_key, key = jax.random.split(key)
-        batch = {"image": MEAN + STD * jax.random.normal(data_key, (64, 2, 1))}
+        batch = {"x0": MEAN + STD * jax.random.normal(data_key, (64, 2, 1))}
         at = jnp.asarray([[1.0, 1.0], [1.2, 1.0], [1.0, 1.1]])
         return jax.vmap(jax.value_and_grad(lambda p: loss(p, None, key, batch)[0]))(at)
 
@@ -104,7 +104,7 @@ def trained(updates=700, size=256):
     tx = optax.adam(optax.cosine_decay_schedule(5e-3, updates))
     step = make_train_step(loss, tx, 0.999)
     data = M1.draw(np.random.default_rng(0), updates * size).astype(np.float32)
-    batches = {"image": data.reshape(updates, size, 1)}
+    batches = {"x0": data.reshape(updates, size, 1)}
 
     @jax.jit
     def train(batches):

@@ -40,12 +40,12 @@ params = {"kernel": jnp.ones((64, 256)), "odd": jnp.ones((4099,)), "bias": jnp.o
 params["tall"] = jnp.ones((512, 12))
 
 def loss(params, state, key, batch):
-    h = batch["image"] @ params["kernel"] + params["bias"]
+    h = batch["x0"] @ params["kernel"] + params["bias"]
     value = jnp.mean(h**2) + jnp.mean(params["odd"] ** 2) + jnp.mean(params["tall"] ** 2)
     return value, {"loss": value, "t": h[:, 0]}
 
-tx, batch = optax.adam(1e-2), {"image": np.random.default_rng(0).normal(size=(16, 64))}
-batch = {"image": batch["image"].astype(np.float32)}
+tx, batch = optax.adam(1e-2), {"x0": np.random.default_rng(0).normal(size=(16, 64))}
+batch = {"x0": batch["x0"].astype(np.float32)}
 for fsdp in (1, 4, 8):
     mesh = make_mesh(fsdp)
     state = create_state(jax.tree.map(jnp.copy, params), tx, 0)

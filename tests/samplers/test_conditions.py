@@ -12,14 +12,14 @@ import pytest
 
 import sde_lib
 from builders.sampling import build_sampler
-from configs.base import LAWS, base
+from configs.base import base
 from samplers import unified
 from samplers.schedules.learned import schedule_file
 from samplers.schedules.schedule import load
 from sde_lib import example_keys, expand
 from sde_lib.prediction import bound, parametrize, prediction_of
 
-LAW = sde_lib.SDES["vp"](**LAWS["vp"])
+LAW = sde_lib.SDES["vp"]()
 EPS = 1e-3
 COND = {
     "mean": np.float32([[-0.8, 0.1], [0.3, -0.4], [0.9, 0.6]]),

@@ -359,7 +359,7 @@ def test_flow_matching_finds_the_velocity():
     @jax.vmap
     def gradients(key):
         data_key, key = jax.random.split(key)
-        batch = {"image": mean + std * jax.random.normal(data_key, (64, 2))}
+        batch = {"x0": mean + std * jax.random.normal(data_key, (64, 2))}
         places = jnp.array([[mean, std], [mean + 0.1, std], [mean, 1.1 * std]])
         return jax.vmap(jax.grad(lambda p: loss(p, None, key, batch)[0]))(places)
 

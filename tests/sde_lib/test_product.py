@@ -138,7 +138,7 @@ def test_the_loss_weighs_each_part_by_its_own_law():
     """Of a network that says nothing, `F = 0` for the noise: the mean of z^2, of its own keys."""
     loss = denoising_loss(LAW, lambda params, x, cond, key: jnp.zeros_like(x), "eps", "t")
     x = jnp.zeros((2000, 11))
-    value, _ = loss({}, None, KEY, {"image": x})
+    value, _ = loss({}, None, KEY, {"x0": x})
     np.testing.assert_allclose(value, 1.0, atol=5.0 * (2.0 / x.size) ** 0.5)
 
 

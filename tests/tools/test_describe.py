@@ -47,8 +47,8 @@ def test_what_is_kept_for_the_gradient():
     """Of `sum(sin(x w))` the gradient needs x and cos(x w); remat keeps the inputs of blocks."""
     x, w = jax.ShapeDtypeStruct((64, 8), jnp.float32), jnp.zeros((8, 1024))
     state = describe.TrainState(0, w, w, None, None)
-    loss = lambda params, state, key, batch: (jnp.sin(batch["image"] @ params).sum(), {})
-    step = describe.Step(loss, None, state, {"image": x})
+    loss = lambda params, state, key, batch: (jnp.sin(batch["x0"] @ params).sum(), {})
+    step = describe.Step(loss, None, state, {"x0": x})
     assert describe.kept(step) * 2**20 == 4 * (64 * 8 + 64 * 1024)
     config = small()
     plain = describe.kept(describe.abstract_step(config, (32, 32, 3), 16))

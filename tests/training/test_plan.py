@@ -24,12 +24,12 @@ def test_work_and_memory_of_a_product():
     """A product forward and one for the gradient of its weights: 2 B D K operations each."""
 
     def loss(params, state, key, batch):
-        value = jnp.mean((batch["image"] @ params) ** 2)
-        return value, {"loss": value, "t": batch["image"][:, 0]}
+        value = jnp.mean((batch["x0"] @ params) ** 2)
+        return value, {"loss": value, "t": batch["x0"][:, 0]}
 
     mesh, tx = make_mesh(), optax.adam(1e-3)
     state = create_state(jnp.zeros((D, K)), tx, 0)
-    batch = put_batch({"image": np.ones((B, D), np.float32)}, mesh)
+    batch = put_batch({"x0": np.ones((B, D), np.float32)}, mesh)
     step, plan = compile_step(jit_step(make_train_step(loss, tx, 0.9), mesh), state, batch)
     assert plan.gflop == pytest.approx(4e-9 * B * D * K, rel=0.05)
     # Parameters, their average and two moments, and the batch.

@@ -30,13 +30,13 @@ RATE_X, RATE_Y, DECAY_X, DECAY_Y = 0.1, 0.05, 0.9, 0.5
 
 
 def loss_of_x(params, others, key, batch):
-    x, y, b = params["x"], others["critic"]["y"], jnp.mean(batch["image"])
+    x, y, b = params["x"], others["critic"]["y"], jnp.mean(batch["x0"])
     value = b * x @ A @ y + 0.5 * jnp.sum(x**2)
-    return value, {"loss": value, "t": batch["image"]}
+    return value, {"loss": value, "t": batch["x0"]}
 
 
 def loss_of_y(params, others, key, batch):
-    x, y, b = others[MAIN]["x"], params["y"], jnp.mean(batch["image"])
+    x, y, b = others[MAIN]["x"], params["y"], jnp.mean(batch["x0"])
     value = -b * x @ A @ y + jnp.sum(y**2)
     return value, {"loss": value}
 
@@ -55,14 +55,14 @@ def stepper(every=1, accumulate=1):
 
 
 def batches(n):
-    return [{"image": b} for b in np.random.default_rng(0).normal(1.0, 0.3, (n, 4)).astype("f4")]
+    return [{"x0": b} for b in np.random.default_rng(0).normal(1.0, 0.3, (n, 4)).astype("f4")]
 
 
 def by_hand(n, every):
     """The same moves in NumPy: x first, then y against the new x."""
     x, y, mean_x, mean_y = (np.float64(v) for v in (X, Y, X, Y))
     for i, batch in enumerate(batches(n)):
-        b, rate = batch["image"].mean(), (1.0 + i) / (10.0 + i)
+        b, rate = batch["x0"].mean(), (1.0 + i) / (10.0 + i)
         x = x - RATE_X * (b * A @ y + x)
         mean_x = mean_x + (1.0 - min(DECAY_X, rate)) * (x - mean_x)
         if i % every == 0:
@@ -114,12 +114,12 @@ def test_a_step_is_skipped_for_all_or_for_none():
 
     def bad(params, others, key, batch):
         value, _ = loss_of_y(params, others, key, batch)
-        value = jnp.where(batch["image"][0] > 0.0, value, jnp.nan)
+        value = jnp.where(batch["x0"][0] > 0.0, value, jnp.nan)
         return value, {"loss": value}
 
     others = {"critic": Player(bad, TY, DECAY_Y)}
     step = jax.jit(make_train_step(loss_of_x, TX, DECAY_X, 1, others))
-    good, ill = {"image": np.ones(4, np.float32)}, {"image": -np.ones(4, np.float32)}
+    good, ill = {"x0": np.ones(4, np.float32)}, {"x0": -np.ones(4, np.float32)}
     before, _ = step(start(), good)
     after, metrics = step(before, ill)
     assert int(after.step) == 2
@@ -138,7 +138,7 @@ SIZE = 300
 def distil(params, others, key, batch):
     """Towards a teacher, half of the way at a rate of 1/2."""
     value = 0.5 * jnp.sum((params["w"] - others["teacher"]["w"]) ** 2)
-    return value, {"loss": value, "t": batch["image"]}
+    return value, {"loss": value, "t": batch["x0"]}
 
 
 def test_a_teacher_is_an_argument_of_the_program():
@@ -147,7 +147,7 @@ def test_a_teacher_is_an_argument_of_the_program():
     make = lambda: create_state({"w": jnp.zeros((SIZE, SIZE))}, tx, 0)
     step = jit_step(make_train_step(distil, tx, 0.9), make_mesh(), has_frozen=True)
     teachers = [{"teacher": {"w": np.full((SIZE, SIZE), v, np.float32)}} for v in (1.0, -3.0)]
-    batch = {"image": np.ones(4, np.float32)}
+    batch = {"x0": np.ones(4, np.float32)}
     ends = [step(make(), batch, teacher)[0].params["w"] for teacher in teachers]
     for found, teacher in zip(ends, teachers):
         np.testing.assert_allclose(found, 0.5 * teacher["teacher"]["w"], rtol=1e-6)

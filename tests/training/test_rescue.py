@@ -24,7 +24,7 @@ DATA = np.random.default_rng(0).uniform(0.5, 1.0, (48, 4)).astype(np.float32)
 
 def square_loss(params, state, key, batch):
     del state
-    x, y = batch["image"][:, :-1], batch["image"][:, -1]
+    x, y = batch["x0"][:, :-1], batch["x0"][:, -1]
     value = jnp.mean((x @ params["w"] - y) ** 2)
     return value, {"loss": value, "t": jax.random.uniform(key, y.shape)}
 

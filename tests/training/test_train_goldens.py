@@ -78,7 +78,7 @@ def test_discrete_steps_of_the_original(case):
     array = lambda key: GOLDEN[f"{case}/{key}"]
 
     def loss(params, state, key, batch):
-        out = value(params, batch["image"], batch["labels"], batch["z"])
+        out = value(params, batch["x0"], batch["labels"], batch["z"])
         return out, {"loss": out}
 
     section = ConfigDict({**config["optim"], "optimizer": "adam", "beta2": 0.999})
@@ -88,7 +88,7 @@ def test_discrete_steps_of_the_original(case):
     init = {key: jnp.asarray(array(f"init/{key}")) for key in ("a", "b")}
     state = create_state(init, tx, seed=0)
     for n in range(config["steps"]):
-        batch = {"image": array("data")[n], "labels": array("labels")[n], "z": array("z")[n]}
+        batch = {"x0": array("data")[n], "labels": array("labels")[n], "z": array("z")[n]}
         state, metrics = step(state, batch)
         close(metrics["loss"], array("loss")[n], f"loss, step {n}")
         mu, nu = (optax.tree_utils.tree_get(state.opt_state, name) for name in ("mu", "nu"))

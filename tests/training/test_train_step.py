@@ -149,7 +149,7 @@ def test_steps_of_the_original(case):
             *(("score", "sigma") if name == "ve" else ("eps", "label")),
             "likelihood" if config["likelihood_weighting"] else "variance",
             0.5,
-            batch["image"],
+            batch["x0"],
             Draws(batch["t"], None, batch["z"]),
         )
         value = jnp.mean(reduce_terms(terms, config["reduce_mean"]))
@@ -165,7 +165,7 @@ def test_steps_of_the_original(case):
     # There the original divides by `1 - exp(-B)`, which float32 rounds by 1.2 % at small t.
     rtol = 1e-4 if case == "subvp_lw_noclip_nowarmup" else 1e-5
     for n in range(config["steps"]):
-        batch = {"image": array("data")[n], "t": array("t")[n], "z": array("z")[n]}
+        batch = {"x0": array("data")[n], "t": array("t")[n], "z": array("z")[n]}
         state, metrics = step(state, batch)
         np.testing.assert_allclose(metrics["loss"], array("loss")[n], rtol=rtol)
         mu, nu = adam_moments(state.opt_state)
