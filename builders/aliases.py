@@ -76,8 +76,8 @@ ALIASES = {
     "likelihood.max_steps": ("{solver}.max_steps",),
 }
 
-# Old names of methods, by the key that chooses them.
-NAMES = {"predictor": {"ancestral_sampling": "ancestral"}}
+# Old names of methods, by the key that chooses them; a section may still have the old name too.
+NAMES = {"predictor": {"ancestral_sampling": "ancestral", "restoration": "restoration_degradation"}}
 
 
 def old_keys(name: str) -> dict[str, Any]:
@@ -125,6 +125,8 @@ def modern(name: str, section: ConfigDict, strict: bool = True) -> ConfigDict:
     for key, names in NAMES.items():
         if key in values:
             values[key] = names.get(values[key], values[key])
+            for old in names.keys() & values.keys():
+                values[names[old]] = {**values.get(names[old], {}), **values.pop(old)}
     found = {k: v for k, v in values.items() if k not in dict(aliases_of(name))}
     in_use = used(name, found)
     for key, targets in aliases_of(name):

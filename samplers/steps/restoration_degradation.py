@@ -42,7 +42,7 @@ def number_of_steps(count: float) -> LookBack:
     return lambda t, h: count * h
 
 
-def restoration(path: AffinePath, look_back: float | LookBack = 1.0) -> Sampler:
+def restoration_degradation(path: AffinePath, look_back: float | LookBack = 1.0) -> Sampler:
     """Restoration-degradation by the exact kernel of an affine law, one evaluation a step.
 
         x' = E[x_u | x],    z = (x - r x') / q,    x_s = r' x' + q' z,
