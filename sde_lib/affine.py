@@ -32,7 +32,7 @@ class Coeffs(NamedTuple):
     c: Array
 
 
-class Step(NamedTuple):
+class Transition(NamedTuple):
     """The forward kernel from s to t > s: `x_t = r x_s + q z`."""
 
     r: Array
@@ -111,7 +111,7 @@ class AffinePath:
         z = self.noise(key, x0)
         return self.marginal(x0, z, t), z
 
-    def forward_step(self, s: Array, t: Array) -> Step:
+    def forward_step(self, s: Array, t: Array) -> Transition:
         """The kernel from s to t >= s: `r = a_t / a_s`, `q^2 = c_t^2 - r^2 c_s^2`.
 
         The difference of squares is taken as a product, which loses least where t and s are
@@ -120,7 +120,7 @@ class AffinePath:
         (a_s, c_s), (a_t, c_t) = self.coeffs(s), self.coeffs(t)
         r = a_t / a_s
         # Rounding may leave less than nothing between neighbours.
-        return Step(r, jnp.sqrt(jnp.maximum(c_t - r * c_s, 0.0) * (c_t + r * c_s)))
+        return Transition(r, jnp.sqrt(jnp.maximum(c_t - r * c_s, 0.0) * (c_t + r * c_s)))
 
     def total(self, values: Array) -> Array:
         """Sums over all axes but the first, `(B,)`; a state of several parts has one a part."""

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
-from sde_lib.affine import AffinePath, Coeffs, Step
+from sde_lib.affine import AffinePath, Coeffs, Transition
 from sde_lib.noise import fold_in
 
 
@@ -65,8 +65,8 @@ class Product(AffinePath):
     def rates(self, t: Array) -> Coeffs:
         return Coeffs(*self._spread(lambda law: law.rates(t)))
 
-    def forward_step(self, s: Array, t: Array) -> Step:
-        return Step(*self._spread(lambda law: law.forward_step(s, t)))
+    def forward_step(self, s: Array, t: Array) -> Transition:
+        return Transition(*self._spread(lambda law: law.forward_step(s, t)))
 
     def lam(self, t: Array) -> Array:
         return self._spread(lambda law: (law.lam(t),))[0]
