@@ -15,7 +15,7 @@ from jax import Array
 from sde_lib import AffinePath
 
 # y `(B, ...)` to log p(level | y) `(B, K)`, up to a constant for each example.
-LogitsFn = Callable[[Array], Array]
+LevelLogitsFn = Callable[[Array], Array]
 
 UPDATES = ("gibbs", "argmax")
 
@@ -52,7 +52,7 @@ def make_levels(
     return Levels(sigma, jnp.clip(path.t_of_sigma(sigma), path.t0, path.t1))
 
 
-def mixture_logits(levels: Levels, points: Array, std: float = 0.0) -> LogitsFn:
+def mixture_logits(levels: Levels, points: Array, std: float = 0.0) -> LevelLogitsFn:
     """The exact posterior of the level for data known to be `points`, each with N(0, std^2 I).
 
     `log p_sigma(y) = logsumexp_i(-|y - x_i|^2 / 2v) - D / 2 log v` and a constant, with
