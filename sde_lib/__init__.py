@@ -11,7 +11,7 @@ from sde_lib.edm import EDM
 from sde_lib.flow import Flow
 from sde_lib.kinetic import Kinetic
 from sde_lib.mean_reverting import MeanReverting, clip_lam, make_mean_reverting
-from sde_lib.mean_reverting_given import Restoration, parametrize_given
+from sde_lib.mean_reverting_given import MeanRevertingGiven, parametrize_given
 from sde_lib.noise import example_keys, fold_in, normal_like, several, split
 from sde_lib.prediction import KINDS, Prediction, parametrize
 from sde_lib.product import Product, make_product
@@ -44,9 +44,9 @@ __all__ = [
     "Flow",
     "Kinetic",
     "MeanReverting",
+    "MeanRevertingGiven",
     "Prediction",
     "Product",
-    "Restoration",
     "SubVP",
     "TwoEnded",
     "check_data_left",

@@ -1,4 +1,4 @@
-"""Restoration: samplers of a mean-reverting law, run in `w = x - (1 - a) mu`.
+"""Samplers of a mean-reverting law, run in `w = x - (1 - a) mu`.
 
 `reverting` lends any method of ours to x. `mr_multistep` has the MR sampler's updates (arXiv
 2502.07856), whose ODE-1, 2, 3 and SDE-1, 2, in the noise and the data form, are exponential
@@ -20,7 +20,7 @@ from samplers.steps.ancestral import ancestral
 from samplers.steps.euler_maruyama import euler_maruyama
 from sde_lib import AffinePath, check_data_left
 from sde_lib.mean_reverting import MeanReverting
-from sde_lib.mean_reverting_given import Restoration, from_w, predict_w, to_w
+from sde_lib.mean_reverting_given import MeanRevertingGiven, from_w, predict_w, to_w
 
 
 def reverting(sampler: Sampler, path: MeanReverting, mu: Array) -> Sampler:
@@ -75,7 +75,7 @@ def posterior(path: MeanReverting, mu: Array) -> Sampler:
 
 def euler(path: MeanReverting, mu: Array, probability_flow: bool = False) -> Sampler:
     """Euler-Maruyama on the reverse SDE of x, `theta (mu - x) - g^2 score`, or Euler on its ODE."""
-    return euler_maruyama(Restoration(path, mu), probability_flow)
+    return euler_maruyama(MeanRevertingGiven(path, mu), probability_flow)
 
 
 def mr_multistep(

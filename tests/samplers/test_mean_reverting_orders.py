@@ -16,7 +16,7 @@ from samplers import Span, adams_bashforth, dpm_multistep, make_grid, sample, un
 from samplers.steps.mean_reverting import euler, mr_multistep, mr_sampler, reverting
 from sde_lib import VP, example_keys, fold_in
 from sde_lib.mean_reverting import MeanReverting
-from sde_lib.mean_reverting_given import Restoration
+from sde_lib.mean_reverting_given import MeanRevertingGiven
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 KEY = jax.random.key(3)
@@ -175,7 +175,7 @@ def test_samples_belong_to_their_keys():
     @jax.jit
     def run():
         keys = example_keys(0, jnp.arange(n))
-        start = Restoration(LAW, mu).prior_sample(fold_in(keys, 99), mu.shape)
+        start = MeanRevertingGiven(LAW, mu).prior_sample(fold_in(keys, 99), mu.shape)
 
         def to_end(part):
             method = mr_sampler(LAW, mu[part], 2, "noise", 1.0)
