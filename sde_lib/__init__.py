@@ -5,7 +5,7 @@
 """
 
 from sde_lib.affine import AffinePath, Coeffs, check_data_left
-from sde_lib.base import SDE, expand
+from sde_lib.base import SDE, dot, expand, normal_logp, rms, rows, total
 from sde_lib.double_well import DoubleWell
 from sde_lib.edm import EDM
 from sde_lib.flow import Flow
@@ -51,6 +51,7 @@ __all__ = [
     "TwoEnded",
     "check_data_left",
     "clip_lam",
+    "dot",
     "example_keys",
     "expand",
     "flow_drift",
@@ -58,11 +59,15 @@ __all__ = [
     "make_mean_reverting",
     "make_product",
     "normal_like",
+    "normal_logp",
     "parametrize",
     "parametrize_given",
     "reverse_drift",
+    "rms",
+    "rows",
     "score_only",
     "several",
     "simulate",
     "split",
+    "total",
 ]

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from sde_lib.base import expand
+from sde_lib.base import expand, normal_logp, total
 from sde_lib.noise import normal_like
 
 
@@ -124,7 +124,7 @@ class AffinePath:
 
     def total(self, values: Array) -> Array:
         """Sums over all axes but the first, `(B,)`; a state of several parts has one a part."""
-        return jnp.sum(values.reshape(values.shape[0], -1), axis=-1)
+        return total(values)
 
     def prior_std(self) -> Array:
         """Standard deviation of the prior, by default `c(t1)`: the data are drowned there."""
@@ -137,8 +137,7 @@ class AffinePath:
     def prior_logp(self, x: Array) -> Array:
         """Log density of the prior in nats, summed over all axes but the first: `(B,)`."""
         std = self.prior_std()
-        logp = -0.5 * (x / std) ** 2 - jnp.log(std) - 0.5 * jnp.log(2.0 * jnp.pi)
-        return jnp.sum(logp.reshape(x.shape[0], -1), axis=-1)
+        return total(normal_logp(x / std, std))
 
 
 def check_data_left(path: AffinePath, what: str) -> None:
