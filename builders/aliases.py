@@ -94,8 +94,8 @@ ALIASES = {
     "likelihood.max_steps": ("{solver}.max_steps",),
 }
 
-# Old names of methods, by the key that chooses them.
-NAMES = {"predictor": {"ancestral_sampling": "ancestral"}}
+# Old names of methods, by the key that chooses them; a section may still have the old name too.
+NAMES = {"predictor": {"ancestral_sampling": "ancestral", "restoration": "restoration_degradation"}}
 
 # Old keys that are called as a section is now: their value is this option of it.
 SECTIONS_NOW = {"guidance.mask": "keep"}
@@ -155,6 +155,8 @@ def modern(name: str, section: ConfigDict, strict: bool = True) -> ConfigDict:
     for key, names in NAMES.items():
         if key in values:
             values[key] = names.get(values[key], values[key])
+            for old in names.keys() & values.keys():
+                values[names[old]] = {**values.get(names[old], {}), **values.pop(old)}
     for old, option in SECTIONS_NOW.items():
         key = old.removeprefix(f"{name}.")
         if not isinstance(values.get(key, {}), dict):

@@ -18,7 +18,7 @@ from flax import struct
 from jax import Array
 from scipy.linalg import eigh_tridiagonal, solve_banded
 
-from sde_lib.base import SDE, expand
+from sde_lib.base import SDE, expand, total
 
 # Below it log p has no digits left; nobody is there.
 LEAST = 1e-300
@@ -47,8 +47,7 @@ class GridDensity:
 
     def logp(self, x: Array, t: Array) -> Array:
         """Log density in nats, summed over all axes but the first: `(B,)`."""
-        values = self._at(self.table, 0.0, x, t)
-        return jnp.sum(values.reshape(x.shape[0], -1), axis=-1)
+        return total(self._at(self.table, 0.0, x, t))
 
     def _at(self, table: Array, offset: float, x: Array, t: Array) -> Array:
         first, last, n = self.grid[0], self.grid[-1], len(self.grid)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from sde_lib import expand
+from sde_lib import dot, expand
 
 MatvecFn = Callable[[Array], Array]
 
@@ -79,11 +79,6 @@ def conjugate_residuals(
 
 
 SOLVERS = {"cr": conjugate_residuals, "cg": conjugate_gradients}
-
-
-def dot(u: Array, v: Array) -> Array:
-    """The inner product of each example, `(B,)`."""
-    return jnp.sum((u * v).reshape(u.shape[0], -1), axis=1)
 
 
 def check_iterations(iterations: int, least: int = 1) -> None:

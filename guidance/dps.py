@@ -17,10 +17,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from guidance.base import GuideFn, check_problem, residual, through_network, with_pullback
-from guidance.conjugate import dot
 from operators import LinearOperator
 from samplers import Sampler, Span, State
-from sde_lib import AffinePath, expand
+from sde_lib import AffinePath, dot, expand
 from sde_lib.prediction import PredictFn
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from jax import Array
 
 from likelihood.ode import LogLik
-from sde_lib import AffinePath, expand, fold_in, split
+from sde_lib import AffinePath, expand, fold_in, normal_logp, split, total
 
 LogDensity = Callable[[Array, Array], LogLik]
 
@@ -168,7 +168,7 @@ def log_kernels(path: AffinePath, eps: float | Array, values: Array, x: Array) -
     levels = values.astype(x.dtype).reshape((1,) * x.ndim + (-1,))
     x = x[..., None]
     z = (x - expand(a, x) * levels) / expand(c, x)
-    return -0.5 * z**2 - expand(jnp.log(c), x) - 0.5 * jnp.log(2.0 * jnp.pi)
+    return normal_logp(z, expand(c, x))
 
 
 def as_float(x: Array) -> Array:
@@ -179,11 +179,6 @@ def as_float(x: Array) -> Array:
 def start(path: AffinePath, eps: float | Array | None, x: Array) -> Array:
     """The time eps as an array, `t0` if it is None, in the dtype of x."""
     return jnp.asarray(path.t0 if eps is None else eps, x.dtype)
-
-
-def total(values: Array) -> Array:
-    """The sum over all axes but the first: `(B,)`."""
-    return jnp.sum(values.reshape(values.shape[0], -1), axis=-1)
 
 
 def check_levels(values: Array, u: Array) -> None:

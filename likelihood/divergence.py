@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from sde_lib import dot
 from sde_lib.noise import fold_in, normal_like
 from sde_lib.noise import rademacher_like as signs_like
 from sde_lib.ranges import positive
@@ -59,9 +60,9 @@ def hutchinson(draw: Callable[[Array, Array], Array], num_probes: int) -> Diverg
     def evaluate(field: Field, x: Array, e: Array) -> tuple[Array, Array]:
         if num_probes == 1:
             value, slope = jax.jvp(field, (x,), (e[0],))
-            return value, contract(e[0], slope)[None]
+            return value, dot(e[0], slope)[None]
         value, tangent = jax.linearize(field, x)
-        return value, jax.vmap(lambda e_k: contract(e_k, tangent(e_k)))(e)
+        return value, jax.vmap(lambda e_k: dot(e_k, tangent(e_k)))(e)
 
     return Divergence(probes, evaluate, num_probes)
 
@@ -121,12 +122,12 @@ def hutch_pp(num_probes: int = 1) -> Divergence:
         value, tangent = jax.linearize(field, x)
         tangents = jax.vmap(tangent)
         q = orthonormal(tangents(e[:num_probes]))
-        main = jnp.sum(jax.vmap(contract)(q, tangents(q)), axis=0)
+        main = jnp.sum(jax.vmap(dot)(q, tangents(q)), axis=0)
         rest = e[num_probes:]
         flat_q, flat = (v.reshape(*v.shape[:2], -1) for v in (q, rest))
         inside = jnp.einsum("qbd,kbd,qbe->kbe", flat_q, flat, flat_q)
         rest = (flat - inside).reshape(rest.shape)
-        return value, main + jax.vmap(contract)(rest, tangents(rest))
+        return value, main + jax.vmap(dot)(rest, tangents(rest))
 
     return Divergence(probes, evaluate, num_probes)
 
@@ -161,11 +162,6 @@ def orthonormal(z: Array) -> Array:
     flat = jnp.moveaxis(z.reshape(*z.shape[:2], -1), 0, 2)
     q, _ = jnp.linalg.qr(flat)
     return jnp.moveaxis(q, 2, 0).reshape(z.shape)
-
-
-def contract(e: Array, v: Array) -> Array:
-    """Inner product over all axes but the first: `(B,)`."""
-    return jnp.sum((e * v).reshape(e.shape[0], -1), axis=-1)
 
 
 DIVERGENCES = {

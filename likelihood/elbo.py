@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from likelihood.decoder import check_levels, expected_log_decoder, start, total
-from sde_lib import AffinePath, fold_in, normal_like, split
+from sde_lib import AffinePath, fold_in, normal_like, split, total
 from sde_lib.prediction import Cond, PredictFn, bound
 
 

@@ -25,8 +25,8 @@ from likelihood.adams import Adams, advance, lay_out
 from samplers.adaptive.diffrax_solves import flow
 from samplers.adaptive.frame import make_frame
 from samplers.adaptive.solver import Solved, Solver
-from samplers.base import SampleResult, finished
-from sde_lib import AffinePath
+from samplers.base import SampleResult, finished, finite
+from sde_lib import AffinePath, expand, rms
 from sde_lib.prediction import Cond, PredictFn, bound
 
 
@@ -96,7 +96,7 @@ def round_trip_error(x: Array, back: Array) -> Array:
     Of `back = decode(encode(x))` it is the error of two solves and of nothing else: the flow of any
     network, trained or not, is a bijection. nan where a solve failed.
     """
-    return jnp.sqrt(jnp.mean((back - x).reshape(x.shape[0], -1) ** 2, axis=1))
+    return rms(back - x)
 
 
 def temperature(z: Array, tau: float) -> Array:
@@ -141,6 +141,6 @@ def fixed(
     field = lambda u, z: frame.slope(predict, z, u)
     z, nfe, _ = advance(field, x / frame.scale(begin), us, solver.order)
     y = frame.scale(end) * z
-    failed = ~jnp.isfinite(y.reshape(y.shape[0], -1)).all(axis=1)
-    hidden = jnp.where(failed.reshape(-1, *(1,) * (y.ndim - 1)), jnp.nan, y)
+    failed = ~finite(y)
+    hidden = jnp.where(expand(failed, y), jnp.nan, y)
     return Solved(hidden, jnp.full(failed.shape, nfe), failed)

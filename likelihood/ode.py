@@ -27,7 +27,8 @@ from likelihood.adams import Adams, advance, lay_out
 from likelihood.divergence import Divergence
 from samplers.adaptive.frame import Frame, make_frame
 from samplers.adaptive.solver import Solver, solve_ode
-from sde_lib import AffinePath
+from samplers.base import finite
+from sde_lib import AffinePath, expand
 from sde_lib.prediction import Cond, PredictFn, bound, one_of_batch
 
 
@@ -131,6 +132,6 @@ def fixed(key, predict, cond, divergence, frame, z, solver, dims):
     field = augmented(bound(predict, cond), divergence, frame, probes, dims)
     state = z, jnp.zeros((z.shape[0], divergence.num_estimates), z.dtype)
     (z, trace), nfe, _ = advance(field, state, us, solver.order)
-    finite = jnp.isfinite(trace).all(1) & jnp.isfinite(z.reshape(z.shape[0], -1)).all(1)
-    hide = lambda v: jnp.where(finite.reshape(-1, *(1,) * (v.ndim - 1)), v, jnp.nan)
-    return hide(z), hide(trace), jnp.full(z.shape[:1], nfe), ~finite
+    there = finite(trace) & finite(z)
+    hide = lambda v: jnp.where(expand(there, v), v, jnp.nan)
+    return hide(z), hide(trace), jnp.full(z.shape[:1], nfe), ~there

@@ -17,7 +17,7 @@ from jax import Array
 from losses.labels import told
 from losses.time_sampling import TIME_SAMPLING, stratified
 from losses.weighting import WEIGHTINGS
-from sde_lib import AffinePath, expand
+from sde_lib import AffinePath, expand, rows, total
 from sde_lib.prediction import condition, kinds
 from sde_lib.ranges import one_of
 
@@ -116,5 +116,4 @@ def denoising_terms(
 
 def reduce_terms(terms: Array, reduce_mean: bool) -> Array:
     """Per example: the mean over the dimensions, or half the sum."""
-    flat = terms.reshape(terms.shape[0], -1)
-    return jnp.mean(flat, axis=-1) if reduce_mean else 0.5 * jnp.sum(flat, axis=-1)
+    return jnp.mean(rows(terms), axis=-1) if reduce_mean else 0.5 * total(terms)

@@ -36,7 +36,7 @@ from guidance.base import check_path
 from restoration.misfit import Misfit, ValueFn, laplacian_of
 from restoration.particles import Ensemble, effective, systematic
 from samplers import Sampler, Span, dpm_solver
-from sde_lib import AffinePath, fold_in, normal_like, split
+from sde_lib import AffinePath, dot, fold_in, normal_like, split
 from sde_lib.prediction import PredictFn
 
 # Explicit steps in a stiff misfit, and its weights for other fractions than 1/2, need
@@ -121,8 +121,7 @@ def ensemble(
 
         def growth(x: Array, data: Array) -> Array:
             gradient = misfit.gradient(x)
-            dot = ((data - x) / c**2 - gradient) * gradient
-            return jnp.sum(dot.reshape(particles, -1), axis=1) + lap(x)
+            return dot((data - x) / c**2 - gradient, gradient) + lap(x)
 
         mean_growth = 0.5 * (growth(x, first[0]) + growth(moved, last[0]))
         return moved, (0.5 - fraction) * 2.0 * rate * c**2 * mean_growth

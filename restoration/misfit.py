@@ -17,6 +17,7 @@ from jax import Array
 
 from operators import LinearOperator, dense, matrix
 from operators.base import check_measurement
+from sde_lib import dot, total
 from sde_lib.noise import rademacher_like
 
 ValueFn = Callable[[Array], Array]
@@ -87,8 +88,8 @@ def gaussian_misfit(operator: LinearOperator, y: Array, noise_std: float) -> Mis
     constant = 0.5 * size * np.log(2.0 * np.pi * variance)
 
     def value(x: Array) -> Array:
-        r = (jnp.asarray(y, x.dtype)[None] - operator.forward(x)).reshape(x.shape[0], -1)
-        return 0.5 * jnp.sum(r**2, axis=1) / variance + constant
+        r = jnp.asarray(y, x.dtype)[None] - operator.forward(x)
+        return 0.5 * total(r**2) / variance + constant
 
     given = jnp.asarray(y, jnp.result_type(float))[None]
     inside = jnp.where(s > 0.0, svd.ut(given), 0.0)
@@ -137,8 +138,7 @@ def laplacian_of(misfit: Misfit, key: Array, probes: int = 1) -> ValueFn:
     def estimate(x: Array) -> Array:
         def one(v: Array) -> Array:
             v = jnp.broadcast_to(v.astype(x.dtype), x.shape)
-            product = v * jax.jvp(misfit.gradient, (x,), (v,))[1]
-            return jnp.sum(product.reshape(x.shape[0], -1), axis=1)
+            return dot(v, jax.jvp(misfit.gradient, (x,), (v,))[1])
 
         return jnp.mean(jax.lax.map(one, signs), axis=0)
 

@@ -32,10 +32,10 @@ from samplers.steps.edm import edm
 from samplers.steps.euler_maruyama import euler_maruyama
 from samplers.steps.heun import heun
 from samplers.steps.predictor_corrector import predictor_corrector
-from samplers.steps.restoration import (
+from samplers.steps.restoration_degradation import (
     euler_restoration,
     number_of_steps,
-    restoration,
+    restoration_degradation,
     root_of_step,
     share_of_time,
 )
@@ -53,7 +53,7 @@ PREDICTORS = {
     "unipc": unipc,
     "edm": edm,
     "bdia": bdia,
-    "restoration": restoration,
+    "restoration_degradation": restoration_degradation,
     "velocity_ab": velocity_ab,
 }
 CORRECTORS = {"langevin": langevin, "ald": annealed_langevin}
@@ -102,7 +102,7 @@ __all__ = [
     "number_of_steps",
     "predictor_corrector",
     "restart",
-    "restoration",
+    "restoration_degradation",
     "reverse_diffusion",
     "root_of_step",
     "sample",

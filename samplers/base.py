@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from sde_lib import SDE, fold_in
+from sde_lib import SDE, fold_in, normal_logp, total
 from sde_lib.prediction import Cond, PredictFn, bound
 
 
@@ -53,9 +53,7 @@ class Kernel(NamedTuple):
 
     def log_density(self, x: Array) -> Array:
         """Log density at x `(B, ...)` in nats, summed over all axes but the first: `(B,)`."""
-        z = (x - self.mean) / self.std
-        logp = -0.5 * z**2 - jnp.log(self.std) - 0.5 * jnp.log(2.0 * jnp.pi)
-        return jnp.sum(logp.reshape(x.shape[0], -1), axis=-1)
+        return total(normal_logp((x - self.mean) / self.std, self.std))
 
 
 KernelFn = Callable[[PredictFn, State, Span], Kernel]

@@ -5,13 +5,13 @@
 """
 
 from sde_lib.affine import AffinePath, Coeffs, check_data_left
-from sde_lib.base import SDE, expand
+from sde_lib.base import SDE, dot, expand, normal_logp, rms, rows, total
 from sde_lib.double_well import DoubleWell
 from sde_lib.edm import EDM
 from sde_lib.flow import Flow
 from sde_lib.kinetic import Kinetic
 from sde_lib.mean_reverting import MeanReverting, clip_lam, make_mean_reverting
-from sde_lib.mean_reverting_given import Restoration, parametrize_given
+from sde_lib.mean_reverting_given import MeanRevertingGiven, parametrize_given
 from sde_lib.noise import example_keys, fold_in, normal_like, several, split
 from sde_lib.prediction import KINDS, Prediction, parametrize
 from sde_lib.product import Product, make_product
@@ -44,13 +44,14 @@ __all__ = [
     "Flow",
     "Kinetic",
     "MeanReverting",
+    "MeanRevertingGiven",
     "Prediction",
     "Product",
-    "Restoration",
     "SubVP",
     "TwoEnded",
     "check_data_left",
     "clip_lam",
+    "dot",
     "example_keys",
     "expand",
     "flow_drift",
@@ -58,11 +59,15 @@ __all__ = [
     "make_mean_reverting",
     "make_product",
     "normal_like",
+    "normal_logp",
     "parametrize",
     "parametrize_given",
     "reverse_drift",
+    "rms",
+    "rows",
     "score_only",
     "several",
     "simulate",
     "split",
+    "total",
 ]

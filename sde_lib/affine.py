@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from sde_lib.base import expand
+from sde_lib.base import expand, normal_logp, total
 from sde_lib.noise import normal_like
 
 
@@ -32,7 +32,7 @@ class Coeffs(NamedTuple):
     c: Array
 
 
-class Step(NamedTuple):
+class Transition(NamedTuple):
     """The forward kernel from s to t > s: `x_t = r x_s + q z`."""
 
     r: Array
@@ -111,7 +111,7 @@ class AffinePath:
         z = self.noise(key, x0)
         return self.marginal(x0, z, t), z
 
-    def forward_step(self, s: Array, t: Array) -> Step:
+    def forward_step(self, s: Array, t: Array) -> Transition:
         """The kernel from s to t >= s: `r = a_t / a_s`, `q^2 = c_t^2 - r^2 c_s^2`.
 
         The difference of squares is taken as a product, which loses least where t and s are
@@ -120,11 +120,11 @@ class AffinePath:
         (a_s, c_s), (a_t, c_t) = self.coeffs(s), self.coeffs(t)
         r = a_t / a_s
         # Rounding may leave less than nothing between neighbours.
-        return Step(r, jnp.sqrt(jnp.maximum(c_t - r * c_s, 0.0) * (c_t + r * c_s)))
+        return Transition(r, jnp.sqrt(jnp.maximum(c_t - r * c_s, 0.0) * (c_t + r * c_s)))
 
     def total(self, values: Array) -> Array:
         """Sums over all axes but the first, `(B,)`; a state of several parts has one a part."""
-        return jnp.sum(values.reshape(values.shape[0], -1), axis=-1)
+        return total(values)
 
     def prior_std(self) -> Array:
         """Standard deviation of the prior, by default `c(t1)`: the data are drowned there."""
@@ -137,8 +137,7 @@ class AffinePath:
     def prior_logp(self, x: Array) -> Array:
         """Log density of the prior in nats, summed over all axes but the first: `(B,)`."""
         std = self.prior_std()
-        logp = -0.5 * (x / std) ** 2 - jnp.log(std) - 0.5 * jnp.log(2.0 * jnp.pi)
-        return jnp.sum(logp.reshape(x.shape[0], -1), axis=-1)
+        return total(normal_logp(x / std, std))
 
 
 def check_data_left(path: AffinePath, what: str) -> None:

@@ -39,3 +39,28 @@ def expand(t: Array, x: Array) -> Array:
     """Gives a time-like array, `()` or `(B,)`, trailing axes so that it broadcasts against `x`."""
     t = jnp.asarray(t)
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim)) if t.ndim else t
+
+
+def rows(x: Array) -> Array:
+    """Each example as a row of its values: `(B, ...)` to `(B, D)`."""
+    return x.reshape(x.shape[0], -1)
+
+
+def total(values: Array) -> Array:
+    """The sum over an example, all axes but the first: `(B, ...)` to `(B,)`."""
+    return jnp.sum(rows(values), axis=-1)
+
+
+def dot(u: Array, v: Array) -> Array:
+    """The inner product of each example, `(B,)`."""
+    return total(u * v)
+
+
+def rms(x: Array) -> Array:
+    """The root mean square of each example, `(B,)`."""
+    return jnp.sqrt(jnp.mean(rows(x) ** 2, axis=-1))
+
+
+def normal_logp(z: Array, std: Array) -> Array:
+    """The log density of each element of `std z`, z from N(0, 1), in nats; `std` broadcasts."""
+    return -0.5 * z**2 - jnp.log(std) - 0.5 * jnp.log(2.0 * jnp.pi)

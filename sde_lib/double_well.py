@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from sde_lib.base import total
 from sde_lib.noise import draw_like, normal_like
 
 # The prior is tabulated out to where it has fallen by exp(-40) from its value at 0. The trapezoidal
@@ -75,8 +76,7 @@ class DoubleWell:
         nodes, mass, top = self._table()
         # The integrand is nought at both ends, where the trapezoidal rule would halve it.
         log_z = top + jnp.log(jnp.sum(mass) * (nodes[1] - nodes[0]))
-        logp = self.log_weight(x) - log_z
-        return jnp.sum(logp.reshape(x.shape[0], -1), axis=-1)
+        return total(self.log_weight(x) - log_z)
 
     def _table(self) -> tuple[Array, Array, Array]:
         """Even nodes across the prior, its weight there as a part of the largest, and the logarithm

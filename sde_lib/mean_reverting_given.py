@@ -30,7 +30,7 @@ from sde_lib.prediction import (
 
 
 @struct.dataclass
-class Restoration:
+class MeanRevertingGiven:
     """The law of x for a given `mu` `(B, ...)`: an `SDE`, forwards and for `reverse_drift`."""
 
     path: MeanReverting

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
-from sde_lib.affine import AffinePath, Coeffs, Step
+from sde_lib.affine import AffinePath, Coeffs, Transition
+from sde_lib.base import total
 from sde_lib.noise import fold_in
 
 
@@ -65,8 +66,8 @@ class Product(AffinePath):
     def rates(self, t: Array) -> Coeffs:
         return Coeffs(*self._spread(lambda law: law.rates(t)))
 
-    def forward_step(self, s: Array, t: Array) -> Step:
-        return Step(*self._spread(lambda law: law.forward_step(s, t)))
+    def forward_step(self, s: Array, t: Array) -> Transition:
+        return Transition(*self._spread(lambda law: law.forward_step(s, t)))
 
     def lam(self, t: Array) -> Array:
         return self._spread(lambda law: (law.lam(t),))[0]
@@ -104,7 +105,7 @@ class Product(AffinePath):
     def total(self, values: Array) -> Array:
         """Sums over each part, laid out over its coordinates: `(B, D)`."""
         parts = self.unpack(values)
-        sums = {k: jnp.sum(v.reshape(len(v), -1), axis=1) for k, v in parts.items()}
+        sums = {k: total(v) for k, v in parts.items()}
         return jnp.concatenate(
             [jnp.broadcast_to(sums[k][:, None], (len(values), self._size(k))) for k in parts], 1
         )

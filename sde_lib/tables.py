@@ -19,7 +19,7 @@ import numpy as np
 from flax import struct
 from jax import Array
 
-from sde_lib.affine import AffinePath, Coeffs, Step
+from sde_lib.affine import AffinePath, Coeffs, Transition
 from sde_lib.subvp import SubVP
 from sde_lib.ve import VE
 from sde_lib.vp import VP
@@ -51,9 +51,9 @@ class Tables(AffinePath):
         a = jnp.asarray(self.a)[i]
         return Coeffs(a, jnp.asarray(self.c)[i])
 
-    def kernel(self, i: Array) -> Step:
+    def kernel(self, i: Array) -> Transition:
         """From level i - 1 to level i; for i = 0, from what comes before all levels: the data."""
-        return Step(jnp.asarray(self.r)[i], jnp.asarray(self.q)[i])
+        return Transition(jnp.asarray(self.r)[i], jnp.asarray(self.q)[i])
 
     def rates(self, t: Array) -> Coeffs:
         raise ValueError(
@@ -102,7 +102,7 @@ def _rounded(*columns: np.ndarray) -> Tables:
     return Tables(*(column.astype(np.float32) for column in columns))
 
 
-def discretise(path: AffinePath, num_scales: int) -> Callable[[Array], Step]:
+def discretise(path: AffinePath, num_scales: int) -> Callable[[Array], Transition]:
     """`t -> (r, q)`, the forward step `x + f = r x + q z` that the original takes at time t.
 
     VP and VE: the chain's at level `index(t)`. Sub-VP, which has no chain: Euler-Maruyama over
@@ -113,7 +113,7 @@ def discretise(path: AffinePath, num_scales: int) -> Callable[[Array], Step]:
     """
     if isinstance(path, SubVP):
         check_levels(path, num_scales)
-        return lambda t: Step(1.0 + path.f(t) / num_scales, jnp.sqrt(path.g2(t) / num_scales))
+        return lambda t: Transition(1.0 + path.f(t) / num_scales, jnp.sqrt(path.g2(t) / num_scales))
     tables = make_tables(path, num_scales)
     return lambda t: tables.kernel(tables.index(t))
 

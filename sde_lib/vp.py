@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
-from sde_lib.affine import AffinePath, Coeffs, Step
+from sde_lib.affine import AffinePath, Coeffs, Transition
 
 
 @struct.dataclass
@@ -36,10 +36,10 @@ class VP(AffinePath):
     def t_of_lam(self, lam: Array) -> Array:
         return time_of_integral(self, jnp.logaddexp(0.0, -2.0 * lam))
 
-    def forward_step(self, s: Array, t: Array) -> Step:
+    def forward_step(self, s: Array, t: Array) -> Transition:
         # Not the ratio of two a, which may both be below the least float.
         B = integral_of_beta(self, t, s)
-        return Step(jnp.exp(-0.5 * B), jnp.sqrt(-jnp.expm1(-B)))
+        return Transition(jnp.exp(-0.5 * B), jnp.sqrt(-jnp.expm1(-B)))
 
     def f(self, t: Array) -> Array:
         return -0.5 * self.beta(t)

@@ -18,7 +18,7 @@ from samplers.exponential.unified import drive
 from samplers.exponential.unipc import unipc
 from samplers.grids import make_grid
 from samplers.schedules.schedule import Schedule, nodes
-from sde_lib import AffinePath
+from sde_lib import AffinePath, rms
 from sde_lib.prediction import PredictFn
 
 DEPTH = WIDTH + 1
@@ -76,8 +76,7 @@ def distances(path: AffinePath, paths: Trajectories, candidate: Candidate, denoi
     table = table._replace(again=np.zeros(len(ts) - 1, bool))
     x, _ = drive(paths.predict, paths.x, table, (STATES, DEPTH, DEPTH))
     out = paths.predict(x, ts[-1]).x0 if denoise else x
-    axes = tuple(range(1, x.ndim))
-    return jnp.sqrt(jnp.mean((out - paths.ends) ** 2, axis=axes))
+    return rms(out - paths.ends)
 
 
 def scorer(

@@ -35,7 +35,7 @@ from samplers.exponential.unipc import unipc
 from samplers.exponential.velocity_ab import velocity_ab
 from samplers.steps.bdia import bdia
 from samplers.steps.edm import edm
-from samplers.steps.restoration import restoration
+from samplers.steps.restoration_degradation import restoration_degradation
 from search.problem import LAW, Problem, load_problem, predict_fn, reference, score
 
 FORMS = ("noise", "data")
@@ -66,7 +66,7 @@ OURS: list[tuple[str, Callable]] = [
         for s in (0.5, 1.0, 1.25)
     ),
     *((f"bdia {g}", partial(bdia, gamma=g)) for g in (0.5, 1.0)),
-    ("restoration 0.5", partial(restoration, look_back=0.5)),
+    ("restoration 0.5", partial(restoration_degradation, look_back=0.5)),
     ("lml 0.3, ddim", lambda path: lml(path, samplers.ddim(path), 0.3)),
 ]
 

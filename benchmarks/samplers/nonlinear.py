@@ -19,7 +19,7 @@ from samplers import (
     heun,
     make_grid,
     number_of_steps,
-    restoration,
+    restoration_degradation,
     sample,
 )
 from sde_lib import VP, DoubleWell, score_only
@@ -75,7 +75,10 @@ def affine() -> None:
     end = run(heun(law), make_grid("uniform_lam", law, 4000, 0.05))
     head("affine law, exact kernel: RMS distance to the end of the flow, by look-back ell")
     for name, look_back in LOOK_BACKS.items():
-        ends = [run(restoration(law, look_back), jnp.linspace(1.0, 0.05, n + 1)) for n in SIZES]
+        ends = [
+            run(restoration_degradation(law, look_back), jnp.linspace(1.0, 0.05, n + 1))
+            for n in SIZES
+        ]
         print_row(name, [jnp.sqrt(jnp.mean((y - end) ** 2)) for y in ends])
 
 

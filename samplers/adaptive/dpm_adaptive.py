@@ -10,7 +10,7 @@ from samplers.adaptive.diffrax_solves import finish
 from samplers.base import SampleFn, SampleResult
 from samplers.exponential.dpm_solver import FIRST_STAGE, check_stages, pair
 from samplers.exponential.integrals import check_form
-from sde_lib import AffinePath, check_data_left, expand
+from sde_lib import AffinePath, check_data_left, expand, rms
 from sde_lib.prediction import Cond, PredictFn, bound
 
 
@@ -132,5 +132,4 @@ def dpm_adaptive(
 def disagreement(low: Array, high: Array, previous: Array, control: Control) -> Array:
     """`E` of two results of one step, in tolerances: `(B,)`."""
     size = jnp.maximum(jnp.abs(low), jnp.abs(previous))
-    parts = (high - low) / jnp.maximum(control.atol, control.rtol * size)
-    return jnp.sqrt(jnp.mean(parts.reshape(parts.shape[0], -1) ** 2, axis=1))
+    return rms((high - low) / jnp.maximum(control.atol, control.rtol * size))

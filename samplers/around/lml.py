@@ -26,7 +26,7 @@ from jax import Array
 
 from samplers.base import Sampler, State
 from samplers.exponential.integrals import interval
-from sde_lib import AffinePath, check_data_left, expand
+from sde_lib import AffinePath, check_data_left, expand, total
 
 PLACEMENTS = ("direction", "noise", "data", "velocity")
 TurnFn = Callable[[Array, Array], Array]
@@ -133,7 +133,7 @@ def frame(path: AffinePath, placement: str, t: Array, s: Array) -> tuple[Array, 
 
 def dot(u: Array, v: Array) -> Array:
     """The inner product of each example, `(B, 1, ...)`."""
-    return jnp.sum(u * v, axis=tuple(range(1, u.ndim)), keepdims=True)
+    return expand(total(u * v), u)
 
 
 def across(v: Array, p: Array) -> tuple[Array, Array]:

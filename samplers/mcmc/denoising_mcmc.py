@@ -17,7 +17,7 @@ from jax import Array
 from samplers.base import SampleFn, Sampler, SampleResult, finished, sample
 from samplers.grids import FORMULAS, GRIDS
 from samplers.mcmc.langevin_gibbs import Chain, Walk, check_walk, make_move, window
-from samplers.mcmc.levels import Levels, LogitsFn, draw_level
+from samplers.mcmc.levels import LevelLogitsFn, Levels, draw_level
 from sde_lib import AffinePath, expand, fold_in, normal_like, split
 from sde_lib.prediction import Cond, PredictFn, bound
 
@@ -54,7 +54,7 @@ def denoise(
 def denoising_mcmc(
     path: AffinePath,
     levels: Levels,
-    logits: LogitsFn,
+    logits: LevelLogitsFn,
     start: SampleFn,
     sampler: Sampler,
     walk: Walk,
@@ -118,7 +118,7 @@ def denoising_mcmc(
 
 
 def begin(
-    key: Array, logits: LogitsFn, start: SampleFn, predict: PredictFn, x: Array, walk: Walk
+    key: Array, logits: LevelLogitsFn, start: SampleFn, predict: PredictFn, x: Array, walk: Walk
 ) -> tuple[SampleResult, Chain]:
     """The result of the coarse run from x, and the chain that begins beside it."""
     run_key, noise_key, level_key = split(key, 3)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from samplers.mcmc.levels import UPDATES, Levels, LogitsFn, draw_level
+from samplers.mcmc.levels import UPDATES, LevelLogitsFn, Levels, draw_level
 from sde_lib import AffinePath, expand, fold_in, split
 from sde_lib.prediction import PredictFn
 
@@ -78,7 +78,7 @@ def langevin_move(
 
 
 def make_move(
-    path: AffinePath, levels: Levels, logits: LogitsFn, predict: PredictFn, update: str
+    path: AffinePath, levels: Levels, logits: LevelLogitsFn, predict: PredictFn, update: str
 ) -> MoveFn:
     """`(key, chain, eta) -> chain`: y at the old level, then the level at the new y."""
 

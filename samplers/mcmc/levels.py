@@ -14,14 +14,14 @@ from jax import Array
 from sde_lib.levels import Levels, make_levels
 
 # y `(B, ...)` to log p(level | y) `(B, K)`, up to a constant for each example.
-LogitsFn = Callable[[Array], Array]
+LevelLogitsFn = Callable[[Array], Array]
 
 UPDATES = ("gibbs", "argmax")
 
 __all__ = ["UPDATES", "Levels", "LogitsFn", "draw_level", "make_levels", "mixture_logits"]
 
 
-def mixture_logits(levels: Levels, points: Array, std: float = 0.0) -> LogitsFn:
+def mixture_logits(levels: Levels, points: Array, std: float = 0.0) -> LevelLogitsFn:
     """The exact posterior of the level for data known to be `points`, each with N(0, std^2 I).
 
     `log p_sigma(y) = logsumexp_i(-|y - x_i|^2 / 2v) - D / 2 log v` and a constant, with

@@ -1,6 +1,6 @@
-"""Restoration: samplers of a mean-reverting law, run in `w = x - (1 - a) mu`.
+"""Samplers of a mean-reverting law, run in `w = x - (1 - a) mu`.
 
-`reverting` lends any method of ours to x. `multistep` has the MR sampler's updates (arXiv
+`reverting` lends any method of ours to x. `mr_multistep` has the MR sampler's updates (arXiv
 2502.07856), whose ODE-1, 2, 3 and SDE-1, 2, in the noise and the data form, are exponential
 integrators in w:
 
@@ -11,17 +11,16 @@ integrators in w:
 released code). A prediction function here is that of x given mu, as `parametrize_given` makes it.
 """
 
-import jax.numpy as jnp
 from jax import Array
 
-from samplers.base import Kernel, Sampler, State, drawn, stay
-from samplers.exponential.dpm_multistep import History
-from samplers.exponential.integrals import Interval, check_form, interval, phi, step_ratio, target
+from samplers.base import Sampler, State, stay
+from samplers.exponential.integrals import check_form
+from samplers.exponential.multistep import check, multistep
 from samplers.steps.ancestral import ancestral
 from samplers.steps.euler_maruyama import euler_maruyama
-from sde_lib import AffinePath, check_data_left, expand
+from sde_lib import AffinePath, check_data_left
 from sde_lib.mean_reverting import MeanReverting
-from sde_lib.mean_reverting_given import Restoration, from_w, predict_w, to_w
+from sde_lib.mean_reverting_given import MeanRevertingGiven, from_w, predict_w, to_w
 
 
 def reverting(sampler: Sampler, path: MeanReverting, mu: Array) -> Sampler:
@@ -59,8 +58,8 @@ def mr_sampler(
     eta: float = 0.0,
     lower_order_final: bool = False,
 ) -> Sampler:
-    """The MR sampler on x given `mu`; arguments as in `multistep`."""
-    return reverting(multistep(path, order, form, eta, lower_order_final), path, mu)
+    """The MR sampler on x given `mu`; arguments as in `mr_multistep`."""
+    return reverting(mr_multistep(path, order, form, eta, lower_order_final), path, mu)
 
 
 def posterior(path: MeanReverting, mu: Array) -> Sampler:
@@ -76,10 +75,10 @@ def posterior(path: MeanReverting, mu: Array) -> Sampler:
 
 def euler(path: MeanReverting, mu: Array, probability_flow: bool = False) -> Sampler:
     """Euler-Maruyama on the reverse SDE of x, `theta (mu - x) - g^2 score`, or Euler on its ODE."""
-    return euler_maruyama(Restoration(path, mu), probability_flow)
+    return euler_maruyama(MeanRevertingGiven(path, mu), probability_flow)
 
 
-def multistep(
+def mr_multistep(
     path: AffinePath,
     order: int = 2,
     form: str = "data",
@@ -103,69 +102,6 @@ def multistep(
         ValueError: for an order outside 1 to 3, an unknown form, or a negative eta.
     """
     check_form(form)
+    check(order, eta, "the MR sampler")
     check_data_left(path, "a step in lam")
-    if order not in (1, 2, 3):
-        raise ValueError(f"The order of the MR sampler is {order}; it must be 1, 2 or 3.")
-    if eta < 0.0:
-        raise ValueError(f"eta is {eta}; the strength of the noise must not be negative.")
-
-    def init(x: Array, t: Array) -> State:
-        gap, earlier = jnp.zeros_like(path.lam(t)), order - 1
-        return State(x, History((jnp.zeros_like(x),) * earlier, (gap,) * earlier))
-
-    def kernel(predict, state, span):
-        x, past = state
-        move = noisy_interval(path, span.t, span.s, form, eta)
-        now = target(predict(x, span.t), form)
-        allowed = jnp.minimum(order, span.n - span.i) if lower_order_final else order
-        mean = expand(move.ratio, x) * x
-        mean = mean + expand(move.weight, x) * extrapolate(move, now, past, allowed)
-        values, gaps = (now, *past.values)[: order - 1], (move.h, *past.gaps)[: order - 1]
-        return Kernel(mean, expand(move.std, x), History(values, gaps))
-
-    def flow_step(key, predict, state, span):
-        del key
-        moved = kernel(predict, state, span)
-        return State(moved.mean, moved.memory)
-
-    return drawn(path, kernel, init) if eta != 0.0 else Sampler(init, flow_step, nfe=1)
-
-
-def noisy_interval(path: AffinePath, t: Array, s: Array, form: str, eta: float) -> Interval:
-    """`interval`, with noise in the noise form too.
-
-    There the linear part stays that of the law, `a_s / a_t`, and the SDE of noise `sqrt(eta) g` has
-    `(1 + eta)` times the pull of the noise, and `std^2 = eta c_s^2 (exp(2 h) - 1)`.
-    """
-    if form == "data":
-        return interval(path, t, s, form, eta)
-    plain = interval(path, t, s, form)
-    std = path.coeffs(s).c * jnp.sqrt(eta * jnp.expm1(2.0 * plain.h))
-    return plain._replace(weight=(1.0 + eta) * plain.weight, std=std)
-
-
-def extrapolate(move: Interval, now: Array, past: History, allowed: Array | int) -> Array:
-    """`phi_1 q + phi_2 D_1 + phi_3 D_2`, the differences taken from the past.
-
-    With `A` and `B` the slopes over the last step and the one before, per step of now, and
-    `r0, r1` those two lengths over this one's: order 2 has `D_1 = A`, and order 3
-
-        D_1 = A + r0 / (r0 + r1) (A - B),  D_2 = (A - B) / (r0 + r1).
-
-    What is missing at the start, or not `allowed`, has the coefficient 0.
-    """
-    total = expand(phi(1, move.z), now) * now
-    if not past.values:
-        return total
-    last, gap = past.values[0], past.gaps[0]
-    slope = expand(step_ratio(move.h, gap), now) * (now - last)
-    on_slope = jnp.where(allowed >= 2, phi(2, move.z), 0.0)
-    total = total + expand(on_slope, now) * slope
-    if len(past.values) == 1:
-        return total
-    earlier = past.gaps[1]
-    change = slope - expand(step_ratio(move.h, earlier), now) * (last - past.values[1])
-    both = gap + earlier
-    on_change = step_ratio(gap, both) * phi(2, move.z) + step_ratio(move.h, both) * phi(3, move.z)
-    on_change = jnp.where((earlier > 0.0) & (allowed >= 3), on_change, 0.0)
-    return total + expand(on_change, now) * change
+    return multistep(path, order, form, eta, lower_order_final, "line")

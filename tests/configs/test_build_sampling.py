@@ -90,9 +90,10 @@ METHODS = {
         section(predictor="bdia", gamma=0.7),
         lambda p: alone(samplers.bdia(p, 0.7, frame="unit")),
     ),
-    "restoration": (
+    # By the name that the predictor had before.
+    "restoration_degradation": (
         section(predictor="restoration", look_back=0.4),
-        lambda p: alone(samplers.restoration(p, 0.4)),
+        lambda p: alone(samplers.restoration_degradation(p, 0.4)),
     ),
     "velocity_ab": (
         section(predictor="velocity_ab", solver_order=3, sigma_data=0.3),

@@ -65,6 +65,13 @@ def test_a_new_predictor_is_a_function_and_a_line(monkeypatch):
     assert "sampling.predictor is 'shrink'" in said
 
 
+def test_the_old_name_of_a_method_is_that_of_its_section_too():
+    stored = {**config().sampling.to_dict(), "restoration": {"look_back": 0.4}}
+    found = modern("sampling", ConfigDict({**stored, "predictor": "restoration"}))
+    assert found.predictor == "restoration_degradation" and "restoration" not in found
+    assert found.restoration_degradation.look_back == 0.4
+
+
 def test_a_new_solver_and_a_new_divergence(monkeypatch):
     monkeypatch.setitem(likelihood.FLOW_SOLVERS, "few", lambda steps=5: likelihood.Adams(steps, 1))
     section = base("vp", "mlp", "digits").likelihood

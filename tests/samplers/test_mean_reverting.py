@@ -27,14 +27,12 @@ from samplers import (
     unipc,
 )
 from samplers.base import State
-from samplers.exponential.dpm_multistep import History
-from samplers.exponential.dpm_multistep import extrapolate as dpm_extrapolate
 from samplers.exponential.integrals import interval
+from samplers.exponential.multistep import SLOPES, PastSteps, extrapolate
 from samplers.steps.mean_reverting import (
     euler,
-    extrapolate,
+    mr_multistep,
     mr_sampler,
-    multistep,
     posterior,
     reverting,
 )
@@ -149,9 +147,9 @@ def test_order_three_is_that_of_3m(form):
     @jax.jit
     def both(t, s, now, past):
         move = interval(LAW, t, s, form)
-        return extrapolate(move, now, past, 3), dpm_extrapolate(move, now, past, 3)
+        return [extrapolate(move, now, past, 3, slope) for slope in SLOPES]
 
-    past = History((last, before), (0.7, 1.3))
+    past = PastSteps((last, before), (0.7, 1.3))
     np.testing.assert_allclose(*both(0.6, 0.4, now, past), rtol=1e-13)
 
 
@@ -274,4 +272,4 @@ def test_clip_spares_the_noise_form():
 )
 def test_refusals(numbers, message):
     with pytest.raises(ValueError, match=message):
-        multistep(LAW, **numbers)
+        mr_multistep(LAW, **numbers)

@@ -13,10 +13,10 @@ from rk4 import padded
 from benchmarks.guidance.restoration_problem import energy, exact_draws, make_problem, predict_fn
 from benchmarks.guidance.restoration_problem import starts as restoration_starts
 from samplers import Span, adams_bashforth, dpm_multistep, make_grid, sample, unipc
-from samplers.steps.mean_reverting import euler, mr_sampler, multistep, reverting
+from samplers.steps.mean_reverting import euler, mr_multistep, mr_sampler, reverting
 from sde_lib import VP, example_keys, fold_in
 from sde_lib.mean_reverting import MeanReverting
-from sde_lib.mean_reverting_given import Restoration
+from sde_lib.mean_reverting_given import MeanRevertingGiven
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 KEY = jax.random.key(3)
@@ -152,7 +152,7 @@ def test_noise_against_data_form_on_the_mixture():
     and the MR sampler, whose second order weighs the slope otherwise, the same way."""
     sizes, law, x = (5, 20), VP(), starts()
     ts = padded([make_grid("uniform", law, n, 0.01) for n in sizes])
-    methods = [make(law, 2, f) for make in (dpm_multistep, multistep) for f in ("noise", "data")]
+    methods = [make(law, 2, f) for make in (dpm_multistep, mr_multistep) for f in ("noise", "data")]
 
     @jax.jit
     def run():
@@ -175,7 +175,7 @@ def test_samples_belong_to_their_keys():
     @jax.jit
     def run():
         keys = example_keys(0, jnp.arange(n))
-        start = Restoration(LAW, mu).prior_sample(fold_in(keys, 99), mu.shape)
+        start = MeanRevertingGiven(LAW, mu).prior_sample(fold_in(keys, 99), mu.shape)
 
         def to_end(part):
             method = mr_sampler(LAW, mu[part], 2, "noise", 1.0)

@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from exact.fokker_planck import fokker_planck
 from samplers import ddim, heun, sample
-from samplers.steps.restoration import euler_restoration, number_of_steps, share_of_time
+from samplers.steps.restoration_degradation import euler_restoration, number_of_steps, share_of_time
 from sde_lib.double_well import DoubleWell
 from sde_lib.score_only import score_only
 

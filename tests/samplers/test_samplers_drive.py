@@ -45,7 +45,7 @@ SAMPLERS["chain"] = chain(SAMPLERS["heun"], SAMPLERS["langevin"], SAMPLERS["ance
 # Where keys are given per example, these must differ from one another.
 DETERMINISTIC = {
     "heun", "ddim", "dpm_solver", "dpm_multistep", "adams_bashforth", "unipc", "edm", "bdia",
-    "restoration", "velocity_ab"
+    "restoration_degradation", "velocity_ab"
 }  # fmt: skip
 every = pytest.mark.parametrize("name", SAMPLERS)
 

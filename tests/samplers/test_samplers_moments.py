@@ -62,7 +62,8 @@ PREDICTOR_CASES = {
     "ddim half": (lambda path: ddim(path, eta=0.5), step_ddim(0.5)),
 }
 DETERMINISTIC_ONLY = {
-    "heun", "dpm_solver", "adams_bashforth", "unipc", "bdia", "restoration", "velocity_ab",
+    "heun", "dpm_solver", "adams_bashforth", "unipc", "bdia", "velocity_ab",
+    "restoration_degradation",
 }  # fmt: skip
 # Their noise meets recursions in files of their own.
 ELSEWHERE = {"dpm_multistep", "edm"}

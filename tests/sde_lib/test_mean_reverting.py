@@ -14,7 +14,7 @@ from sde_lib.mean_reverting import (
     make_mean_reverting,
 )
 from sde_lib.mean_reverting_given import (
-    Restoration,
+    MeanRevertingGiven,
     from_w,
     given_kinds,
     parametrize_given,
@@ -144,7 +144,7 @@ def test_without_mu_and_with_unit_noise_it_is_vp(x64):
 def test_the_sde_has_the_moments_of_the_law(schedule, x64):
     """`m' = theta (mu - m)` and `v' = -2 theta v + g^2`, of drift and diffusion, are solved."""
     law, mu, x0 = MeanReverting(schedule=schedule), 0.7, -0.3
-    given = Restoration(law, jnp.asarray([[mu]]))
+    given = MeanRevertingGiven(law, jnp.asarray([[mu]]))
 
     @jax.jit
     def rate(t, y):
@@ -161,7 +161,7 @@ def test_the_sde_has_the_moments_of_the_law(schedule, x64):
 def test_simulated_forwards_and_drawn_at_once():
     """20,000 paths of Euler-Maruyama, and `perturb`, judged by the standard errors."""
     law, n, steps = MeanReverting(), 20_000, 400
-    given = Restoration(law, jnp.full((n, 1), 0.7))
+    given = MeanRevertingGiven(law, jnp.full((n, 1), 0.7))
     x0, t_end = jnp.full((n, 1), -0.3), 0.6
 
     def body(x, i):
@@ -271,7 +271,10 @@ def test_reverse_drifts_as_published(x64):
 
     @jax.jit
     def run(x, mu, z, t):
-        given, found = Restoration(law, mu), parametrize_given("eps", law, lambda *_: z, mu)(x, t)
+        given, found = (
+            MeanRevertingGiven(law, mu),
+            parametrize_given("eps", law, lambda *_: z, mu)(x, t),
+        )
         score = lambda x, t: found.score
         drifts = [drift(given, score)(x, t) for drift in (reverse_drift, flow_drift)]
         return *drifts, found.velocity, law.theta(t)[:, None]
@@ -288,10 +291,12 @@ def test_prior(x64):
 
     @jax.jit
     def run(mu):
-        given = Restoration(law, mu)
+        given = MeanRevertingGiven(law, mu)
         x = given.prior_sample(jax.random.key(0), mu.shape)
-        both = Restoration(law, mu[:2]).prior_sample(example_keys(0, jnp.arange(2)), (2, 2))
-        alone = Restoration(law, mu[:1]).prior_sample(example_keys(0, jnp.asarray([1])), (1, 2))
+        both = MeanRevertingGiven(law, mu[:2]).prior_sample(example_keys(0, jnp.arange(2)), (2, 2))
+        alone = MeanRevertingGiven(law, mu[:1]).prior_sample(
+            example_keys(0, jnp.asarray([1])), (1, 2)
+        )
         return x, given.prior_logp(x), both, alone
 
     x, logp, both, alone = jax.device_get(run(mu))

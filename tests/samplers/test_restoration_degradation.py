@@ -11,10 +11,10 @@ from rk4 import runge_kutta
 from scipy.stats import norm
 
 from samplers import Span, ddim, sample
-from samplers.steps.restoration import (
+from samplers.steps.restoration_degradation import (
     euler_restoration,
     number_of_steps,
-    restoration,
+    restoration_degradation,
     restore,
     share_of_time,
 )
@@ -63,7 +63,7 @@ def test_errors_on_a_mixture(solution):
     @jax.jit
     def run(number, of_time, x, ts):
         rule = lambda t, h: number * jnp.where(of_time, t, h)
-        return ends(restoration(LAW, rule), M1.predict(LAW), x, ts)
+        return ends(restoration_degradation(LAW, rule), M1.predict(LAW), x, ts)
 
     ts = even(1.0, 0.05, SIZES)
     for (number, of), reference in REFERENCE.items():
@@ -78,7 +78,11 @@ def test_back_to_the_data_is_ddim():
     x = np.random.default_rng(0).standard_normal((15, 2))
 
     def run(law, x):
-        methods = (ddim(law), restoration(law), restoration(law, share_of_time(1.0)))
+        methods = (
+            ddim(law),
+            restoration_degradation(law),
+            restoration_degradation(law, share_of_time(1.0)),
+        )
         ts = law.t_of_lam(jnp.asarray(TIMES))
         return [sample(KEY, DATA.predict(law), method, x, ts).x for method in methods]
 
@@ -97,7 +101,7 @@ def test_steps_as_they_are_written():
     def run(law, x):
         ts = law.t_of_lam(jnp.asarray(TIMES))
         coeffs = [law.coeffs(t) for t in (jnp.minimum(ts[:-1] * (1.0 - share), ts[1:]), ts)]
-        return sample(KEY, DATA.predict(law), restoration(law, share), x, ts).x, coeffs
+        return sample(KEY, DATA.predict(law), restoration_degradation(law, share), x, ts).x, coeffs
 
     run = for_each(LAWS, run)
     for name in LAWS:
@@ -157,7 +161,7 @@ def test_one_step_has_the_drift_of_the_flow():
     def drifts(ell, h):
         """The mean over a step of h by three methods, `(3, B, 1)`."""
         fixed = lambda t, h: jnp.full_like(h, ell)
-        steps = restoration(LAW, fixed), euler_restoration(LAW, fixed, root=False)
+        steps = restoration_degradation(LAW, fixed), euler_restoration(LAW, fixed, root=False)
         steps += (euler_restoration(LAW, fixed),)
         now = jnp.asarray(t)
         ends = [m.step(KEY, M1.predict(LAW), m.init(x, now), Span(now, now - h)).x for m in steps]
@@ -190,7 +194,7 @@ def test_so_many_steps_have_a_known_limit():
     @jax.vmap
     def run(count):
         rule = number_of_steps(count)
-        methods = restoration(law, rule), euler_restoration(law, rule)
+        methods = restoration_degradation(law, rule), euler_restoration(law, rule)
         methods += (euler_restoration(law, rule, root=False),)
         predict = Gaussian.scalar(0.0, std).predict(law)
         return [ends(m, predict, jnp.ones((1, 1)), even(t, s, SIZES)) for m in methods]
@@ -234,7 +238,10 @@ def test_the_default_rules():
 
     @jax.jit
     def run(x, t, s):
-        methods = [restoration(LAW, 0.3), restoration(LAW, share_of_time(0.3))]
+        methods = [
+            restoration_degradation(LAW, 0.3),
+            restoration_degradation(LAW, share_of_time(0.3)),
+        ]
         methods += [euler_restoration(LAW, c) for c in (0.25, lambda t, h: 0.25 * jnp.sqrt(h))]
         return [m.step(KEY, M1.predict(LAW), m.init(x, t), Span(t, s)).x for m in methods]
 
@@ -253,7 +260,7 @@ def test_distance_of_the_law_to_the_data_falls():
     @jax.vmap
     def run(share):
         ts = LAW.t_of_lam(lam)
-        return ends(restoration(LAW, share_of_time(share)), DATA.predict(LAW), x, ts)
+        return ends(restoration_degradation(LAW, share_of_time(share)), DATA.predict(LAW), x, ts)
 
     start, end = (DATA.moments(LAW, t) for t in np.asarray(LAW.t_of_lam(np.array([-4.0, 3.0]))))
     for found in np.asarray(run(np.array([0.3, 1.0]))):
@@ -274,7 +281,11 @@ def test_times_by_example_and_steps_of_no_length():
             step = lambda t, s: method.step(KEY, M1.predict(LAW), method.init(x, t), Span(t, s)).x
             return step(t, s), jax.vmap(step)(t, s)
 
-        methods = restoration(LAW, 0.3), restoration(LAW), euler_restoration(LAW)
+        methods = (
+            restoration_degradation(LAW, 0.3),
+            restoration_degradation(LAW),
+            euler_restoration(LAW),
+        )
         return [one(method) for method in methods]
 
     for together, alone in run(x, t, s):
@@ -286,7 +297,7 @@ def test_times_by_example_and_steps_of_no_length():
 @pytest.mark.parametrize("share", [0.0, 1.5, float("nan")])
 def test_a_share_outside_the_path_is_refused(share):
     with pytest.raises(ValueError, match=f"look_back is {share}; as a share of t"):
-        restoration(LAW, share)
+        restoration_degradation(LAW, share)
     if not share > 1.0:
         with pytest.raises(ValueError, match=f"look_back is {share}; as c of"):
             euler_restoration(LAW, share)

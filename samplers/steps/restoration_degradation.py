@@ -18,7 +18,7 @@ from jax import Array
 
 from samplers.base import Sampler, State, start
 from sde_lib import AffinePath, Coeffs, expand, reverse_drift
-from sde_lib.affine import Step
+from sde_lib.affine import Transition
 from sde_lib.base import SDE
 from sde_lib.prediction import Prediction
 
@@ -42,7 +42,7 @@ def number_of_steps(count: float) -> LookBack:
     return lambda t, h: count * h
 
 
-def restoration(path: AffinePath, look_back: float | LookBack = 1.0) -> Sampler:
+def restoration_degradation(path: AffinePath, look_back: float | LookBack = 1.0) -> Sampler:
     """Restoration-degradation by the exact kernel of an affine law, one evaluation a step.
 
         x' = E[x_u | x],    z = (x - r x') / q,    x_s = r' x' + q' z,
@@ -72,7 +72,7 @@ def restoration(path: AffinePath, look_back: float | LookBack = 1.0) -> Sampler:
             # Not u = 0, where a law may still carry noise.
             (a_t, c_t), (a_s, c_s) = path.coeffs(t), path.coeffs(s)
             zero = jnp.zeros_like(c_t)
-            at_u, to_t, to_s = Coeffs(zero + 1.0, zero), Step(a_t, c_t), Step(a_s, c_s)
+            at_u, to_t, to_s = Coeffs(zero + 1.0, zero), Transition(a_t, c_t), Transition(a_s, c_s)
         else:
             u = restored_time(rule, t, s)
             at_u, to_t, to_s = path.coeffs(u), path.forward_step(u, t), path.forward_step(u, s)
@@ -87,7 +87,9 @@ def restored_time(rule: LookBack, t: Array, s: Array, first: float = 0.0) -> Arr
     return jnp.clip(t - rule(t, t - s), jnp.minimum(first, s), s)
 
 
-def restore(prediction: Prediction, at_u: Coeffs, step: Step, c_t: Array) -> tuple[Array, Array]:
+def restore(
+    prediction: Prediction, at_u: Coeffs, step: Transition, c_t: Array
+) -> tuple[Array, Array]:
     """The mean of x_u given x_t, and the noise that leads from it to x_t.
 
     `(x + q^2 score) / r` and `(x - r x') / q`, written in the prediction's data and noise: without
