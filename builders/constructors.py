@@ -6,46 +6,73 @@ is its file and one line of `sde_lib.SDES`, `models.MODELS` or `data.SOURCES`.
 """
 
 from collections import ChainMap
-from typing import Any
+from collections.abc import Callable, Mapping
+from inspect import signature
+from typing import Any, NamedTuple
 
 import data
 import models
 import sde_lib
 from builders.sections import options
+from data.source import unknown
 from training.optimizer import OPTIMIZERS
 
-# Views: an entry that is added to a table is in them too.
+
+class Named(NamedTuple):
+    """A section: the key that names a constructor, and the table it is in.
+
+    `given`: arguments that other sections say. `beside`: keys that all sections of the kind have
+    and that are no arguments.
+    """
+
+    key: str
+    table: Mapping[str, Callable]
+    given: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+
+
+# Views of several tables: an entry that is added to one of them is in them too.
 LAWS = ChainMap(sde_lib.SDES, sde_lib.TABLED)
 NETWORKS = ChainMap(models.MODELS, models.CLASSIFIERS, models.NOISE_LEVELS)
+OF_DATA = ("eval_split", "centered", "random_flip", "uniform_dequantization")
+NAMED = {
+    "sde": Named("name", LAWS),
+    "model": Named("name", NETWORKS, ("name", "parent", "centered", "sigma_min", "sigma_max")),
+    "data": Named("dataset", data.SOURCES, beside=OF_DATA),
+    "optim": Named("optimizer", OPTIMIZERS),
+}
 # What a loss trains, if not the networks of `models.MODELS`.
 TRAINS = {"classification": models.CLASSIFIERS, "noise_level": models.NOISE_LEVELS}
-# Fields of networks that other sections say: `data.centered`, `sde.sigma_min`.
-ELSEWHERE = ("centered", "sigma_min", "sigma_max")
 
 
-def law_section(name: str) -> dict[str, Any]:
-    """The numbers of a law, with its defaults."""
-    return {"name": name, **options(LAWS[name])}
+def section_of(section: str, name: str) -> dict[str, Any]:
+    """The arguments of a constructor, with its defaults, and its name."""
+    named = NAMED[section]
+    return {named.key: name, **options(named.table[name], named.given)}
 
 
-def network_section(name: str) -> dict[str, Any]:
-    """The options of a network, with its defaults; the dtype by its name."""
-    return {"name": name, **options(NETWORKS[name], ELSEWHERE), "dtype": "float32"}
+def arguments_of(section: str, config: Mapping[str, Any]) -> tuple[Callable, dict[str, Any]]:
+    """The constructor that a section of a config names, and the arguments that the section gives.
+
+    Raises:
+        ValueError: for a name or a key that is not known, or the keys of another constructor.
+    """
+    named, name = NAMED[section], config[NAMED[section].key]
+    if name not in named.table:
+        raise ValueError(unknown(f"{section}.{named.key}", name, tuple(named.table)))
+    takes = signature(named.table[name]).parameters.values()
+    known = {p.name for p in takes if p.default is not p.empty} - {*named.given}
+    own = {k: v for k, v in config.items() if k not in (named.key, *named.beside)}
+    if own.keys() - known or (known and not own):
+        raise ValueError(
+            f"{section}.{named.key} is {name!r}, whose options are "
+            f"{', '.join(sorted(known)) or 'none'}, but the section has "
+            f"{', '.join(sorted(own)) or 'none'}; start from a config file of it."
+        )
+    return named.table[name], own
 
 
-def data_section(name: str) -> dict[str, Any]:
-    """The options of a kind of data, with its defaults, and the split that is held out where data
-    have several."""
-    split = {"eval_split": "test"} if name == "tfds" else {}
-    return {"dataset": name, **options(data.SOURCES[name]), **split}
-
-
-def optimizer_section(name: str) -> dict[str, Any]:
-    """The options of an optimizer, with its defaults."""
-    return {"optimizer": name, **options(OPTIMIZERS[name])}
-
-
-def trained(loss: str) -> dict[str, Any]:
+def trained(loss: str) -> Mapping[str, Any]:
     """The networks that a loss trains, by name."""
     return TRAINS.get(loss, models.MODELS)
 

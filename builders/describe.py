@@ -11,7 +11,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from builders.sections import CHOICES, Choice, choices
+from builders.constructors import NAMED
+from builders.sections import Choice, choices
 from data.source import unknown
 
 
@@ -39,11 +40,19 @@ def is_section(value: object) -> bool:
 
 def describe_section(name: str, section: ConfigDict) -> str:
     """The section's own keys, and the methods that its choices may name."""
-    lines = [f"{name}: values of this config"]
-    lines += [f"  {key} = {value!r}" for key, value in section.items() if is_own(value)]
-    for choice in (choice for choice in CHOICES if choice.section == name):
+    lines, told = [f"{name}: values of this config"], {}
+    if name in NAMED:
+        text = inspect.getdoc(NAMED[name].table[section[NAMED[name].key]]) or ""
+        lines[0] = f"{name}: {text.partition(chr(10))[0]}"
+        told = arguments(text)
+    for key, value in section.items():
+        if is_own(value):
+            lines.append(f"  {key} = {value!r}  {told.get(key, '')}".rstrip())
+    if name in NAMED:
+        lines.append(f"{name}.{NAMED[name].key} is one of {', '.join(NAMED[name].table)}")
+    for choice in choices(name):
         lines.append(f"{name}.{choice.key} is one of {', '.join(choice.table)}")
-    if len(lines) > 1 and choices(name):
+    if choices(name):
         lines.append(f"--describe {name}.METHOD tells the keys of a method.")
     return "\n".join(lines)
 
@@ -68,10 +77,12 @@ def describe_method(key: str, choice: Choice, section: Mapping[str, Any]) -> str
 
 def arguments(text: str) -> dict[str, str]:
     """The lines on arguments in a docstring, by name."""
-    block = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", text, re.MULTILINE)
+    block = re.search(r"^(?:Args|Fields):\n((?:[ ]+.*\n?|\n)+)", text, re.MULTILINE)
+    lines = block[1].splitlines() if block else []
+    indent = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
     found: dict[str, str] = {}
-    for line in block[1].splitlines() if block else ():
-        if entry := re.match(r"[ ]{4}(\w[\w, ]*): (.*)", line):
+    for line in lines:
+        if entry := re.match(rf"[ ]{{{indent}}}(\w[\w, ]*): (.*)", line):
             names = [name.strip() for name in entry[1].split(",")]
             found.update(dict.fromkeys(names, entry[2]))
         elif line.strip() and found:

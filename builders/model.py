@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 import models
 import sde_lib
 from builders.checks import choose
-from builders.constructors import NETWORKS
+from builders.constructors import arguments_of
 from builders.steps import naming
 from builders.training import build_prediction
 from sde_lib.classifier import LogitsFn, make_logits
@@ -21,15 +21,8 @@ DTYPES = ("float32", "bfloat16")
 
 
 def build_model(config: ConfigDict, shape: tuple[int, ...]) -> Any:
-    network = choose("model.name", config.model.name, NETWORKS)
-    kwargs = {key: value for key, value in config.model.items() if key != "name"}
-    known = {field.name for field in dataclasses.fields(network)} - {"parent", "name"}
-    if not set(kwargs) <= known:
-        extra = ", ".join(sorted(set(kwargs) - known))
-        raise ValueError(
-            f"model.name is {config.model.name!r}, which has no option {extra}; start from a "
-            "config file of that network."
-        )
+    network, kwargs = arguments_of("model", config.model)
+    known = {field.name for field in dataclasses.fields(network)}
     kwargs["dtype"] = jnp.dtype(choose("model.dtype", kwargs["dtype"], DTYPES))
     if "centered" in known:
         kwargs["centered"] = config.data.centered

@@ -9,11 +9,9 @@ import data
 import exact
 import restoration
 from builders.aliases import modernised
-from builders.checks import check_classes, check_data, choose
-from builders.constructors import data_section
+from builders.checks import check_classes, check_data
+from builders.constructors import arguments_of
 
-# Keys that all data have.
-COMMON = ("dataset", "centered", "random_flip", "uniform_dequantization")
 MOMENTS_BATCH = 1000
 
 
@@ -68,21 +66,13 @@ def called(section: ConfigDict) -> str:
 
 def build_data(section: ConfigDict) -> tuple[data.Source, data.Source]:
     """Training and test split."""
-    choose("data.dataset", section.dataset, data.SOURCES)
-    own, known = set(section) - set(COMMON), set(data_section(section.dataset)) - {"dataset"}
-    if own - known or (known and not own):
-        raise ValueError(
-            f"data.dataset is {section.dataset!r}, whose options are "
-            f"{', '.join(sorted(known)) or 'none'}, but the section has "
-            f"{', '.join(sorted(own)) or 'none'}; start from a config file of such data."
-        )
+    _, given = arguments_of("data", section)
     if section.dataset in ("idx", "image_folder", "npz") and not section.path:
         raise FileNotFoundError(
             f"data.path is empty; data.dataset = {section.dataset!r} reads a file or folder: give "
             "it with --config.data.path=PATH."
         )
     splits = ("train", section.get("eval_split", "test"))
-    given = {key: section[key] for key in own - {"eval_split"}}
     return tuple(data.load(section.dataset, split, **given) for split in splits)
 
 

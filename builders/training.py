@@ -12,11 +12,11 @@ import data
 import losses
 import sde_lib
 from builders.checks import choose, classes_told
+from builders.constructors import arguments_of
 from builders.steps import construct, naming
 from losses.denoising import LossFn
 from models import CLASSIFIERS
 from sde_lib.prediction import CONDITIONING, KINDS, kinds
-from training.optimizer import OPTIMIZERS
 
 
 def build_prediction(config: ConfigDict) -> dict[str, Any]:
@@ -92,6 +92,5 @@ def build_labels(config: ConfigDict) -> Callable[[Array, dict], dict]:
 
 
 def build_optimizer(section: ConfigDict, n_iters: int) -> optax.GradientTransformation:
-    make = choose("optim.optimizer", section.optimizer, OPTIMIZERS)
-    own = {key: value for key, value in section.items() if key != "optimizer"}
+    make, own = arguments_of("optim", section)
     return construct("optim", make, own, n_iters=n_iters)

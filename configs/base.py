@@ -8,13 +8,7 @@ so a flag that the chosen law or network does not know is refused instead of ign
 from ml_collections import ConfigDict
 
 from builders.aliases import old_keys
-from builders.constructors import (
-    data_section,
-    law_section,
-    loss_of,
-    network_section,
-    optimizer_section,
-)
+from builders.constructors import loss_of, section_of
 from builders.sections import sections
 
 # Where the defaults of a config are not those of the network.
@@ -43,8 +37,9 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config = ConfigDict()
     config.seed = 42
 
-    config.sde = ConfigDict(law_section(law))
-    config.model = ConfigDict({**network_section(network), **NETWORKS.get(network, {})})
+    config.sde = ConfigDict(section_of("sde", law))
+    config.model = ConfigDict({**section_of("model", network), **NETWORKS.get(network, {})})
+    config.model.dtype = "float32"
     if law == "ve" and continuous and network in ("ncsnpp", "mlp"):
         # Goes with the conditioning below: this embedding takes the logarithm of sigma.
         config.model.embedding_type = "fourier"
@@ -66,7 +61,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     if law == "ve":
         config.loss.denoising.reduce_mean = config.loss.discrete.reduce_mean = False
 
-    config.optim = ConfigDict(optimizer_section("adam"))
+    config.optim = ConfigDict(section_of("optim", "adam"))
 
     config.training = ConfigDict()
     config.training.continuous = continuous  # if not, model.num_scales levels: SMLD and DDPM
@@ -97,7 +92,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.sampling.corrector = "langevin" if law == "ve" else "none"
     config.sampling.steps = 1000
     config.sampling.grid = "uniform"
-    config.sampling.eps = {"vp": 1e-3, "subvp": 1e-3, "edm": 0.002}.get(law, 1e-5)
+    config.sampling.eps = {"vp": 1e-3, "subvp": 1e-3}.get(law, config.sde.t0)
     config.sampling.denoise = True  # end with the conditional mean at eps, one more evaluation
     config.sampling.batch_size = 64
     config.loss.noise_level.eps = config.sampling.eps
@@ -195,7 +190,9 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.edit.samples = 4  # of each
     add_methods(config.edit, "edit")
 
-    config.data = ConfigDict(data_section(data))
+    config.data = ConfigDict(section_of("data", data))
+    if data == "tfds":
+        config.data.eval_split = "test"
     config.data.centered = law != "ve"  # the model sees [-1, 1]; otherwise [0, 1]
     config.data.random_flip = False
     config.data.uniform_dequantization = False

@@ -9,7 +9,7 @@ python main.py --config configs/coloured_digits_vp.py --workdir runs/coloured --
 
 from ml_collections import ConfigDict
 
-from builders.constructors import data_section
+from builders.constructors import section_of
 from configs.digits import digits
 
 
@@ -17,7 +17,7 @@ def get_config():
     config = digits("vp")
     config.model.width = 512
     rest = {key: config.data[key] for key in config.data if key != "dataset"}
-    config.data = ConfigDict({**data_section("npz"), **rest})
+    config.data = ConfigDict({**section_of("data", "npz"), **rest})
     config.data.path = "runs/coloured_digits.npz"
     config.eval.mixture = False
     config.eval.classifier = ""  # fitted to these images; that of the grey ones does not take them

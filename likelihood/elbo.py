@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from likelihood.decoder import check_levels, expected_log_decoder, start, total
+from likelihood.decoder import check_levels, expected_log_decoder, start
 from sde_lib import AffinePath, fold_in, normal_like, split, total
 from sde_lib.prediction import Cond, PredictFn, bound
 

@@ -19,10 +19,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from sde_lib.base import expand, normal_logp, total
 from sde_lib.noise import normal_like
+from sde_lib.ranges import rising
+
+# Of |log(c / a)|: the square of exp(43.6) is the largest float32 but for a factor of 5.
+LARGEST = 43.6
 
 
 class Coeffs(NamedTuple):
@@ -43,8 +48,8 @@ class AffinePath:
     """A law with a known Gaussian kernel. Abstract: subclasses add `t0`, `t1` and `coeffs`.
 
     Subclasses are `flax.struct` dataclasses of numbers: leaves of a pytree, to be mapped over,
-    differentiated and printed. They are not validated here, where they may be tracers, but where
-    they are built.
+    differentiated and printed. They may be tracers, so they are not validated by the constructor,
+    but by `check`.
     """
 
     t0: float
@@ -55,6 +60,18 @@ class AffinePath:
     def drowns_data(self) -> bool:
         """Whether nothing is left of the data at t1, `a = 0`, where lam is -inf."""
         return False
+
+    def check(self) -> None:
+        """Refuses numbers that the law cannot have; a law with more of them adds to this.
+
+        Raises:
+            ValueError: where t0 and t1 do not rise from above 0, or for a noise-to-signal ratio
+                c / a, whose square samplers and losses take, that leaves the range of float32.
+        """
+        rising(t0=self.t0, t1=self.t1)
+        if self.drowns_data:
+            raise ValueError(f"t1 is {self.t1}; it must be below 1, where the drift is infinite.")
+        check_float32(self)
 
     def coeffs(self, t: Array) -> Coeffs:
         raise NotImplementedError
@@ -138,6 +155,22 @@ class AffinePath:
         """Log density of the prior in nats, summed over all axes but the first: `(B,)`."""
         std = self.prior_std()
         return total(normal_logp(x / std, std))
+
+
+def check_float32(path: AffinePath) -> None:
+    """Raises:
+    ValueError: for a law whose (c / a)^2 leaves the range of float32 at either end.
+    """
+    lam = np.asarray(path.lam(np.asarray([path.t0, path.t1], np.float32)), np.float64)
+    if np.all(np.abs(lam) < LARGEST):
+        return
+    name = next((key for key in ("beta_max", "sigma_max") if hasattr(path, key)), "t1")
+    first, last = np.exp(-lam)
+    raise ValueError(
+        f"{name} is {getattr(path, name)}, which makes the noise {first:.3g} times the data at t0 "
+        f"and {last:.3g} times at t1; float32 holds the square of what lies between "
+        f"{np.exp(-LARGEST):.1g} and {np.exp(LARGEST):.1g} only, so lower it."
+    )
 
 
 def check_data_left(path: AffinePath, what: str) -> None:

@@ -16,6 +16,7 @@ For gamma = 1 it is `a = 1 - t, c = t`.
 
 import json
 import math
+import numbers
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -114,6 +115,10 @@ class Kinetic(AffinePath):
             return cls.from_gamma(theta, gamma, scale, t0, t1)
         except ValueError as error:
             raise ValueError(f"The table {table} is wrong. {error}") from None
+
+    @property
+    def drowns_data(self) -> bool:
+        return isinstance(self.t1, numbers.Real) and self.t1 >= 1.0
 
     def coeffs(self, t: Array) -> Coeffs:
         return _coeffs(self.table, jnp.asarray(t))

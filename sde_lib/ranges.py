@@ -28,6 +28,13 @@ def below_one(**values: object) -> None:
     check(values, lambda x: 0 <= x < 1, "lie in [0, 1)")
 
 
+def rising(**values: object) -> None:
+    """`rising(t0=t0, t1=t1)` refuses a first number that does not lie between 0 and the second."""
+    (low, x), (high, y) = values.items()
+    if all(isinstance(value, numbers.Real) for value in (x, y)) and not 0.0 < x < y:
+        raise ValueError(f"{low} is {x}; it must lie between 0 and {high} = {y}.")
+
+
 def strength(**values: object) -> None:
     """Refuses what no guide is multiplied by, inf and nan among it."""
     check(values, lambda x: abs(x) <= 1e6, "lie between -1e6 and 1e6")

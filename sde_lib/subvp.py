@@ -5,6 +5,7 @@ from flax import struct
 from jax import Array
 
 from sde_lib.affine import AffinePath, Coeffs
+from sde_lib.ranges import rising
 from sde_lib.vp import integral_of_beta, time_of_integral
 
 
@@ -20,6 +21,10 @@ class SubVP(AffinePath):
     beta_max: float = 20.0
     t0: float = 1e-5
     t1: float = 1.0
+
+    def check(self) -> None:
+        rising(beta_min=self.beta_min, beta_max=self.beta_max)
+        super().check()
 
     def beta(self, t: Array) -> Array:
         return self.beta_min + t * (self.beta_max - self.beta_min)

@@ -5,6 +5,7 @@ from flax import struct
 from jax import Array
 
 from sde_lib.affine import AffinePath, Coeffs
+from sde_lib.ranges import rising
 
 
 @struct.dataclass
@@ -20,6 +21,10 @@ class VE(AffinePath):
     sigma_max: float = 50.0
     t0: float = 1e-5
     t1: float = 1.0
+
+    def check(self) -> None:
+        rising(sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+        super().check()
 
     def log_ratio(self) -> Array:
         return jnp.log(self.sigma_max) - jnp.log(self.sigma_min)

@@ -5,6 +5,7 @@ from flax import struct
 from jax import Array
 
 from sde_lib.affine import AffinePath, Coeffs, Transition
+from sde_lib.ranges import rising
 
 
 @struct.dataclass
@@ -19,6 +20,10 @@ class VP(AffinePath):
     beta_max: float = 20.0
     t0: float = 1e-5
     t1: float = 1.0
+
+    def check(self) -> None:
+        rising(beta_min=self.beta_min, beta_max=self.beta_max)
+        super().check()
 
     def beta(self, t: Array) -> Array:
         return self.beta_min + t * (self.beta_max - self.beta_min)

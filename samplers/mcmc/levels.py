@@ -18,7 +18,7 @@ LevelLogitsFn = Callable[[Array], Array]
 
 UPDATES = ("gibbs", "argmax")
 
-__all__ = ["UPDATES", "Levels", "LogitsFn", "draw_level", "make_levels", "mixture_logits"]
+__all__ = ["UPDATES", "LevelLogitsFn", "Levels", "draw_level", "make_levels", "mixture_logits"]
 
 
 def mixture_logits(levels: Levels, points: Array, std: float = 0.0) -> LevelLogitsFn:

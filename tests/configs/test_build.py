@@ -115,10 +115,16 @@ def test_numbers_of_laws(name):
 @pytest.mark.parametrize(
     "numbers, sentence",
     [
-        ({"name": "vp", "beta_max": 200.0}, "sde.beta_max = 200.0 makes .* 5.32e[+]21 times at t1"),
-        ({"name": "subvp", "beta_max": 400.0}, "sde.beta_max = 400.0 makes .* times at t1"),
-        ({"name": "ve", "sigma_max": 1e20}, "sde.sigma_max = 1e[+]20 makes .* 1e[+]20 times at t1"),
-        ({"name": "edm", "t1": 1e25}, "sde.t1 = 1e[+]25 makes"),
+        (
+            {"name": "vp", "beta_max": 200.0},
+            "sde.beta_max is 200.0, .* 5.32e[+]21 times at t1",
+        ),
+        ({"name": "subvp", "beta_max": 400.0}, "sde.beta_max is 400.0, which makes .* times at t1"),
+        (
+            {"name": "ve", "sigma_max": 1e20},
+            "sde.sigma_max is 1e[+]20, .* 1e[+]20 times at t1",
+        ),
+        ({"name": "edm", "t1": 1e25}, "sde.t1 is 1e[+]25, which makes"),
     ],
 )
 def test_laws_beyond_float32(numbers, sentence):

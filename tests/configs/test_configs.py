@@ -14,7 +14,7 @@ from program import ROOT
 import data
 import sde_lib
 from builders import constructors
-from builders.constructors import law_section
+from builders.constructors import section_of
 from builders.experiment import build
 from builders.model import build_model
 from builders.path import build_path
@@ -68,18 +68,18 @@ def count(config, shape=(32, 32, 3)):
 
 def test_laws():
     """A few numbers of papers, and that a config has the law's own."""
-    assert law_section("vp") == {
+    assert section_of("sde", "vp") == {
         "name": "vp",
         "beta_min": 0.1,
         "beta_max": 20.0,
         "t0": 1e-5,
         "t1": 1.0,
     }
-    assert law_section("edm") == {"name": "edm", "t0": 0.002, "t1": 80.0}
-    assert law_section("kinetic") == {"name": "kinetic", "table": "", "t0": 1e-5, "t1": 0.999}
+    assert section_of("sde", "edm") == {"name": "edm", "t0": 0.002, "t1": 80.0}
+    assert section_of("sde", "kinetic") == {"name": "kinetic", "table": "", "t0": 1e-5, "t1": 0.999}
     for name, law in sde_lib.SDES.items():
         own = {field.name for field in dataclasses.fields(law)}
-        assert law_section(name).keys() == own | {"name"}
+        assert section_of("sde", name).keys() == own | {"name"}
 
 
 # What the config says elsewhere (`data.centered`, `sde.sigma_min`).

@@ -15,7 +15,7 @@ from network_sizes import attention, refinenet, unet
 from program import ROOT
 
 from builders.checks import check_combinations, check_numbers
-from builders.constructors import data_section
+from builders.constructors import section_of
 from builders.likelihood import build_likelihood
 from builders.path import build_path
 from builders.sampling import build_sampler
@@ -253,8 +253,8 @@ def test_data(name):
     config, side = load(name), int(ROWS[name]["px"])
     wanted = {"image_size": (side, side), **SECTIONS[name.split("/")[-1].split("_")[0]]}
     assert {key: config.data[key] for key in wanted} == wanted
-    own = {"dataset", "centered", "random_flip", "uniform_dequantization"}
-    assert set(config.data) - own == data_section(config.data.dataset).keys() - own
+    own = {"dataset", "eval_split", "centered", "random_flip", "uniform_dequantization"}
+    assert set(config.data) - own == section_of("data", config.data.dataset).keys() - own
 
 
 @pytest.mark.parametrize("name", ROWS)
