@@ -274,6 +274,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Turns what absl and ml_collections raise on a bad flag into one sentence."""
     try:
         argv = [with_today(argument) for argument in expand_config_file(argv)]
+        sys.argv = argv  # where ml_collections looks for the flags of a config
         config = check_config_flags(argv)
         if (section := value_of("describe", argv)) is not None:
             print(describe(section, config or base("vp", "mlp", "digits")))

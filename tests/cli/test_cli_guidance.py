@@ -98,6 +98,16 @@ def test_what_takes_images_is_sampled(trained, workdirs, method):
         ),
         (VP, {"guidance__method": "classifier_free"}, "the network knows no classes"),
         (VP, {"guidance__method": "classifier", "guidance__classifier": "RUN"}, "no classifier"),
+        (
+            VP,
+            {"guidance__method": "impute", "guidance__mask": "lft"},  # an old name
+            "guidance.mask.keep is 'lft', which is neither a file nor one of box",
+        ),
+        (
+            VP,
+            {"guidance__method": "impute", "guidance__blur__std": 2.0},
+            "guidance.blur.std is set to 2.0, and no chosen method reads it",
+        ),
         ("configs/digits_ve.py", {}, "has sde = "),
         ("classifier", {}, "--mode sample needs a score"),
     ],
