@@ -11,7 +11,7 @@ import sde_lib
 from builders.chains import MEND
 from builders.stored import stored_config
 from losses.noise_level import levels_of
-from samplers.mcmc.levels import LogitsFn
+from samplers.mcmc.levels import LevelLogitsFn
 from sde_lib.levels import Levels, make_levels
 from training.restore import restore_ema
 
@@ -23,7 +23,7 @@ class LevelNetwork(NamedTuple):
     """The levels, and `logits(y)`, log p(level | y) up to a constant for each example."""
 
     levels: Levels
-    logits: LogitsFn
+    logits: LevelLogitsFn
 
 
 def build_levels(config: ConfigDict, path: sde_lib.AffinePath) -> Levels | None:
