@@ -94,6 +94,12 @@ ALIASES = {
     "likelihood.max_steps": ("{solver}.max_steps",),
 }
 
+# Keys of score_sde that are in another section here, or whose values are said otherwise.
+MOVED = {
+    "training.reduce_mean": ("loss.reduce_mean", {}),
+    "training.likelihood_weighting": ("loss.weighting", {True: "likelihood", False: "variance"}),
+    "sampling.noise_removal": ("sampling.denoise", {}),
+}
 # Old names of methods, by the key that chooses them; a section may still have the old name too.
 NAMES = {"predictor": {"ancestral_sampling": "ancestral", "restoration": "restoration_degradation"}}
 
@@ -110,8 +116,9 @@ def with_today(argument: str) -> str:
 
 def old_keys(name: str) -> dict[str, Any]:
     """The old keys of a section, as fields without a value that take one of the right type."""
+    moved = (key.split(".") for key in MOVED)
+    fields = {key: config_dict.placeholder(bool) for section, key in moved if section == name}
     own, tables = sections(name), {choice.key: choice.table for choice in choices(name)}
-    fields = {}
     for key, targets in aliases_of(name):
         place, option = targets[0].split(".")
         methods = tables[place[1:-1]] if place.startswith("{") else (place,)
@@ -136,6 +143,13 @@ def modernised(config: ConfigDict, strict: bool = True) -> ConfigDict:
     config = config.copy_and_resolve_references()
     if config.loss.name == "denoising" and not config.training.continuous:
         config.loss.name = "discrete"  # which had no name of its own
+    for old, (new, values) in MOVED.items():
+        (section, key), (place, option) = old.split("."), new.split(".")
+        found = config[section].to_dict()
+        value = found.pop(key, None)
+        config[section] = ConfigDict(found)
+        if value is not None:
+            config[place][option] = values.get(value, value)
     for name in SECTIONS:
         config[name] = modern(name, config[name], strict)
     return config

@@ -16,16 +16,10 @@ from builders.constructors import NETWORKS, trained
 from builders.sections import FOLLOWED
 from data import Source
 from data.source import unknown
-from evaluation.metrics.table import METRICS
-from evaluation.spaces.inception import RELEASES, RESIZES
-from evaluation.spaces.table import FEATURE_SPACES
-from evaluation.tasks.bounds import MORE_BOUNDS
+from evaluation.tasks.refused import check_evaluation
 from samplers.around.interpolation import INTERPOLATIONS
 from sde_lib.prediction import BY_LEVEL
 from training.workdir import flatten
-
-# Fewer samples have no moments in each of the blocks that the error bars are made of.
-FEWEST_SAMPLES = 20
 
 
 def choose(section: str, name: str, table) -> Any:
@@ -187,41 +181,11 @@ def classes_told(config: ConfigDict) -> int:
 
 def check_data(config: ConfigDict, train: Source, test: Source) -> None:
     """Refuses what the data at hand do not allow."""
-    section = config.eval
-    choose("eval.bpd_dataset", section.bpd_dataset, ("train", "test"))
-    choose("eval.reference", section.reference, ("train", "test"))
     choose("guidance.method", config.guidance.method, ("none", *FOLLOWED))
     choose("latents.dataset", config.latents.dataset, ("train", "test"))
-    for name in section.bounds:
-        choose("eval.bounds", name, MORE_BOUNDS)
-    for name in section.features:
-        choose("eval.features", name, FEATURE_SPACES)
-    for name in section.metrics:
-        choose("eval.metrics", name, METRICS)
-    check_inception(section, train.shape)
+    check_evaluation(config.eval, train)
     if train.shape != test.shape:
         raise ValueError(
             f"{train.name} has examples of shape {train.shape} in training and {test.shape} in "
             "test; give data.image_size, or mend the data."
-        )
-    if "classifier" in section.features and not section.classifier and train.labels is None:
-        raise ValueError(
-            f"eval.features has 'classifier', which needs labels, and {train.name} has none; take "
-            "('pixels',)."
-        )
-    if section.enable_sampling and section.num_samples < FEWEST_SAMPLES:
-        raise ValueError(
-            f"eval.num_samples is {section.num_samples}; distances need {FEWEST_SAMPLES} or more: "
-            "raise it, or set eval.enable_sampling=False."
-        )
-
-
-def check_inception(section: ConfigDict, shape: tuple[int, ...]) -> None:
-    """Refuses images that an Inception network does not take."""
-    choose("eval.resize", section.resize, RESIZES)
-    names = [name for name in section.features if name in RELEASES]
-    if names and (len(shape) != 3 or shape[-1] not in (1, 3)):
-        raise ValueError(
-            f"eval.features has {names[0]!r}, which takes grey or colour images, and examples have "
-            f"shape {tuple(shape)}; take ('pixels',)."
         )

@@ -85,9 +85,12 @@ def choices(section: str) -> tuple[Choice, ...]:
 def pruned(config: ConfigDict) -> ConfigDict:
     """A config with the sections of methods that it uses and no others."""
     found = config.to_dict()
-    for name in {choice.section for choice in CHOICES}:
-        unread = idle(name, found[name])
-        found[name] = {k: v for k, v in found[name].items() if k not in unread and v is not None}
+    choosing = {choice.section for choice in CHOICES}
+    for name, section in found.items():
+        unread = idle(name, section) if name in choosing else ()
+        if isinstance(section, dict):
+            kept = {k: v for k, v in section.items() if k not in unread and v is not None}
+            found[name] = kept
     return ConfigDict(found)
 
 

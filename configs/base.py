@@ -78,6 +78,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.training.keep_snapshots = 0  # the newest so many; 0 keeps all
     config.training.snapshot_sampling = False
     config.training.progress = True
+    add_methods(config.training, "training")  # score_sde's names
 
     # Devices over which parameters, average and moments are split; batches are split over all.
     config.mesh = ConfigDict()

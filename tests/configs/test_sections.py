@@ -126,6 +126,24 @@ def test_old_names_reach_the_chosen_method():
     assert modern("sampling", found) == found
 
 
+def test_names_of_score_sde_from_other_sections():
+    """Each reaches its place, by the loss that is chosen, and leaves nothing behind."""
+    ours = config(noise_removal=False)
+    ours.training.update(reduce_mean=False, likelihood_weighting=True)
+    found = modernised(ours)
+    loss = found.loss.denoising
+    assert (loss.reduce_mean, loss.weighting, found.sampling.denoise) == (
+        False, "likelihood", False
+    )  # fmt: skip
+    assert modernised(found) == found and "reduce_mean" not in pruned(found).training
+    levels = base("ve", "ncsnpp", "digits", continuous=False)
+    levels.training.reduce_mean = True
+    assert modernised(levels).loss.discrete.reduce_mean is True
+    levels.training.likelihood_weighting = True
+    with pytest.raises(ValueError, match=r"loss\.weighting is set to 'likelihood'"):
+        modernised(levels)
+
+
 def test_an_old_name_of_a_method_that_is_not_chosen():
     section = config(predictor="heun", snr=0.3).sampling
     with pytest.raises(ValueError, match=r"sampling\.snr is set to 0.3.*corrector is 'none'"):

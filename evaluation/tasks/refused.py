@@ -1,0 +1,49 @@
+"""What no evaluation can be: refused when a run is built, long before one is made."""
+
+from typing import Any
+
+from data import Source
+from data.source import unknown
+from evaluation.metrics.table import METRICS
+from evaluation.spaces.inception import RELEASES, RESIZES
+from evaluation.spaces.table import FEATURE_SPACES
+from evaluation.tasks.bounds import MORE_BOUNDS
+
+# Fewer samples have no moments in each of the blocks that the error bars are made of.
+FEWEST_SAMPLES = 20
+SPLITS = ("train", "test")
+
+
+def check_evaluation(section: Any, train: Source) -> None:
+    """Checks the section `eval` of a config, for the data of its run.
+
+    Raises:
+        ValueError: for a name that is not known, or what these data do not allow.
+    """
+    named = {"bpd_dataset": SPLITS, "reference": SPLITS, "resize": RESIZES}
+    several = {"bounds": MORE_BOUNDS, "features": FEATURE_SPACES, "metrics": METRICS}
+    for key, known in {**named, **several}.items():
+        for name in section[key] if key in several else (section[key],):
+            if name not in known:
+                raise ValueError(unknown(f"eval.{key}", name, tuple(known)))
+    check_features(section, train)
+    if section.enable_sampling and section.num_samples < FEWEST_SAMPLES:
+        raise ValueError(
+            f"eval.num_samples is {section.num_samples}; distances need {FEWEST_SAMPLES} or more: "
+            "raise it, or set eval.enable_sampling=False."
+        )
+
+
+def check_features(section: Any, train: Source) -> None:
+    """Refuses images that an Inception network does not take, and classes that are not there."""
+    names, shape = [name for name in section.features if name in RELEASES], tuple(train.shape)
+    if names and (len(shape) != 3 or shape[-1] not in (1, 3)):
+        raise ValueError(
+            f"eval.features has {names[0]!r}, which takes grey or colour images, and examples have "
+            f"shape {shape}; take ('pixels',)."
+        )
+    if "classifier" in section.features and not section.classifier and train.labels is None:
+        raise ValueError(
+            f"eval.features has 'classifier', which needs labels, and {train.name} has none; take "
+            "('pixels',)."
+        )
