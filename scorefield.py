@@ -132,7 +132,7 @@ class Run:
         run = partial(self._once(("logp", seed), likelihood, make), self.params)
         x = self._states(x)
         size = min(experiment.config.eval.batch_size, len(x))
-        given = numbers(x), x, *(() if cond is None else (np.asarray(cond),))
+        given = numbers(x), x, *classes_of(cond)
         return LogLik(*in_parts(run, size, *given))
 
     def bits_per_dim(self, levels: Any, **likelihood: Any) -> DataBits:
@@ -148,14 +148,20 @@ class Run:
         batch_bits = self._once("bits", likelihood, lambda: make_batch_bits(experiment))
         return data_bits(experiment, self.params, given, batch_bits=batch_bits)
 
-    def encode(self, x: Any, **likelihood: Any) -> Latents:
-        """Codes of states (n, ...): their ends at t1 by the flow, in units of the prior's std."""
-        return encode_data(self._with("likelihood", likelihood), self.params, self._states(x))
-
-    def decode(self, z: Any, denoise: bool = False, **likelihood: Any) -> SampleResult:
-        """States of codes (n, ...), by the same flow backwards."""
+    def encode(self, x: Any, cond: Any = None, **likelihood: Any) -> Latents:
+        """Codes of states (n, ...): their ends at t1 by the flow, in units of the prior's std. cond
+        are the classes (n,) that the network is told."""
         experiment = self._with("likelihood", likelihood)
-        return decode_codes(experiment, self.params, self._states(z), denoise)
+        return encode_data(experiment, self.params, self._states(x), *classes_of(cond))
+
+    def decode(
+        self, z: Any, denoise: bool = False, cond: Any = None, **likelihood: Any
+    ) -> SampleResult:
+        """States of codes (n, ...), by the same flow backwards; under the classes cond (n,), which
+        may be others than those of the codes: then examples are translated."""
+        experiment = self._with("likelihood", likelihood)
+        states = self._states(z)
+        return decode_codes(experiment, self.params, states, denoise, *classes_of(cond))
 
     def restore(
         self, y: Any, operator: LinearOperator, method: str = "mmps", **guidance: Any
@@ -204,6 +210,11 @@ class Run:
         if x.ndim == 0 or x.shape[1:] != shape or len(x) == 0:
             raise ValueError(f"The states have shape {x.shape}; this run takes {('n', *shape)}.")
         return x
+
+
+def classes_of(cond: Any) -> tuple[np.ndarray, ...]:
+    """What a function of classes is called with besides: nothing where there are none."""
+    return () if cond is None else (np.asarray(cond, np.int32),)
 
 
 def open_run(workdir: str | Path, step: int | None = None) -> Run:

@@ -9,7 +9,7 @@ a measurement themselves are in `restoration/`.
 
 from guidance.annealed import annealed, redrawn
 from guidance.base import GuideFn, by_cond, through_network, with_pullback, with_score
-from guidance.cfg import classifier_free
+from guidance.cfg import Wanted, classifier_free
 from guidance.classifier import classifier_guidance
 from guidance.dps import dps, dps_steps
 from guidance.energy import energy_guidance
@@ -23,6 +23,7 @@ __all__ = [
     "CLASS_GUIDES",
     "GUIDES",
     "GuideFn",
+    "Wanted",
     "annealed",
     "by_cond",
     "classifier_free",

@@ -96,7 +96,7 @@ def by_cond(guide_of: Callable[[Cond], GuideFn], predict: PredictFn) -> PredictF
     So y `(B, ...)`, measurements or classes, meets its example in an adaptive solve too, which
     takes examples one by one. `predict` itself is told nothing.
     """
-    return lambda x, t, cond=None: guide_of(cond)(predict)(x, t)
+    return lambda x, t, cond: guide_of(cond)(predict)(x, t)
 
 
 def residual(operator: LinearOperator, y: Array, x0: Array) -> Array:

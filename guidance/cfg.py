@@ -8,13 +8,22 @@ itself implies. w = 0 is the unconditional score, w = 1 the conditional one; w =
 the paper's equation 6. All fields of a prediction are affine in the score, so all are combined.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from sde_lib import AffinePath, expand
 from sde_lib.prediction import Cond, PredictFn, Prediction, prediction_of
-from sde_lib.ranges import pair, strength
+from sde_lib.ranges import pair, strength, up_to_one
+
+
+class Wanted(NamedTuple):
+    """A condition, and a strength `(B,)` for each example, in place of one scale for all."""
+
+    cond: Cond
+    scale: Array
 
 
 def classifier_free(
@@ -34,7 +43,7 @@ def classifier_free(
             that size.
         null: the condition, of one example, that stands for none: the number of no class, or a
             pytree like cond without its batch axis.
-        scale: w.
+        scale: w; or that of each example, where the condition is a `Wanted`.
         interval: noise levels sigma = c / a, `low < sigma <= high`, in which w applies; elsewhere
             it is 1 (Kynkaanniemi et al. 2024).
         rescale: phi in [0, 1]: by that part x0 is brought back to the standard deviation, over an
@@ -45,19 +54,18 @@ def classifier_free(
             not finite or above 1e6.
     """
     strength(scale=scale)
+    up_to_one(rescale=rescale)
     pair(interval=interval)
     low, high = interval
     if not 0.0 <= low < high:
-        raise ValueError(f"The guidance interval is {interval}; give two noise levels, low < high.")
-    if not 0.0 <= rescale <= 1.0:
-        raise ValueError(f"The guidance rescale is {rescale}; it must lie in [0, 1].")
+        raise ValueError(f"interval is {interval}; give two noise levels, low < high.")
     everywhere = low == 0.0 and high == float("inf")
 
     def guided(x: Array, t: Array, cond: Cond) -> Prediction:
-        size = x.shape[0]
+        size, (cond, own) = x.shape[0], cond if isinstance(cond, Wanted) else (cond, None)
         wanted = jax.tree.map(lambda v: jnp.broadcast_to(v, (size, *jnp.shape(v)[1:])), cond)
         nobody = jax.tree.map(lambda v, none: jnp.full_like(v, none), wanted, null)
-        if scale == 1.0 or (scale == 0.0 and everywhere):
+        if own is None and (scale == 1.0 or (scale == 0.0 and everywhere)):
             return predict(x, t, wanted if scale else nobody)
         t = jnp.broadcast_to(jnp.asarray(t), (size,))
         join = lambda u, v: jnp.concatenate([u, v])
@@ -65,7 +73,8 @@ def classifier_free(
         given = jax.tree.map(lambda v: v[:size], both)
         free = jax.tree.map(lambda v: v[size:], both)
         sigma = path.sigma(t)
-        w = expand(jnp.where((low < sigma) & (sigma <= high), scale, 1.0).astype(x.dtype), x)
+        inside = (low < sigma) & (sigma <= high)
+        w = expand(jnp.where(inside, scale if own is None else own, 1.0).astype(x.dtype), x)
         mixed = jax.tree.map(lambda u, c: u + w * (c - u), free, given)
         return rescaled(path, x, t, mixed, given.x0, rescale) if rescale else mixed
 

@@ -28,23 +28,26 @@ def dequantised(experiment, raw: np.ndarray, indices: np.ndarray, seed: int | No
     return np.asarray(experiment.bits_scaler.to_model(noise_keys, jnp.asarray(raw)))
 
 
-def encode_data(experiment, params: Any, x: np.ndarray) -> Latents:
-    """Codes of data (n, ...) as the model sees them: `z` (n, ...), `nfe` and `failed` (n,).
+def encode_data(experiment, params: Any, x: np.ndarray, *cond: np.ndarray) -> Latents:
+    """Codes of data (n, ...) as the model sees them: `z` (n, ...), `nfe` and `failed` (n,). `cond`
+    are the classes (n,) that the network is told, if any.
 
     Raises:
         ValueError: where every solve failed.
     """
     solver, eps = experiment.flow_solver, experiment.config.likelihood.eps
 
-    def batch(params, x):
-        return encode(experiment.path, experiment.predict(params), x, solver, eps)
+    def batch(params, x, cond=None):
+        return encode(experiment.path, experiment.predict(params), x, solver, eps, cond)
 
-    codes = Latents(*in_batches(experiment, batch, params, x))
+    codes = Latents(*in_batches(experiment, batch, params, x, *cond))
     arrived(codes.failed, experiment.config.likelihood)
     return codes
 
 
-def decode_codes(experiment, params: Any, z: np.ndarray, denoise: bool = False) -> SampleResult:
+def decode_codes(
+    experiment, params: Any, z: np.ndarray, denoise: bool = False, *cond: np.ndarray
+) -> SampleResult:
     """Data (n, ...) as the model sees them of codes (n, ...), the mean `nfe`, and `failed` (n,).
 
     A code that is not finite, as of a solve that failed, is not solved for: it fails, and x is nan.
@@ -52,21 +55,23 @@ def decode_codes(experiment, params: Any, z: np.ndarray, denoise: bool = False) 
     solver, eps = experiment.flow_solver, experiment.config.likelihood.eps
     there = np.isfinite(z).all(axis=tuple(range(1, z.ndim)))
 
-    def batch(params, z):
-        found = decode(experiment.path, experiment.predict(params), z, solver, eps, denoise)
+    def batch(params, z, cond=None):
+        found = decode(experiment.path, experiment.predict(params), z, solver, eps, denoise, cond)
         return found.x, found.nfe, found.failed
 
     x, failed = np.full_like(z, np.nan), np.ones(len(z), bool)
-    x[there], nfe, failed[there] = in_batches(experiment, batch, params, z[there])
+    x[there], nfe, failed[there] = in_batches(
+        experiment, batch, params, z[there], *(v[there] for v in cond)
+    )
     return SampleResult(x, None, nfe.mean(), failed)
 
 
-def in_batches(experiment, batch: Callable, params: Any, array: np.ndarray) -> Any:
-    """`batch(params, part)` over parts of `sampling.batch_size` along the first axis, which the
+def in_batches(experiment, batch: Callable, params: Any, *arrays: np.ndarray) -> Any:
+    """`batch(params, *parts)` over parts of `sampling.batch_size` along the first axis, which the
     processes of a job share, see `in_shares`."""
-    size = min(experiment.config.sampling.batch_size, len(array))
+    size = min(experiment.config.sampling.batch_size, len(arrays[0]))
     run = by_device(batch, shared=1)
-    return in_shares(lambda part: run(params, part), size, array)
+    return in_shares(lambda *parts: run(params, *parts), size, *arrays)
 
 
 def newest(workdir: Path, step: int) -> Path:

@@ -82,7 +82,7 @@ def denoising_mcmc(
 
     Raises:
         ValueError: for numbers out of range, a lowest level below eps, another grid, or a batch
-            that is not a multiple of `outputs`.
+            that is not a multiple of `outputs`, or conditions for several outputs of one chain.
     """
     check_walk(walk)
     check_run(path, levels, steps, eps, grid, outputs)

@@ -99,6 +99,18 @@ def test_log_p_of_a_run_is_given_the_class(labelled, tmp_path):
     np.testing.assert_allclose(found.logp, expected, rtol=2e-3, atol=0.05)
 
 
+def test_codes_of_one_class_decoded_under_the_other(labelled, tmp_path):
+    """From Gaussian to Gaussian of one spread: moved by the distance of the means."""
+    run = Run(tmp_path, conditional(labelled, likelihood__eps=1e-4), 0, PARAMS)
+    x, label = np.full((3, *SHAPE), 0.1, np.float32), np.array([0, 1, 0])
+    x += np.linspace(-0.2, 0.2, x.size, dtype=np.float32).reshape(x.shape)
+    codes = run.encode(x, cond=label).z
+    np.testing.assert_allclose(run.decode(codes, cond=label).x, x, atol=2e-3)
+    moved = np.asarray(MEANS)[1 - label] - np.asarray(MEANS)[label]
+    expected = x + moved.reshape(3, *[1] * len(SHAPE))
+    np.testing.assert_allclose(run.decode(codes, cond=1 - label).x, expected, atol=2e-2)
+
+
 def test_one_class_for_all(labelled, tmp_path):
     experiment = with_classes(conditional(labelled, guidance__label=0, **METHODS["pc"]))
     written = run_sampling(experiment, PARAMS, tmp_path, 8, range(3, 63))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from closed_form import Exact, Gaussian, Mixture, _columns
 
-from guidance import classifier_free, classifier_guidance
+from guidance import Wanted, classifier_free, classifier_guidance
 from sde_lib import EDM, VE, VP, Flow, SubVP
 from sde_lib.classifier import log_prob, make_logits
 from sde_lib.prediction import prediction_of
@@ -224,3 +224,14 @@ def test_a_condition_of_several_parts():
     cond = {"mean": jnp.asarray([[1.0], [2.0], [4.0]]), "bias": jnp.asarray([0.0, 1.0, -1.0])}
     found = classifier_free(path, predict, none, 2.0)(x, t, cond)
     np.testing.assert_allclose(found.x0[:, 0], [1.5, 5.5, 5.5], rtol=1e-12)
+
+
+def test_a_strength_for_each_example():
+    """`u + w (c - u)` with u = 0.5 and w of its own, also one by one under `vmap`."""
+    path, t, x = LAWS["ve"], jnp.asarray(0.4), jnp.zeros((4, 1))
+    predict = lambda x, t, cond: prediction_of(path, x, t, cond[:, None], x)
+    guided = classifier_free(path, predict, 0.5, 7.0)
+    cond = Wanted(jnp.asarray([1.0, 2.0, 3.0, 4.0]), jnp.asarray([0.0, 1.0, 2.0, -1.0]))
+    one = lambda x, cond: guided(x[None], t, jax.tree.map(lambda v: v[None], cond)).x0[0]
+    for found in (guided(x, t, cond).x0, jax.vmap(one)(x, cond)):
+        np.testing.assert_allclose(found[:, 0], [0.5, 2.0, 5.5, -3.0], rtol=1e-12)
