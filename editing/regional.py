@@ -20,16 +20,16 @@ steps; with it the guide acts again on what it has changed already. `repaint` go
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from guidance.base import GuideFn, check_path
 from samplers import Kernel, Sampler, SampleResult, Span, State
-from samplers.base import begin, drawn, finished
+from samplers.around.returns import returning, rows_of
+from samplers.base import drawn, finished
 from samplers.steps.ddim import shares
-from sde_lib import AffinePath, expand, fold_in
+from sde_lib import AffinePath, expand
 from sde_lib.prediction import PredictFn
 
 EtaFn = Callable[[Array], Array]
@@ -96,26 +96,17 @@ def time_travel(
     steps = len(ts) - 1
     first, last = (int(np.ceil(part * steps - 1e-9)) for part in window)
     times = [repeats if i in range(first, last, every) else 1 for i in range(steps)]
-    # The step of each row, and whether it is taken again.
-    index = np.repeat(np.arange(steps), times)
-    again = np.diff(index, prepend=-1) == 0
+    rows = rows_of(ts, np.repeat(np.arange(steps), times))
     guided = predict if guide is None else guide(predict)
 
-    def back(state: State, t: Array, s: Array) -> State:
-        prediction = predict(state.x, s)
-        a, c = (expand(v, state.x) for v in path.coeffs(t))
-        return sampler.init(a * prediction.x0 + c * prediction.eps, t)
+    def back(key: Array, x: Array, origin: Array, t: Array) -> Array:
+        del key
+        prediction = predict(x, origin)
+        a, c = (expand(v, x) for v in path.coeffs(t))
+        return a * prediction.x0 + c * prediction.eps
 
-    def body(state: State, row):
-        number, t, s, returns = row
-        # The step is outside the branch, so that the guided network is compiled once.
-        state = jax.lax.cond(returns, back, lambda state, *_: state, state, t, s)
-        span = Span(t, s, number, len(index))
-        return sampler.step(fold_in(key, number), guided, state, span), None
-
-    rows = (jnp.arange(len(index)), ts[index], ts[index + 1], jnp.asarray(again))
-    state, _ = jax.lax.scan(body, begin(sampler, x, ts[0]), rows)
-    nfe = len(index) * sampler.nfe + int(again.sum()) + denoise
+    state, _ = returning(key, guided, sampler, x, rows, back)
+    nfe = sum(times) * sampler.nfe + sum(times) - steps + denoise
     x = predict(state.x, ts[-1]).x0 if denoise else state.x
     return finished(x, None, jnp.asarray(nfe), ts=ts)
 

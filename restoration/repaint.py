@@ -10,16 +10,16 @@ Markov chain whose stationary law is the joint one, so the known and the unknown
 Without guidance it changes nothing but the cost.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from restoration.base import Problem, Restorer, check_exact
 from restoration.impute import filled, impute
-from samplers import Sampler, Span
+from samplers import Sampler
+from samplers.around.returns import by_noise, returning, rows_of
 from samplers.base import SampleResult, finished
-from sde_lib import AffinePath, expand, fold_in, normal_like, split
+from sde_lib import AffinePath
 from sde_lib.prediction import PredictFn
 
 
@@ -37,36 +37,17 @@ def repaint(
 ) -> SampleResult:
     """`samplers.sample` with blocks of `jump` steps of which each is run `repeats` times.
 
-    A method with memory begins each run of a block without any. Arguments as in `sample`;
-    `repeats * (len(ts) - 1)` steps in all.
+    A method with memory begins anew wherever noise was added. Arguments as in `sample`, which one
+    repeat is; `repeats * (len(ts) - 1)` steps in all.
 
     Raises:
         ValueError: for a jump that does not divide the number of steps, or no repeats.
     """
     steps = len(ts) - 1
     check_blocks(steps, jump, repeats)
-    nodes = jnp.stack([ts[first : first + jump + 1] for first in range(0, steps, jump)])
-
-    def block(x: Array, inputs):
-        number, times = inputs
-        block_key = fold_in(key, number)
-
-        def once(x: Array, k: Array) -> tuple[Array, None]:
-            back, own = split(fold_in(block_key, k), 2)
-            start = jnp.where(k == 0, x, noised(back, path, x, times[-1], times[0]))
-            state = sampler.init(start, times[0])
-
-            def step(state, inner):
-                i, t, s = inner
-                span = Span(t, s, number * jump + i, steps)
-                return sampler.step(fold_in(own, i), predict, state, span), None
-
-            inner = (jnp.arange(jump), times[:-1], times[1:])
-            return jax.lax.scan(step, state, inner)[0].x, None
-
-        return jax.lax.scan(once, x, jnp.arange(repeats))[0], None
-
-    x, _ = jax.lax.scan(block, sampler.enter(x, ts[0]), (jnp.arange(len(nodes)), nodes))
+    blocks = np.arange(steps).reshape(-1, jump)
+    rows = rows_of(ts, np.repeat(blocks, repeats, axis=0).ravel())
+    x = returning(key, predict, sampler, x, rows, by_noise(path))[0].x
     nfe = repeats * steps * sampler.nfe
     if denoise:
         return finished(predict(x, ts[-1]).x0, None, jnp.asarray(nfe + 1), ts=ts)
@@ -98,9 +79,3 @@ def check_blocks(steps: int, jump: int, repeats: int) -> None:
         raise ValueError(f"jump is {jump}; it must divide the number of steps, {steps}.")
     if repeats < 1:
         raise ValueError(f"repeats is {repeats}; run each block at least once.")
-
-
-def noised(key: Array, path: AffinePath, x: Array, s: Array, t: Array) -> Array:
-    """A draw of x_t given x_s, for t >= s."""
-    r, q = path.forward_step(s, t)
-    return expand(r, x) * x + expand(q, x) * normal_like(key, x)

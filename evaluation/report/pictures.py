@@ -142,14 +142,20 @@ def loss_curve(metrics: Sequence[Mapping], *, format: str = "svg") -> bytes:
         axes.set_yscale("log")
     axes.set_xlabel("step", color=INK)
     axes.locator_params(axis="x", nbins=5, integer=True)
+    return plotted(figure, format, "loss")
+
+
+def plotted(figure: Figure, format: str, salt: str) -> bytes:
+    """The file of a figure of one plot, in the page's style; `salt` makes the ids of an SVG."""
+    (axes,) = figure.axes
     axes.tick_params(which="both", colors=INK)
     axes.grid(color=INK, alpha=0.2, linewidth=0.6)
     axes.spines[:].set_visible(False)
     axes.legend(frameon=False, labelcolor=INK)
     buffer = io.BytesIO()
-    # Without a date and with fixed ids the same metrics give the same file.
+    # Without a date and with fixed ids the same numbers give the same file.
     metadata = {"Date": None} if format == "svg" else None
-    with rc_context({"svg.hashsalt": "loss"}):
+    with rc_context({"svg.hashsalt": salt}):
         figure.savefig(buffer, format=format, transparent=True, dpi=160, metadata=metadata)
     return buffer.getvalue()
 

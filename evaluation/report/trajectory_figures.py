@@ -3,15 +3,13 @@
 One figure a question, mean and middle 80 % of the runs; see `trajectories.py` for what is drawn.
 """
 
-import io
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from evaluation.report.pictures import INK
+from evaluation.report.pictures import INK, plotted
 from evaluation.tasks.score_deviation import ScoreDeviation
 
 BLUE, ORANGE, GREEN = "#4c8dd6", "#e08a3c", "#4fa36b"
@@ -112,13 +110,4 @@ def curve_figure(
     axes.set_xlim(max(sigma), min(sigma))
     axes.set_xlabel("σ", color=INK)
     axes.set_ylabel(drawing.label, color=INK)
-    axes.tick_params(which="both", colors=INK)
-    axes.grid(color=INK, alpha=0.2, linewidth=0.6)
-    axes.spines[:].set_visible(False)
-    axes.legend(frameon=False, labelcolor=INK)
-    buffer = io.BytesIO()
-    # Without a date and with fixed ids the same curves give the same file.
-    metadata = {"Date": None} if format == "svg" else None
-    with rc_context({"svg.hashsalt": "trajectory"}):
-        figure.savefig(buffer, format=format, transparent=True, dpi=160, metadata=metadata)
-    return buffer.getvalue()
+    return plotted(figure, format, "trajectory")

@@ -23,9 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from samplers.base import Sampler, SampleResult, Span, State, begin, finished, walk
+from samplers.around.returns import by_noise, returning
+from samplers.base import Sampler, SampleResult, finished
 from samplers.grids import karras
-from sde_lib import AffinePath, expand, fold_in
+from sde_lib import AffinePath
 from sde_lib.prediction import Cond, PredictFn, bound
 
 GridFn = Callable[[AffinePath, int, float], Array]
@@ -71,29 +72,15 @@ def restart(
             node it begins at, that reaches above t1, or whose counts are below one.
     """
     rows = plan(path, ts, intervals, grid)
-    n = len(rows)
-    steps = (jnp.arange(n), *jnp.asarray(rows.T))
+    steps = tuple(jnp.asarray(rows.T))
     way = jnp.asarray(np.append(rows[0, 1], rows[:, 2]))
 
     def run(
         key: Array, predict: PredictFn, x: Array, cond: Cond = None, *, collect=None, frames=None
     ) -> SampleResult:
         predict = bound(predict, cond)
-
-        def back(state: State, i: Array, origin: Array, t: Array) -> State:
-            kernel = path.forward_step(origin, t)
-            # Apart from the keys of the steps, 0 to n - 1.
-            z = path.noise(fold_in(key, n + i), state.x)
-            return sampler.init(expand(kernel.r, z) * state.x + expand(kernel.q, z) * z, t)
-
-        def step(state: State, row) -> State:
-            i, origin, t, s = row
-            # The step is outside the branch, so that the network is compiled once.
-            state = jax.lax.cond(t > origin, back, lambda state, *_: state, state, i, origin, t)
-            return sampler.step(fold_in(key, i), predict, state, Span(t, s, i, n))
-
-        state, trace = walk(step, begin(sampler, x, ts[0]), steps, collect, frames)
-        nfe = jnp.asarray(n * sampler.nfe + denoise)
+        state, trace = returning(key, predict, sampler, x, steps, by_noise(path), collect, frames)
+        nfe = jnp.asarray(len(rows) * sampler.nfe + denoise)
         x = predict(state.x, ts[-1]).x0 if denoise else state.x
         return finished(x, trace, nfe, ts=way)
 

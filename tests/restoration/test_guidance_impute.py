@@ -11,7 +11,7 @@ from closed_form import Gaussian
 from operators import downsample, greyscale, mask
 from restoration import fill, impute, repaint
 from samplers import CORRECTORS, PREDICTORS, Sampler, Span, chain, make_grid, sample
-from samplers.base import begin
+from samplers.base import State, begin, start
 from sde_lib import EDM, VE, VP, Flow, SubVP, example_keys, fold_in
 
 LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "flow": Flow()}
@@ -101,6 +101,27 @@ def test_time_travel_alone_changes_nothing():
     np.testing.assert_allclose(result.x.mean(axis=0), DATA.mean, atol=4 * N**-0.5)
     np.testing.assert_allclose(np.cov(result.x.T), DATA.cov, atol=0.05)
     assert result.nfe == 600
+
+
+def test_a_block_goes_back_once_for_each_repeat():
+    """A method that takes 1 off at each step and adds no noise: 12 of them, and on EDM, whose noise
+    adds up to `t^2 - s^2`, two returns of each of two blocks, `2 (1 - 0.2^2)` in all. One repeat is
+    `sample`."""
+    law, x, ts = EDM(t1=1.0), jnp.zeros((20_000, 1)), jnp.linspace(1.0, 0.2, 5)
+    less = Sampler(start, lambda key, predict, state, span: State(state.x - 1.0), 1)
+    draw = lambda key, predict, state, span: State(state.x + law.noise(key, state.x))
+    noisy = Sampler(start, draw, 1)
+
+    @jax.jit
+    def run(x):
+        once = repaint(KEY, law, None, noisy, x, ts, repeats=1), sample(KEY, None, noisy, x, ts)
+        return repaint(KEY, law, None, less, x, ts, jump=2, repeats=3), once
+
+    found, once = run(x)
+    assert found.nfe == 12 and jnp.mean(found.x) == pytest.approx(-12.0, abs=0.04)
+    # The standard error of a variance is 1 % of it.
+    assert jnp.var(found.x) == pytest.approx(2 * 0.96, rel=0.04)
+    np.testing.assert_array_equal(*(result.x for result in once))
 
 
 def test_what_is_known_is_a_draw_of_its_law():
