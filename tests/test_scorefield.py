@@ -11,7 +11,7 @@ from builders.experiment import build
 from evaluation.tasks.sampling import draw
 from likelihood import bits_per_dim
 from operators import OPERATORS
-from scorefield import open_run
+from scorefield import Run, open_run
 from training.run import run_training
 
 CHANGES = {"likelihood__divergence": "exact", "likelihood__steps": 8, "sampling__denoise": False}
@@ -61,6 +61,13 @@ def test_codes_come_back(run):
     back = run.decode(codes.z, steps=40)
     np.testing.assert_allclose(back.x, x, atol=2e-2)
     np.testing.assert_array_equal(run.to_levels(back.x), run.test.fetch(np.arange(2)))
+
+
+def test_levels_come_back():
+    """Dequantised for a density, whatever the network was trained on."""
+    run = Run(None, build(tiny(data__uniform_dequantization=False)), 0, None)
+    levels = run.test.fetch(np.arange(50))
+    np.testing.assert_array_equal(run.to_levels(run.to_model(levels)), levels)
 
 
 def test_a_restoration_keeps_what_was_measured(run):
