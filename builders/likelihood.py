@@ -32,7 +32,7 @@ def build_likelihood(
 
 
 def build_flow_solver(section: ConfigDict) -> samplers.Solver | likelihood.Adams:
-    """Of the flow between data and noise: to a tolerance, or in fixed steps."""
+    """The solver of the flow between data and noise: to a tolerance, or in fixed steps."""
     name = section.solver
     make = choose("likelihood.solver", name, likelihood.FLOW_SOLVERS)
     choose("likelihood.divergence", section.divergence, likelihood.DIVERGENCES)

@@ -152,7 +152,7 @@ def dpm_fast(parts: Parts, form: str = "data") -> SampleFn:
 def dpm_adaptive(
     parts: Parts, order: int = 2, form: str = "data", batching: str = "example"
 ) -> SampleFn:
-    """DPM-Solver with steps of its own choice.
+    """DPM-Solver with adaptive steps.
 
     Args:
         order: 2 or 3.

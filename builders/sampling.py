@@ -30,7 +30,7 @@ def build_sampler(
 
 def check_names(section: ConfigDict) -> None:
     """Refuses a name that is not known, whether or not the method reads that key: a misspelling is
-    one, and nobody should find out after the training."""
+    one, which should be found before the training."""
     for choice in choices("sampling"):
         none = ("none",) if choice.key in ("predictor", "corrector") else ()
         choose(f"sampling.{choice.key}", section[choice.key], (*none, *choice.table))

@@ -1,4 +1,4 @@
-"""Keys that are set and that nothing reads: refused, so that nobody tunes what has no effect."""
+"""Keys that are set and that nothing reads: refused, since setting them has no effect."""
 
 from collections.abc import Iterable
 

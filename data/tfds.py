@@ -44,7 +44,7 @@ def load(
         FileNotFoundError: if the data set is known but not prepared in `path`.
     """
     folder = version_folder(name, path)
-    # The import takes a while and its absence matters to nobody else.
+    # The import is slow, and only this loader needs the package.
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(folder)

@@ -8,7 +8,7 @@ what lies above it the image's. With a mask the rest of the image is kept, by `i
 
 Or without noise (Su et al. 2023, dual diffusion implicit bridges, arXiv 2203.08382): the flow ODE
 of one prediction function takes the image up to t and that of another one, say a guided one, down.
-With one and the same function it gives the image back, but for an error of the steps.
+With the same function both ways the result is the image, up to the error of the steps.
 """
 
 import dataclasses

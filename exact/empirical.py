@@ -143,7 +143,8 @@ def _centred(path: AffinePath, points: Points, x: Array, t: Array):
 
 
 def _posterior(points: Points, y: Array, v: Array):
-    """Of centred y `(B, D)`: mean `(B, D)`, logsumexp, index of the nearest, its squared distance.
+    """The posterior of centred y `(B, D)`: mean `(B, D)`, logsumexp, index of the nearest, its
+    squared distance.
 
     One pass over the blocks with the largest exponent so far taken out (Milakov & Gimelshein 2018,
     arXiv 1805.02867).

@@ -20,7 +20,7 @@ from scipy.linalg import eigh_tridiagonal, solve_banded
 
 from sde_lib.base import SDE, expand, total
 
-# Below it log p has no digits left; nobody is there.
+# The least density: below it rounding has taken all digits of log p, and no sample lies there.
 LEAST = 1e-300
 
 
@@ -71,9 +71,9 @@ def cell(place: Array, n: int) -> tuple[Array, Array]:
 
 
 def cubic_weights(f: Array) -> tuple[Array, Array, Array, Array]:
-    """Of the nodes around `[0, 1]` at f in it, for the cubic with central differences as slopes
-    (Keys 1981): continuous with its derivative, so that a solver sees no kinks and a divergence no
-    jumps."""
+    """Weights of the nodes around `[0, 1]` at f in it, for the cubic with central differences as
+    slopes (Keys 1981): continuous with its derivative, so that a solver sees no kinks and a
+    divergence no jumps."""
     outer = -0.5 * f * (1.0 - f) ** 2, -0.5 * f**2 * (1.0 - f)
     near = 1.0 + f**2 * (1.5 * f - 2.5), f * (0.5 + f * (2.0 - 1.5 * f))
     return outer[0], near[0], near[1], outer[1]

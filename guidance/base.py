@@ -59,8 +59,8 @@ def with_pullback(predict: PredictFn, x: Array, t: Array) -> tuple[Prediction, P
 def with_pushforward(predict: PredictFn, x: Array, t: Array) -> tuple[Prediction, PullFn]:
     """The prediction and `u -> J u`, by forward derivatives, linearised once.
 
-    J is a covariance but for a factor, so for the exact denoiser `J u` is `J^T u`; a network is
-    symmetric as far as it has learnt to be.
+    J is a covariance times a factor, so `J u` equals `J^T u` for the exact denoiser. For a network
+    the two are equal as far as it has learnt the symmetry.
     """
 
     def run(x: Array):

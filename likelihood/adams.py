@@ -81,7 +81,8 @@ def lay_out(solver: Adams, frame: Frame) -> np.ndarray:
 
 
 def weights(us: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of predictor `(N, k)` and corrector `(N, k + 1)`: the integrals of the Lagrange polynomials.
+    """Weights of predictor `(N, k)` and corrector `(N, k + 1)`: the integrals of the Lagrange
+    polynomials.
 
     Column j belongs to f_{i-j}, and of the corrector column 0 to f_{i+1} and j to f_{i+1-j}. What
     is not there yet has weight zero.

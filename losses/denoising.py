@@ -63,7 +63,7 @@ def denoising_loss(
 
     `batch["x0"]` holds scaled data `(B, ...)`, and `batch["cond"]`, where it is there, the
     classes `(B,)` that the network is told. The metrics are the loss and the times `t` (B,),
-    for whoever has to explain a loss that is not finite.
+    which explain a loss that is not finite.
 
     Raises:
         ValueError: for a weighting or a time sampling that is not there.

@@ -55,7 +55,7 @@ def times(M: np.ndarray, shape: tuple[int, ...]):
 
 
 def decompose(A: np.ndarray, shape_in: tuple[int, ...], shape_out: tuple[int, ...]) -> SVD:
-    """Of its rank k."""
+    """The singular value decomposition, of the rank k of A."""
     U, s, Vt = np.linalg.svd(A, full_matrices=False)
     k = int(np.sum(s > RANK * s[0]))
     U, s, Vt = U[:, :k], s[:k], Vt[:k]

@@ -71,7 +71,7 @@ def start(coordinator: str | None, count: int | None, index: int | None) -> None
 
 
 def lost(error: Exception) -> str:
-    """What an error of a collective means for whoever reads it."""
+    """The sentence for an error of a collective operation."""
     cause = " ".join(str(error).split())[:160]
     return (
         f"Process {jax.process_index()} of {jax.process_count()} lost another one ({cause}); start "
@@ -117,7 +117,7 @@ def together(action: Callable[[], T]) -> T:
     try:
         result = action()
     except Exception as error:
-        # Where another process is gone there is nobody to tell.
+        # A process that is gone cannot be told.
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         cause = error

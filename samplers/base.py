@@ -65,7 +65,7 @@ class Sampler(NamedTuple):
     `init(x, t) -> State` makes the method's memory and leaves x alone, so a run may be resumed from
     any state; `step(key, predict, state, span) -> State`; `nfe` is the number of evaluations of
     `predict` that one step makes. `enter(x, t) -> x` makes a draw of the prior the method's own
-    start; whoever drives the method calls it once, at the very first node (`begin`).
+    start; the driver of the method calls it once, at the first node (`begin`).
 
     `kernel(predict, state, span) -> Kernel` is the law from which `step` draws, where that is one
     normal distribution; None for other methods, such as those of an ODE or of several draws.

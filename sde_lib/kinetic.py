@@ -227,7 +227,7 @@ def turn(table: Table, near: Array, phi: Array) -> Array:
 
 
 def piece(table: Table, near: Array, nodes, value: Array) -> Array:
-    """Of the pieces around `value`: angle, its width, phi, its height, slope and slope at the end,
+    """The pieces around `value`: angle, its width, phi, its height, slope and slope at the end,
     `(6, ...)`."""
     ends = [np.asarray(row)[1:-1] for row in nodes]
     at = [jnp.searchsorted(row.astype(value.dtype), value, method="compare_all") for row in ends]

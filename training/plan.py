@@ -10,7 +10,7 @@ MIB = 2**20
 
 
 class Plan(NamedTuple):
-    """Of one step on each device, as XLA counts it.
+    """The cost of one step on each device, as XLA counts it.
 
     `gflop`: 10^9 floating-point operations; `state_mib`: parameters, average, moments and batch;
     `besides_mib`: what it needs on the way; `seconds`: the compilation, or its finding in a cache.

@@ -54,7 +54,7 @@ class Stop:
                 handler = self._note_save if number == SAVE else self._note
                 self._before[number] = signal.signal(number, handler)
             except ValueError:
-                # Only the main thread may; a run in another one is stopped by whoever started it.
+                # Only the main thread may set handlers; its caller stops a run in another thread.
                 break
         return self
 

@@ -65,8 +65,8 @@ def claim(
     path, found = workdir / "config.json", []
     if not path.exists() and training and not force and has_checkpoints(workdir):
         raise ValueError(
-            f"The workdir {workdir} has checkpoints and no config.json, so nobody knows of which "
-            "law and network they are; put the file back, or pass --force_config to go on with "
+            f"The workdir {workdir} has checkpoints and no config.json, so their law and network "
+            "are unknown; put the file back, or pass --force_config to go on with "
             "this config."
         )
     if path.exists():

@@ -134,7 +134,8 @@ def starts_of(problem: Problem, affine: bool) -> np.ndarray:
 
 
 def score(problem: Problem, ends: np.ndarray, affine: bool) -> Score:
-    """Of what a run has made of `starts_of`; without sampling error where it is an affine map."""
+    """The score of what a run has made of `starts_of`; without sampling error where it is an affine
+    map."""
     mean, cov = problem.mean, problem.cov
     size, norm = np.trace(cov), np.linalg.norm(cov)
     if affine:

@@ -37,7 +37,7 @@ def logp(problem: Problem, x, keys, solver, divergence=("exact", 1)):
 
 
 def slope(sizes, errors) -> float:
-    """Of log error over log size, by least squares; nan for fewer than two points."""
+    """The slope of log error over log size, by least squares; nan for fewer than two points."""
     if len(sizes) < 2:
         return float("nan")
     return float(np.polyfit(np.log(sizes), np.log(errors), 1)[0])
@@ -119,7 +119,8 @@ def probes(problem: Problem, count: int = DRAWS) -> list[dict]:
 
 
 def biases(found: np.ndarray, truth: np.ndarray) -> dict:
-    """Of draws `(n, B)` and the truth `(B,)`: see `probes`; `spread` is the standard deviation."""
+    """The biases of draws `(n, B)` against the truth `(B,)`: see `probes`; `spread` is the standard
+    deviation."""
     off, count = found - truth, len(found)
     standard = lambda v: np.mean(v, axis=0) / (np.std(v, axis=0, ddof=1) / count**0.5)
     return {

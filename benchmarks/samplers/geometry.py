@@ -147,7 +147,8 @@ def laws(measured: Measured) -> dict[str, float]:
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:
-    """Of two curves, where both have a value: a path that stands still has no angle."""
+    """The difference of two curves where both have a value: a path that stands still has no
+    angle."""
     return float(np.nanmax(np.abs(one - other)) / np.nanmax(np.abs(other)))
 
 

@@ -58,8 +58,9 @@ def digits() -> np.ndarray:
 
 
 def energies() -> None:
-    """Of VP and sub-VP from t0 = 1e-5, which grow like log(1 / t0) / 40; of the others from end to
-    end. VE has no place here: the state itself grows to 50, at an energy of about 10^4."""
+    """Energies of VP and sub-VP from t0 = 1e-5, which grow like log(1 / t0) / 40; of the others
+    from end to end. VE has no place here: the state itself grows to 50, at an energy of about
+    10^4."""
     print("\nkinetic energy, a dimension; off line: max |a - (1 - t)| of the optimum")
     columns = ("L", "optimal", "straight", "trig", "VP", "sub-VP", "off line")
     print(f"{'n, D':>16}" + "".join(f"{name:>10}" for name in columns))

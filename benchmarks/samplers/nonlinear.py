@@ -46,7 +46,8 @@ EULER = {
 
 
 def log_density(x, a=1.0, c=0.0):
-    """Of `a x0 + c z`, elementwise; a and c are numbers or one per example of x `(B, 1)`."""
+    """The log density of `a x0 + c z`, elementwise; a and c are numbers or one per example of x
+    `(B, 1)`."""
     a, c = (jnp.asarray(v)[..., None, None] for v in (a, c))
     v = a**2 * STD**2 + c**2
     terms = jnp.log(WEIGHTS) - 0.5 * (x[..., None] - a * MEANS) ** 2 / v - 0.5 * jnp.log(v)

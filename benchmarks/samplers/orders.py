@@ -1,4 +1,4 @@
-"""Of which order is every deterministic method, and do known tables of errors come out?
+"""What is the order of every deterministic method, and do known tables of errors come out?
 
     python -m benchmarks.samplers.orders [orders] [mixture] [bdia] [--json OUT]
 
@@ -99,7 +99,7 @@ def slope(errors) -> float:
 
 
 def rms(ends, truth) -> np.ndarray:
-    """Of the runs `(S, B, D)`, each."""
+    """The root mean square error of each of the runs `(S, B, D)`."""
     return np.sqrt(np.mean((np.asarray(ends) - np.asarray(truth)[None]) ** 2, axis=(1, 2)))
 
 

@@ -64,7 +64,7 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
 
 
 def bytes_of(shape: str) -> int:
-    """Of the arrays in a shape as XLA writes it, `(f32[3,4]{1,0}, s32[])`."""
+    """Bytes of the arrays in a shape as XLA writes it, `(f32[3,4]{1,0}, s32[])`."""
     arrays = re.findall(r"([a-z]+[0-9]*)\[([0-9,]*)\]", shape)
     number = lambda dims: math.prod(int(d) for d in dims.split(",") if d)
     return sum(SIZES[dtype] * number(dims) for dtype, dims in arrays)

@@ -93,6 +93,6 @@ def fid_infinity(
 
 
 def intercept(x: np.ndarray, y: np.ndarray) -> float:
-    """Of the least-squares line through points (x, y)."""
+    """The intercept of the least-squares line through points (x, y)."""
     # In units of the largest 1/n: powers of a small number make an ill-conditioned fit.
     return float(np.polynomial.polynomial.polyfit(x / x.max(), y, 1)[0])

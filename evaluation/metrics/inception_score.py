@@ -75,7 +75,7 @@ class InceptionScore(NamedTuple):
 
 
 def inception_score(probabilities, splits: int = 10) -> InceptionScore:
-    """Of probabilities (N, C), in `splits` consecutive parts, N >= splits >= 2.
+    """The score of probabilities (N, C), in `splits` consecutive parts, N >= splits >= 2.
 
     The parts are those of the published code, rows floor(i N / splits) to floor((i+1) N / splits):
     shuffle examples that are sorted by class.

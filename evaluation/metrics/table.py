@@ -103,7 +103,8 @@ def mmd_metric(split: str, reference: Gathered) -> Metric:
 
 
 def pair_metric(compare: Callable[[Features, Features], NamedTuple], *names: str) -> Callable:
-    """Of a function whose result has two numbers of those names, each with its `_stderr`."""
+    """A metric from a function whose result has two numbers of those names, each with its
+    `_stderr`."""
 
     def metric(split: str, reference: Gathered) -> Metric:
         def measure(found):

@@ -30,11 +30,11 @@ class Images(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Of a batch; the last may be smaller."""
+        """Images of a batch; the last batch may be smaller."""
         return max(1, min(BATCH, VALUES // math.prod(self.shape)))
 
     def count(self) -> int:
-        """Of batches."""
+        """The number of batches."""
         return -(-self.n // self.size)
 
     def batch(self, i: int) -> np.ndarray:

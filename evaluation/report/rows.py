@@ -68,7 +68,8 @@ SPLITS = {"train": "training images", "test": "test images"}
 
 
 def space_rows(space: dict[str, Any]) -> list[Row]:
-    """Of one feature space: each metric beside the baseline, and beside what real images score."""
+    """The rows of one feature space: each metric beside the baseline, and beside what real images
+    score."""
     rows, split = [], space.get("reference", "test")
     to = "test" if split == "test" else "training images"
     for metric, (label, better) in AGAINST.items():

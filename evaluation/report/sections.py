@@ -126,7 +126,7 @@ def sampling_section(prepared: Prepared, params, workdir: Path, report: dict) ->
 
 
 def spaces_section(prepared: Prepared, samples: Images) -> list[dict[str, Any]]:
-    """Of each feature space what it is, and the metrics of the samples beside those of others."""
+    """For each feature space its facts, and the metrics of the samples beside those of others."""
     found = []
     for k, judge in enumerate(prepared.judges):
         comparison = prepared.comparison(k)
@@ -156,5 +156,5 @@ def quantisation(scaler) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of what computes the numbers."""
+    """Versions of the libraries that compute the numbers."""
     return {name: metadata.version(name) for name in ("jax", "flax", "diffrax", "numpy", "scipy")}

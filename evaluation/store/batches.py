@@ -99,7 +99,7 @@ def hash_arrays(tree: Any) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Of a file, in hex digits."""
+    """The SHA-256 of a file, in hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -23,7 +23,7 @@ FEATURES, MOMENTS, PROBABILITIES = "features", "moments", "probabilities"
 
 
 class Gathered(NamedTuple):
-    """Of `n` images in the space of that id.
+    """What was gathered of `n` images in the space of that id.
 
     `features`: all of them, with probabilities of classes where these are needed. Where no metric
     needs them, None, and `pieces` are the moments of consecutive pieces, in blocks cut at
@@ -75,8 +75,8 @@ def gather(
 
 
 def features(space: FeatureSpace, images: Images, classes: bool = False) -> Features:
-    """Of all images, (n, d), from a batch of them at a time, with probabilities of classes if these
-    are wanted. The processes of a job share the batches."""
+    """Features of all images, (n, d), from a batch of them at a time, with probabilities of classes
+    if these are wanted. The processes of a job share the batches."""
     extract = space.with_probabilities if classes else space
 
     def part(i: int) -> dict[str, np.ndarray]:

@@ -128,7 +128,7 @@ def spaces_that_fit() -> str:
 
 
 def value_bytes(experiment) -> int:
-    """Of one value of a sample, as it is kept."""
+    """Bytes of one value of a sample, as samples are kept."""
     levels = experiment.scaler.levels
     return 4 if levels == 0 else 1 if levels <= 256 else 2
 

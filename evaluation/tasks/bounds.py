@@ -84,8 +84,8 @@ def make_batch_bits(experiment, bound: str = "flow") -> Callable[..., tuple[Arra
 
 
 def flow(experiment) -> Callable[..., Draw]:
-    """Of `eval.bpd_samples` = k dequantisations u + U_1, ..., u + U_k of an example (Burda et al.
-    2016; k = 1 is the bound of Theis et al. 2016)
+    """The bound of `eval.bpd_samples` = k dequantisations u + U_1, ..., u + U_k of an example
+    (Burda et al. 2016; k = 1 is the bound of Theis et al. 2016)
 
         log P(u) >= E log (1/k) sum_j q(u + U_j).
 

@@ -53,7 +53,7 @@ def report_of(
     metrics: list[dict],
     train_seconds: float,
 ) -> dict[str, Any]:
-    """Of a score model.
+    """The report of a score model.
 
     `seconds.sample` is the time of drawing the samples, compilation included; `seconds.eval` that
     of everything else here.
@@ -93,7 +93,7 @@ def report_of_classifier(
     metrics: list[dict],
     train_seconds: float,
 ) -> dict[str, Any]:
-    """Of a classifier: its loss, and what it tells right on the test split."""
+    """The report of a classifier: its loss and its accuracy on the test split."""
     begin = time.perf_counter()
     report = {
         **about(experiment, params, step),

@@ -80,7 +80,7 @@ class Prepared:
 
     @cache  # noqa: B019
     def comparison(self, k: int) -> Comparison:
-        """Of the k-th judge, with the split that `eval.reference` names."""
+        """The comparison by the k-th judge with the split that `eval.reference` names."""
         section, judge = self.experiment.config.eval, self.judges[k]
         reference = of_source(self.split(section.reference))
         return compare_with(

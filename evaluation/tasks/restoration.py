@@ -35,7 +35,7 @@ ROWS = 16
 
 
 class Restored(NamedTuple):
-    """In units of the model: `truth` (n, ...), None where nobody knows it, measurements `y`
+    """In units of the model: `truth` (n, ...), None where it is unknown, measurements `y`
     (n, *shape_out), restorations `x` (n, K, ...), nan where a solve failed; the mean `nfe`, and
     `failed` (n, K)."""
 

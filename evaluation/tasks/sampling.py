@@ -132,7 +132,7 @@ def in_shares(run: Callable, size: int, *arrays) -> list[np.ndarray]:
 
 def arrays_of(result: SampleResult) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`x`, `nfe` and `failed` of a batch, each with an entry for every sample; what is not finite
-    has failed, whoever made it."""
+    has failed, whatever the method."""
     each = lambda v: jnp.broadcast_to(v, result.x.shape[:1])
     return result.x, each(result.nfe), each(result.failed) | ~finite(result.x)
 

@@ -1,8 +1,8 @@
 """Exponential integrators for the flow ODE: what the fast solvers share.
 
-In the half log-SNR `lam` the ODE is linear but for the network. With the linear part solved exactly
-(Lu et al. 2022, DPM-Solver, prop. 3.1; DPM-Solver++, prop. 4.1), a step from t to s < t, with
-`h = lam_s - lam_t > 0` and theta in [0, 1] the part of it that is done, is
+In the half log-SNR `lam` the ODE is linear except for the network. With the linear part solved
+exactly (Lu et al. 2022, DPM-Solver, prop. 3.1; DPM-Solver++, prop. 4.1), a step from t to s < t,
+with `h = lam_s - lam_t > 0` and theta in [0, 1] the part of it that is done, is
 
     noise   x_s = (a_s / a_t) x_t - c_s h  int exp( (1 - theta) h) eps(theta) dtheta
     data    x_s = (c_s / c_t) x_t + a_s h  int exp(-(1 - theta) h) x0(theta) dtheta

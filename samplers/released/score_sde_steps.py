@@ -1,7 +1,8 @@
 """The steps of the released score_sde code: each is made at one time t, with the size 1 / N of a
 chain of N levels. `score_sde.py` drives them.
 
-A predictor says where it goes, a corrector goes there. Times are scalars or one per example. With
+A predictor returns a mean and a standard deviation, from which the driver draws; a corrector
+returns the new state. Times are scalars or one per example. With
 `(r, q) = discretise(path, N)(t)`: for VP `r^2 = 1 - beta_i`, `q^2 = beta_i`, for VE `r = 1`,
 `q^2 = sigma_i^2 - sigma_{i-1}^2`, at the truncated level i; see `sde_lib/tables.py`.
 """

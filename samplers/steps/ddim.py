@@ -46,7 +46,7 @@ def shares(path: AffinePath, t: Array, s: Array, eta: float | Array, x: Array):
 
         new = eta q / c_t,    kept^2 = 1 - new^2 = 1 - eta^2 + (eta r c_s / c_t)^2.
 
-    `c_t^2 = q^2 + (r c_s)^2`, so kept is a sum of squares: on a long step q / c_t is 1 but for its
+    `c_t^2 = q^2 + (r c_s)^2`, so kept is a sum of squares: on a long step q / c_t is 1 up to
     rounding, and `1 - new^2` may be below 0. Both, and eta, broadcast against states x.
     """
     (r, q), c_t = path.forward_step(s, t), path.coeffs(t).c

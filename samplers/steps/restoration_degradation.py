@@ -38,7 +38,7 @@ def root_of_step(scale: float) -> LookBack:
 
 
 def number_of_steps(count: float) -> LookBack:
-    """`ell = count h`: leaves a bias of `1 / (4 count)`, but for a step without the root."""
+    """`ell = count h`: leaves a bias of `1 / (4 count)`, except in a step without the root."""
     return lambda t, h: count * h
 
 
@@ -54,7 +54,7 @@ def restoration_degradation(path: AffinePath, look_back: float | LookBack = 1.0)
             whose noise is none (on VE less than its `sigma_min`), and is DDIM.
 
     A nearer u keeps less of the noise than DDIM does: the part cos(angle), where the angle is that
-    between `(r c_u, q)` and `(r' c_u, q')`. So 1 is the choice without a reason for another.
+    between `(r c_u, q)` and `(r' c_u, q')`. Take 1 unless you have a reason.
 
     Raises:
         ValueError: for a share outside (0, 1].

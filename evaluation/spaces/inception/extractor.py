@@ -55,7 +55,7 @@ class Inception:
         return self.outputs(images).pool3
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Of the classes, (N, 1008 or 1000) float64.
+        """Probabilities of the classes, (N, 1008 or 1000) float64.
 
         Of the graph of 2015 without the last layer's bias, as in the code of Salimans et al. 2016.
         """
