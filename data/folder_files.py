@@ -48,6 +48,15 @@ def listed(root: pathlib.Path, seen: dict | None = None) -> list[str]:
     return sorted(found)
 
 
+def digest_of_files(root: pathlib.Path, files: list[str]) -> str:
+    """SHA-256 of the names and the sizes of files, 16 hex digits. Their times are left out, since a
+    copy of the data has others."""
+    found = hashlib.sha256()
+    for file in files:
+        found.update(os.fsencode(file) + b"\0" + str((root / file).stat().st_size).encode() + b"\0")
+    return found.hexdigest()[:16]
+
+
 def split_folders(root: pathlib.Path) -> dict[str, pathlib.Path] | None:
     """The subfolders of the two splits, `train` and one of `HELD_OUT`, in any case; None where the
     folder has no subfolder of such a name.

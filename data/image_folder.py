@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from data.folder_files import SUFFIXES, in_test, listed, split_folders
+from data.folder_files import SUFFIXES, digest_of_files, in_test, listed, split_folders
 from data.image_file import MODES, printable, read_header, read_pixels
 from data.resize import Size, as_pair, fit
 from data.source import Source, check_split
@@ -91,6 +91,7 @@ def load(
         size=len(files),
         shape=(*size, channels),
         levels=256,
+        digest=lambda: digest_of_files(root, files),
     )
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
+HASHED = 2**28  # bytes of an array that are hashed: a second
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
@@ -24,6 +26,7 @@ class Source:
         levels: number of grey levels of discrete data, whose values are 0 ... levels - 1 (256 for
             8-bit images); 0 says that the data are continuous, so bits/dim is undefined for them.
         fetch_x1: as `fetch`, the second end of each example, where the data are pairs.
+        digest: what the data as a whole are, in hex digits, where that is cheap to tell.
 
     Raises:
         ValueError: for an empty split, an impossible number of levels, or labels of another length.
@@ -37,6 +40,7 @@ class Source:
     shape: tuple[int, ...]
     levels: int
     fetch_x1: Callable[[np.ndarray], np.ndarray] | None = None
+    digest: Callable[[], str] | None = None
 
     def __post_init__(self):
         where = f"{self.name}, split '{self.split}'"
@@ -65,6 +69,18 @@ class Source:
         if labels is not None:
             found["cond"] = lambda indices: labels[indices]
         return found
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What a run remembers of its data, to know on its return whether they are the same: their
+        number, shape, levels, and a digest of the whole or, without one, of both ends."""
+        whole = self.digest() if self.digest is not None else self.fingerprint
+        return {
+            "size": self.size,
+            "shape": list(self.shape),
+            "levels": self.levels,
+            "digest": whole,
+        }
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -105,7 +121,18 @@ def from_array(
         shape=tuple(array.shape[1:]),
         levels=levels,
         fetch_x1=None if x1 is None else lambda indices: x1[np.asarray(indices)],
+        digest=lambda: digest_of(array, *(v for v in (labels, x1) if v is not None)),
     )
+
+
+def digest_of(*arrays: np.ndarray) -> str:
+    """SHA-256 of arrays, 16 hex digits; of an array above `HASHED` bytes its evenly spread rows."""
+    found = hashlib.sha256()
+    for array in arrays:
+        step = max(1, array.nbytes // HASHED)
+        found.update(repr((array.shape, str(array.dtype))).encode())
+        found.update(np.ascontiguousarray(array[::step]).tobytes())
+    return found.hexdigest()[:16]
 
 
 def unknown(what: str, given: str, known: Collection[str]) -> str:

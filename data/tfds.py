@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 
+from data.folder_files import digest_of_files
 from data.resize import Size, as_pair, fit
 from data.source import Source, check_split, unknown
 from data.tfds_files import check_files, version_folder
@@ -74,6 +75,7 @@ def load(
         size=len(source),
         shape=shape,
         levels=LEVELS[dtype],
+        digest=lambda: digest_of_files(folder, sorted(p.name for p in folder.iterdir())),
     )
 
 

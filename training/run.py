@@ -27,6 +27,7 @@ from training.metrics import MetricWriter
 from training.plan import compile_step
 from training.profile import Profiler
 from training.restore import initial_or_latest, saved_steps
+from training.same_data import check_data
 from training.sharding import jit_step
 from training.state import TrainState, parameter_count
 from training.step import make_train_step, scan_steps
@@ -52,6 +53,8 @@ def run_training(
         on_lead(lambda: stack.enter_context(held(workdir)))
         config_of = {"config": experiment.settings, "read": experiment.stored}
         forced = on_lead(lambda: claim(workdir, force=force_config, training=True, **config_of))
+        changed = on_lead(lambda: check_data(workdir, experiment.train, force_config))
+        forced = (forced or []) + (changed or [])
         # Entered before anything is compiled, in which a signal would be lost.
         stop = stack.enter_context(Stop())
         checkpoints = Checkpoints(workdir, config.keep_snapshots)
