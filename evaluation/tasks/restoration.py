@@ -242,20 +242,21 @@ def calibration(found: Restored, mean: np.ndarray, std: np.ndarray) -> dict:
 
 def likeness(experiment, found: Restored, mean: np.ndarray) -> dict:
     """`psnr` and `ssim` of the mean, as it is and not rounded to levels; `psnr_of_samples`, None
-    where all are equal to the truth."""
+    where all are equal to the truth; `ssim`, None for images of a side below 3."""
     unit = lambda v: to_levels(experiment.scaler, v)[1]
     truth, kept = unit(found.truth), ~found.failed
     smooth = np.asarray(experiment.scaler.to_unit(jnp.asarray(mean)))
     some = np.flatnonzero(kept.any(axis=1))
     error = np.mean((unit(found.x[kept]) - truth[np.nonzero(kept)[0]]) ** 2)
     psnr = lambda i: peak_signal_noise_ratio(truth[i], smooth[i], data_range=1.0)
-    window = {"data_range": 1.0, "channel_axis": -1}
-    window["win_size"] = min(7, min(experiment.shape[:2]) // 2 * 2 - 1)
-    ssim = lambda i: structural_similarity(truth[i], smooth[i], **window)
+    # The largest odd window up to 7 that fits; of a side below 3 there is none.
+    window = min(7, (min(experiment.shape[:2]) - 1) // 2 * 2 + 1)
+    options = {"data_range": 1.0, "channel_axis": -1, "win_size": window}
+    ssim = lambda i: structural_similarity(truth[i], smooth[i], **options)
     return {
         "psnr": float(np.mean([psnr(i) for i in some])),
         "psnr_of_samples": float(-10.0 * np.log10(error)) if error > 0 else None,
-        "ssim": float(np.mean([ssim(i) for i in some])),
+        "ssim": float(np.mean([ssim(i) for i in some])) if window >= 3 else None,
     }
 
 

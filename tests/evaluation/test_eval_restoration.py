@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,15 @@ from PIL import Image
 
 from builders.experiment import build
 from builders.restoration import build_restoration
-from evaluation.tasks.restoration import Restored, mean_and_std, restore, run_restoration, scores
+from data import Scaler
+from evaluation.tasks.restoration import (
+    Restored,
+    likeness,
+    mean_and_std,
+    restore,
+    run_restoration,
+    scores,
+)
 from operators import dense, named_mask
 
 SHAPE, D, N = (4, 4, 1), 16, 12
@@ -162,6 +171,17 @@ def test_psnr(images):
     assert 0.0 < result["ssim"] < 1.0
     perfect = scores(known, operator, shifted._replace(x=shifted.x - 2 * level), 0.1)
     assert perfect["psnr"] > result["psnr"] + 10 and perfect["psnr_of_samples"] is None
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 7, 8])
+def test_likeness_of_small_pictures(side):
+    """A perfect one has the similarity 1; below a side of 3 there is none."""
+    truth = np.random.default_rng(0).uniform(-1, 1, (2, side, side + 3, 1)).astype(np.float32)
+    failed = np.zeros((2, 1), bool)
+    found = Restored(truth, None, truth[:, None], None, failed)
+    made = SimpleNamespace(scaler=Scaler(64, True, True), shape=truth.shape[1:])
+    result = likeness(made, found, truth)
+    assert result["ssim"] == (pytest.approx(1.0, abs=0.02) if side >= 3 else None)
 
 
 def test_failures_are_left_out(images):
