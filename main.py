@@ -49,6 +49,7 @@ from evaluation.tasks.latents import run_decode, run_encode, run_interpolate
 from evaluation.tasks.restoration import run_restoration
 from evaluation.report.rows import figure_rows
 from evaluation.tasks.evaluate import make_evaluation
+from evaluation.store.memory import check_seeds
 from evaluation.tasks.sampling import run_sampling
 from parallel.processes import JobError, is_lead, lost, start
 from restoration import METHODS
@@ -193,6 +194,7 @@ def run(experiment: Experiment, workdir: Path) -> None:
     writers = {**WRITERS, "sample": build_writer(experiment)}
     if MODE.value in WRITERS:
         seeds = parse_seeds(SEEDS.value)
+        check_seeds(experiment, seeds)
         step, params = restore_ema(experiment, workdir, STEP.value)
         check_condition(experiment, params)
         print(writers[MODE.value](experiment, params, workdir, step, seeds))

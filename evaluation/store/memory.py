@@ -65,6 +65,18 @@ def check_memory(experiment, widths: Collection[tuple[int, int]]) -> None:
     )
 
 
+def check_seeds(experiment, seeds: range) -> None:
+    """Refuses numbers of samples, or of examples, whose results would not fit: each is kept as
+    float32 and as levels until all are written."""
+    needed, there = len(seeds) * math.prod(experiment.shape) * (4 + FLOAT), machine()
+    if needed > there:
+        raise ValueError(
+            f"--seeds {seeds.start}-{seeds.stop - 1} are {len(seeds):,} numbers, whose results "
+            f"would need about {gib(needed)} of memory, and this machine has {gib(there)}; write "
+            "them in several calls."
+        )
+
+
 def check_moments(width: int) -> None:
     """Refuses the moments of a space of so many features, of data of any size."""
     needed, there = (1 + WORK) * width**2 * FLOAT, machine()

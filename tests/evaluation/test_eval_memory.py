@@ -9,7 +9,14 @@ from known_data import PARAMS, Affine, exact
 from program import ROOT
 
 from evaluation.store import memory
-from evaluation.store.memory import check_memory, check_moments, distances_need, machine, mend
+from evaluation.store.memory import (
+    check_memory,
+    check_moments,
+    check_seeds,
+    distances_need,
+    machine,
+    mend,
+)
 from evaluation.tasks.evaluate import evaluate
 
 # Examples of the training and the test split.
@@ -113,3 +120,12 @@ def test_refused_before_anything_is_drawn(file, tmp_path, monkeypatch, what, mix
     with pytest.raises(ValueError, match=what):
         evaluate(experiment, PARAMS, tmp_path, 1, [], 0.0)
     assert not list(tmp_path.iterdir())
+
+
+def test_more_numbers_than_fit(monkeypatch):
+    """12 bytes for each of 64 values: a million samples take 0.7 GiB."""
+    made = SimpleNamespace(shape=(8, 8, 1))
+    monkeypatch.setattr("evaluation.store.memory.machine", lambda: 2**29)
+    check_seeds(made, range(500_000))
+    with pytest.raises(ValueError, match=r"--seeds 0-999999 are 1,000,000 numbers.* 0\.7 GiB"):
+        check_seeds(made, range(1_000_000))
