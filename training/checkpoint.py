@@ -24,6 +24,20 @@ class Damaged(CheckpointError):
     """One that is there and cannot be read, or that holds other bits than were written."""
 
 
+# Characters that have a meaning in patterns of file names.
+PATTERN = "[]*?"
+# Words of errors that are of the reader or its machine, and say nothing of the checkpoint.
+OF_THE_READER = (
+    "Permission denied",
+    "PERMISSION_DENIED",
+    "Input/output error",
+    "Stale file handle",
+    "Cannot allocate memory",
+    "RESOURCE_EXHAUSTED",
+    "UNAVAILABLE",
+    "Too many open files",
+    "codec can't",
+)
 # Names of the checksums in a checkpoint, and what they are; the newest kind first.
 MIXED = "mixed"
 CHECKSUMS = {MIXED: checksum, "checksum": plain_sum}
@@ -34,6 +48,12 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, keep: int = 0):
         self.folder = Path(workdir).absolute() / "checkpoints"
+        if found := set(str(self.folder)) & set(PATTERN):
+            raise CheckpointError(
+                f"The workdir {workdir} has {' '.join(sorted(found))} in its path, which the "
+                "library of checkpoints takes for a pattern of names: it would write and find "
+                "nothing again; take a path without these characters."
+            )
         self.aside = self.folder.with_name("damaged")
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep or None, create=True, enable_async_checkpointing=True
@@ -139,6 +159,12 @@ class Checkpoints:
             raise
         except Exception as error:
             first_line = (str(error).strip() or "no message").splitlines()[0]
+            if isinstance(error, MemoryError) or any(word in str(error) for word in OF_THE_READER):
+                raise CheckpointError(
+                    f"The checkpoint {self.folder / str(step)} could not be read here "
+                    f"({type(error).__name__}: {first_line[:200]}); that says nothing of the "
+                    "checkpoint, which is left where it is: mend that, and try again."
+                ) from error
             raise Damaged(
                 f"The checkpoint {self.folder / str(step)} cannot be read "
                 f"({type(error).__name__}: {first_line[:200]}); delete that folder to go on from "

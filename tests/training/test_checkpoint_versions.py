@@ -57,3 +57,35 @@ def test_parameters_of_half_the_precision(tmp_path):
     write(tmp_path, 6, {**fields_of(state_at(6)), "params": half})
     with pytest.raises(CheckpointError, match=r"has shape .* of float16 there"):
         Checkpoints(tmp_path).restore(shapes())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(13, "Permission denied"),
+        OSError(5, "Input/output error"),
+        ValueError("UNKNOWN: Stale file handle [d/1]"),
+        MemoryError(),
+        UnicodeEncodeError("ascii", "é", 0, 1, "ordinal not in range"),
+    ],
+)
+def test_a_faulty_reader_is_not_a_damaged_checkpoint(tmp_path, monkeypatch, error):
+    """Nothing is moved or advised to be deleted."""
+    checkpoints = save(tmp_path, 3, 6)
+
+    def fails(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(checkpoints._manager, "restore", fails)
+    with pytest.raises(CheckpointError, match="could not be read here") as found:
+        checkpoints.restore(shapes())
+    assert not isinstance(found.value, Damaged) and "delete" not in str(found.value)
+    monkeypatch.undo()
+    assert_equal(checkpoints.restore(shapes()), state_at(6))
+
+
+@pytest.mark.parametrize("name", ["run[1]", "run*", "run?"])
+def test_a_workdir_that_is_a_pattern(tmp_path, name):
+    with pytest.raises(CheckpointError, match="takes for a pattern"):
+        Checkpoints(tmp_path / name)
+    assert not (tmp_path / name).exists()
