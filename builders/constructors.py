@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
+
 import data
 import models
 import sde_lib
@@ -49,6 +51,15 @@ def section_of(section: str, name: str) -> dict[str, Any]:
     """The arguments of a constructor, with its defaults, and its name."""
     named = NAMED[section]
     return {named.key: name, **options(named.table[name], named.given)}
+
+
+def whole_data(config: ConfigDict) -> ConfigDict:
+    """A config whose section `data` has all keys of its kind: one that a file makes anew may leave
+    out those that stay at their defaults."""
+    name = config.data.get("dataset")
+    if name in data.SOURCES:
+        config.data = ConfigDict({**section_of("data", name), **config.data.to_dict()})
+    return config
 
 
 def arguments_of(section: str, config: Mapping[str, Any]) -> tuple[Callable, dict[str, Any]]:

@@ -20,6 +20,7 @@ import samplers
 import sde_lib
 from builders.aliases import modernised
 from builders.checks import check_combinations, check_numbers, classes_told
+from builders.constructors import whole_data
 from builders.levels import build_levels, restored_levels
 from builders.likelihood import build_flow_solver, build_likelihood
 from builders.model import build_logits, build_model, build_predict
@@ -111,7 +112,7 @@ def build(config: ConfigDict, reads_data: bool = True) -> Experiment:
     Raises:
         ValueError: for a name that is not known, or a number out of range. One sentence.
     """
-    config = modernised(expanded(config))
+    config = whole_data(modernised(expanded(config)))
     check_numbers(config)
     path = build_path(config.sde)
     check_combinations(config)

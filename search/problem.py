@@ -22,6 +22,7 @@ from sklearn.datasets import load_digits
 
 from sde_lib import EDM, expand
 from sde_lib.prediction import Prediction
+from whole_files import put_arrays
 
 LAW = EDM(t0=0.002, t1=80.0)
 STARTS = 64
@@ -135,7 +136,7 @@ def reference(problem: Problem, folder: Path | None, tolerance: float = TOLERANC
     made = Reference(ends, time.perf_counter() - begin)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, ends=made.ends, seconds=made.seconds)
+        put_arrays(path, ends=made.ends, seconds=made.seconds)
     return made
 
 

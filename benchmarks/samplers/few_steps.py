@@ -66,7 +66,7 @@ OURS: list[tuple[str, Callable]] = [
         for s in (0.5, 1.0, 1.25)
     ),
     *((f"bdia {g}", partial(bdia, gamma=g)) for g in (0.5, 1.0)),
-    ("restoration 0.5", partial(restoration_degradation, look_back=0.5)),
+    ("restoration_degradation 0.5", partial(restoration_degradation, look_back=0.5)),
     ("lml 0.3, ddim", lambda path: lml(path, samplers.ddim(path), 0.3)),
 ]
 

@@ -60,8 +60,8 @@ METHODS = {
     **{f"velocity_ab {k}": (partial(samplers.velocity_ab, order=k), k) for k in (2, 3, 4)},
     "bdia 0.5": (partial(samplers.bdia, gamma=0.5, frame="unit"), 1),
     "bdia 1": (partial(samplers.bdia, gamma=1.0, frame="unit"), 2),
-    "restoration 0.5": (partial(samplers.restoration_degradation, look_back=0.5), 1),
-    "restoration 1": (samplers.restoration_degradation, 1),
+    "restoration_degradation 0.5": (partial(samplers.restoration_degradation, look_back=0.5), 1),
+    "restoration_degradation 1": (samplers.restoration_degradation, 1),
     "lml 0.3, noise, of ddim": (lambda path: samplers.lml(path, samplers.ddim(path), 0.3), 1),
 }
 # The same as schedules, of nodes lam.

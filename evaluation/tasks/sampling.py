@@ -163,7 +163,7 @@ def check_some(failed: np.ndarray, section) -> None:
         return
     own = section.get(section.method, {})
     # What only methods that choose their own steps have.
-    if own.keys() & {"max_steps", "batching"}:
+    if {"max_steps", "batching"} & set(own):
         most = f"max_steps = {own.max_steps}" if "max_steps" in own else "max_steps"
         raise ValueError(
             f"None of {failed.size} solves by sampling.method = {section.method!r} reached its "
