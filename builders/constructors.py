@@ -55,10 +55,13 @@ def section_of(section: str, name: str) -> dict[str, Any]:
 
 def whole_data(config: ConfigDict) -> ConfigDict:
     """A config whose section `data` has all keys of its kind: one that a file makes anew may leave
-    out those that stay at their defaults."""
+    out those that stay at their defaults. A section of another kind is left to be refused."""
     name = config.data.get("dataset")
-    if name in data.SOURCES:
-        config.data = ConfigDict({**section_of("data", name), **config.data.to_dict()})
+    if name not in data.SOURCES:
+        return config
+    own, whole = set(config.data) - {"dataset", *OF_DATA}, section_of("data", name)
+    if own and own <= whole.keys():
+        config.data = ConfigDict({**whole, **config.data.to_dict()})
     return config
 
 

@@ -47,8 +47,15 @@ class Watch:
                 raise TrainingDiverged(evidence(first + i, self._in_a_row, loss[i], norm[i], times))
         row = {} if good.all() else {"skipped": int(np.sum(~good))}
         if good.any():
-            row |= {name: float(value[good].mean()) for name, value in values.items()}
-            row["training_loss"] = row.pop("loss")
+            # Of a player that does not move at every step, over the steps at which it did.
+            turns = lambda name: join(f"{name.rsplit('_', 1)[0].removesuffix('_grad')}_turns")
+            beside = [name for name in values if name not in ("loss", "grad_norm")]
+            weights = {name: turns(name)[good] for name in beside}
+            row["training_loss"] = float(loss[good].mean())
+            row["grad_norm"] = float(norm[good].mean())
+            for name, weight in weights.items():
+                if weight.any():
+                    row[name] = float(np.average(values[name][good], weights=weight))
         return row
 
 

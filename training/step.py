@@ -7,6 +7,7 @@ of the step, so their parameters are no constants of the program.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -50,7 +51,8 @@ def make_train_step(
         others: further players, by name, which move after the main one in the order of the mapping;
             player i, from 1, has the key `fold_in(key, 2**32 - i)`. Each loss is told the newest
             parameters of all other players, the main one as `MAIN`, and those in `frozen`. Metrics
-            of theirs begin with `<name>_`. A step is skipped as a whole, for all players.
+            of theirs begin with `<name>_`; `<name>_turns` is 1 where the player moved. A step is
+            skipped as a whole, for all players.
     """
     main, others = Player(loss, tx, ema_decay), dict(others or {})
 
@@ -66,13 +68,17 @@ def make_train_step(
         for i, (name, player) in enumerate({MAIN: main, **others}.items()):
             seen = {other: each.params for other, each in now.items() if other != name}
             own = jax.random.fold_in(key, 2**32 - i) if i else key
-            moved, found, finite = move(
-                player, now[name], {**frozen, **seen}, state.step, own, batch
+            turn = partial(
+                move, player, now[name], {**frozen, **seen}, state.step // player.every, own, batch
             )
-            acts = state.step % player.every == 0
-            now[name] = jax.lax.cond(acts, lambda a, b: a, lambda a, b: b, moved, now[name])
-            good = good & (finite | ~acts)
-            metrics |= found if name == MAIN else {f"{name}_{k}": v for k, v in found.items()}
+            if name == MAIN:
+                now[name], metrics, finite = turn()
+            else:
+                acts = state.step % player.every == 0
+                now[name], found, finite = jax.lax.cond(acts, turn, idle(turn, now[name]))
+                metrics |= {f"{name}_{k}": v for k, v in found.items()}
+                metrics[f"{name}_turns"] = acts.astype(jnp.float32)
+            good = good & finite
         before = {MAIN: state.main, **state.others}
         after = jax.lax.cond(good, lambda a, b: a, lambda a, b: b, now, before)
         return updated(state, after.pop(MAIN), after), metrics
@@ -99,6 +105,13 @@ def make_train_step(
         return moved, metrics, finite
 
     return step
+
+
+def idle(turn: Callable, player: PlayerState) -> Callable:
+    """A turn that is passed over: nothing moves, nothing is computed, and metrics are zero."""
+    _, metrics, _ = jax.eval_shape(turn)
+    zeros = lambda: jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), metrics)
+    return lambda: (player, zeros(), jnp.asarray(True))
 
 
 def updated(state: TrainState, main: PlayerState, others: dict[str, PlayerState]) -> TrainState:

@@ -63,11 +63,12 @@ def by_hand(n, every):
     x, y, mean_x, mean_y = (np.float64(v) for v in (X, Y, X, Y))
     for i, batch in enumerate(batches(n)):
         b, rate = batch["x0"].mean(), (1.0 + i) / (10.0 + i)
+        turns = (1.0 + i // every) / (10.0 + i // every)
         x = x - RATE_X * (b * A @ y + x)
         mean_x = mean_x + (1.0 - min(DECAY_X, rate)) * (x - mean_x)
         if i % every == 0:
             y = y - RATE_Y * (-b * A.T @ x + 2.0 * y)
-            mean_y = mean_y + (1.0 - min(DECAY_Y, rate)) * (y - mean_y)
+            mean_y = mean_y + (1.0 - min(DECAY_Y, turns)) * (y - mean_y)
     return x, y, mean_x, mean_y
 
 
@@ -107,6 +108,25 @@ def test_interrupted_and_resumed(tmp_path):
     checkpoints.close()
     resumed = Checkpoints(tmp_path).restore(abstract(start, mesh))
     assert_equal(run(resumed, given[5:], stepper(3))[0], whole)
+
+
+def test_a_player_that_waits_costs_nothing():
+    """Its metrics are zero then and not in the means; what it did not compute is no fault."""
+
+    def bad(params, others, key, batch):
+        value, _ = loss_of_y(params, others, key, batch)
+        value = jnp.where(batch["x0"][0] > 0.0, value, jnp.nan)
+        return value, {"loss": value}
+
+    step = jax.jit(make_train_step(loss_of_x, TX, DECAY_X, 1, {"critic": Player(bad, TY, 0.5, 2)}))
+    good, ill = {"x0": np.ones(4, np.float32)}, {"x0": -np.ones(4, np.float32)}
+    state, first = step(start(), good)
+    state, second = step(state, ill)
+    assert second["critic_loss"] == second["critic_turns"] == 0.0 and int(state.step) == 2
+    assert not np.array_equal(state.params["x"], X)
+    row = Watch(0).read([(0, first), (1, second)])
+    assert "skipped" not in row
+    assert row["critic_loss"] == pytest.approx(float(first["critic_loss"]))
 
 
 def test_a_step_is_skipped_for_all_or_for_none():
