@@ -48,7 +48,7 @@ def line(result):
 
 
 def test_train(digits):
-    files = ["checkpoints", "config.json", "lock", "metrics.jsonl", "tensorboard"]
+    files = ["checkpoints", "config.json", "data.json", "lock", "metrics.jsonl", "tensorboard"]
     assert names(digits) == files
     assert names(digits / "checkpoints") == ["3", "6"]
     rows = read_metrics(digits)
