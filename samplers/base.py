@@ -138,6 +138,17 @@ def drawn(law: SDE, kernel: KernelFn, init: Callable = start, nfe: int = 1) -> S
     return Sampler(init, step, nfe, kernel=kernel)
 
 
+def mean_of(kernel: KernelFn, init: Callable = start, nfe: int = 1) -> Sampler:
+    """The deterministic method of a kernel whose noise is left out: `x_s = mean`."""
+
+    def step(key: Array, predict: PredictFn, state: State, span: Span) -> State:
+        del key
+        mean, _, memory = kernel(predict, state, span)
+        return State(mean, memory)
+
+    return Sampler(init, step, nfe)
+
+
 def begin(sampler: Sampler, x: Array, t: Array) -> State:
     """The first state of a run from x, a draw of the prior at t."""
     return sampler.init(sampler.enter(x, t), t)
@@ -241,7 +252,7 @@ def chain(*samplers: Sampler) -> Sampler:
     """Runs several methods in each step, one after the other on the same `x`.
 
     Each keeps a memory of its own. All are called with the same span: a predictor moves from t to
-    s, a corrector stays where it was built to act (see `corrector.py`).
+    s, a corrector stays where it was built to act (see `steps/corrector.py`).
 
     Raises:
         ValueError: where two of them complete the start, which would be completed twice.

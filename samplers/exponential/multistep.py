@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from samplers.base import Kernel, Sampler, State, drawn
+from samplers.base import Kernel, Sampler, State, drawn, mean_of
 from samplers.exponential.integrals import Interval, interval, phi, step_ratio, target
 from sde_lib import AffinePath, expand
 
@@ -58,12 +58,7 @@ def multistep(
         values, gaps = (now, *past.values)[: order - 1], (move.h, *past.gaps)[: order - 1]
         return Kernel(mean, expand(move.std, x), PastSteps(values, gaps))
 
-    def flow_step(key, predict, state, span):
-        del key
-        moved = kernel(predict, state, span)
-        return State(moved.mean, moved.memory)
-
-    return drawn(path, kernel, init) if eta != 0.0 else Sampler(init, flow_step, nfe=1)
+    return drawn(path, kernel, init) if eta != 0.0 else mean_of(kernel, init)
 
 
 def noisy_interval(path: AffinePath, t: Array, s: Array, form: str, eta: float) -> Interval:

@@ -4,7 +4,7 @@ Song et al. 2021, section 4.1 and appendix E. The forward chain takes `x_s` to
 `x_t = r x_s + q z`; the reverse step uses the same increment `(r - 1) x` and the same noise q.
 """
 
-from samplers.base import Kernel, Sampler, State, drawn, start
+from samplers.base import Kernel, Sampler, drawn, mean_of
 from sde_lib import AffinePath, expand
 
 
@@ -24,8 +24,4 @@ def reverse_diffusion(path: AffinePath, probability_flow: bool = False) -> Sampl
         mean = expand(2.0 - r, x) * x + half * expand(q, x) ** 2 * predict(x, span.t).score
         return Kernel(mean, expand(q, x))
 
-    def flow_step(key, predict, state, span):
-        del key
-        return State(kernel(predict, state, span).mean)
-
-    return Sampler(start, flow_step, nfe=1) if probability_flow else drawn(path, kernel)
+    return mean_of(kernel) if probability_flow else drawn(path, kernel)
