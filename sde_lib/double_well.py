@@ -27,8 +27,8 @@ class DoubleWell:
 
     Numbers: `linear` in 1 / time and `cubic` >= 0 in 1 / (time x^2). With cubic = 0 linear must be
     below 0; that is the Ornstein-Uhlenbeck process, VP with `beta = -2 linear` where g^2 is that
-    too. The law nears its prior as `exp(-gap t)`, by `spectral_gap` of `fokker_planck.py`: 0.42 for
-    the numbers below, so that t1 = 10 leaves 1.5 % of the slowest part.
+    too. The law nears its prior as `exp(-gap t)`, by `spectral_gap` of `exact/fokker_planck.py`:
+    0.42 for the numbers below, so that t1 = 10 leaves 1.5 % of the slowest part.
 
     Offers the protocol `SDE`, for states of any shape. Euler steps of h need `h cubic x^2 < 2`, or
     the cubic term throws x out.

@@ -5,8 +5,9 @@ energy of the marginal velocity of a Gaussian path is (their section 3)
 
     E = int E |u|^2 / D dt = int r'^2 + r^2 th'^2 gamma(th) dt,
 
-gamma from `separation.py`. With `phi(th) = int_0^th sqrt(gamma)` the plane of (r, phi) is flat, and
-the best path from (1, 0), the data, to (1, L), the noise, L = phi(pi / 2), is the straight chord:
+gamma from `exact/separation.py`. With `phi(th) = int_0^th sqrt(gamma)` the plane of (r, phi) is
+flat, and the best path from (1, 0), the data, to (1, L), the noise, L = phi(pi / 2), is the
+straight chord:
 
     phi(t) = atan2(t sin L, 1 - t + t cos L),   r^2 = 1 - b t (1 - t),   b = 2 (1 - cos L)
 

@@ -3,12 +3,12 @@
     python -m benchmarks.guidance [guides] [ensemble] [impute] [classes] [--steps 10 20 50]
                                   [--json OUT]
 
-Problems of `guidance_problem.py`, each method handed the exact network. `error_mean` is the
+Problems of `problem.py`, each method handed the exact network. `error_mean` is the
 distance of the means in posterior standard deviations, `error_cov` that of the covariances relative
 to the posterior's. On Gaussian data a deterministic method is an affine map of its start, which is
 read off: those rows have no sampling error. The others are of 512 samples, and `*_se` says what
 perfect samples would be off by. `nfe` counts evaluations of the network and `passes` products with
-its derivative. Besides the guides, `guidance_limits.py`: what is exact in a limit.
+its derivative. Besides the guides, `limits.py`: what is exact in a limit.
 """
 
 import argparse

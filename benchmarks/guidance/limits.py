@@ -1,7 +1,7 @@
 """What goes to the truth, and how fast: ensembles in particles, imputation in steps and correctors,
 guidance by an exact classifier in steps.
 
-Problems and scores are those of `guidance_problem.py`: the distance of the means in posterior
+Problems and scores are those of `problem.py`: the distance of the means in posterior
 standard deviations, and that of the covariances relative to the posterior's; of ensembles the
 median over runs, few of which are far out.
 """

@@ -5,7 +5,7 @@ beside.
 vector, the drift and its divergence in two passes of the network, the second in reverse mode.
 `diffrax_plain` is the recipe of Diffrax's own pages for continuous normalising flows: Tsit5 over t
 to a tolerance, one step size a batch, value and derivative by one `vjp`. Those in torch are in
-`likelihood_torch.py`.
+`in_torch.py`.
 """
 
 from collections.abc import Callable

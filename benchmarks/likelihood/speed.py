@@ -5,13 +5,13 @@ memory? Ours beside the scheme of score_sde, Diffrax's plain recipe, and package
                                     [--only network] [--json OUT] [--plot OUT.png] [--repeats 5]
                                     [--config configs/digits_vp.py --workdir runs/digits]
 
-`methods`: the problems of `likelihood_problem.py`; the network where --workdir has one. Error: the
+`methods`: the problems of `problem.py`; the network where --workdir has one. Error: the
 mean over examples of |log p - truth| in nats per dimension, by the exact trace; the truth is a
 formula, for the network a solve in 511 steps, in float64. Seconds: the median of interleaved runs
 with one probe of signs, compiled before. Memory: what XLA plans for one call of a compiled program,
 its arguments without. A pass is one evaluation of the network, alone or with its derivative. `*`:
 an error of at most that of score_sde's scheme in a third of its time and half of its passes.
-The other tables are those of `likelihood_checks.py`.
+The other tables are those of `checks.py`.
 """
 
 import argparse

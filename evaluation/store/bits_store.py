@@ -1,4 +1,4 @@
-"""Finished batches of bits/dim on disk: see `store.py`. One file a batch and pass, as JSON."""
+"""Finished batches of bits/dim on disk: see `batches.py`. One file a batch and pass, as JSON."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Finished batches of samples on disk: see `store.py`. One npz file a batch.
+"""Finished batches of samples on disk: see `batches.py`. One npz file a batch.
 
 Sample i depends on its number and not on how many there are, so a larger `eval.num_samples` goes on
 from the batches of a smaller one.

@@ -77,8 +77,8 @@ def stored_samples(
     """Samples 0 to n - 1 of `eval.seed`: `index`, `x` (n, ...) in levels, or as they are where the
     data are continuous, `nfe` and `failed`, where `x` means nothing.
 
-    Finished batches are kept in `folder` and found again there, see `store.py`. The processes of a
-    job share the batches.
+    Finished batches are kept in `folder` and found again there, see `batches.py`. The processes of
+    a job share the batches.
 
     Args:
         run: what `drawing` returns for `eval.seed`, made once for several checkpoints.

@@ -85,7 +85,7 @@ def adaptive_sde(
         solver: its tolerances, most steps and variable; the method is ShARK.
         resolution: the finest time, as a part of the whole span, at which the noise is resolved;
             steps do not get shorter than it.
-        eta: the strength of the noise (`exponential.py`), 1 the reverse SDE; above 0.
+        eta: the strength of the noise (`exponential/integrals.py`), 1 the reverse SDE; above 0.
 
     With u the variable, rising, and `dt = -rate du`, the SDE of strength eta is
 

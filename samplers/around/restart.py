@@ -6,10 +6,10 @@ makes the run forget the errors of the steps above; the steps stay those of an O
 sooner than those of an SDE.
 
 In `y = x / a`, `sigma = c / a`, one restart adds the variance `sigma_high^2 - sigma_low^2`, which
-is what the reverse SDE (eta = 1, see `exponential.py`) adds on its way through the interval. So K
-restarts are of the strength eta = K there. On Gaussian data of variance S^2 that is exact: with
-`V = S^2 + sigma^2` each restart leaves the correlation with the state before, and the square of it
-of a relative error of the variance,
+is what the reverse SDE (eta = 1, see `exponential/integrals.py`) adds on its way through the
+interval. So K restarts are of the strength eta = K there. On Gaussian data of variance S^2 that is
+exact: with `V = S^2 + sigma^2` each restart leaves the correlation with the state before, and the
+square of it of a relative error of the variance,
 
     corr = sqrt(V_low / V_high),    corr_eta = (V_low / V_high)^(eta / 2).
 """

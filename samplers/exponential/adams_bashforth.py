@@ -1,7 +1,7 @@
 """Exponential Adams-Bashforth: the flow ODE with its linear part exact and the last k outputs of
 the network extrapolated by a polynomial, of order k at one evaluation a step.
 
-The integrals are those of `exponential.py`, here of the polynomial through known points.
+The integrals are those of `exponential/integrals.py`, here of the polynomial through known points.
 Zhang & Chen 2023 (DEIS) choose the variable of the polynomial: t (their tAB) or `rho = c / a`
 (rhoAB); in lam it is the Adams method of Hochbruck & Ostermann 2010, section 2.5.
 """

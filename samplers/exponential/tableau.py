@@ -6,7 +6,7 @@ step done, from
 
     sum_j w_kj r_j^i / i! = [i == k],   i = 1, ..., m_k
 
-(exact for polynomials of degree m_k), a step is the Taylor expansion of `exponential.py`,
+(exact for polynomials of degree m_k), a step is the Taylor expansion of `exponential/integrals.py`,
 
     x_t = ratio x_s + weight (phi_1 F_s + sum_k R_k phi_{k+1} D_k)
 

@@ -2,8 +2,8 @@
 
 The decisions are those of Liu et al. 2024 (A Unified Sampling Framework for Solver Searching of
 Diffusion Probabilistic Models, arXiv 2312.07243). Nodes are half log signal-to-noise ratios `lam`,
-so one schedule serves every law: `sigma = c / a = exp(-lam)`. `tableau.py` turns a schedule into
-coefficients and `unified.py` runs them.
+so one schedule serves every law: `sigma = c / a = exp(-lam)`. `exponential/tableau.py` turns a
+schedule into coefficients and `unified.py` runs them.
 """
 
 import json

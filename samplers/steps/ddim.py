@@ -14,8 +14,8 @@ def ddim(path: AffinePath, eta: float = 0.0) -> Sampler:
     eta = 0 is deterministic: the exponential Euler method for the flow ODE, of order 1. eta = 1 is
     ancestral sampling with the posterior variance.
 
-    This eta, of Song, Meng & Ermon, is not the strength of `exponential.py`. A step of length h in
-    lam is that of order 1 there, data form, with a strength e of its own,
+    This eta, of Song, Meng & Ermon, is not the strength of `exponential/integrals.py`. A step of
+    length h in lam is that of order 1 there, data form, with a strength e of its own,
 
         1 - exp(-2 e h) = eta^2 (1 - exp(-2 h)),
 

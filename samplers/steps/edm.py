@@ -28,11 +28,11 @@ def edm(
     sigma = 0, which is of order 1 in the paper, is `sample`'s denoising. Without noise it is Heun
     of order 2 in (sigma, y).
 
-    eta is the strength of `exponential.py`, 0 the ODE and 1 the reverse SDE: in the limit of small
-    steps `sigma_hat^2 - sigma^2 = 2 eta sigma^2 h`, the noise of that SDE. On data at one point a
-    step of any length forgets its start by `exp(-eta h)`, as that SDE does. The paper's
-    churn is the strength `log(1 + S_churn / n) / h`, which varies over a grid that is not even
-    in lam; in many even steps it is `S_churn / log(sigma_max / sigma_min)`.
+    eta is the strength of `exponential/integrals.py`, 0 the ODE and 1 the reverse SDE: in the limit
+    of small steps `sigma_hat^2 - sigma^2 = 2 eta sigma^2 h`, the noise of that SDE. On data at one
+    point a step of any length forgets its start by `exp(-eta h)`, as that SDE does. The paper's
+    churn is the strength `log(1 + S_churn / n) / h`, which varies over a grid that is not even in
+    lam; in many even steps it is `S_churn / log(sigma_max / sigma_min)`.
 
     Args:
         s_churn: the paper's strength of the noise, over all steps; 0 switches it off.
