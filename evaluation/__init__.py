@@ -1,4 +1,4 @@
-"""What a trained model is worth: loss, bits/dim, distances between samples and data, one report."""
+"""Evaluation of a trained model: loss, bits/dim, distances of samples to data, one report."""
 
 from evaluation.metrics.frechet import Moments, frechet_distance
 from evaluation.metrics.manifold import density_coverage, precision_recall
@@ -8,8 +8,8 @@ from evaluation.metrics.statistics import read_statistics, stream, write_statist
 from evaluation.spaces.features import Features, FeatureSpace
 from evaluation.spaces.table import feature_space
 
-# Functions named as their module (`fid_infinity`, `inception_score`, `sliced_wasserstein`) stay in
-# it: here each would hide the other.
+# Functions with the name of their module (`fid_infinity`, `inception_score`, `sliced_wasserstein`)
+# are imported from that module: exported here, the function would hide the module.
 __all__ = [
     "FeatureSpace",
     "Features",

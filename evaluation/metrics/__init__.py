@@ -1,1 +1,1 @@
-"""Distances between two sets of features, and what they are computed from."""
+"""Distances between two sets of features, and the moments from which they are computed."""

@@ -1,7 +1,7 @@
-"""How far samples are from data, beside how far data are from data, and beside the baseline.
+"""Distances of samples to data, with the same distances of real images and of the baseline.
 
-Every distance is to one split of the data, `eval.reference`. Beside it stands the floor: what real
-images of the other split score.
+Every distance is to one split of the data, `eval.reference`. The report shows each distance beside
+its floor, the distance of real images of the other split.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,8 +15,12 @@ from evaluation.store.gather import MOMENTS, gather
 
 
 class Comparison(NamedTuple):
-    """With one reference in one space: what is told once, and `measure`, images to values by
-    section and by what is added to the name of the set."""
+    """The chosen metrics against one reference in one feature space.
+
+    facts: by section of the result, values that depend on the reference alone.
+    measure: images to values, by section and by the suffix that follows the name of the set of
+        images, as `{"kid": {"_test": ..., "_test_stderr": ...}}`.
+    """
 
     facts: Values
     measure: Callable[[Images], Values]
@@ -29,15 +33,15 @@ def compare_with(
     statistics: Statistics | None = None,
     split: str = "test",
 ) -> Comparison:
-    """The metrics against a reference, of which is gathered here, once, what they need.
+    """Return the metrics against a reference, whose features or moments are gathered here, once.
 
     Args:
         metrics: names of `METRICS`.
-        statistics: moments of a file, to which the Frechet distance is told besides.
-        split: what the reference is called in the names of the values.
+        statistics: moments of a file; the Frechet distance to them is computed in addition.
+        split: the name of the reference in the names of the values.
 
     Raises:
-        ValueError: as `check_metrics`, and what each metric refuses.
+        ValueError: as `check_metrics`, and for sets of images that one of the metrics refuses.
     """
     metrics = tuple(metrics)
     check_metrics(space, metrics)
@@ -56,13 +60,13 @@ def compare_with(
 
 
 def told(comparison: Comparison, measured: dict[str, Values]) -> dict:
-    """The facts, and of each set by its name what was measured.
+    """Return the facts of a comparison and the values of each set of images, by section.
 
     `{"frechet": {"<name>_test": value, "<name>_test_stderr": ...}, "kid": ..., "mmd": ...}`.
-    `precision_recall` and `density_coverage` have two sections each, by their parts' names.
-    `inception_score`, which is no distance, has `<name>` and `test`; `statistics`, what the file is
-    and `<name>`. Most are biased by the sizes of the sets, see `docs/metrics.md`: compare equal
-    sizes only.
+    `precision_recall` and `density_coverage` have two sections each, named as their two parts.
+    The section `inception_score`, which is no distance, has the keys `<name>` and `test`; the
+    section `statistics` has the facts of the file and `<name>`. Most values are biased by the sizes
+    of the sets, see `docs/metrics.md`: compare equal sizes only.
     """
     result: dict[str, dict] = {name: {**facts} for name, facts in comparison.facts.items()}
     for name, sections in measured.items():
@@ -79,13 +83,16 @@ def distances(
     statistics: Statistics | None = None,
     split: str = "test",
 ) -> dict:
-    """`told` of each set of images, by its name, against the reference; see `compare_with`."""
+    """Compare each set of images, by its name, with the reference; `told` gives the result.
+
+    The other arguments and the errors are those of `compare_with`.
+    """
     comparison = compare_with(space, reference, metrics, statistics, split)
     return told(comparison, {name: comparison.measure(x) for name, x in images.items()})
 
 
 def check_metrics(space: FeatureSpace, metrics: Iterable[str]) -> None:
-    """Refuses what `distances` could not compute, before samples are drawn.
+    """Refuse metrics that `distances` could not compute, before samples are drawn.
 
     Raises:
         ValueError: an unknown name, or the inception score in a space without a classifier.

@@ -1,4 +1,4 @@
-"""Standard errors: of a mean, and of a statistic of a whole set by leaving out groups of it."""
+"""Standard errors: of a mean, and, by a jackknife over groups, of a statistic of a whole set."""
 
 import numpy as np
 
@@ -6,17 +6,20 @@ GROUPS = 10
 
 
 def mean_and_stderr(values: np.ndarray) -> tuple[float, float]:
-    """The mean of independent values (n,), n >= 2, and its standard error."""
+    """Return the mean of independent values (n,), n >= 2, and its standard error."""
     return float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
 def groups(n: int) -> np.ndarray:
-    """Which of at most ten groups each sample is in; dealt out, as samples may be sorted."""
+    """Return the group of each of n samples, (n,), out of at most ten groups.
+
+    Samples are dealt to the groups in turn, so that sorted samples are spread over all groups.
+    """
     return np.arange(n) % min(GROUPS, n)
 
 
 def jackknife(left_out) -> float:
-    """Standard error of a statistic from its g values s_{-j} that leave one of g groups out.
+    """Standard error of a statistic, from its g values s_{-j}, each without one of g groups.
 
     se^2 = (g - 1)/g sum_j (s_{-j} - mean s)^2, for groups of one size (Efron and Tibshirani 1993,
     section 11.5).

@@ -1,13 +1,13 @@
 """The Frechet distance of infinitely many samples, extrapolated from sets of several sizes.
 
-The bias of the Frechet distance is, to first order, slope / n, with a slope of the model's own.
-Chong and Forsyth 2020, "Effectively Unbiased FID and Inception Score and Where to Find Them",
-arXiv:1911.07023, fit a line in 1/n and report its intercept. Here the smaller sets are the halves
-and thirds of the larger, all of them, in place of random subsets: every sample then counts alike at
-every size, so most of the noise is common to all sizes and not in the slope.
+The bias of the Frechet distance is, to first order, slope / n, with a slope that depends on the
+model. Chong and Forsyth 2020, "Effectively Unbiased FID and Inception Score and Where to Find
+Them", arXiv:1911.07023, fit a line in 1/n and report its intercept. They draw random subsets; here
+the smaller sets are both halves and all thirds of the whole set. Every sample then has the same
+weight at every size, so most of the noise is common to all sizes and does not enter the slope.
 
-What remains is the bias of second order, 1/n^2, mostly downwards, and that by the size of the
-reference. Of the plain bias, Gaussian samples in 64 dimensions kept a third at 1.5 samples a
+Two biases remain: that of second order, 1/n^2, mostly downwards, and the bias from the size of the
+reference. For Gaussian samples in 64 dimensions a third of the plain bias remained at 1.5 samples a
 dimension, a fifth at 3, 8 % at 5 and 3 % at 10. The value may fall below zero.
 """
 
@@ -26,8 +26,8 @@ PARTS = (1, 2, 3)
 class FrechetAtInfinity(NamedTuple):
     """Intercept, its standard error, and the points of the line.
 
-    `sizes` are harmonic means of the sizes of the parts, `distances` the means over these parts:
-    `distances[0]` is the plain estimate, and its difference to `value` the bias that was removed.
+    `sizes` are harmonic means of the sizes of the parts, `distances` are means over these parts.
+    `distances[0]` is the plain estimate; the bias that was removed is `distances[0] - value`.
     """
 
     value: float
@@ -42,16 +42,17 @@ def fid_infinity(
     """Intercept of the line through (mean 1/n, mean d^2) of the set in 1, 2, 3 parts.
 
     The error is that of `frechet_with_stderr`, a jackknife over g blocks of the distance at the
-    largest size: the spread over fresh sets of samples. To first order a sample moves all sizes
-    alike, and so the intercept. What extrapolation adds in second order, the excess of a jackknife
-    there makes up for: in 12 Gaussian problems, equal laws and others, the error was 0.8 to 1.4
-    times the spread, mostly 0.9 to 1.1. Ten blocks take 16 distances.
+    largest size. It estimates the spread over fresh sets of samples. To first order a sample moves
+    the distance at every size by the same amount, and so the intercept by that amount. In second
+    order the extrapolation adds variance, and the jackknife overestimates by about as much: in 12
+    Gaussian problems, equal laws and others, the error was 0.8 to 1.4 times the spread, mostly 0.9
+    to 1.1. Ten blocks take 16 distances.
 
     Args:
-        blocks: moments of disjoint sets of samples of one size, up to one; at least twice as many
-            blocks as the largest number of parts.
-        reference: what the distance is to.
-        parts: into how many parts the blocks are dealt, increasing, at least two numbers.
+        blocks: moments of disjoint sets of samples, whose sizes differ by at most one; at least
+            twice as many blocks as the largest number of parts.
+        reference: moments of the set to which the distance is measured.
+        parts: numbers of parts into which the blocks are dealt; increasing, at least two numbers.
 
     Raises:
         ValueError: fewer blocks, unequal sizes, parts that give no line, or other feature spaces.
@@ -72,16 +73,16 @@ def fid_infinity(
     distance = distance_to(reference)
 
     def point(members) -> tuple[float, float]:
-        """1/n and distance of some of the blocks."""
+        """1/n and distance of the union of the blocks `members`."""
         merged = merge_all([blocks[i] for i in members])
         return 1 / merged.n, distance(merged)
 
-    # Dealt out, so that blocks drawn early and late are in every part.
+    # Blocks are dealt in turn, so that every part has blocks drawn early and blocks drawn late.
     dealt = [[range(i, len(blocks), m) for i in range(m)] for m in parts]
     points = [np.array([point(members) for members in level]) for level in dealt]
     left_out = []
     for j in range(len(blocks)):
-        # Only the part that block j is in changes.
+        # Only the part that holds block j changes.
         part = dealt[0][j % parts[0]]
         rest = points[0][:, 1].copy()
         rest[j % parts[0]] = point([i for i in part if i != j])[1]
@@ -94,5 +95,5 @@ def fid_infinity(
 
 def intercept(x: np.ndarray, y: np.ndarray) -> float:
     """The intercept of the least-squares line through points (x, y)."""
-    # In units of the largest 1/n: powers of a small number make an ill-conditioned fit.
+    # x is scaled by the largest 1/n: powers of small numbers make the fit ill-conditioned.
     return float(np.polynomial.polynomial.polyfit(x / x.max(), y, 1)[0])

@@ -2,13 +2,13 @@
 
     d^2 = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^{1/2})
 
-which is the squared 2-Wasserstein distance of N(m1, C1) and N(m2, C2) (Dowson and Landau 1982);
-with Inception features it is the FID of Heusel et al. 2017, "GANs Trained by a Two Time-Scale
-Update Rule Converge to a Local Nash Equilibrium", arXiv:1706.08500.
+This is the squared 2-Wasserstein distance of N(m1, C1) and N(m2, C2) (Dowson and Landau 1982). With
+Inception features it is the FID of Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update
+Rule Converge to a Local Nash Equilibrium", arXiv:1706.08500.
 
 The estimate is biased, mostly upwards, by an amount that falls with the number of samples and
-depends on the model (Binkowski et al. 2018, arXiv:1801.01401): compare only values of equal n, and
-put the distance between two real sets of that n beside it.
+depends on the model (Binkowski et al. 2018, arXiv:1801.01401). Compare only values of equal n, and
+report the distance between two real sets of the same n beside each value.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,17 +21,18 @@ from threadpoolctl import ThreadpoolController
 from evaluation.metrics.errors import jackknife
 from evaluation.spaces.features import Features
 
-# The threads of a decomposition meet at every column, and where another process holds a core each
-# meeting waits: two threads on two busy cores took ten times as long as one, on idle cores 0.7.
+# The threads of a decomposition synchronise at every column, and wait there if another process
+# holds a core: two threads took 10 times as long as one on two busy cores, 0.7 times on idle ones.
 BLAS = ThreadpoolController()
 
 
 class Moments(NamedTuple):
-    """Count, mean and scatter of features, in float64, so that sets of any size can be streamed.
+    """Count, mean and scatter of features, in float64; sets of any size can be streamed into them.
 
-    `scatter` is the sum of (x - mean)(x - mean)^T, (d, d): centred sums merge without the
-    cancellation of sums of squares. `space` is the id of the feature space. `n` is None where a
-    statistics file does not say it: then `scatter` is the covariance itself, and nothing merges.
+    `mean` is (d,). `scatter` is the sum of (x - mean)(x - mean)^T, (d, d): centred sums merge
+    without the cancellation of sums of squares. `space` is the id of the feature space. `n` is None
+    for a statistics file that does not state it: `scatter` is then the covariance itself, and the
+    moments cannot be merged.
     """
 
     space: str
@@ -41,7 +42,7 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, features: Features) -> "Moments":
-        """Moments of features (N, d), N >= 1.
+        """Return the moments of features (N, d), N >= 1.
 
         Raises:
             ValueError: the features are not a non-empty matrix, or hold a NaN or infinity.
@@ -53,7 +54,7 @@ class Moments(NamedTuple):
 
     @property
     def cov(self) -> np.ndarray:
-        """Unbiased covariance, scatter / (n - 1), or that of the file.
+        """Unbiased covariance, scatter / (n - 1); the covariance of the file if n is None.
 
         Raises:
             ValueError: n < 2.
@@ -69,7 +70,7 @@ class Moments(NamedTuple):
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """Moments of the union (Chan, Golub and LeVeque 1983, eq. 1.5 in matrix form).
+    """Return the moments of the union (Chan, Golub and LeVeque 1983, eq. 1.5 in matrix form).
 
     Raises:
         ValueError: the two live in different feature spaces or dimensions, or one has unknown n.
@@ -86,7 +87,7 @@ def merge(a: Moments, b: Moments) -> Moments:
 
 
 def finite_rows(features: Features) -> np.ndarray:
-    """The values (N, d) in float64, after the checks that `Moments.of` documents."""
+    """Return the values (N, d) in float64, after the checks that `Moments.of` documents."""
     x = np.asarray(features.values, np.float64)
     if x.ndim != 2 or len(x) == 0:
         raise ValueError(
@@ -116,7 +117,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def distance_to(reference: Moments) -> Callable[[Moments], float]:
-    """`a -> frechet_distance(a, reference)`, for many sets: the reference's root is taken once."""
+    """`a -> frechet_distance(a, reference)`; the square root of the reference is taken once."""
     with BLAS.limit(limits=1):
         root = sqrt_psd(reference.cov)
     trace = np.trace(reference.cov)
@@ -132,10 +133,10 @@ def distance_to(reference: Moments) -> Callable[[Moments], float]:
 
 
 def frechet_with_stderr(blocks: Sequence[Moments], reference: Moments) -> tuple[float, float]:
-    """Distance of all blocks together from a fixed reference, and its standard error.
+    """Distance of the union of all blocks to a fixed reference, and its standard error.
 
-    The error is a jackknife that leaves one of the equal blocks out. It is the spread over fresh
-    sets of samples; it holds neither the spread of the reference nor the upward bias.
+    The error is a jackknife that leaves one of the equal blocks out. It estimates the spread over
+    fresh sets of samples; the spread of the reference and the upward bias are not in it.
 
     Raises:
         ValueError: fewer than two blocks, or blocks of different sizes.

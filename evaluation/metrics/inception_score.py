@@ -1,14 +1,14 @@
-"""The inception score: how sure a classifier is of each image, and how unlike each other they are.
+"""The inception score: confidence of a classifier in each image, and diversity of its classes.
 
     IS = exp( E_x KL(p(y | x) || p(y)) ) = exp( H(E p(y | x)) - E H(p(y | x)) )
 
-Salimans et al. 2016, "Improved Techniques for Training GANs", arXiv:1606.03498, section 4: between
-1 and the number of classes, higher is better. It looks at samples alone, so it sees neither the
-data nor whether one image a class is all there is.
+Salimans et al. 2016, "Improved Techniques for Training GANs", arXiv:1606.03498, section 4. The
+score lies between 1 and the number of classes; higher is better. It is computed from samples alone:
+it does not compare them with data, and a model with a single image per class can score high.
 
-The estimate is biased downwards, as few examples cannot show all classes (the entropy of a mean is
-concave in it), by an amount that falls as 1/n (Chong and Forsyth 2020, arXiv:1911.07023). So the
-mean over splits lies below the score of all examples at once: compare equal n and equal splits.
+The estimate is biased downwards by an amount that falls as 1/n, because few examples do not show
+all classes and the entropy is concave (Chong and Forsyth 2020, arXiv:1911.07023). The mean over
+splits therefore lies below the score of all examples at once: compare equal n and equal splits.
 """
 
 import itertools
@@ -20,11 +20,11 @@ from scipy.special import xlogy
 
 from evaluation.metrics.errors import jackknife
 
-TOLERANCE = 1e-3  # of the sum of a row: what half precision leaves of 1
+TOLERANCE = 1e-3  # of the sum of a row: rounding of probabilities in half precision
 
 
 class ClassSums(NamedTuple):
-    """All that the score needs of n examples, so that sets of any size can be streamed.
+    """Sums over n examples from which the score follows; sets of any size can be streamed.
 
     `p`: (C,), the sum of p(y | x). `plogp`: the sum of p log p over examples and classes, nats.
     """
@@ -35,11 +35,11 @@ class ClassSums(NamedTuple):
 
     @classmethod
     def of(cls, probabilities) -> "ClassSums":
-        """Sums over rows (N, C), N >= 1, each the probabilities of C >= 2 classes.
+        """Return the sums over rows (N, C), N >= 1, each the probabilities of C >= 2 classes.
 
         Raises:
-            ValueError: not such a matrix; a value below 0 or not finite; a row that sums to other
-                than 1 within 0.001.
+            ValueError: the shape is another; a value is below 0 or not finite; the sum of a row
+                differs from 1 by more than 0.001.
         """
         p = np.asarray(probabilities, np.float64)
         if p.ndim != 2 or len(p) == 0 or p.shape[1] < 2:
@@ -47,7 +47,7 @@ class ClassSums(NamedTuple):
                 f"probabilities have shape {p.shape}; the inception score needs (N, C) with N >= 1 "
                 "examples and C >= 2 classes"
             )
-        # Written so that a NaN fails it too.
+        # The comparison is written so that a NaN fails it too.
         wrong = ~((p.min(axis=1) >= 0) & (np.abs(p.sum(axis=1) - 1) <= TOLERANCE))
         if wrong.any():
             row = int(np.argmax(wrong))
@@ -62,8 +62,9 @@ class ClassSums(NamedTuple):
 class InceptionScore(NamedTuple):
     """Score of all n examples with its standard error; mean and spread over splits as published.
 
-    `stderr` is a jackknife over the splits; `split_std` is what papers print after the +-, the
-    spread of single splits (divided by their number, not by one less), not the error of their mean.
+    `stderr` is a jackknife over the splits. `split_std` is what papers print after the +-: the
+    standard deviation over single splits (sum of squares divided by their number, not by one less),
+    which is not the error of their mean.
     """
 
     value: float
@@ -77,11 +78,12 @@ class InceptionScore(NamedTuple):
 def inception_score(probabilities, splits: int = 10) -> InceptionScore:
     """The score of probabilities (N, C), in `splits` consecutive parts, N >= splits >= 2.
 
-    The parts are those of the published code, rows floor(i N / splits) to floor((i+1) N / splits):
-    shuffle examples that are sorted by class.
+    The parts are those of the published code, rows floor(i N / splits) to floor((i+1) N / splits).
+    Examples that are sorted by class must be shuffled first.
 
     Raises:
-        ValueError: fewer than two splits, fewer examples than splits, or no probabilities.
+        ValueError: fewer than two splits, fewer examples than splits, or rows that are not
+            probabilities.
     """
     p = np.asarray(probabilities)
     if not 2 <= splits <= len(p):
@@ -94,10 +96,10 @@ def inception_score(probabilities, splits: int = 10) -> InceptionScore:
 
 
 def score_of_splits(splits: Sequence[ClassSums]) -> InceptionScore:
-    """The same from the sums of each split, which a stream of batches can add up by `merge_sums`.
+    """The score from the sums of each split; `merge_sums` adds up the sums of streamed batches.
 
-    The error is a jackknife that leaves one of the splits of (nearly) one size out: the spread over
-    fresh sets, without the bias.
+    The error is a jackknife that leaves out one of the splits, which have (nearly) one size. It
+    estimates the spread over fresh sets; the bias is not in it.
 
     Raises:
         ValueError: fewer than two splits, or splits of unequal numbers of classes.
@@ -114,10 +116,10 @@ def score_of_splits(splits: Sequence[ClassSums]) -> InceptionScore:
 
 
 def merge_sums(parts: Sequence[ClassSums]) -> ClassSums:
-    """Sums of the union of one or more parts.
+    """Return the sums of the union of one or more parts.
 
     Raises:
-        ValueError: the parts count other classes.
+        ValueError: the parts have different numbers of classes.
     """
     classes = sorted({part.p.size for part in parts})
     if len(classes) > 1:
@@ -129,6 +131,6 @@ def merge_sums(parts: Sequence[ClassSums]) -> ClassSums:
 
 
 def score(sums: ClassSums) -> float:
-    """exp(mean p log p - p(y) log p(y)), p(y) the mean of p(y | x)."""
+    """exp(mean over x of sum_y p(y|x) log p(y|x) - sum_y p(y) log p(y)), p(y) = mean p(y | x)."""
     marginal = sums.p / sums.n
     return float(np.exp(sums.plogp / sums.n - xlogy(marginal, marginal).sum()))

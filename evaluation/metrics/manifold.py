@@ -1,16 +1,16 @@
-"""Fidelity and diversity apart: precision and recall, density and coverage, by nearest neighbours.
+"""Fidelity and diversity, measured apart: precision and recall, density and coverage.
 
-A set of features is blown up into balls, one about each point, with the distance to its k-th
-nearest neighbour in its own set as radius; what lies in a ball counts as near the set. The point
-itself is no neighbour of itself, a duplicate of it is. Balls are closed: a tie is inside.
+Each point of a set of features gets a ball whose radius is the distance to its k-th nearest
+neighbour in the same set. A point in one of the balls counts as near the set. A point is not its
+own neighbour, but a duplicate of it is. Balls are closed: a point on the boundary is inside.
 
-None of the four is a distance, none is free of the sizes of the sets, and only density (1) and
-coverage have a known expectation for equal laws: compare equal sizes, and put what real data score
-beside it. One outlier in a set makes a large ball, which raises precision or recall.
+None of the four is a distance, all four depend on the sizes of the sets, and only density (1) and
+coverage have a known expectation for equal laws. Compare equal sizes, and report the values of real
+data beside them. One outlier in a set makes a large ball, which raises precision or recall.
 
-Every standard error is the spread over fresh sets of samples; it holds neither the spread of the
-reference nor a bias. Where samples count one by one it is that of a mean, and 0 if all or none are
-inside; where balls are about samples, or samples fill balls, it is a jackknife over ten blocks.
+Every standard error is the spread over fresh sets of samples; the spread of the reference and the
+bias are not in it. Precision and density are means over samples, and their errors are those of a
+mean (0 for a precision of 0 or 1). Recall and coverage have a jackknife over ten groups of samples.
 """
 
 from typing import NamedTuple
@@ -24,12 +24,13 @@ from evaluation.metrics.mmd import check_pair, slices
 from evaluation.spaces.features import Features
 
 BLOCK = 1024  # 8 MiB of distances at a time
-# Distances come from |x|^2 - 2 x.y + |y|^2, whose rounding must not push a tie out of its ball.
+# Distances come from |x|^2 - 2 x.y + |y|^2. This tolerance keeps a point on the boundary of a ball
+# inside it in spite of rounding.
 ROUNDING = 1e-12
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares in [0, 1], their standard errors, and k. n samples, m reference points."""
+    """Two shares in [0, 1], their standard errors, and k; n samples, m reference points."""
 
     precision: float
     precision_stderr: float
@@ -41,7 +42,7 @@ class PrecisionRecall(NamedTuple):
 
 
 class DensityCoverage(NamedTuple):
-    """Density, >= 0, and coverage, in [0, 1], their standard errors, and k. Sizes as above."""
+    """Density, >= 0, and coverage, in [0, 1], with errors, and k; n samples, m reference points."""
 
     density: float
     density_stderr: float
@@ -62,8 +63,8 @@ def precision_recall(
 
     Args:
         samples, reference: features (n, d) and (m, d) of one space.
-        k: which neighbour makes the radius; 3 as in the paper.
-        block: rows and columns of the distances that are held at a time.
+        k: the radius of a ball is the distance to the k-th neighbour; 3 as in the paper.
+        block: rows and columns of the matrix of distances that are in memory at a time.
 
     Raises:
         ValueError: spaces or dimensions differ, a value is not finite, or a set is too small for
@@ -72,7 +73,7 @@ def precision_recall(
     x, y = prepare(samples, reference, k)
     group, radii_y = groups(len(x)), radii(nearest(y, np.zeros(len(y), int), k, block), k)
     near = nearest(x, group, k, block)
-    # Row 0: radii among all samples. Row 1 + j: among those without group j.
+    # Row 0: radii among all samples. Row 1 + j: radii among the samples without group j.
     radii_x = [
         radii(near, k),
         *(radii(np.delete(near, j, axis=1), k) for j in range(near.shape[1])),
@@ -99,7 +100,7 @@ def density_coverage(
 
     For equal laws their expectations are 1 and 1 - prod_{i=1..k} (m - i) / (n + m - i).
 
-    Args, raises: as `precision_recall`; k = 5 as in the paper.
+    Arguments and errors are those of `precision_recall`; k = 5 as in the paper.
     """
     x, y = prepare(samples, reference, k)
     group, radii_y = groups(len(x)), radii(nearest(y, np.zeros(len(y), int), k, block), k)
@@ -117,7 +118,11 @@ def density_coverage(
 
 
 def prepare(samples: Features, reference: Features, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Both sets about the reference's mean, which leaves less to cancel in the distances."""
+    """Check both sets and centre them on the reference's mean, so that distances cancel less.
+
+    Raises:
+        ValueError: as `precision_recall`.
+    """
     check_pair(samples, reference)
     x, y = finite_rows(samples), finite_rows(reference)
     left = len(x) - int(np.bincount(groups(len(x))).max())
@@ -132,9 +137,9 @@ def prepare(samples: Features, reference: Features, k: int) -> tuple[np.ndarray,
 
 
 def nearest(x: np.ndarray, group: np.ndarray, k: int, block: int) -> np.ndarray:
-    """Squared distances (n, groups, k) from each point to its nearest k in each group but itself.
+    """Squared distances (n, groups, k) from each point to the k nearest others in each group.
 
-    In no order; infinite where a group has fewer.
+    They are not sorted; where a group has fewer than k other points, the rest is infinite.
     """
     found = np.full((len(x), group.max() + 1, k), np.inf)
     for rows, columns, tile in tiles(x, x, block, 0.0):
@@ -147,12 +152,12 @@ def nearest(x: np.ndarray, group: np.ndarray, k: int, block: int) -> np.ndarray:
 
 
 def radii(near: np.ndarray, k: int) -> np.ndarray:
-    """The k-th smallest of (n, groups, k): squared radii (n,)."""
+    """The k-th smallest of the (groups, k) distances of each point: squared radii (n,)."""
     return np.partition(near.reshape(len(near), -1), k - 1, axis=1)[:, k - 1]
 
 
 def tiles(x: np.ndarray, y: np.ndarray, block: int, rounding: float):
-    """Slices of rows and columns with the squared distances between them, less their rounding."""
+    """Yield slices of rows of x and of y, and their squared distances, lowered by the rounding."""
     squares_x, squares_y = np.sum(x**2, axis=1), np.sum(y**2, axis=1)
     for columns in slices(len(y), block):
         for rows in slices(len(x), block):

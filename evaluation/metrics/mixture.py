@@ -1,13 +1,13 @@
-"""The baseline that a score model has to beat: a Gaussian mixture on dequantised pixels.
+"""The baseline for a score model: a Gaussian mixture on dequantised pixels.
 
 Levels u in {0, ..., L - 1} become x = (u + U) / L in [0, 1] with U uniform on [0, 1), and a mixture
-p is fitted to x. Then, with D values an image,
+p is fitted to x. With D values an image,
 
     bits/dim = -E log2 p(x) / D + log2 L  >=  -E log2 P(u) / D
 
-is an upper bound on what coding the levels under P(u) = L^{-D} E_U p((u + U) / L) costs (Theis, van
-den Oord and Bethge 2016, "A Note on the Evaluation of Generative Models", arXiv:1511.01844, section
-3.1). It is the quantity that a score model's bits/dim with uniform dequantisation measures.
+is an upper bound on the cost of coding the levels under P(u) = L^{-D} E_U p((u + U) / L) (Theis,
+van den Oord and Bethge 2016, "A Note on the Evaluation of Generative Models", arXiv:1511.01844,
+section 3.1). The bits/dim of a score model with uniform dequantisation is the same quantity.
 """
 
 import copy
@@ -23,16 +23,17 @@ from threadpoolctl import threadpool_limits
 
 from evaluation.metrics.errors import mean_and_stderr
 
-COPIES = 8  # dequantisations of each training image: the noise is free, the images are not
-VALUES = 2**20  # of all copies together, beyond which copies are saved; the images are enough then
+COPIES = 8  # dequantisations of each training image: fresh noise costs nothing, images are few
+VALUES = 2**20  # of all copies together at most: a larger data set needs fewer copies
 CHEAP = ("diag", "spherical")
-LARGEST_FULL = 1024  # values an image: a covariance matrix costs the cube of it at every step
+LARGEST_FULL = 1024  # values an image: each EM step with full covariances costs their cube
 
 
 class Candidate(NamedTuple):
-    """One setting of the mixture: components, shape of their covariance, variance added to it.
+    """One setting of the mixture: components, form of their covariance, variance added to it.
 
-    `reg` is in squared levels: constant pixels have the variance 1/12 of their dequantisation.
+    `reg` is in squared levels; for comparison, the dequantisation gives constant pixels a variance
+    of 1/12.
     """
 
     components: int
@@ -40,7 +41,7 @@ class Candidate(NamedTuple):
     reg: float
 
 
-# Components need more added variance the fewer images each one gets.
+# The fewer images each component gets, the more added variance it needs.
 CANDIDATES = (
     Candidate(1, "full", 0.003),
     Candidate(5, "full", 0.03),
@@ -73,8 +74,8 @@ class Mixture:
     def bits_per_dim(self, images, *, seed: int = 0, draws: int = 4) -> BitsPerDim:
         """-mean log2 p(x) / D + log2 L of integer images (N, ...), in bits per dimension.
 
-        Each image is scored on `draws` dequantisations, whose mean is its value; the standard error
-        is the spread of these values over images.
+        The value of an image is the mean over `draws` dequantisations. The standard error comes
+        from the spread of these values over images.
 
         Raises:
             ValueError: images are not integer levels of this mixture's range and shape.
@@ -91,8 +92,8 @@ class Mixture:
         return BitsPerDim(*mean_and_stderr(each), len(each))
 
     def sample(self, n: int, seed: int = 0) -> np.ndarray:
-        """n images (n, *image_shape) in [0, 1], on the data's lattice u / (L - 1)."""
-        # scikit-learn keeps the seed on the estimator and returns samples in order of component.
+        """Draw n images (n, *image_shape) in [0, 1], on the data's lattice u / (L - 1)."""
+        # scikit-learn keeps the seed on the estimator and returns samples sorted by component.
         drawn = copy.copy(self.model).set_params(random_state=seed).sample(n)[0]
         drawn = np.random.default_rng(seed).permutation(drawn).reshape(n, *self.image_shape)
         return quantize(drawn, self.levels) / (self.levels - 1)
@@ -101,14 +102,14 @@ class Mixture:
 def fit_mixture(
     train_images, levels: int, *, seed: int = 0, candidates: Sequence[Candidate] = CANDIDATES
 ) -> Mixture:
-    """The candidate that is best on a held-out fifth of the training images, refitted to them all.
+    """Fit the candidates, choose the best on a held-out fifth, and refit it to all images.
 
-    Meant for small images: above `LARGEST_FULL` values an image only candidates with a diagonal or
-    spherical covariance take part, and candidates with more components than images never do.
-    Deterministic in its arguments.
+    The baseline is meant for small images: above `LARGEST_FULL` values an image only candidates
+    with a diagonal or spherical covariance are fitted. Candidates with more components than images
+    are left out. The result is a deterministic function of the arguments.
 
     Args:
-        train_images: (N, ...) integers in [0, levels); the test split has no say here.
+        train_images: (N, ...) integers in [0, levels), of the training split only.
         levels: number of grey levels L, 256 for bytes.
 
     Raises:
@@ -144,7 +145,7 @@ def fit_mixture(
 
 
 def fit(candidate: Candidate, x: np.ndarray, levels: int, seed: int) -> GaussianMixture:
-    """Maximum likelihood by EM, started at k-means, on rows x (N, D)."""
+    """Fit one candidate to rows x (N, D) by maximum likelihood (EM, started at k-means)."""
     model = GaussianMixture(
         candidate.components,
         covariance_type=candidate.covariance,
@@ -152,10 +153,10 @@ def fit(candidate: Candidate, x: np.ndarray, levels: int, seed: int) -> Gaussian
         max_iter=40,
         random_state=seed,
     )
-    # k-means adds its partial sums in the order in which threads finish; and these small products
-    # are up to twenty times slower with as many BLAS threads as cores when the machine is shared.
+    # One thread: k-means adds partial sums in the order in which threads finish, and on a shared
+    # machine these small products are up to 20 times slower with one BLAS thread per core.
     with threadpool_limits(1), warnings.catch_warnings():
-        # Where EM stops short of convergence, the held-out images judge what it has reached.
+        # EM may stop before it converges; the held-out images then judge the fit it has reached.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(x)
 
@@ -166,13 +167,13 @@ def bits(model: GaussianMixture, x: np.ndarray) -> np.ndarray:
 
 
 def dequantize(images, levels: int, rng: np.random.Generator) -> np.ndarray:
-    """Integer images (N, ...) as rows x = (u + U) / L in [0, 1], (N, D), U uniform on [0, 1)."""
+    """Return integer images (N, ...) as rows x = (u + U) / L, (N, D), U uniform on [0, 1)."""
     u = np.asarray(images).reshape(len(images), -1)
     return (u + rng.random(u.shape)) / levels
 
 
 def quantize(x: np.ndarray, levels: int) -> np.ndarray:
-    """The level floor(L x) whose cell x lies in, clipped to 0 ... L - 1: undoes `dequantize`."""
+    """The level floor(L x), clipped to 0 ... L - 1: the inverse of `dequantize`."""
     return np.clip(np.floor(x * levels), 0, levels - 1)
 
 

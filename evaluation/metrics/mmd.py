@@ -1,11 +1,11 @@
-"""Maximum mean discrepancy: an unbiased distance of two sets of features, with its own error bar.
+"""Maximum mean discrepancy: an unbiased distance of two sets of features, with a standard error.
 
     MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y)
 
-Gretton et al. 2012, "A Kernel Two-Sample Test", JMLR 13; with the cubic kernel it is the kernel
-inception distance of Binkowski et al. 2018, "Demystifying MMD GANs", arXiv:1801.01401. Being
-unbiased, it may be compared across sample sizes, where the Frechet distance may not, and it falls
-below zero about half of the time when the two laws are equal.
+Gretton et al. 2012, "A Kernel Two-Sample Test", JMLR 13. With the cubic kernel it is the kernel
+inception distance of Binkowski et al. 2018, "Demystifying MMD GANs", arXiv:1801.01401. Because the
+estimate is unbiased, values of different sample sizes may be compared, unlike Frechet distances,
+and the estimate is below zero about half of the time when the two laws are equal.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ BLOCK = 1024  # 8 MiB of kernel values at a time
 
 
 class MMD(NamedTuple):
-    """Squared MMD, its standard error, and what it was measured with. n, m: sizes of the sets."""
+    """Squared MMD, its standard error, the kernel and bandwidth used, and the set sizes n, m."""
 
     value: float
     stderr: float
@@ -35,7 +35,7 @@ class MMD(NamedTuple):
 def kid(x: Features, y: Features, *, block: int = BLOCK) -> MMD:
     """Squared MMD with k(x, y) = (x . y / d + 1)^3, the KID of Binkowski et al. 2018, section 4.
 
-    Of all examples at once; the habit of averaging over subsets of 1000 has the same mean.
+    All examples enter at once; the customary average over subsets of 1000 has the same mean.
 
     Args:
         x, y: features (n, d) and (m, d) of one space, n, m >= 3.
@@ -56,12 +56,13 @@ def gaussian_mmd(
 ) -> MMD:
     """Squared MMD with k(x, y) = exp(-|x - y|^2 / (2 bandwidth^2)).
 
-    Without a bandwidth the median heuristic on both sets is used (Gretton et al. 2012, section 8);
-    values of different bandwidths do not compare, so take `median_bandwidth(real)` once to compare
+    Values of different bandwidths do not compare: compute `median_bandwidth(real)` once to compare
     several models.
 
     Args:
         x, y: features (n, d) and (m, d) of one space, n, m >= 3.
+        bandwidth: > 0; None takes the median heuristic on both sets (Gretton et al. 2012, section
+            8).
 
     Raises:
         ValueError: spaces or dimensions differ, a set is too small, or the bandwidth is not > 0.
@@ -81,7 +82,7 @@ def gaussian_mmd(
 
 
 def median_bandwidth(*sets: Features, points: int = 1000) -> float:
-    """Median distance between points of the pooled sets, of at most `points` evenly chosen ones."""
+    """Median distance between at most `points` points, chosen evenly from the pooled sets."""
     pooled = np.concatenate([np.asarray(s.values, np.float64) for s in sets])
     chosen = np.linspace(0, len(pooled) - 1, min(points, len(pooled))).round().astype(int)
     return float(np.median(pdist(pooled[chosen])))
@@ -95,11 +96,11 @@ def mmd_squared(
         sum_{i != j} k(x_i, x_j) / n(n-1) + sum_{i != j} k(y_i, y_j) / m(m-1)
             - 2 sum_{i, j} k(x_i, y_j) / nm
 
-    The error is the jackknife that leaves out one example, of either set, at a time: every such
-    value follows from row sums of the kernel matrices, so it costs nothing beyond the estimate.
-    It errs on the large side (Efron and Stein 1981): by a factor of up to sqrt(2) when the laws
-    agree and only second-order variance is left, by nothing when they clearly differ. Memory:
-    block^2 + n + m numbers.
+    The error is a jackknife that leaves out one example, of either set, at a time. Each of its
+    values follows from the row sums of the kernel matrices, so the error costs no further kernel
+    values. It is too large (Efron and Stein 1981) by a factor of up to sqrt(2) when the laws agree
+    and only second-order variance is left, and right when they clearly differ. Memory: block^2 + n
+    + m numbers.
 
     Args:
         x, y: (n, d) and (m, d), float64, n, m >= 3.
@@ -149,7 +150,11 @@ def slices(n: int, block: int) -> list[slice]:
 
 
 def check_pair(x: Features, y: Features) -> tuple[np.ndarray, np.ndarray]:
-    """Both sets of values in float64, after the checks that a wrong number would pass."""
+    """Return both sets of values in float64.
+
+    Raises:
+        ValueError: spaces or dimensions differ, or a set has fewer than 3 examples.
+    """
     a, b = np.asarray(x.values, np.float64), np.asarray(y.values, np.float64)
     if a.ndim != 2 or b.ndim != 2 or x.space != y.space or a.shape[1] != b.shape[1]:
         raise ValueError(

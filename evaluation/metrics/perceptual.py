@@ -1,12 +1,13 @@
-"""A distance of two images that looks at edges, without a network.
+"""A distance of two images by their edges, without a network.
 
 At each scale the local contrast is `|grad| = sqrt(dx^2 + dy^2)` on the cells between four pixels,
-averaged over every window of 4 x 4. The distance is the mean of its absolute difference over scales
-halved by 2 x 2 means while they have two pixels a side, and of that of the coarsest images.
+averaged over every window of 4 x 4. The next scale is made of 2 x 2 means, as long as images have
+two pixels a side. The distance is the mean over scales of the absolute difference in contrast, with
+the absolute difference of the coarsest images as one further scale.
 
-So fine texture that sits elsewhere costs little, and its loss costs much; a squared error has it
-the other way round, and asks for blur. It stands in for LPIPS (Zhang et al. 2018) where no network
-is at hand, and knows nothing of what an image shows.
+Fine texture in another place therefore costs little, and lost texture costs much. A squared error
+does the opposite, and favours blur. The distance replaces LPIPS (Zhang et al. 2018) where no
+network is available; it does not see what an image shows.
 """
 
 import jax
@@ -15,9 +16,10 @@ from jax import Array
 
 
 def edge_distance(x: Array, y: Array) -> Array:
-    """The mean over scales and windows, `(B,)`, in the units of the images `(B, H, W, C)`.
+    """Mean over scales and windows, `(B,)`, in the units of the images `(B, H, W, C)`.
 
-    Zero for equal images and symmetric, but not a metric: other images may have the same contrast.
+    It is symmetric and zero for equal images, but no metric: different images may have the same
+    contrast.
 
     Raises:
         ValueError: for shapes that differ, are not NHWC, or have a side below 2.
@@ -35,8 +37,11 @@ def edge_distance(x: Array, y: Array) -> Array:
 
 
 def contrast(x: Array) -> Array:
-    """`|grad x|` on `(B, H - 1, W - 1, C)`, then means over every window of 4 x 4, or of what there
-    is. Windows overlap: side by side they would leave out the last rows, 3 of 7 on 8 pixels."""
+    """Means of `|grad x|`, `(B, H - 1, W - 1, C)`, over every window of 4 x 4.
+
+    A shorter axis is averaged whole. Windows overlap: side by side they would leave out the last
+    rows, 3 of 7 for images of 8 pixels.
+    """
     across = 0.5 * (x[:, :-1, 1:] - x[:, :-1, :-1] + x[:, 1:, 1:] - x[:, 1:, :-1])
     down = 0.5 * (x[:, 1:, :-1] - x[:, :-1, :-1] + x[:, 1:, 1:] - x[:, :-1, 1:])
     size = jnp.sqrt(across**2 + down**2)

@@ -4,12 +4,12 @@
     W2^2 on a line = int_0^1 (F^{-1}(u) - G^{-1}(u))^2 du
 
 Rabin et al. 2011, "Wasserstein Barycenter and its Application to Texture Mixing"; Bonneel et al.
-2015, "Sliced and Radon Wasserstein Barycenters of Measures". Unlike the Frechet distance it sees
-more than two moments, and unlike MMD it has no width to choose. For N(0, I) and N(m, s^2 I) in d
-dimensions it is |m|^2 / d + (s - 1)^2.
+2015, "Sliced and Radon Wasserstein Barycenters of Measures". Unlike the Frechet distance, it
+depends on more than two moments; unlike MMD, it has no bandwidth to choose. For N(0, I) and
+N(m, s^2 I) in d dimensions it is |m|^2 / d + (s - 1)^2.
 
 The estimate is biased upwards by an amount that falls about as 1/n + 1/m, since two sets of one
-law differ: compare equal sizes, with equal seeds.
+law differ. Compare equal sizes, with equal seeds.
 """
 
 from typing import NamedTuple
@@ -25,10 +25,10 @@ AT_ONCE = 16  # directions; with 50,000 points 6 MiB of projections
 
 
 class SlicedWasserstein(NamedTuple):
-    """Squared distance and its two errors. n, m: sizes of the sets.
+    """Squared distance, its two standard errors, and the sizes n, m of the sets.
 
-    `stderr` is over directions, with both sets held; it does not fall with n. `samples_stderr` is
-    over fresh sets in the place of the first, with directions and second set held.
+    `stderr` is the error over directions, for the given sets; it does not fall with n.
+    `samples_stderr` is the error over fresh first sets, for the given directions and second set.
     """
 
     value: float
@@ -47,8 +47,8 @@ def sliced_wasserstein(
 
     Args:
         x, y: features (n, d) and (m, d) of one space, n, m >= 3; n and m may differ.
-        directions: how many are drawn, >= 2.
-        seed: of the directions; sets that are to be compared take the same.
+        directions: number of directions that are drawn, >= 2.
+        seed: of the directions; use one seed for all sets that are compared.
 
     Raises:
         ValueError: spaces or dimensions differ, a set is too small, a value is not finite, or
@@ -71,7 +71,7 @@ def sliced_wasserstein(
         on_x = np.take_along_axis(on_x, order, axis=1)
         values.append(squared_w2(on_x, on_y))
         group_of = group[order]
-        # What is sorted stays sorted when a group leaves.
+        # Sorted values stay sorted when a group is left out.
         without.append(
             [
                 squared_w2(on_x[group_of != j].reshape(len(on_x), -1), on_y).sum()
@@ -88,13 +88,13 @@ def sliced_wasserstein(
 def squared_w2(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Squared W2 of the rows of x (r, n) and y (r, m), each sorted: (r,).
 
-    Both quantile functions are constant between the multiples of 1/n and of 1/m, so that the
-    integral is a sum. The steps are counted in units of 1 / (n m), in which they are whole numbers.
+    Both quantile functions are constant between the multiples of 1/n and of 1/m, so the integral is
+    a sum. The ends of the intervals are counted in units of 1 / (n m), where they are integers.
     """
     n, m = x.shape[1], y.shape[1]
     if n == m:
         return np.mean((x - y) ** 2, axis=1)
     ends = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)
     width = np.diff(ends, prepend=0) / (n * m)
-    # An interval that ends at e lies inside the step of x number ceil(e / m), counted from 1.
+    # The interval that ends at e lies in step number ceil(e / m) of x, counted from 1.
     return (x[:, -(-ends // m) - 1] - y[:, -(-ends // n) - 1]) ** 2 @ width

@@ -1,10 +1,10 @@
-"""Moments of features on disk: statistics files of ours and of others, and streams that resume.
+"""Moments of features on disk: statistics files of this and other projects, resumable streams.
 
-A file of ours holds `mu` (d,), `sigma` (d, d), `n`, the id of the feature `space` and the
-`fingerprint` of the data. Those of others hold `mu` and `sigma` alone (pytorch-fid, clean-fid,
-EDM) or the features themselves as `pool_3` (N, d) (score_sde), and do not say in which space they
-live: two Inception networks give numbers that look alike and do not compare, so whoever reads such
-a file states the space, and the record says that it was stated.
+A file of this project holds `mu` (d,), `sigma` (d, d), `n`, the id of the feature `space` and the
+`fingerprint` of the data. Files of other projects hold `mu` and `sigma` alone (pytorch-fid,
+clean-fid, EDM) or the features themselves as `pool_3` (N, d) (score_sde), and do not name their
+feature space. Two Inception networks give numbers that look alike and do not compare. The user must
+therefore state the space of such a file, and the report says that the space was stated.
 """
 
 import zipfile
@@ -21,15 +21,15 @@ from evaluation.spaces.features import FeatureSpace
 from evaluation.store.batches import sha256
 from whole_files import put_arrays
 
-ROWS = 1000  # of stored features in a batch
+ROWS = 1000  # rows of stored features in a batch
 ASYMMETRY = 1e-6  # of the largest entry of sigma; float32 rounding is below it
 
 
 class Statistics(NamedTuple):
-    """Moments of a file, and what a report says of it.
+    """Moments of a statistics file, and the facts about the file for a report.
 
-    `sha256`: of the file's bytes, hexadecimal. `space_is`: "recorded" in the file, or "stated" by
-    the caller. `fingerprint`: of the data, where the file has one.
+    `sha256`: hash of the file's bytes, hexadecimal. `space_is`: "recorded" if the file names its
+    space, "stated" if the caller did. `fingerprint`: of the data, None if the file has none.
     """
 
     moments: Moments
@@ -41,21 +41,21 @@ class Statistics(NamedTuple):
 def stream(
     space: FeatureSpace, batches: Iterable[np.ndarray], start: Moments | None = None
 ) -> Moments:
-    """Moments of the features of all batches, of which one batch is held at a time.
+    """Moments of the features of all batches; one batch is in memory at a time.
 
-    Mean and scatter are those of `merge`, batch after batch, in float64, with the scatter updated
-    in place: one (d, d) matrix, however many examples. So moments saved after some batches by
-    `save_moments` and given as `start` for the others lead to the result of an uninterrupted run
-    of the same batches, bit for bit; `start.n` tells how many examples are in it. Parts that other
-    hosts streamed join by `frechet.merge`.
+    Mean and scatter are updated batch by batch as in `merge`, in float64. The scatter is updated in
+    place, so memory is one (d, d) matrix for any number of examples. A stream can be resumed:
+    moments saved by `save_moments` after some batches, and given as `start` for the others, give
+    the result of an uninterrupted stream bit for bit. `start.n` is the number of examples in it.
+    Moments that several hosts streamed are joined by `frechet.merge`.
 
     Args:
         batches: images as `space.extract` takes them.
-        start: moments to go on from.
+        start: moments of earlier batches, to which these are added.
 
     Raises:
-        ValueError: no batch and no start; features that are no finite matrix, change their
-            dimension, or meet a start of another space, dimension or of unknown n.
+        ValueError: there is no batch and no start; the features are no finite matrix or change
+            their dimension; `start` is of another space or dimension, or its n is None.
     """
     if start is not None and (start.space != space.id or start.n is None):
         raise ValueError(
@@ -64,7 +64,7 @@ def stream(
         )
     n, mean, scatter = 0, None, None
     if start is not None:
-        # LAPACK's order, as dsyrk updates no other in place; the caller keeps its moments.
+        # Fortran order, which dsyrk needs to update in place. Copies leave `start` unchanged.
         n, mean, scatter = start.n, start.mean.copy(), np.array(start.scatter, order="F")
     for batch in batches:
         x = finite_rows(space(batch))
@@ -76,7 +76,7 @@ def stream(
                 "space has one dimension: give images of one shape"
             )
         delta = x.mean(axis=0) - mean
-        # The last row is the term of `merge` that the two means add.
+        # The last row gives the term of `merge` that comes from the difference of the means.
         rows = np.vstack([x - x.mean(axis=0), delta * np.sqrt(n * len(x) / (n + len(x)))])
         scatter = dsyrk(1.0, rows.T, beta=1.0, c=scatter, overwrite_c=True)
         n += len(x)
@@ -89,10 +89,10 @@ def stream(
 
 
 def write_statistics(path: str | Path, moments: Moments, fingerprint: str) -> str:
-    """Writes `mu, sigma, n, space, fingerprint` and returns the file's SHA-256.
+    """Write `mu, sigma, n, space, fingerprint` to an npz and return its SHA-256, hexadecimal.
 
     Raises:
-        ValueError: n is unknown or below 2.
+        ValueError: n is None or below 2.
     """
     if moments.n is None:
         raise ValueError("moments of unknown n are another's file already; copy that file")
@@ -110,19 +110,21 @@ def write_statistics(path: str | Path, moments: Moments, fingerprint: str) -> st
 def read_statistics(
     path: str | Path, space: str, *, stated: str | None = None, dim: int | None = None
 ) -> Statistics:
-    """Moments of a statistics file, for distances in the space of that id.
+    """Read the moments of a statistics file, for distances in the feature space `space`.
 
     Args:
-        path: an npz with `mu` and `sigma`, or with features `pool_3` (N, d), which win.
-        space: id of the space that the file has to be of.
-        stated: id of the space that a file without `space` is of, as its source says.
-        dim: d that the features have, where it is known.
+        path: an npz with `mu` and `sigma`, or with features `pool_3` (N, d); if both are there,
+            `pool_3` is used.
+        space: id of the feature space that the file must be of.
+        stated: id of the feature space of a file that does not record one, from its source.
+        dim: dimension d of the features, if it is known; the file is checked against it.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or no npz; it is of another space, says none and none is
-            stated, or says another than is stated; keys are missing; shapes, dimension or n are
-            wrong; a value is not finite; sigma is not symmetric or has a negative variance.
+        ValueError: the file is damaged or no npz; its space is another than `space`, is neither
+            recorded nor stated, or is recorded and stated differently; keys are missing; shapes,
+            dimension or n are wrong; a value is not finite; sigma is not symmetric or has a
+            negative variance.
     """
     path = Path(path)
     stored = read(path, ("mu", "sigma", "n", "space", "fingerprint", "pool_3"))
@@ -147,18 +149,18 @@ def read_statistics(
 
 
 def save_moments(path: str | Path, moments: Moments) -> str:
-    """Writes moments as they are, whole or not at all, and returns the file's SHA-256."""
+    """Write moments in full precision, whole or not at all, and return the file's SHA-256."""
     fields = {name: value for name, value in moments._asdict().items() if value is not None}
     put_arrays(path, **fields)
     return sha256(path)
 
 
 def load_moments(path: str | Path) -> Moments:
-    """What `save_moments` wrote, to the last bit.
+    """Read what `save_moments` wrote, bit for bit.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or is not one of `save_moments`.
+        ValueError: the file is damaged, or was not written by `save_moments`.
     """
     path = Path(path)
     stored = read(path, Moments._fields)
@@ -172,11 +174,16 @@ def load_moments(path: str | Path) -> Moments:
 
 
 def read(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
-    """Those of the arrays that the file has; other arrays, which may be large, are not read."""
+    """Read the arrays `keys`, as far as the file has them; other arrays are not read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or no npz.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; name an npz of statistics")
     try:
-        # Without pickle: a data file must not be able to run code.
+        # Pickles are refused: a data file must not be able to run code.
         with np.load(path, allow_pickle=False) as stored:
             return {key: stored[key] for key in keys if key in stored}
     except (

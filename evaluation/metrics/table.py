@@ -1,4 +1,4 @@
-"""The metrics of a report by name: what each makes of the features of two sets of images."""
+"""The metrics of a report by name, as functions of two gathered sets of images."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -25,10 +25,10 @@ Values = dict[str, dict[str, float]]
 
 
 class Metric(NamedTuple):
-    """A metric that has seen the reference, the images of a split.
+    """A metric against one reference, the images of a split.
 
-    facts: section of the result to what it holds once, whatever is measured.
-    measure: what was gathered of other images to values by section and by what is added to the name
+    facts: by section of the result, values that depend on the reference alone.
+    measure: another set, as gathered, to values by section and by the suffix that follows the name
         of the set, as `{"kid": {"_test": ..., "_test_stderr": ...}}`.
     """
 
@@ -37,7 +37,11 @@ class Metric(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """`make(split, reference) -> Metric`, the split by its name, and what `Gathered` must hold."""
+    """An entry of `METRICS`.
+
+    make: `(split, reference) -> Metric`; `split` is the name of the reference's split.
+    needs: FEATURES, MOMENTS or PROBABILITIES, which both gathered sets must hold.
+    """
 
     make: Callable[[str, Gathered], Metric]
     needs: str
@@ -53,13 +57,13 @@ def frechet_metric(split: str, reference: Gathered) -> Metric:
 
 
 def frechet_of(found: Gathered, moments: Moments) -> tuple[float, float]:
-    """The distance of all images, and its error, by ten blocks of one size."""
+    """The distance of all images, and its standard error from ten blocks of one size."""
     blocks = found.blocks(equal_edges(found.n))
     return frechet_distance(found.moments(), moments), frechet_with_stderr(blocks, moments)[1]
 
 
 def statistics_metric(statistics: Statistics) -> Metric:
-    """The Frechet distance to the moments of a file, and what a report says of that."""
+    """The Frechet distance to the moments of a file, and the facts about the file."""
     facts = {
         "sha256": statistics.sha256,
         "space_is": statistics.space_is,
@@ -103,8 +107,8 @@ def mmd_metric(split: str, reference: Gathered) -> Metric:
 
 
 def pair_metric(compare: Callable[[Features, Features], NamedTuple], *names: str) -> Callable:
-    """A metric from a function whose result has two numbers of those names, each with its
-    `_stderr`."""
+    """Make a metric of a function whose result has the fields `<name>` and `<name>_stderr`, for
+    each of `names`; each name is a section of the report."""
 
     def metric(split: str, reference: Gathered) -> Metric:
         def measure(found):
@@ -118,7 +122,7 @@ def pair_metric(compare: Callable[[Features, Features], NamedTuple], *names: str
 
 def sliced_wasserstein_metric(split: str, reference: Gathered) -> Metric:
     def measure(found):
-        # The directions are the same for every set, so what differs is the samples.
+        # All sets have the same directions, so they differ by their samples alone.
         result = sliced_wasserstein(found.features, reference.features)
         values = against(split, result.value, result.samples_stderr)
         values[f"_{split}_direction_stderr"] = result.stderr
