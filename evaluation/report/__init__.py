@@ -1,1 +1,1 @@
-"""The report of an evaluation: numbers, pictures, one page."""
+"""The report of an evaluation: its numbers, its pictures and its HTML page."""

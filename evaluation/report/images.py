@@ -1,6 +1,6 @@
-"""Images to be compared, in batches: a data set or many samples need not fit into memory as floats.
+"""Sets of images for comparison, read in batches, so that a set need not fit into memory as floats.
 
-An image is in [0, 1] on the data's own lattice, float64, as feature spaces take it.
+Images are float64 in [0, 1] on the data's own lattice, as feature spaces take them.
 """
 
 import math
@@ -14,12 +14,12 @@ from data.order import permutation
 from data.scaling import Scaler
 
 BATCH = 1000
-VALUES = 2**25  # of a batch at most: 256 MiB in float64, 170 colour images of 256 px
-PIXELS = 2**22  # of a picture of several images: 64 of 256 px, 4 of 1024 px
+VALUES = 2**25  # values of a batch at most: 256 MiB in float64, 170 colour images of 256 px
+PIXELS = 2**22  # pixels of a grid of images at most: 64 images of 256 px, 4 of 1024 px
 
 
 class Images(NamedTuple):
-    """`fetch(first, last) -> (last - first, *shape)` of `n` images."""
+    """`n` images of one shape; `fetch(first, last)` returns (last - first, *shape) of them."""
 
     n: int
     fetch: Callable[[int, int], np.ndarray]
@@ -30,7 +30,7 @@ class Images(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Images of a batch; the last batch may be smaller."""
+        """The number of images of a batch; the last batch may be smaller."""
         return max(1, min(BATCH, VALUES // math.prod(self.shape)))
 
     def count(self) -> int:
@@ -45,20 +45,20 @@ class Images(NamedTuple):
             yield self.batch(i)
 
     def part(self, first: int, last: int) -> "Images":
-        """Those from `first` up to `last`, as a set of their own."""
+        """The images `first` to `last - 1`, as a set of their own."""
         fetch = lambda a, b: self.fetch(first + a, first + b)
         return Images(last - first, fetch, self.shape)
 
     def first(self, n: int) -> np.ndarray:
-        """At most n of them, as one array."""
+        """The first n images, or all if there are fewer, as one array."""
         return self.fetch(0, min(n, self.n))
 
 
 def to_levels(scaler: Scaler, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """States (n, ...) as the data set has its examples: integer levels, and those in [0, 1].
+    """Convert states (n, ...) in units of the model to integer levels, and to levels in [0, 1].
 
-    Continuous data come back as they are, twice. What is not finite has no level: the first holds
-    any number there, and the second nan.
+    Continuous data are returned unchanged, twice. A value that is not finite has no level: the
+    first array holds an arbitrary number in its place, the second nan.
     """
     if scaler.levels == 0:
         return x, x
@@ -67,14 +67,17 @@ def to_levels(scaler: Scaler, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def of_levels(levels: np.ndarray, count: int) -> Images:
-    """Integers 0 to count - 1, (n, ...), over count - 1."""
+    """Images of integer levels 0 to count - 1, (n, ...), divided by count - 1."""
     fetch = lambda first, last: levels[first:last] / (count - 1.0)
     return Images(len(levels), fetch, levels.shape[1:])
 
 
 def of_source(source, limit: int | None = None) -> Images:
-    """All examples of a split in their order, or at most `limit` of them in the order of a fixed
-    permutation, since a data set may be sorted, by class for one; continuous data as they are."""
+    """All examples of a split in their order, or at most `limit` of them.
+
+    The `limit` examples are the first of a fixed permutation, since a data set may be sorted, by
+    class for example. Continuous data are not scaled to [0, 1].
+    """
     top = source.levels - 1.0 if source.levels else 1.0
     order = np.arange(source.size) if limit is None else permutation(0, 0, source.size)[:limit]
     fetch = lambda first, last: source.fetch(order[first:last]).astype(np.float64) / top
@@ -82,10 +85,10 @@ def of_source(source, limit: int | None = None) -> Images:
 
 
 def of_array(unit: np.ndarray) -> Images:
-    """Floats in [0, 1], (n, ...)."""
+    """Images of an array of floats in [0, 1], (n, ...)."""
     return Images(len(unit), lambda first, last: unit[first:last], unit.shape[1:])
 
 
 def shown(most: int, shape: tuple[int, ...]) -> int:
-    """How many images of that shape are in a picture: `most`, or of large ones fewer."""
+    """The number of images of a shape (H, W, ...) in a picture: `most`, or fewer large ones."""
     return max(1, min(most, PIXELS // (shape[0] * shape[1])))

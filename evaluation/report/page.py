@@ -1,4 +1,4 @@
-"""The report of a run as one HTML file that needs nothing beside it: no scripts, no links."""
+"""The report of a run as one self-contained HTML file, without scripts or links."""
 
 import base64
 import math
@@ -22,7 +22,7 @@ CAPTIONS = {
 
 
 class Row(NamedTuple):
-    """One measured figure and what it is to be held against.
+    """One measured figure and the reference with which it is compared.
 
     `better` is "lower", "higher" or None (neither); `stderr` and `reference` may be None.
     """
@@ -41,7 +41,7 @@ def write_page(
     pictures: Mapping[str, bytes | str | Path],
     metrics: Sequence[Mapping],
 ) -> None:
-    """Writes the report page.
+    """Write the report page.
 
     Args:
         path: the HTML file to write; its folder exists.
@@ -50,24 +50,24 @@ def write_page(
         pictures: PNG, JPEG or SVG, as bytes or as a path. "samples" and "real" stand side by side,
             "trajectory" and "loss" have their own sections, others follow under their key.
         metrics: rows for the loss curve (see `pictures.loss_curve`); may be empty. A picture named
-            "loss" takes its place.
+            "loss" replaces this curve.
 
     Raises:
-        ValueError: the report has no name, a row is better in an unknown direction, or a picture is
-            of an unknown format.
+        ValueError: the report has no name, `better` of a row is unknown, or a picture has an
+            unknown format.
     """
     put(path, render(report, pictures, metrics))
 
 
 def render(report: Mapping, pictures: Mapping, metrics: Sequence[Mapping]) -> str:
-    """The page as text; arguments as in `write_page`."""
+    """Return the page as text; arguments and errors as in `write_page`."""
     if not report.get("name"):
         raise ValueError(
             f"the report has the keys {sorted(report)}; the page needs a 'name' for its title: "
             "pass the name of the config"
         )
     shown = dict(pictures)
-    # A run that diverged at once has no finite loss, and needs its page all the more.
+    # A run that diverged at once has no finite loss; its page is written without a curve.
     if "loss" not in shown and any(len(series(metrics, key)[0]) for key in SERIES):
         shown["loss"] = loss_curve(metrics)
     pair = [figure(key, shown.pop(key)) for key in ("samples", "real") if key in shown]
@@ -128,9 +128,9 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def verdict(row: Row) -> tuple[str, str]:
-    """A class and words for how the value stands to its reference; ("", "") if that is no question.
+    """CSS class and words for the value against its reference; ("", "") if they do not compare.
 
-    A gap within two standard errors decides nothing.
+    A difference within two standard errors counts as level.
 
     Raises:
         ValueError: `better` is not "lower", "higher" or None.
@@ -168,14 +168,14 @@ def number(value: float, digits: int | None) -> str:
 
 
 def plain(value) -> str:
-    """A fact as text; whole numbers with thin spaces between thousands."""
+    """Format a fact as text; integers from 10,000 on have thin spaces between thousands."""
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}".replace(",", "\u202f") if abs(value) >= 10_000 else str(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def figure(key: str, picture: bytes | str | Path) -> str:
-    """A picture inside the page, base64; its caption is the section's title except in the pair."""
+    """A picture embedded as base64; only the pair "samples", "real" has captions of its own."""
     data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
     label = escape(caption(key), quote=True)
     text = f"<figcaption>{label}</figcaption>" if key in ("samples", "real") else ""

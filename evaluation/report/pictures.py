@@ -1,7 +1,7 @@
-"""Pictures of images: grids, trajectories from noise to data, and loss curves.
+"""Pictures of a report: grids of images, trajectories from noise to data, and loss curves.
 
-Figures are drawn on matplotlib `Figure` objects and never through pyplot, so nothing here depends
-on a display or leaves state behind.
+Figures are drawn on matplotlib `Figure` objects and never through pyplot. They therefore need no
+display and leave no global state.
 """
 
 import contextlib
@@ -18,17 +18,17 @@ from PIL import Image
 from whole_files import writing
 
 LEGIBLE = 48  # pixels: smaller images are enlarged until their shorter side has this many
-NOT_FINITE = (255, 0, 255)  # magenta, which no grey image holds
+NOT_FINITE = (255, 0, 255)  # magenta, a colour that no grey image has
 GAP = 2  # pixels between images, after enlarging
-INK = "#7d8590"  # reads on a white page and on a dark one
+INK = "#7d8590"  # legible on a white page and on a dark one
 SERIES = {"loss": ("training loss", "#4c8dd6"), "eval_loss": ("evaluation loss", "#e08a3c")}
 
 
 def grid(images, columns: int | None = None) -> np.ndarray:
-    """Images (N, H, W, C), floats in [0, 1], as one picture (rows, columns, 3), uint8.
+    """Arrange images (N, H, W, C), floats in [0, 1], in one picture (height, width, 3), uint8.
 
     Values outside [0, 1] are clipped and levels are rounded, not truncated. Images smaller than
-    `LEGIBLE` are enlarged by a whole factor, without smoothing. Pixels that are not finite are
+    `LEGIBLE` are enlarged by an integer factor, without smoothing. Pixels that are not finite are
     magenta.
 
     Args:
@@ -57,10 +57,10 @@ def grid(images, columns: int | None = None) -> np.ndarray:
 
 
 def save_png(path: str | Path | BinaryIO, image: np.ndarray) -> None:
-    """Writes a picture (H, W, 3) or (H, W), uint8, to a path or a binary file.
+    """Write a picture (H, W, 3) or (H, W), uint8, as PNG to a path or a binary file.
 
     Raises:
-        ValueError: the picture is not of bytes.
+        ValueError: the picture is not uint8.
     """
     if image.dtype != np.uint8:
         raise ValueError(
@@ -73,16 +73,16 @@ def save_png(path: str | Path | BinaryIO, image: np.ndarray) -> None:
 def trajectory_figure(
     frames, times: Sequence[float], path: str | Path | BinaryIO, *, symbol: str = "t"
 ) -> None:
-    """Writes a PNG with a row for every sample and a column for every time, noise on the left.
+    """Write a PNG with a row for every sample and a column for every time, noise on the left.
 
     Args:
         frames: (T, N, H, W, C), floats in [0, 1] (clipped), from noise to data.
         times: T values, decreasing if frames run from noise to data; written above the columns.
         path: a path or a binary file.
-        symbol: what the times are, as "t" or "σ".
+        symbol: the name of the times above the columns, such as "t" or "σ".
 
     Raises:
-        ValueError: there is not one time a frame, or frames are not images.
+        ValueError: the number of times is not that of the frames, or frames are not images.
     """
     frames, times = np.asarray(frames), np.asarray(times, float)
     if frames.ndim != 5 or times.shape != frames.shape[:1]:
@@ -106,7 +106,7 @@ def trajectory_figure(
 
 
 def opened(path: str | Path | BinaryIO):
-    """A context: the binary file itself, or one that takes the place of `path`, whole."""
+    """A context of a binary file: the given one, or a new one that replaces `path` when whole."""
     return contextlib.nullcontext(path) if hasattr(path, "write") else writing(path)
 
 
@@ -114,12 +114,12 @@ def loss_curve(metrics: Sequence[Mapping], *, format: str = "svg") -> bytes:
     """Training and evaluation loss against the step, as an SVG or PNG on a clear background.
 
     Args:
-        metrics: rows with "step" and "loss", "eval_loss" or both; other keys are ignored, and so
-            are values that are not finite (the log axis could not hold them).
+        metrics: rows with "step" and "loss", "eval_loss" or both. Other keys are ignored, and so
+            are values that are not finite, which a log axis cannot show.
         format: "svg" or "png".
 
     Raises:
-        ValueError: no row holds a step with a finite loss.
+        ValueError: no row has a finite loss.
     """
     curves = {key: series(metrics, key) for key in SERIES}
     values = np.concatenate([y for _, y in curves.values()])
@@ -146,14 +146,19 @@ def loss_curve(metrics: Sequence[Mapping], *, format: str = "svg") -> bytes:
 
 
 def plotted(figure: Figure, format: str, salt: str) -> bytes:
-    """The file of a figure of one plot, in the page's style; `salt` makes the ids of an SVG."""
+    """Return the bytes of a figure with one plot, in the style of the page.
+
+    Args:
+        format: "svg" or "png".
+        salt: seed of the ids in an SVG.
+    """
     (axes,) = figure.axes
     axes.tick_params(which="both", colors=INK)
     axes.grid(color=INK, alpha=0.2, linewidth=0.6)
     axes.spines[:].set_visible(False)
     axes.legend(frameon=False, labelcolor=INK)
     buffer = io.BytesIO()
-    # Without a date and with fixed ids the same numbers give the same file.
+    # Without a date and with fixed ids, equal numbers give equal files.
     metadata = {"Date": None} if format == "svg" else None
     with rc_context({"svg.hashsalt": salt}):
         figure.savefig(buffer, format=format, transparent=True, dpi=160, metadata=metadata)
@@ -161,7 +166,7 @@ def plotted(figure: Figure, format: str, salt: str) -> bytes:
 
 
 def series(metrics: Sequence[Mapping], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and finite values of one key, in order of the step."""
+    """Steps and values of one key in the order of the steps, without values that are not finite."""
     rows = [(row["step"], row[key]) for row in metrics if row.get(key) is not None]
     table = np.array(sorted(rows), float).reshape(-1, 2)
     table = table[np.isfinite(table).all(axis=1)]
@@ -169,17 +174,20 @@ def series(metrics: Sequence[Mapping], key: str) -> tuple[np.ndarray, np.ndarray
 
 
 def window_means(steps, values, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means over consecutive windows of `width` rows; the last, shorter window is kept."""
+    """Means over consecutive windows of `width` rows; a shorter last window is kept."""
     starts = np.arange(0, len(values), width)
     counts = np.diff([*starts, len(values)])
     return np.add.reduceat(steps, starts) / counts, np.add.reduceat(values, starts) / counts
 
 
 def to_rgb_bytes(images) -> np.ndarray:
-    """(N, H, W, C) floats to (N, H, W, 3) uint8, clipped and rounded; C is 1 or 3.
+    """Convert (N, H, W, C) floats to (N, H, W, 3) uint8, clipped and rounded; C is 1 or 3.
 
-    Pixels that are not finite get a colour of their own: a diverged sample should be seen, and
-    should not stop the run that draws it.
+    Pixels that are not finite get the colour NOT_FINITE, so that a diverged sample is visible and
+    does not stop the run that draws it.
+
+    Raises:
+        ValueError: another shape, or integers.
     """
     x = np.asarray(images)
     if x.ndim != 4 or x.shape[-1] not in (1, 3) or 0 in x.shape:

@@ -1,4 +1,4 @@
-"""The table of a report: every figure with its reference beside it."""
+"""The table of a report: a row for every figure, with its reference."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from evaluation.report.page import Row
 
 
 def figure_rows(report: dict[str, Any]) -> list[Row]:
-    """Rows for the page, from a report as `evaluate` builds it; absent parts give no rows."""
+    """Return the rows of the page for a report of `evaluate`; absent parts give no rows."""
     rows = []
     if "bits_per_dim" in report:
         bits = report["bits_per_dim"]
@@ -46,7 +46,7 @@ def figure_rows(report: dict[str, Any]) -> list[Row]:
     return rows
 
 
-# Sections of a space, what they are called, and which way is better.
+# By section of a space: the label of its row, and the direction that is better.
 AGAINST = {
     "frechet": ("Fréchet distance to {}", "lower"),
     "fid_infinity": ("Fréchet distance to {} without bias in n", "lower"),
@@ -58,7 +58,8 @@ AGAINST = {
     "density": ("Density", "higher"),
     "coverage": ("Coverage", "higher"),
 }
-# By the name of the set; real images are of the split that is not the reference.
+# Labels of the references, by the name of the set of images. Real images that serve as a floor are
+# of the split that is not the reference.
 BESIDE = {
     "mixture": "mixture's samples",
     "train": "floor: training images",
@@ -68,8 +69,8 @@ SPLITS = {"train": "training images", "test": "test images"}
 
 
 def space_rows(space: dict[str, Any]) -> list[Row]:
-    """The rows of one feature space: each metric beside the baseline, and beside what real images
-    score."""
+    """The rows of one feature space: each metric with the baseline, and again with the value of
+    real images."""
     rows, split = [], space.get("reference", "test")
     to = "test" if split == "test" else "training images"
     for metric, (label, better) in AGAINST.items():

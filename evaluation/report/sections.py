@@ -1,4 +1,4 @@
-"""Parts of a report: data, bits/dim, samples. Those that take long keep what is finished."""
+"""Parts of a report: data, bits/dim, samples. Bits/dim and samples keep their finished batches."""
 
 import time
 from importlib import metadata
@@ -20,7 +20,7 @@ from whole_files import put_arrays
 
 
 def about(experiment, params: Any, step: int) -> dict[str, Any]:
-    """What any report says first: of the checkpoint, the run, the data and what computes."""
+    """The facts at the head of every report: checkpoint, run, data and library versions."""
     train = experiment.train
     return {
         "step": step,
@@ -39,10 +39,13 @@ def about(experiment, params: Any, step: int) -> dict[str, Any]:
 
 
 def bits_section(prepared: Prepared, params, workdir: Path, step: int, nfe: dict) -> dict[str, Any]:
-    """Bits/dim of the test split (or of the one that `eval.bpd_dataset` names).
+    """Bits/dim of the split that `eval.bpd_dataset` names.
 
-    Finished batches are kept in `bits_<step>_<split>/`, so a second call computes what is missing;
-    those of a further bound in `bits_<step>_<split>_<bound>/`.
+    Finished batches are kept in `bits_<step>_<split>/`, and those of a further bound in
+    `bits_<step>_<split>_<bound>/`. A second call computes only the missing batches.
+
+    Args:
+        nfe: the mean evaluations of a likelihood are added to it, under "likelihood".
     """
     experiment, config = prepared.experiment, prepared.experiment.config.eval
     split, folder = config.bpd_dataset, workdir / f"bits_{step}_{config.bpd_dataset}"
@@ -89,9 +92,9 @@ def bits_section(prepared: Prepared, params, workdir: Path, step: int, nfe: dict
 
 
 def sampling_section(prepared: Prepared, params, workdir: Path, report: dict) -> float:
-    """Samples, their pictures and their distances; returns the seconds spent drawing.
+    """Add samples, their pictures and their distances to `report`; return the seconds of drawing.
 
-    Finished batches are kept in `samples_<step>/`, so a second call draws what is missing.
+    Finished batches are kept in `samples_<step>/`; a second call draws only the missing ones.
     """
     experiment, step = prepared.experiment, report["step"]
     config, folder = experiment.config.eval, workdir / f"samples_{step}"
@@ -107,7 +110,7 @@ def sampling_section(prepared: Prepared, params, workdir: Path, report: dict) ->
         "denoised": experiment.config.sampling.denoise,
         "eps": experiment.config.sampling.eps,
     }
-    # A failed solve has no sample: it is counted above, and left out of everything below.
+    # A failed solve has no sample. It is counted above and left out of everything below.
     levels = found.pop("x")
     if found["failed"].any():
         levels = levels[~found["failed"]]
@@ -119,14 +122,14 @@ def sampling_section(prepared: Prepared, params, workdir: Path, report: dict) ->
     report["pictures"] = pictures(prepared, params, samples, workdir) if is_lead() else {}
     report["spaces"] = spaces_section(prepared, samples)
     for space in report["spaces"]:
-        # The first space is the headline; the others are told in full below it.
+        # The report repeats the Frechet distance of the first space at its top level.
         if "frechet" in space:
             report.setdefault("frechet", {**space["frechet"], "space": space["id"]})
     return seconds
 
 
 def spaces_section(prepared: Prepared, samples: Images) -> list[dict[str, Any]]:
-    """For each feature space its facts, and the metrics of the samples beside those of others."""
+    """For each feature space: its facts, and the metrics of samples, real images and baseline."""
     found = []
     for k, judge in enumerate(prepared.judges):
         comparison = prepared.comparison(k)
@@ -136,7 +139,7 @@ def spaces_section(prepared: Prepared, samples: Images) -> list[dict[str, Any]]:
 
 
 def pictures(prepared: Prepared, params, samples: Images, workdir: Path) -> dict[str, str]:
-    """Writes them; what each shows, and its file."""
+    """Write the pictures of a report; return the file name of each by its key."""
     experiment = prepared.experiment
     most = shown(100, experiment.shape)
     save_png(workdir / "samples.png", grid(samples.first(most)))
@@ -149,7 +152,7 @@ def pictures(prepared: Prepared, params, samples: Images, workdir: Path) -> dict
 
 
 def quantisation(scaler) -> str:
-    """How samples became levels."""
+    """Describe how samples were converted to levels."""
     if scaler.levels == 0:
         return "none"
     return f"{'bins of' if scaler.dequantize else 'rounded to'} {scaler.levels} levels"

@@ -1,6 +1,7 @@
 """Figures of sampling trajectories over the noise level, noise on the left.
 
-One figure a question, mean and middle 80 % of the runs; see `trajectories.py` for what is drawn.
+Each figure shows the mean over runs and the middle 80 % of them; the curves are defined in
+`evaluation/tasks/trajectories.py`.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ STATE, DENOISED = ("states", BLUE), ("denoiser outputs", ORANGE)
 
 
 class Drawing(NamedTuple):
-    """What stands beside the axis, the curves `{name: (label, colour)}`, and its scale."""
+    """A figure: label of the y axis, curves `{name: (label, colour)}`, and scale of the y axis."""
 
     label: str
     series: dict[str, tuple[str, str]]
@@ -61,13 +62,16 @@ DRAWINGS = {
 def figures(
     sigma: np.ndarray, curves: Mapping[str, np.ndarray], *, format: str = "svg"
 ) -> dict[str, bytes]:
-    """Every figure for which there are curves, by name.
+    """Draw every figure for which there are curves; return the files by name.
 
     Args:
         sigma: `(T,)` noise levels.
-        curves: as `trajectories.curves` gives them, `(T, B)` or one or two nodes shorter, which are
-            drawn at the first levels.
+        curves: as `trajectories.curves` gives them, `(T, B)` or one or two nodes shorter. A shorter
+            curve is drawn at the first levels.
         format: "svg" or "png".
+
+    Raises:
+        ValueError: as `curve_figure`.
     """
     return {
         name: curve_figure(sigma, {k: curves[k] for k in drawing.series}, drawing, format=format)
@@ -84,10 +88,10 @@ def deviation_curves(found: ScoreDeviation) -> dict[str, np.ndarray]:
 def curve_figure(
     sigma: np.ndarray, curves: Mapping[str, np.ndarray], drawing: Drawing, *, format: str = "svg"
 ) -> bytes:
-    """One figure, as an SVG or PNG on a clear background.
+    """Draw one figure, as an SVG or PNG on a clear background.
 
     Raises:
-        ValueError: for a curve longer than sigma, or with nothing finite to draw.
+        ValueError: for a curve that is longer than sigma or has no finite value.
     """
     figure = Figure(figsize=(5.6, 2.9), layout="constrained")
     axes = figure.subplots()
@@ -98,7 +102,7 @@ def curve_figure(
                 f"the curve {key!r} has {len(values)} nodes for {len(sigma)} noise levels; a "
                 "figure needs a level for every node, and something finite at one of them"
             )
-        # A log axis holds no zeros; a node where no run has a value is a gap.
+        # A log axis cannot show zeros; a node where no run has a value is left out.
         values = np.where(values > 0, values, np.nan) if drawing.scale == "log" else values
         drawn = np.isfinite(values).any(axis=1)
         levels, values = np.asarray(sigma)[: len(values)][drawn], values[drawn]

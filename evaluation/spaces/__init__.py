@@ -1,1 +1,1 @@
-"""Spaces in which samples and data are compared: functions from images to features."""
+"""Feature spaces, in which samples and data are compared: functions from images to features."""

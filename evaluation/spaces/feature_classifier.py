@@ -1,12 +1,13 @@
 """A small classifier of the data's own domain as a feature space: fitted, or read from a file.
 
-The construction of the Frechet Inception distance (Heusel et al. 2017, arXiv:1706.08500) with a
-network that knows the data in the place of Inception, which says nothing about grey digits. The
-features are its last hidden layer, tanh: bounded, so that a few odd images cannot move the moments
-far (with relu the distance varied five times as much between sets of samples of one law).
+The Frechet Inception distance (Heusel et al. 2017, arXiv:1706.08500) is computed with a network
+that was trained on the data, in place of Inception, whose features are meaningless for grey digits.
+The features are the last hidden layer. Its tanh bounds them, so that a few odd images cannot move
+the moments far (with relu the distance varied five times as much between sets of samples of one
+law).
 
-A file keeps the id, and with it the distances, the same on every machine: the one of digits comes
-along, `python -m tools.train_feature_classifier` makes others.
+A classifier in a file has the same id, and gives the same distances, on every machine. The file of
+digits is bundled; `python -m tools.train_feature_classifier` writes others.
 """
 
 from pathlib import Path
@@ -23,22 +24,24 @@ from evaluation.store.batches import sha256
 from whole_files import put_arrays
 
 BUNDLED = Path(__file__).parent / "weights"
-DEEPEST = 10  # layers of a file
+DEEPEST = 10  # layers of a file at most
 
 
 class Perceptron(NamedTuple):
-    """`h_i = tanh(h_{i-1} W_i + b_i)`, logits `h W + b` of the `classes` (C,), whatever they are
-    called."""
+    """A perceptron, `h_i = tanh(h_{i-1} W_i + b_i)`, with logits `h W + b` of C classes.
+
+    `classes` (C,) are their labels, in any type.
+    """
 
     weights: list[np.ndarray]
     biases: list[np.ndarray]
     classes: np.ndarray
 
     def features(self, images) -> np.ndarray:
-        """(N, ...) in [0, 1] to the last hidden layer, float64.
+        """Map images (N, ...) in [0, 1] to the last hidden layer, (N, d) float64.
 
         Raises:
-            ValueError: images are not such, or of another size than those of the training.
+            ValueError: images are not floats in [0, 1], or differ in size from those of training.
         """
         h = flatten_unit(images)
         if h.shape[1] != len(self.weights[0]):
@@ -58,7 +61,7 @@ class Perceptron(NamedTuple):
 
 
 def space_of(network: Perceptron) -> FeatureSpace:
-    """`id` is a hash of the weights."""
+    """The feature space of a perceptron; its `id` contains a hash of the weights."""
     digest = hash_weights([*network.weights, *network.biases])
     return FeatureSpace(
         "classifier",
@@ -70,20 +73,20 @@ def space_of(network: Perceptron) -> FeatureSpace:
 
 
 def fit_classifier(train_images, train_labels, **options) -> FeatureSpace:
-    """The space of `fit` of the same arguments."""
+    """The feature space of the classifier that `fit` returns for the same arguments."""
     return space_of(fit(train_images, train_labels, **options))
 
 
 def fit(train_images, train_labels, *, hidden=(128, 64), seed=0) -> Perceptron:
-    """Trained on the given images and labels; deterministic in its arguments.
+    """Train a classifier on images and labels; the result is a function of the arguments alone.
 
     Args:
         train_images: (N, ...) floats in [0, 1].
         train_labels: (N,) class labels.
-        hidden: sizes of the hidden layers, the last one that of the features.
+        hidden: sizes of the hidden layers; the last is the number of features.
 
     Raises:
-        ValueError: images are not floats in [0, 1], or there is not one label an image.
+        ValueError: images are not floats in [0, 1], or labels are not of shape (N,).
     """
     x, labels = flatten_unit(train_images), np.asarray(train_labels)
     if labels.shape != (len(x),):
@@ -94,12 +97,12 @@ def fit(train_images, train_labels, *, hidden=(128, 64), seed=0) -> Perceptron:
     network = MLPClassifier(
         hidden, activation="tanh", batch_size=min(128, len(x)), tol=1e-3, random_state=seed
     )
-    # The order of a sum depends on the number of threads, and training amplifies its last bit; the
-    # id must not depend on how many cores the machine has.
+    # One thread: the rounding of a sum depends on the number of threads, and training amplifies it.
+    # The id must not depend on the number of cores.
     with threadpool_limits(1):
         network.fit(x, labels)
     weights, biases = network.coefs_, network.intercepts_
-    # Two classes have one output, the log-odds of the second.
+    # For two classes scikit-learn has one output, the log-odds of the second class.
     if len(network.classes_) == 2:
         weights = [*weights[:-1], np.hstack([0.0 * weights[-1], weights[-1]])]
         biases = [*biases[:-1], np.hstack([0.0 * biases[-1], biases[-1]])]
@@ -107,7 +110,7 @@ def fit(train_images, train_labels, *, hidden=(128, 64), seed=0) -> Perceptron:
 
 
 def save_classifier(path: Path, network: Perceptron) -> str:
-    """Writes an npz of `weight_<i>`, `bias_<i>` and `classes`; returns its SHA-256."""
+    """Write an npz of `weight_<i>`, `bias_<i>` and `classes`; return its SHA-256."""
     arrays = {f"weight_{i}": w for i, w in enumerate(network.weights)}
     arrays |= {f"bias_{i}": b for i, b in enumerate(network.biases)}
     put_arrays(path, **arrays, classes=network.classes)
@@ -115,11 +118,11 @@ def save_classifier(path: Path, network: Perceptron) -> str:
 
 
 def load_feature_classifier(file: str) -> FeatureSpace:
-    """The space of a file of `save_classifier`, or of one that comes along, by its name.
+    """Read the feature space of a file of `save_classifier`, or of a bundled file by its name.
 
     Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: where it is not such a one.
+        FileNotFoundError: there is no such file.
+        ValueError: the file was not written by `save_classifier`, or is damaged.
     """
     path = BUNDLED / f"{file}.npz"
     if not path.is_file():

@@ -1,9 +1,10 @@
 """Feature spaces: the maps from images to vectors in which two sets of images are compared.
 
-A distance between feature distributions means nothing without the map that made the features, so
-every space has an id, the features carry it, and the distances refuse to mix ids. Features are
-taken from arrays in memory, never from files: JPEG and resizing both move the result (Parmar et al.
-2022, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation", arXiv:2104.11222).
+A distance between feature distributions means nothing without the map that made the features.
+Every space therefore has an id, the features carry it, and the distances refuse to mix ids.
+Features are taken from arrays in memory, never from image files, because JPEG and resizing both
+change the result (Parmar et al. 2022, "On Aliased Resizing and Surprising Subtleties in GAN
+Evaluation", arXiv:2104.11222).
 """
 
 import hashlib
@@ -15,8 +16,10 @@ import numpy as np
 
 
 class Features(NamedTuple):
-    """Vectors and the id of the space they live in. `values`: (N, d) float64; `probabilities` of
-    classes, (N, C), where they were asked for."""
+    """Feature vectors `values`, (N, d) float64, and the id of their space.
+
+    `probabilities` are those of the classes, (N, C); None if they were not computed.
+    """
 
     space: str
     values: np.ndarray
@@ -27,10 +30,11 @@ class Features(NamedTuple):
 class FeatureSpace:
     """A named map from images (N, ...), floats in [0, 1], to features (N, d) in float64.
 
-    `id` tells two spaces of one name apart (a learnt one hashes its weights). `classify`, where the
-    space comes from a classifier of the data at hand, maps the same images to labels (N,), and
-    `probabilities`, where it comes from any classifier, to rows that sum to one, (N, classes).
-    `both` gives features and probabilities in one pass, where that saves one.
+    `id` distinguishes two spaces of one name (a learnt space has a hash of its weights in it). Each
+    of the other functions may be None. `classify` maps the same images to labels (N,), if the space
+    comes from a classifier of the data. `probabilities` maps them to rows that sum to one, (N,
+    classes), if the space comes from any classifier. `both` returns features and probabilities in
+    one pass, if that saves work.
     """
 
     name: str
@@ -55,7 +59,7 @@ def pixels() -> FeatureSpace:
 
 
 def accuracy(space: FeatureSpace, images, labels) -> float:
-    """Share of images (N, ...) that the space's classifier labels as given; how good the space is.
+    """Share of images (N, ...) whose label the space's classifier gets right.
 
     Raises:
         ValueError: the space has no classifier.
@@ -69,17 +73,21 @@ def accuracy(space: FeatureSpace, images, labels) -> float:
 
 
 def flatten_unit(images) -> np.ndarray:
-    """Images (N, ...), floats in [0, 1], as rows (N, d) of float64; refuses as `unit_batch`."""
+    """Return images (N, ...), floats in [0, 1], as rows (N, d), float64.
+
+    Raises:
+        ValueError: as `unit_batch`.
+    """
     x = unit_batch(images)
     return x.reshape(len(x), -1).astype(np.float64)
 
 
 def unit_batch(images) -> np.ndarray:
-    """The images (N, ...) themselves, once it is known that they are floats in [0, 1].
+    """Check that images (N, ...) are floats in [0, 1], and return them.
 
     Raises:
-        ValueError: not a batch, not floats, or outside [0, 1] (integers or data still scaled to
-            [-1, 1] would give a plausible number of another distribution).
+        ValueError: not a batch, not floats, or outside [0, 1]. Integers, or data still scaled to
+            [-1, 1], would give a plausible but wrong distance.
     """
     x = np.asarray(images)
     if x.ndim < 2 or not np.issubdtype(x.dtype, np.floating):

@@ -1,4 +1,4 @@
-"""The feature spaces of `eval.features`, each made once and checked before samples are drawn."""
+"""The feature spaces of `eval.features`, made once and checked before samples are drawn."""
 
 from typing import NamedTuple
 
@@ -13,9 +13,10 @@ from evaluation.store.memory import check_fit, mend
 
 
 class Judge(NamedTuple):
-    """A feature space, what a report says of it, and the moments of a file to compare with.
+    """A feature space, the facts about it in a report, and moments of a file for comparison.
 
-    `widths`: numbers of features and, where an Inception score is asked for, of classes.
+    `statistics` may be None. `widths`: the number of features, and the number of classes if the
+    Inception score is computed, else 0.
     """
 
     space: FeatureSpace
@@ -25,12 +26,12 @@ class Judge(NamedTuple):
 
 
 def judges(experiment) -> list[Judge]:
-    """One for each of `eval.features`; `eval.statistics` belongs to the first.
+    """Return a judge for each name in `eval.features`; `eval.statistics` belongs to the first.
 
     Raises:
-        FileNotFoundError: where there are no weights of a network, or no statistics.
-        ValueError: as `feature_space`, `check_metrics` and `read_statistics`, and where the data
-            that a classifier is fitted to do not fit into memory.
+        FileNotFoundError: the weights of a network or the statistics are missing.
+        ValueError: as `feature_space`, `check_metrics` and `read_statistics`, and if the data to
+            which a classifier is fitted do not fit into memory.
     """
     found: list[Judge] = []
     for name in experiment.config.eval.features:
@@ -40,7 +41,7 @@ def judges(experiment) -> list[Judge]:
 
 def judge(experiment, name: str, is_first: bool) -> Judge:
     section, space = experiment.config.eval, space_of(experiment, name)
-    # What does not take such images says so now, and not after hours of sampling.
+    # A space that does not accept these images raises its error here, before hours of sampling.
     one = of_source(experiment.train).first(1)
     if "inception_score" in section.metrics and space.probabilities is not None:
         found = space.with_probabilities(one)
@@ -59,12 +60,15 @@ def judge(experiment, name: str, is_first: bool) -> Judge:
 
 
 def space_of(experiment, name: str) -> FeatureSpace:
-    """The space of that name, fitted to the training split where it is a classifier without a
-    file."""
+    """Return the feature space `name`; a classifier without a file is fitted to the training split.
+
+    Raises:
+        FileNotFoundError, ValueError: as `judges`.
+    """
     section, train = experiment.config.eval, experiment.train
     images = None
     if name == "classifier" and not section.classifier:
-        # Only a space that is fitted to the data needs them, and all of them in memory.
+        # Only a space that is fitted to the data needs the images, all of them in memory.
         check_fit(experiment)
         images = of_source(train).first(train.size)
     options = {key: section[key] for key in ("classifier", "weights", "resize")}
@@ -75,6 +79,6 @@ def space_of(experiment, name: str) -> FeatureSpace:
 
 
 def share_right(space: FeatureSpace, test) -> float:
-    """Share of the test images whose label is told right, from a batch of them at a time."""
+    """Share of the test images whose label the space's classifier gets right, batch by batch."""
     told = np.concatenate([space.classify(images) for images in of_source(test).batches()])
     return float(np.mean(told == test.labels))

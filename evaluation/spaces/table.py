@@ -1,4 +1,4 @@
-"""Feature spaces by name, as `eval.features` names them."""
+"""The table of feature spaces, by their names in `eval.features`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,18 +11,19 @@ from evaluation.spaces.inception import load_inception
 def inception(name="inception", *, weights="", resize="clean") -> FeatureSpace:
     """The 2048 features of an Inception-v3 that was trained on ImageNet, for images (N, H, W, C).
 
-    `name` 'inception' is the graph of 2015, whose distance is the one in papers; 'inception_v3' is
-    torchvision's network. C is 1 or 3, grey is repeated. `id` names the network, the hash of its
-    weights and the resize: `inception-2015-6726825d-clean`. Its probabilities are of ImageNet's
-    classes, not of the data's; those of the Inception score (Salimans et al. 2016).
+    C is 1 or 3; a grey channel is repeated. `id` names the network, the hash of its weights and the
+    resize: `inception-2015-6726825d-clean`. The probabilities are those of ImageNet's classes, not
+    of the data's classes, as the Inception score takes them (Salimans et al. 2016).
 
     Args:
-        weights: the file with the weights, or the folder that holds it; empty for the folder
-            `SCOREFIELD_WEIGHTS`, or `~/.cache/scorefield` where that is not set.
-        resize: how images become 299x299: 'clean', 'legacy_tensorflow' or 'legacy_pytorch'.
+        name: 'inception' is the graph of 2015, with which papers compute the FID; 'inception_v3' is
+            torchvision's network.
+        weights: the file with the weights, or its folder. Empty for the folder in the environment
+            variable `SCOREFIELD_WEIGHTS`, or `~/.cache/scorefield` if the variable is not set.
+        resize: filter that resizes to 299x299: 'clean', 'legacy_tensorflow' or 'legacy_pytorch'.
 
     Raises:
-        ValueError: the name or the resize is unknown, or the file is not what it should be.
+        ValueError: the name or the resize is unknown, or the file holds other weights.
         FileNotFoundError: there is no file with the weights.
     """
     network = load_inception(name, weights=weights, resize=resize)
@@ -36,7 +37,7 @@ def inception(name="inception", *, weights="", resize="clean") -> FeatureSpace:
 
 
 class Given(NamedTuple):
-    """What spaces are made of: the training split, and files."""
+    """Inputs of a feature space: the training split (images, labels), and files."""
 
     images: Any = None
     labels: Any = None
@@ -64,12 +65,16 @@ FEATURE_SPACES: dict[str, Callable[[Given], FeatureSpace]] = {
 
 
 def feature_space(name: str, train_images=None, train_labels=None, **options) -> FeatureSpace:
-    """The space of that name, fitted to the training split where it has something to fit.
+    """Return the feature space `name`; a classifier without a file is fitted to the training split.
 
     Args:
         train_images: (N, ...) floats in [0, 1], for a classifier that is fitted.
-        train_labels: (N,).
-        options: `classifier`, the file of one; `weights` and `resize` of `inception`.
+        train_labels: (N,), for the same.
+        options: `classifier`, the file of a classifier; `weights` and `resize` of `inception`.
+
+    Raises:
+        ValueError: for an unknown name, and as the constructor of the space.
+        FileNotFoundError: a file of the space is missing.
     """
     if name not in FEATURE_SPACES:
         raise ValueError(f"feature space {name!r} is unknown; choose one of {list(FEATURE_SPACES)}")

@@ -1,4 +1,4 @@
-"""Inception-v3, its released weights, and the features and probabilities it gives of images."""
+"""Inception-v3, its released weights, and the features and class probabilities of images."""
 
 from evaluation.spaces.inception.extractor import Inception, load_inception
 from evaluation.spaces.inception.network import InceptionV3, Outputs

@@ -1,8 +1,8 @@
-"""The blocks of Inception-v3: parallel branches of convolutions, side by side in the channels.
+"""The blocks of Inception-v3: parallel branches of convolutions, concatenated along the channels.
 
 Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567,
-figures 5 to 7 and 10. Names of layers are those of torchvision's state dicts, so that a file's key
-is the path of a parameter.
+figures 5 to 7 and 10. Layers have the names of torchvision's state dicts, so that a key of a state
+dict is the path of a parameter.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class Layer(NamedTuple):
     stride: int = 1
 
 
-# A branch is a chain of layers; a tuple of layers in it are two that read the same input.
+# A branch is a chain of layers; a tuple in it holds layers that read the same input.
 Branch = tuple[Layer | tuple[Layer, ...], ...]
 
 
 class ConvReLU(nn.Module):
     """`relu(W * x + b)`: (B, H, W, C) to (B, H', W', features).
 
-    The released layers have no bias but a BatchNorm, whose statistics are fixed; it is part of W
-    and b here, see `import_torch`.
+    The released layers have a BatchNorm with fixed statistics in place of a bias. Here the
+    BatchNorm is folded into W and b, see `import_torch`.
     """
 
     features: int
@@ -45,7 +45,7 @@ class ConvReLU(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         strides = (self.stride, self.stride)
-        # On GPUs and TPUs the default would round the factors, and features are to be compared.
+        # On GPUs and TPUs the default precision rounds the factors, which changes the features.
         exact = lax.Precision.HIGHEST
         conv = nn.Conv(
             self.features, self.kernel, strides, self.padding, precision=exact, name="conv"
@@ -54,10 +54,10 @@ class ConvReLU(nn.Module):
 
 
 def pool(x: jax.Array, kind: str) -> jax.Array:
-    """The 3x3 neighbourhood of every pixel, (B, H, W, C) to the same shape.
+    """Pool the 3x3 neighbourhood of every pixel, (B, H, W, C) to the same shape.
 
-    `kind` is 'mean_inside', the mean over what of it lies inside the image, 'mean_padded', the sum
-    over the same divided by nine, or 'max'.
+    `kind` is 'mean_inside', the mean over the neighbours inside the image; 'mean_padded', their sum
+    divided by nine; or 'max'.
 
     Raises:
         ValueError: any other `kind`.
@@ -71,17 +71,18 @@ def pool(x: jax.Array, kind: str) -> jax.Array:
 
 
 def halve(x: jax.Array) -> jax.Array:
-    """The maximum over 3x3 pixels, every second of them: H to (H - 3) // 2 + 1."""
+    """The maximum over windows of 3x3 pixels with stride 2: H to (H - 3) // 2 + 1."""
     return nn.max_pool(x, (3, 3), (2, 2))
 
 
 class Mixed(nn.Module):
-    """Branches and a pool, concatenated in this order along the channels.
+    """Branches and a pooling branch, concatenated in this order along the channels.
 
     Fields:
       branches: chains of convolutions.
-      pool: of the last branch, as in `pool`; a convolution to `pool_features` channels follows.
-      pool_features: 0 for a block that halves the image, whose last branch is `halve` alone.
+      pool: kind of the pooling branch, as in `pool`; a convolution to `pool_features` channels
+        follows.
+      pool_features: 0 for a block that halves the image, whose pooling branch is `halve` alone.
     """
 
     branches: tuple[Branch, ...]

@@ -21,12 +21,12 @@ BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class Inception:
-    """A network, its weights, and the way in which images are brought to its size.
+    """A network, its weights, and the resize of images to its size.
 
     Fields:
       id: label of the release, hash of the weights, resize: `inception-2015-6726825d-clean`.
-      params: of `release.network`.
-      resize: a name of RESIZES.
+      params: parameters of `release.network`.
+      resize: a name in RESIZES.
     """
 
     id: str
@@ -35,7 +35,7 @@ class Inception:
     resize: str
 
     def outputs(self, images: np.ndarray, batch_size: int = BATCH_SIZE) -> Outputs:
-        """What the network says of images (N, H, W, 1 or 3) in [0, 1], in float64.
+        """Outputs of the network for images (N, H, W, 1 or 3) in [0, 1], converted to float64.
 
         Raises:
             ValueError: images of another shape.
@@ -44,7 +44,7 @@ class Inception:
         found, running = [], None
         for indices, mask in batches:
             x = self.prepare(images[indices])
-            # The device is still at the last batch while this one is resized.
+            # The device computes the last batch while the host resizes this one.
             found += read(running)
             running = forward(self.release.network, self.params, x), mask
         parts = zip(*found, *read(running))
@@ -57,7 +57,8 @@ class Inception:
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Probabilities of the classes, (N, 1008 or 1000) float64.
 
-        Of the graph of 2015 without the last layer's bias, as in the code of Salimans et al. 2016.
+        Those of the graph of 2015 are computed without the last layer's bias, as in the code of
+        Salimans et al. 2016.
         """
         return self.both(images)[1]
 
@@ -67,9 +68,9 @@ class Inception:
         return found.pool3, softmax(getattr(found, self.release.scores), axis=1)
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
-        """(N, H, W, 1 or 3) in [0, 1] to what the network takes, (N, 299, 299, 3) float32."""
+        """Images (N, H, W, 1 or 3) in [0, 1] to the network's input, (N, 299, 299, 3) float32."""
         levels = 255 * resizing.to_side(images, self.resize, resizing.SIDE)
-        # pytorch-fid scales by 2 x - 1, where the graph and clean-fid have (levels - 128) / 128.
+        # pytorch-fid scales by 2 x - 1; the graph and clean-fid scale by (levels - 128) / 128.
         shift = 127.5 if self.resize == "legacy_pytorch" else self.release.shift
         return (levels - np.float32(shift)) / np.float32(shift)
 
@@ -77,10 +78,10 @@ class Inception:
 def load_inception(
     name: str = "inception", *, weights: str = "", resize: str = "clean"
 ) -> Inception:
-    """The `Inception` of that name in RELEASES, with the weights that `find_weights` finds.
+    """Load the network `name` of RELEASES, with the weights that `find_weights` finds.
 
     Raises:
-        ValueError: the name or the resize is unknown, or the file is not what it should be.
+        ValueError: the name or the resize is unknown, or the file holds other weights.
         FileNotFoundError: there is no file with the weights.
     """
     check_choice("Inception network", name, RELEASES)
@@ -97,7 +98,7 @@ def forward(network: InceptionV3, params: Any, x: jax.Array) -> Outputs:
 
 
 def read(running: tuple[Outputs, np.ndarray] | None) -> list[list[np.ndarray]]:
-    """The rows of a batch that count, on the host; this waits for the device."""
+    """Return the unmasked rows of a batch on the host; this waits for the device."""
     if running is None:
         return []
     outputs, mask = running

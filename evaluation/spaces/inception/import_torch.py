@@ -1,12 +1,13 @@
-"""State dicts of torchvision's Inception-v3, and of those with its names, as our parameters.
+"""Import of state dicts of torchvision's Inception-v3, and of networks with the same names.
 
-A convolution there is `<path>.conv.weight` (out, in, height, width) and `<path>.bn.*` (out,), a
-BatchNorm with fixed statistics:
+In a state dict a convolution is `<path>.conv.weight` (out, in, height, width), followed by
+`<path>.bn.*` (out,), a BatchNorm with fixed statistics. Together they are one convolution with a
+bias:
 
     y = gamma (W * x - m) / sqrt(v + 0.001) + beta = (s W) * x + (beta - s m)
     s = gamma / sqrt(v + 0.001)
 
-which is one convolution with a bias. The product is taken in float64, then rounded to float32.
+The product s W is computed in float64, then rounded to float32.
 """
 
 import functools
@@ -27,17 +28,17 @@ NORM = ("weight", "bias", "running_mean", "running_var")  # of `<path>.bn`
 
 
 def params_from_torch(state: Any, network: InceptionV3, source: str) -> dict[str, Any]:
-    """The parameters of `network` from a state dict of arrays.
+    """Return the parameters of `network` from a state dict of arrays.
 
-    The second classifier, `AuxLogits.*`, which is used in training only, and the counters
+    The auxiliary classifier `AuxLogits.*`, which is used in training only, and the counters
     `*.num_batches_tracked` are left out.
 
     Args:
         state: arrays by key.
-        source: where they are from, for the sentence if they do not fit.
+        source: name of the file, for the error.
 
     Raises:
-        ValueError: a key is missing or unknown, or an array has another shape; all in one sentence.
+        ValueError: a key is missing or unknown, or an array has another shape; one error names all.
     """
     is_dict = isinstance(state, Mapping) and all(isinstance(key, str) for key in state)
     found = {key: leaf for key, leaf in state.items() if not left_out(key)} if is_dict else {}
@@ -80,7 +81,7 @@ def torch_shapes(network: InceptionV3) -> Mapping[str, tuple[int, ...]]:
 
 
 def left_out(key: str) -> bool:
-    """Whether the network does not need what a state dict holds under this key."""
+    """Whether the network does not need the array of a state dict under this key."""
     return key.startswith("AuxLogits.") or key.endswith(".num_batches_tracked")
 
 

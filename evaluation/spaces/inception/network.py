@@ -1,13 +1,13 @@
-"""Inception-v3, the network in whose features images are compared.
+"""Inception-v3, the network whose features are compared.
 
 Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision", arXiv:1512.00567,
-table 1, with the widths of the code that was released for it. Two sets of weights are in use, and
-their networks differ in the pools inside the blocks:
+table 1, with the widths of the released code. Two sets of weights are in use, and their networks
+differ in the pooling inside the blocks:
 
-- the TensorFlow graph of 2015-12-05, in which the Inception score (Salimans et al. 2016,
+- the TensorFlow graph of 2015-12-05, with which the Inception score (Salimans et al. 2016,
   arXiv:1606.03498) and the Frechet Inception distance (Heusel et al. 2017, arXiv:1706.08500) are
-  measured: 1008 classes, means over what lies inside the image, and a maximum in the last block;
-- that of torchvision: 1000 classes, and means over nine pixels with zeros outside the image.
+  measured: 1008 classes, means over the pixels inside the image, and a maximum in the last block;
+- the network of torchvision: 1000 classes, and means over nine pixels with zeros outside the image.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from jax import lax
 
 from evaluation.spaces.inception.blocks import Branch, ConvReLU, Layer, Mixed, halve
 
-SMALLEST = 75  # pixels a side; the last grid is then a single pixel
+SMALLEST = 75  # pixels a side, for which the last grid is a single pixel
 
 
 class Outputs(NamedTuple):
-    """What the network says of N images, float32.
+    """Outputs of the network for N images, float32.
 
-    `pool3`: (N, 2048), the mean of the last grid, which are the features. `logits`: (N, classes).
-    `logits_unbiased`: the same without the last layer's bias, as the Inception score has them.
+    `pool3`: (N, 2048), the features, means over the last grid. `logits`: (N, classes).
+    `logits_unbiased`: logits without the last layer's bias, which the Inception score uses.
     """
 
     pool3: jax.Array
@@ -37,12 +37,12 @@ class Outputs(NamedTuple):
 
 
 class InceptionV3(nn.Module):
-    """Images (N, H, W, 3) in about [-1, 1], to `Outputs`. Sides are 75 or more; 299 is usual.
+    """Map images (N, H, W, 3) in about [-1, 1] to `Outputs`; sides are 75 or more, usually 299.
 
     Fields:
-      num_classes: of the last layer.
-      pool: in the blocks that keep the size of the grid, 'mean_inside' or 'mean_padded'.
-      last_pool: the same of the last block; or 'max'.
+      num_classes: number of classes of the last layer.
+      pool: pooling in the blocks that keep the size of the grid, 'mean_inside' or 'mean_padded'.
+      last_pool: pooling in the last block, one of the same or 'max'.
     """
 
     num_classes: int
@@ -88,7 +88,7 @@ class Head(nn.Module):
         return Outputs(pool3, logits + bias, logits)
 
 
-# Named for the side of the grid in images of 299 pixels. Figure 5:
+# The numbers 35, 17 and 8 are the sides of the grid for images of 299 pixels. Figure 5:
 BRANCHES_35: tuple[Branch, ...] = (
     (Layer("branch1x1", 64),),
     (Layer("branch5x5_1", 48), Layer("branch5x5_2", 64, (5, 5))),

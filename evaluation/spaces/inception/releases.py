@@ -1,8 +1,8 @@
-"""The released sets of weights: which network they are of, and where they are.
+"""The released sets of weights: their networks, their addresses, and the search for their files.
 
-Nothing is downloaded. A file's name ends in the first eight hex digits of its SHA-256, and a file
-that is found by name must have that hash: features of other weights would give a plausible number
-that compares with nothing.
+Nothing is downloaded. The name of a file ends in the first eight hex digits of its SHA-256. A file
+that is found by its name must have this hash, because other weights would give plausible distances
+that compare with no published number.
 """
 
 import os
@@ -17,9 +17,11 @@ DEFAULT = "~/.cache/scorefield"
 
 
 class Release(NamedTuple):
-    """`label` begins the ids of its feature spaces; `scores` names the logits of its probabilities.
+    """A released set of weights.
 
-    `shift` is how its code maps levels v of 0 to 255 to about [-1, 1]: `(v - shift) / shift`.
+    `label`: beginning of the ids of its feature spaces. `shift`: levels v from 0 to 255 are mapped
+    to about [-1, 1] by `(v - shift) / shift`, as in the released code. `scores`: the field of
+    `Outputs` whose softmax gives the class probabilities.
     """
 
     label: str
@@ -34,7 +36,7 @@ class Release(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """The first eight hex digits of the file's SHA-256, as its name tells them."""
+        """The first eight hex digits of the file's SHA-256, from the name of the file."""
         return Path(self.file).stem.rsplit("-", 1)[1]
 
 
@@ -58,15 +60,16 @@ RELEASES = {
 
 
 def find_weights(release: Release, weights: str = "") -> tuple[Path, str]:
-    """The file with the weights of a release, and the first eight hex digits of its SHA-256.
+    """Find the file with the weights of a release; return it and eight hex digits of its SHA-256.
 
     Args:
-        weights: a folder that holds the file; or a file, which is taken whatever its hash; empty
-            for the folder `SCOREFIELD_WEIGHTS`, or `~/.cache/scorefield` where that is not set.
+        weights: the folder of the file, or a file, which may have any hash. Empty for the folder in
+            the environment variable `SCOREFIELD_WEIGHTS`, or `~/.cache/scorefield` if the variable
+            is not set.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or no file of that name in the folder.
-        ValueError: the file in the folder has another hash than its name says.
+        ValueError: the hash of the file in the folder differs from the one in its name.
     """
     given = Path(weights or os.environ.get(VARIABLE) or DEFAULT).expanduser()
     if given.is_file():

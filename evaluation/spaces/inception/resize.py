@@ -1,15 +1,15 @@
-"""Images to 299x299, in the ways that published Frechet Inception distances were computed.
+"""Resizing of images to 299x299, with the filters of published Frechet Inception distances.
 
-Parmar et al. 2022, "On Aliased Resizing and Surprising Subtleties in GAN Evaluation",
-arXiv:2104.11222: the filter moves the distance by as much as methods differ, so its name is part of
-a feature space's id. All three are linear in the image and work in floats; nothing is rounded to
-8 bits. With scale s = (side before) / (side after), the pixel i of the result is read at
+The filter changes the distance by as much as methods differ (Parmar et al. 2022, "On Aliased
+Resizing and Surprising Subtleties in GAN Evaluation", arXiv:2104.11222). Its name is therefore part
+of the id of a feature space. All three filters are linear in the image and work in floats; nothing
+is rounded to 8 bits. With scale s = (side before) / (side after), pixel i of the result is read at
 
     legacy_tensorflow   i s                     between two pixels, linearly
     legacy_pytorch      (i + 1/2) s - 1/2       between two pixels, linearly; not below 0
     clean               (i + 1/2) s - 1/2       a cubic window of 4 pixels, or 4 s where s > 1
 
-The two old ones skip pixels when they shrink an image; the first also shifts it.
+The two legacy filters skip pixels when they shrink an image; `legacy_tensorflow` also shifts it.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ SIDE = 299
 def clean(images: np.ndarray, side: int = SIDE) -> np.ndarray:
     """Pillow's bicubic filter (a = -1/2) with antialiasing, channel by channel, in float32.
 
-    Values beyond [0, 1], to which a cubic swings at edges, are cut off, as clean-fid does.
+    A cubic filter overshoots at edges; values outside [0, 1] are clipped, as in clean-fid.
 
     Args:
         images: (N, H, W, C) float32 in [0, 1].
@@ -55,7 +55,9 @@ RESIZES = {
 
 
 def to_side(images: np.ndarray, name: str, side: int = SIDE) -> np.ndarray:
-    """The resize of that name, and grey repeated: (N, H, W, 1 or 3) to (N, side, side, 3) float32.
+    """Resize (N, H, W, 1 or 3) to (N, side, side, 3) float32 by the filter `name` of RESIZES.
+
+    A grey channel is repeated.
 
     Raises:
         ValueError: the images have another shape.
@@ -71,14 +73,14 @@ def to_side(images: np.ndarray, name: str, side: int = SIDE) -> np.ndarray:
 
 def _between(images: np.ndarray, side: int, place) -> np.ndarray:
     rows, columns = (_weights(n, side, place).astype(np.float32) for n in images.shape[1:3])
-    # Two products for each plane by itself: one product of all planes would add in another order
-    # for a grey image than for a coloured one, and for an image alone than for one among others.
+    # Each plane has its own two matrix products. In one product of all planes the order of addition
+    # would depend on the number of channels and of images, and with it the rounding.
     planes = np.ascontiguousarray(np.moveaxis(images, -1, 1))
     return np.moveaxis(rows @ planes @ columns.T, 1, -1)
 
 
 def _weights(before: int, after: int, place) -> np.ndarray:
-    """(after, before): each row the weights of the two pixels beside `place(i, before / after)`."""
+    """(after, before): row i weighs the two pixels beside `place(i, before / after)`."""
     i = np.arange(after)
     at = place(i, before / after)
     low = np.minimum(at.astype(int), before - 1)
