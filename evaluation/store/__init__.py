@@ -1,1 +1,1 @@
-"""What a kill leaves: finished batches on the disk, and what processes share."""
+"""Finished batches of an evaluation on disk, statistics that processes share, memory needed."""

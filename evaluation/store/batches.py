@@ -1,8 +1,8 @@
-"""Finished batches of an evaluation on disk, so that one that was killed goes on.
+"""Finished batches of an evaluation on disk, so that an interrupted evaluation can be resumed.
 
-A folder belongs to one plan, all that its values depend on, which `plan.json` tells. Each batch is
-one file, written under another name and then renamed. A file holds the digest of its plan and that
-of its content: what is half-written, damaged or of another plan is computed again.
+A folder belongs to one plan: everything on which its values depend, written in `plan.json`. Each
+batch is one file, written under another name and then renamed. A file holds the digests of its plan
+and of its content. A batch that is incomplete, damaged or of another plan is computed again.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from whole_files import put
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """The batches in `folder` of the plan whose digest is `plan`; `open_store` makes one.
+    """The batches in `folder` that belong to the plan with digest `plan`; made by `open_store`.
 
-    `BATCHES` is the pattern of their names, in a class for each kind of batch.
+    `BATCHES` is the glob pattern of the names of the files; each subclass has its own.
     """
 
     folder: Path
@@ -37,10 +37,11 @@ S = TypeVar("S", bound=Store)
 
 
 def open_store(kind: type[S], folder: Path, plan: dict[str, Any]) -> S:
-    """The store of `plan` in `folder`; finished batches of another plan are deleted.
+    """Open the store of `plan` in `folder`; finished batches of another plan are deleted.
 
-    Says in one line what it found. Files of other names are left alone. In a job the lead opens it
-    first, and the others the folder that it left, or that of their own disk.
+    A printed line says what was found. Files of other names are left alone. In a job the lead
+    prepares the folder first; a process that does not see the lead's folder, because its disk is
+    another, prepares its own.
     """
     on_lead(lambda: prepare(kind, folder, plan))
     if not is_lead() and read_json(folder / "plan.json") != plan:
@@ -49,7 +50,7 @@ def open_store(kind: type[S], folder: Path, plan: dict[str, Any]) -> S:
 
 
 def prepare(kind: type[Store], folder: Path, plan: dict[str, Any]) -> None:
-    """Deletes what is of another plan, and writes down this one."""
+    """Delete batches of another plan, and write this plan to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for part in folder.glob("*.part"):
         part.unlink()
@@ -64,17 +65,17 @@ def prepare(kind: type[Store], folder: Path, plan: dict[str, Any]) -> None:
             path.unlink()
     elif finished:
         print(f"{folder} has {len(finished)} finished batches; the others are computed.")
-    # After the old batches are gone: a kill in between leaves the old plan with what is left of it.
+    # Written last: a process killed before this line leaves the old plan with its other batches.
     put(folder / "plan.json", json.dumps(plan, indent=2) + "\n")
 
 
 def network_plan(experiment, params: Any, step: int | None) -> dict[str, Any]:
-    """What any value of a network depends on, as JSON has it."""
+    """The part of a plan on which every value of a network depends, in types of JSON."""
     config = experiment.config
     plan = {
         "step": step,
         "parameters": hash_arrays(params),
-        # A law may have read its numbers from a file.
+        # A law may have read its numbers from a file, which the config only names.
         "law": hash_arrays(experiment.path),
         **{name: config[name].to_dict() for name in ("sde", "model", "prediction")},
         "jax": {
@@ -89,7 +90,7 @@ def network_plan(experiment, params: Any, step: int | None) -> dict[str, Any]:
 
 
 def hash_arrays(tree: Any) -> str:
-    """Sixteen hex digits that change with any number in `tree`, its name, dtype or shape."""
+    """Sixteen hex digits of SHA-256 over the values, names, dtypes and shapes in `tree`."""
     found = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.asarray(leaf)
@@ -105,7 +106,7 @@ def sha256(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; an empty one where there is no file or no whole object."""
+    """Read the JSON object in a file; an empty one if there is no file or no valid object."""
     try:
         found = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):

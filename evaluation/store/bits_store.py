@@ -1,4 +1,4 @@
-"""Finished batches of bits/dim on disk: see `batches.py`. One file a batch and pass, as JSON."""
+"""Finished batches of bits/dim on disk, see `batches.py`: one JSON file for each batch and pass."""
 
 import csv
 import io
@@ -12,7 +12,8 @@ from data import Source
 from evaluation.store.batches import Store, digest, network_plan, read_json
 from whole_files import put
 
-# Per example: its number, its value, the error of that value over probes, evaluations, failure.
+# For each example: its number, its bits/dim, the standard error over probes, the evaluations of the
+# network, and whether the solve failed.
 COLUMNS = {
     "index": np.int64,
     "bits_per_dim": np.float64,
@@ -26,7 +27,7 @@ Rows = dict[str, np.ndarray]
 def make_plan(
     experiment, params: Any, source: Source, step: int | None, bound: str = "flow"
 ) -> dict[str, Any]:
-    """All that the bits/dim of `source` depend on, as JSON has it."""
+    """The plan: everything on which the bits/dim of `source` depend, in types of JSON."""
     config = experiment.config
     plan = {
         "data": source.fingerprint,
@@ -54,13 +55,13 @@ class BitsStore(Store):
         return self.folder / f"pass_{repeat}_batch_{batch:05d}.json"
 
     def save(self, repeat: int, batch: int, rows: Rows) -> None:
-        """Writes one batch, whole or not at all."""
+        """Write one batch, whole or not at all."""
         content = {"plan": self.plan, **{name: rows[name].tolist() for name in COLUMNS}}
         text = json.dumps({**content, "digest": digest(content)})
         put(self.path(repeat, batch), text + "\n")
 
     def load(self, repeat: int, batch: int, index: np.ndarray) -> Rows | None:
-        """The batch of the examples `index`; None where there is none that can be trusted."""
+        """Read the batch of the examples `index`; None if there is no valid file for them."""
         path = self.path(repeat, batch)
         if not path.exists():
             return None
@@ -72,7 +73,7 @@ class BitsStore(Store):
         return {name: np.asarray(content[name], dtype) for name, dtype in COLUMNS.items()}
 
     def write_table(self, columns: Rows) -> None:
-        """Writes `<folder>.csv`, one row an example; floats have nine digits, as float32 has."""
+        """Write `<folder>.csv`, one row an example; nine digits of a float determine a float32."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)

@@ -1,7 +1,8 @@
-"""What metrics take of a set of images, gathered in one pass over them.
+"""The statistics of a set of images that metrics need, gathered in one pass over the images.
 
-Some metrics look at all features at once, (n, d); the Frechet distance needs moments of blocks of
-them only, which are streamed, so that no set is too large. Which it is, the metrics say.
+Some metrics need all features at once, (n, d). The Frechet distance needs only moments of blocks of
+images, which are streamed, so that sets of any size fit into memory. `needs` in the table of
+metrics says which of the two a metric takes.
 """
 
 import itertools
@@ -17,17 +18,17 @@ from evaluation.report.images import Images
 from evaluation.spaces.features import Features, FeatureSpace
 from parallel.processes import each
 
-BLOCKS = 10  # of the error bars
-# What a metric may need.
+BLOCKS = 10  # blocks of images, from which standard errors are estimated
+# The values of `needs` of a metric.
 FEATURES, MOMENTS, PROBABILITIES = "features", "moments", "probabilities"
 
 
 class Gathered(NamedTuple):
-    """What was gathered of `n` images in the space of that id.
+    """Features or moments of `n` images, in the feature space with the id `space`.
 
-    `features`: all of them, with probabilities of classes where these are needed. Where no metric
-    needs them, None, and `pieces` are the moments of consecutive pieces, in blocks cut at
-    `cuts(n)`.
+    `features`: of all images, with class probabilities if a metric needs them. `features` is None
+    if no metric needs more than moments; `pieces` are then the moments of consecutive pieces of the
+    set, which end at `cuts(n)`, or at `shares(n)` if no blocks are needed.
     """
 
     space: str
@@ -39,7 +40,7 @@ class Gathered(NamedTuple):
         return Moments.of(self.features) if self.pieces is None else merge_all(self.pieces)
 
     def blocks(self, edges: Sequence[int]) -> list[Moments]:
-        """Moments of the images from each edge to the next; edges are some of `cuts(n)`."""
+        """Moments of the images from each edge to the next; the edges are elements of `cuts(n)`."""
         pairs = list(itertools.pairwise(edges))
         if self.pieces is None:
             values = self.features.values
@@ -51,12 +52,12 @@ class Gathered(NamedTuple):
 def gather(
     space: FeatureSpace, images: Images, needs: Set[str], *, in_blocks: bool = True
 ) -> Gathered:
-    """All that `needs` names, from a batch of images at a time.
-
-    The processes of a job share the work.
+    """Gather what `needs` names, batch by batch. The processes of a job share the work.
 
     Args:
-        in_blocks: whether `blocks` will be asked for; otherwise there is one piece a process.
+        needs: some of FEATURES, MOMENTS, PROBABILITIES.
+        in_blocks: whether `Gathered.blocks` will be called; if not, there is one piece for each
+            process.
     """
     if FEATURES in needs or PROBABILITIES in needs:
         found = features(space, images, PROBABILITIES in needs)
@@ -75,8 +76,8 @@ def gather(
 
 
 def features(space: FeatureSpace, images: Images, classes: bool = False) -> Features:
-    """Features of all images, (n, d), from a batch of them at a time, with probabilities of classes
-    if these are wanted. The processes of a job share the batches."""
+    """Features of all images, (n, d), computed batch by batch, with class probabilities (n, C) if
+    `classes` is true. The processes of a job share the batches."""
     extract = space.with_probabilities if classes else space
 
     def part(i: int) -> dict[str, np.ndarray]:
@@ -87,8 +88,10 @@ def features(space: FeatureSpace, images: Images, classes: bool = False) -> Feat
 
 
 def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays of all parts, one after the other. Parts are given up as they are copied, so that
-    the memory is that of one set."""
+    """Concatenate the arrays of all parts along the first axis.
+
+    Each part is released after it is copied. The list `parts` is empty afterwards.
+    """
     sizes = {key: sum(len(part[key]) for part in parts) for key in parts[0]}
     whole = {
         key: np.empty((sizes[key], *array.shape[1:]), array.dtype)
@@ -103,23 +106,23 @@ def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def equal_edges(n: int) -> list[int]:
-    """Ends of ten blocks of one size, or of as many as there are images; a rest is left out."""
+    """Edges of ten blocks of one size (of n blocks if n < 10); remaining images are left out."""
     count = min(BLOCKS, n)
     return [k * (n // count) for k in range(count + 1)]
 
 
 def even_edges(n: int) -> list[int]:
-    """Ends of ten blocks, or of as many as there are images, equal in size up to one."""
+    """Edges of ten blocks (of n blocks if n < 10), whose sizes differ by at most one."""
     sizes = [len(part) for part in np.array_split(np.empty(n), min(BLOCKS, n))]
     return [0, *np.cumsum(sizes).tolist()]
 
 
 def cuts(n: int) -> list[int]:
-    """All ends of pieces from which both kinds of blocks, and the whole, can be joined."""
+    """Edges of the pieces that can be merged to both kinds of blocks and to the whole set."""
     return sorted({*equal_edges(n), *even_edges(n), n})
 
 
 def shares(n: int) -> list[int]:
-    """Ends of one piece for each process of the job, or of as many as there are images."""
+    """Edges of one piece for each process of the job (of n pieces if there are more processes)."""
     count = min(jax.process_count(), n)
     return [k * n // count for k in range(count + 1)]

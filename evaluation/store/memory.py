@@ -1,11 +1,12 @@
-"""What the host's memory must hold in `--mode eval`, estimated before anything is sampled.
+"""The memory that `--mode eval` needs on the host, estimated before anything is sampled.
 
     samples       n images in levels
-    features      2 (m + n) (d + C) numbers, m of the reference; where a metric looks at all at once
-    moments       (1 + blocks + 10) d^2 numbers: of the reference, of the samples, and ten while a
-                  distance is taken
+    features      2 (m + n) (d + C) numbers, m images of the reference, if a metric needs all
+                  features at once
+    moments       (1 + blocks + 10) d^2 numbers: those of the reference, those of the samples, and
+                  ten matrices while a distance is computed
 
-all in float64. The network and its batches are on the device, and not in this sum.
+Features and moments are float64. The network and its batches are on the device and do not count.
 """
 
 import math
@@ -18,13 +19,13 @@ from evaluation.store.gather import BLOCKS, FEATURES, MOMENTS, PROBABILITIES, cu
 
 GIB = 2**30
 FLOAT = 8  # bytes
-WORK = 10  # matrices (d, d) that the root of a product of covariances takes beside the blocks
-# Where a limit of a container stands, of version 2 and 1 of control groups.
+WORK = 10  # further matrices (d, d) in memory while the root of two covariances is computed
+# Files with the memory limit of a container, for versions 2 and 1 of control groups.
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def machine() -> int:
-    """Bytes of memory that there are, or that the container may take."""
+    """Bytes of memory of the machine, or the limit of the container if that is less."""
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in map(Path, LIMITS):
         text = path.read_text().strip() if path.is_file() else ""
@@ -33,13 +34,13 @@ def machine() -> int:
 
 
 def check_memory(experiment, widths: Collection[tuple[int, int]]) -> None:
-    """Refuses an evaluation whose samples and distances do not fit.
+    """Refuse an evaluation whose samples and distances do not fit into memory.
 
     Args:
-        widths: numbers of features and of classes of each space; none for samples alone.
+        widths: (features, classes) of each feature space; empty for samples alone.
 
     Raises:
-        ValueError: with what is needed, what there is, and the mend.
+        ValueError: with the memory needed, the memory available, and what to change.
     """
     section, shape = experiment.config.eval, experiment.shape
     n, there = section.num_samples, machine()
@@ -66,8 +67,13 @@ def check_memory(experiment, widths: Collection[tuple[int, int]]) -> None:
 
 
 def check_seeds(experiment, seeds: range) -> None:
-    """Refuses numbers of samples, or of examples, whose results would not fit: each is kept as
-    float32 and as levels until all are written."""
+    """Refuse a range of samples, or of examples, whose results do not fit into memory.
+
+    Each result is kept as float32 and as levels until all are written.
+
+    Raises:
+        ValueError: with the memory needed and the memory available.
+    """
     needed, there = len(seeds) * math.prod(experiment.shape) * (4 + FLOAT), machine()
     if needed > there:
         raise ValueError(
@@ -78,7 +84,11 @@ def check_seeds(experiment, seeds: range) -> None:
 
 
 def check_moments(width: int) -> None:
-    """Refuses the moments of a space of so many features, of data of any size."""
+    """Refuse a feature space of `width` features whose moments do not fit into memory.
+
+    Raises:
+        ValueError: with the memory needed and the memory available.
+    """
     needed, there = (1 + WORK) * width**2 * FLOAT, machine()
     if needed > there:
         raise ValueError(
@@ -88,7 +98,7 @@ def check_moments(width: int) -> None:
 
 
 def check_fit(experiment) -> None:
-    """Refuses to fit a classifier to more images than fit."""
+    """Refuse to fit a classifier if the training images do not fit into memory."""
     check_whole_split(
         experiment,
         "A classifier fitted to",
@@ -98,12 +108,19 @@ def check_fit(experiment) -> None:
 
 
 def check_mixture(experiment) -> None:
-    """Refuses the mixture baseline for more images than fit."""
+    """Refuse the mixture baseline if the training images do not fit into memory."""
     check_whole_split(experiment, "The mixture of", "take --config.eval.mixture=False")
 
 
 def check_whole_split(experiment, what: str, advice: str) -> None:
-    """Refuses work on all training images at once, as floats and a copy of them."""
+    """Refuse work that needs all training images as float64, and one copy, if they do not fit.
+
+    Args:
+        what: beginning of the error sentence; `advice`: its end.
+
+    Raises:
+        ValueError: with the memory needed and the memory available.
+    """
     train = experiment.train
     needed, there = 2 * train.size * math.prod(train.shape) * FLOAT, machine()
     if needed > there:
@@ -114,7 +131,7 @@ def check_whole_split(experiment, what: str, advice: str) -> None:
 
 
 def distances_need(experiment, features: int, classes: int) -> tuple[int, int]:
-    """Bytes of all features and probabilities, and of moments, in a space of that width."""
+    """Bytes of features with probabilities, and bytes of moments, in a space of this width."""
     section = experiment.config.eval
     wanted = {METRICS[name].needs for name in section.metrics}
     wanted |= {MOMENTS} if section.statistics else set()
@@ -128,7 +145,7 @@ def distances_need(experiment, features: int, classes: int) -> tuple[int, int]:
 
 
 def mend(experiment) -> str:
-    """What to do without the weights of a network: pixels, if the machine has room for them."""
+    """Advice if the weights of a network are missing: pixels, if they fit into memory."""
     width = math.prod(experiment.shape)
     if sum(distances_need(experiment, width, 0)) <= machine():
         return "or compare pixels, with --config.eval.features=\"('pixels',)\""
@@ -140,12 +157,12 @@ def spaces_that_fit() -> str:
 
 
 def value_bytes(experiment) -> int:
-    """Bytes of one value of a sample, as samples are kept."""
+    """Bytes of one value of a stored sample: float32, or the integer type of its levels."""
     levels = experiment.scaler.levels
     return 4 if levels == 0 else 1 if levels <= 256 else 2
 
 
 def gib(size: float) -> str:
-    """In GiB, of which small numbers have a decimal."""
+    """Format bytes in GiB; numbers below 10 have one decimal."""
     value = size / GIB
     return f"{value:,.0f} GiB" if value >= 10 else f"{value:.1f} GiB"

@@ -1,7 +1,7 @@
-"""Finished batches of samples on disk: see `batches.py`. One npz file a batch.
+"""Finished batches of samples on disk, see `batches.py`: one npz file for each batch.
 
-Sample i depends on its number and not on how many there are, so a larger `eval.num_samples` goes on
-from the batches of a smaller one.
+Sample i depends on its number i, not on the number of samples. A run with a larger
+`eval.num_samples` therefore continues from the batches of a smaller one.
 """
 
 import hashlib
@@ -15,13 +15,14 @@ from evaluation.metrics.statistics import read
 from evaluation.store.batches import Store, hash_arrays, network_plan
 from whole_files import put_arrays
 
-# Arrays of a batch: numbers, samples in levels or as they are, evaluations, failure; each (B, ...).
+# Arrays of a batch, each (B, ...): numbers of the samples; samples in levels (continuous ones
+# unchanged); evaluations of the network; whether the sample failed.
 ARRAYS = ("index", "x", "nfe", "failed")
 Batch = dict[str, np.ndarray]
 
 
 def make_plan(experiment, params: Any, step: int | None) -> dict[str, Any]:
-    """All that a sample depends on besides its number, as JSON has it."""
+    """The plan: everything on which a sample depends besides its number, in types of JSON."""
     config, classes = experiment.config, experiment.classes
     plan = {
         "data": experiment.train.fingerprint,
@@ -45,11 +46,11 @@ class SampleStore(Store):
         return self.folder / f"batch_{batch:05d}.npz"
 
     def save(self, batch: int, arrays: Batch) -> None:
-        """Writes one batch, whole or not at all."""
+        """Write one batch, whole or not at all."""
         put_arrays(self.path(batch), plan=self.plan, digest=digest_of(arrays), **arrays)
 
     def load(self, batch: int, index: np.ndarray) -> Batch | None:
-        """The batch of the samples `index`; None where there is none that can be trusted."""
+        """Read the batch of the samples `index`; None if there is no valid file for them."""
         path = self.path(batch)
         if not path.exists():
             return None
@@ -62,7 +63,8 @@ class SampleStore(Store):
         if not arrays or plan != self.plan or said != digest_of(arrays):
             self.refuse(path)
             return None
-        # The last batch of fewer samples: it was whole then.
+        # The last batch of a run with fewer samples is shorter; it is valid, but not the batch
+        # `index`, and it is replaced without a message.
         return arrays if np.array_equal(arrays["index"], index) else None
 
 

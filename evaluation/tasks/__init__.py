@@ -1,1 +1,1 @@
-"""What is done with a trained model: one measurement, or one mode of the program, a file."""
+"""Measurements of a trained model and modes of the program, one a file."""

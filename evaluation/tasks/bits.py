@@ -1,4 +1,4 @@
-"""Bits per dimension over a whole data set: no example dropped, none counted twice."""
+"""Bits per dimension over a whole data set; every example counts exactly once."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +17,13 @@ from parallel.processes import each, is_lead
 class DataBits(NamedTuple):
     """Bits/dim of a data set.
 
-    `mean` and `stderr` over the `n` examples that have a value; `per_example` (size,), each the
-    mean over its passes, nan where none of them arrived; `probe_stderr`, the part of `stderr` that
-    more probes would take away (nan for a single probe); `nfe`, mean evaluations of the network for
-    an example in a pass; `failed`, likelihoods of an example in a pass that have no value.
+    Fields:
+        mean, stderr: mean over the `n` examples that have a value, and its standard error.
+        per_example: (size,), the mean over the passes of each example; nan if all passes failed.
+        probe_stderr: the part of `stderr` that comes from the random probes of the divergence and
+            falls with their number; nan for a single probe.
+        nfe: mean number of evaluations of the network for one example in one pass.
+        failed: number of failed likelihoods, over all examples and passes.
     """
 
     mean: float
@@ -43,20 +46,20 @@ def data_bits(
 ) -> DataBits:
     """Mean bits/dim over all examples of `source`, by a bound of `evaluation/tasks/bounds.py`.
 
-    Each of `eval.bpd_repeats` passes has fresh noise and fresh probes, which belong to the example
-    and the pass: the value of an example does not depend on its batch. The processes of a job
-    share the batches.
+    Each of `eval.bpd_repeats` passes has fresh noise and fresh probes. Their keys depend on the
+    example and the pass alone, so the value of an example does not depend on its batch. The
+    processes of a job share the batches.
 
     Args:
-        folder: where finished batches are kept and found again, see `store`. At the end the
-            values of the examples are written beside it, in a table of the same name.
+        folder: folder of finished batches, which are read again, see `evaluation/store`. At the end
+            a table with the values of all examples is written beside it, as `<folder>.csv`.
         step: of the checkpoint, for the plan.
         bound: a name in `BOUNDS`.
-        batch_bits: what `make_batch_bits` returns for it, made once for several checkpoints.
+        batch_bits: the result of `make_batch_bits` for this bound, to share among checkpoints.
 
     Raises:
-        ValueError: where the data are continuous, so that bits/dim does not exist, or where no
-            likelihood arrived.
+        ValueError: the data are continuous, so that bits/dim does not exist, or every likelihood
+            failed.
     """
     config, size = experiment.config, min(experiment.config.eval.batch_size, source.size)
     batch_bits = batch_bits or make_batch_bits(experiment, bound)
@@ -90,10 +93,10 @@ def data_bits(
 
 
 def over_passes(values: Rows) -> Rows:
-    """Columns `(passes, n)` to those of the table, `(n,)`; what failed has no part in them.
+    """Average columns `(passes, n)` over the passes that did not fail: columns `(n,)`.
 
-    `stderr` is that over passes, which holds the spread over probes, or for an example with one
-    value that over its probes.
+    `stderr` is the standard error over passes, which contains the spread over probes. An example
+    with a single value has the standard error over its probes.
     """
     kept = ~values["failed"]
     count = kept.sum(axis=0)
@@ -113,7 +116,7 @@ def over_passes(values: Rows) -> Rows:
 
 
 def over_examples(examples: Rows) -> DataBits:
-    """The summary of what `over_passes` returns; an example without a value has no part in it."""
+    """Summarise the columns of `over_passes`, without the examples that have no value."""
     kept = np.isfinite(examples["bits_per_dim"])
     bits, n = examples["bits_per_dim"][kept], int(kept.sum())
     return DataBits(

@@ -1,16 +1,16 @@
-"""Bounds of the code length of levels, in bits per dimension: what `data_bits` averages.
+"""Bounds on the code length of levels, in bits per dimension, which `data_bits` averages.
 
     name             of                          by
     "flow"           dequantised data at eps     log p of the flow ODE
-    "closed"         dequantised data            the same at eps, and the way from eps to the data
+    "closed"         dequantised data            the same at eps, and the step from eps to the data
     "elbo"           dequantised data            the variational bound of the reverse SDE, no solve
     "closed_levels"  the levels themselves       as "closed", with a decoder of levels
     "elbo_levels"    the levels themselves       as "elbo", with that decoder
 
-The first is the number of the literature. It takes dequantised data for a draw of the law at eps,
-which the next two do not (`likelihood/decoder.py`, `likelihood/elbo.py`). The last two are meant
-for a model that was trained on levels without noise, whose density at eps stands in peaks on them;
-of a smooth density a decoder of levels makes little.
+The literature reports "flow". It treats dequantised data as a draw of the law at eps; "closed" and
+"elbo" do not (`likelihood/decoder.py`, `likelihood/elbo.py`). The last two are meant for a model
+that was trained on levels without dequantisation noise, whose density at eps has peaks at the
+levels. For a smooth density they are loose.
 """
 
 import math
@@ -33,7 +33,7 @@ from likelihood import (
 from parallel.mesh import by_device
 from sde_lib import example_keys, fold_in, split
 
-# What they are called in the report.
+# Name of a bound to its label in the report.
 BOUNDS = {
     "flow": "uniform dequantisation",
     "closed": "gap at eps closed",
@@ -45,8 +45,8 @@ MORE_BOUNDS = tuple(name for name in BOUNDS if name != "flow")
 
 
 class Draw(NamedTuple):
-    """An estimate in nats, summed over dimensions, its standard error over probes or times,
-    evaluations of the network, and failure, each `(B,)`."""
+    """An estimate of log p in nats, summed over dimensions, with its standard error over probes or
+    times, the evaluations of the network, and whether it failed; each `(B,)`."""
 
     logp: Array
     stderr: Array
@@ -55,7 +55,7 @@ class Draw(NamedTuple):
 
 
 def bound_name(bound: str, k: int = 1) -> str:
-    """What bounds the code length, for the report."""
+    """The label of a bound in the report; `k` is `eval.bpd_samples`."""
     return BOUNDS[bound] if k == 1 else f"importance-weighted, k = {k}"
 
 
@@ -66,10 +66,13 @@ def noise_in_levels(experiment) -> float:
 
 
 def make_batch_bits(experiment, bound: str = "flow") -> Callable[..., tuple[Array, ...]]:
-    """`(params, repeat, raw, indices) -> bits, stderr over probes, nfe, failed`, each `(B,)`."""
+    """`(params, repeat, raw, indices) -> bits, stderr over probes, nfe, failed`, each `(B,)`.
+
+    `bits` and `stderr` are in bits per dimension; a failed example has `bits` nan.
+    """
     config, dims = experiment.config, int(np.prod(experiment.shape))
     draw = flow(experiment) if bound == "flow" else further(experiment, bound)
-    # A probability of levels has no volume.
+    # A probability of levels is no density, so the scaler's volume does not enter.
     log_volume = 0.0 if bound.endswith("levels") else experiment.bits_scaler.log_volume()
 
     def batch_bits(params, repeat, raw, indices):
@@ -89,8 +92,9 @@ def flow(experiment) -> Callable[..., Draw]:
 
         log P(u) >= E log (1/k) sum_j q(u + U_j).
 
-    All k have the same probes. The errors of their traces are then nearly the same too and pass
-    through the logarithm of the mean, which would otherwise pick out the luckiest of them.
+    All k share the same probes, so that the errors of their divergences are nearly equal and only
+    shift the logarithm of the mean. With independent probes the mean would favour the draw whose
+    error happens to be largest.
     """
     k = experiment.config.eval.bpd_samples
 
@@ -102,9 +106,10 @@ def flow(experiment) -> Callable[..., Draw]:
 
         several = jax.vmap(lambda j: fold_in(noise_keys, j))
         draws = several(jnp.arange(k)) if k > 1 else noise_keys[None]
-        # One after the other: the memory is that of one.
+        # Draws are computed one after another, in the memory of one.
         logps, errors, nfe, failed = jax.lax.map(one, draws)
-        # Errors that the draws have in common add up; the weights are the terms' shares.
+        # The errors of the draws are correlated, so they add linearly, weighted by the terms of the
+        # mean.
         stderr = jnp.sum(jax.nn.softmax(logps, axis=0) * errors, axis=0)
         logp = logsumexp(logps, axis=0) - jnp.log(k)
         return Draw(logp, stderr, jnp.sum(nfe, axis=0), jnp.any(failed, axis=0))
@@ -113,7 +118,10 @@ def flow(experiment) -> Callable[..., Draw]:
 
 
 def further(experiment, bound: str) -> Callable[..., Draw]:
-    """One draw of another bound. A model of dequantised levels has them in the middle of a bin."""
+    """The draw of a bound other than "flow".
+
+    For a model of dequantised data the value of a level is the middle of its bin.
+    """
     config, path, scaler = experiment.config, experiment.path, experiment.scaler
     eps, levels = config.likelihood.eps, bound.endswith("levels")
     values = scaler.affine(jnp.arange(scaler.levels) + (0.5 if scaler.dequantize else 0.0))

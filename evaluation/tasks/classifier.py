@@ -1,4 +1,4 @@
-"""How well a classifier of noisy states tells classes apart, noise level by noise level."""
+"""Accuracy of a classifier of noisy states, at several noise levels."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,13 +12,16 @@ from parallel.processes import each
 from sde_lib import example_keys, fold_in, split
 from sde_lib.classifier import log_prob
 
-# Noise levels sigma = c / a of the data, as far as the law reaches.
+# Noise levels sigma = c / a; levels outside the range of the law are left out.
 LEVELS = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 class AtLevel(NamedTuple):
-    """Over a split: the share of examples whose class is told right, its standard error, and the
-    mean of `-log p(class)` in nats, beside which `log(number of classes)` knows nothing."""
+    """Results over a split at one noise level.
+
+    `accuracy`: share of examples that are classified correctly; `stderr`: its standard error.
+    `cross_entropy`: mean of `-log p(class)` in nats; a uniform guess has `log(number of classes)`.
+    """
 
     sigma: float
     accuracy: float
@@ -27,7 +30,11 @@ class AtLevel(NamedTuple):
 
 
 def make_by_level(experiment, source, seed: int) -> Callable[[Any], list[AtLevel]]:
-    """`params ->` every example of `source` once at each level, with noise of its own."""
+    """`params -> [AtLevel]`, one for each noise level that the law reaches.
+
+    Every example of `source` is classified once at each level, with noise that depends on `seed`
+    and the number of the example. The processes of a job share the batches.
+    """
     path, size = experiment.path, min(experiment.config.eval.batch_size, source.size)
     ends = jnp.asarray([path.t0, path.t1])
     low, high = np.exp(-np.asarray(path.lam(ends)))

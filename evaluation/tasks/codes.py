@@ -1,8 +1,8 @@
-"""Codes of data examples, in batches, and files of them.
+"""Codes of data examples by the flow ODE, in batches, and files of codes.
 
-The flow is that of section `likelihood`: its solver, its tolerances, its eps. Data are dequantised
-as for bits/dim (`bits_scaler`, the noise of the first pass), by keys of the examples, so the code
-of example i belongs to `(eval.seed, i)` and the parameters, and not to its batch.
+The section `likelihood` of the config gives the solver, its tolerances and eps. Data are
+dequantised as for bits/dim (`bits_scaler`, the noise of the first pass), with keys of the examples.
+The code of example i therefore depends on `(eval.seed, i)` and the parameters, not on its batch.
 """
 
 import zipfile
@@ -21,19 +21,28 @@ from sde_lib import example_keys, fold_in, split
 
 
 def dequantised(experiment, raw: np.ndarray, indices: np.ndarray, seed: int | None = None):
-    """Raw examples (n, ...) of those numbers as the model sees them, with the noise that bits/dim
-    has in its first pass; `seed` of the noise, that of `eval` if not given."""
+    """Dequantise raw examples (n, ...) with the noise of the first pass of bits/dim.
+
+    Args:
+        indices: (n,), the numbers of the examples, on which the noise depends.
+        seed: of the noise; `eval.seed` if None.
+
+    Returns:
+        (n, ...) in units of the model.
+    """
     seed = experiment.config.eval.seed if seed is None else seed
     noise_keys, _ = split(fold_in(example_keys(seed, indices), 0), 2)
     return np.asarray(experiment.bits_scaler.to_model(noise_keys, jnp.asarray(raw)))
 
 
 def encode_data(experiment, params: Any, x: np.ndarray, *cond: np.ndarray) -> Latents:
-    """Codes of data (n, ...) as the model sees them: `z` (n, ...), `nfe` and `failed` (n,). `cond`
-    are the classes (n,) that the network is told, if any.
+    """Encode data (n, ...) in units of the model: `z` (n, ...), `nfe` and `failed` (n,).
+
+    Args:
+        cond: the classes (n,), for a network that is conditioned on classes.
 
     Raises:
-        ValueError: where every solve failed.
+        ValueError: every solve failed.
     """
     solver, eps = experiment.flow_solver, experiment.config.likelihood.eps
 
@@ -48,9 +57,10 @@ def encode_data(experiment, params: Any, x: np.ndarray, *cond: np.ndarray) -> La
 def decode_codes(
     experiment, params: Any, z: np.ndarray, denoise: bool = False, *cond: np.ndarray
 ) -> SampleResult:
-    """Data (n, ...) as the model sees them of codes (n, ...), the mean `nfe`, and `failed` (n,).
+    """Decode codes (n, ...) to data (n, ...) in units of the model, mean `nfe`, `failed` (n,).
 
-    A code that is not finite, as of a solve that failed, is not solved for: it fails, and x is nan.
+    A code that is not finite, from a failed solve, is not decoded: it counts as failed, and its x
+    is nan.
     """
     solver, eps = experiment.flow_solver, experiment.config.likelihood.eps
     there = np.isfinite(z).all(axis=tuple(range(1, z.ndim)))
@@ -67,15 +77,21 @@ def decode_codes(
 
 
 def in_batches(experiment, batch: Callable, params: Any, *arrays: np.ndarray) -> Any:
-    """`batch(params, *parts)` over parts of `sampling.batch_size` along the first axis, which the
-    processes of a job share, see `in_shares`."""
+    """Compute `batch(params, *parts)` over parts of `sampling.batch_size` along the first axis.
+
+    The processes of a job share the parts, see `in_shares`.
+    """
     size = min(experiment.config.sampling.batch_size, len(arrays[0]))
     run = by_device(batch, shared=1)
     return in_shares(lambda *parts: run(params, *parts), size, *arrays)
 
 
 def newest(workdir: Path, step: int) -> Path:
-    """The latest output of `--mode encode` of that checkpoint."""
+    """The latest file of `--mode encode` for the checkpoint `step`.
+
+    Raises:
+        ValueError: there is none.
+    """
     found = (workdir / "latents" / f"step_{step}").glob("*/latents_*.npz")
     by_age = sorted(found, key=lambda path: (path.stat().st_mtime_ns, str(path)))
     if not by_age:
@@ -87,7 +103,12 @@ def newest(workdir: Path, step: int) -> Path:
 
 
 def read_codes(file: Path, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """`z` (n, *shape), float32, and `indices` where they are there."""
+    """Read `z` (n, *shape), float32, and `indices` (n,) if the file has them.
+
+    Raises:
+        ValueError: the file is missing or no npz, or its arrays have other shapes or types, or a
+            code is not finite.
+    """
     if not file.is_file():
         raise ValueError(f"latents.file is {file}, which is no file; name one of --mode encode.")
     try:
@@ -114,10 +135,10 @@ def read_codes(file: Path, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
 
 
 def arrived(failed: np.ndarray, section) -> np.ndarray:
-    """Which solves reached their end; `section` is `likelihood` of the config.
+    """Return which solves did not fail; `section` is `likelihood` of the config.
 
     Raises:
-        ValueError: if none did; nothing is written then.
+        ValueError: every solve failed. Callers write nothing before this check.
     """
     if failed.all():
         raise ValueError(
@@ -127,7 +148,7 @@ def arrived(failed: np.ndarray, section) -> np.ndarray:
 
 
 def mend(section) -> str:
-    """What to try where every solve failed."""
+    """Advice for the case that every solve failed."""
     own = section[section.solver]
     if section.solver == "adams":
         return (

@@ -1,6 +1,6 @@
 """`--mode sample` with `edit.method`: images of a split, or pictures, edited several times each.
 
-What is drawn for image i comes from `example_keys(eval.seed, i)`: it does not depend on the batch.
+The noise for image i comes from `example_keys(eval.seed, i)` and does not depend on the batch.
 """
 
 import json
@@ -31,8 +31,10 @@ ROWS = 16
 
 
 class Edited(NamedTuple):
-    """In units of the model: `image` (n, ...), edits `x` (n, K, ...); the mean `nfe`, and the class
-    of each edit of an image, (K,), or None."""
+    """Images `image` (n, ...) and their edits `x` (n, K, ...), in units of the model.
+
+    `nfe` is the mean over edits; `labels` (K,) are the classes of the edits of an image, or None.
+    """
 
     image: np.ndarray
     x: np.ndarray
@@ -41,9 +43,9 @@ class Edited(NamedTuple):
 
 
 def edit(experiment, editing, params: Any, seeds: range) -> Edited:
-    """Edits the images of those numbers, `edit.samples` times each.
+    """Edit the images with the numbers `seeds`, `edit.samples` times each.
 
-    Under `guidance.label = -1` the edits of each image are of all classes in turn.
+    With `guidance.label = -1` the edits of an image go through the classes in turn.
     """
     section, classes = experiment.config.edit, experiment.classes
     keys = fold_in(example_keys(experiment.config.eval.seed, np.asarray(seeds)), 3)
@@ -74,14 +76,15 @@ def edit(experiment, editing, params: Any, seeds: range) -> Edited:
 def run_editing(
     editing, experiment, params: Any, workdir: Path, step: int, seeds: range
 ) -> dict[str, Any]:
-    """Writes `edited/step_<step>/<method>_<first>-<last>` as npz, png and json.
+    """Write `edited/step_<step>/<method>_<first>-<last>` as npz, png and json.
 
-    In the report, over levels in [0, 1]: `changed`, the RMS distance of an edit from its image
-    where it is edited, `changed_kept`, that where the image stays (None without a mask), and
-    `spread`, the standard deviation over the edits of an image where it is edited.
+    The report has three measures, of levels in [0, 1]: `changed`, the RMS difference between an
+    edit and its image where the image is edited; `changed_kept`, the RMS difference where the image
+    is kept (None without a mask); `spread`, the standard deviation over the edits of an image where
+    it is edited (None for a single edit).
 
     Raises:
-        ValueError: for numbers of images that are not there, or edits that are not finite.
+        ValueError: for numbers beyond the last image, or edits that are not finite.
     """
     section = experiment.config.edit
     found = edit(experiment, editing, params, seeds)

@@ -1,4 +1,4 @@
-"""`--mode eval`: every number and picture of a checkpoint, in `report.json` and `report.html`."""
+"""`--mode eval`: all figures and pictures of a checkpoint, in `report.json` and `report.html`."""
 
 import json
 import time
@@ -21,18 +21,19 @@ from whole_files import put
 
 
 def evaluate(experiment, *checkpoint) -> dict[str, Any]:
-    """The report of one checkpoint; see `make_evaluation`."""
+    """Return the report of one checkpoint; arguments, files and errors as in `make_evaluation`."""
     return make_evaluation(experiment)(*checkpoint)
 
 
 def make_evaluation(experiment) -> Callable[..., dict[str, Any]]:
     """`params, workdir, step, metrics, train_seconds -> report`, for several checkpoints.
 
-    Programs, reference features and the mixture are made at the first of them, once. Each call
-    evaluates averaged parameters and writes `report_<step>.json`, `report.json`, `report.html`.
+    Compiled programs, reference features and the mixture are made once, at the first checkpoint.
+    Each call evaluates `params`, which should be the averaged parameters, and writes
+    `report_<step>.json`, `report.json` and `report.html`.
 
     Raises:
-        ValueError, FileNotFoundError: as `Prepared`, before hours are spent.
+        ValueError, FileNotFoundError: as `Prepared`, before anything long is computed.
     """
     if experiment.levels is not None:
         held_out = make_held_out(experiment)
@@ -55,8 +56,8 @@ def report_of(
 ) -> dict[str, Any]:
     """The report of a score model.
 
-    `seconds.sample` is the time of drawing the samples, compilation included; `seconds.eval` that
-    of everything else here.
+    `seconds.sample` is the time of drawing the samples, with compilation. `seconds.eval` is the
+    time of everything else in this function.
     """
     experiment, config = prepared.experiment, prepared.experiment.config
     begin = time.perf_counter()
@@ -93,7 +94,7 @@ def report_of_classifier(
     metrics: list[dict],
     train_seconds: float,
 ) -> dict[str, Any]:
-    """The report of a classifier: its loss and its accuracy on the test split."""
+    """The report of a network that classifies: its loss and what `measured` returns."""
     begin = time.perf_counter()
     report = {
         **about(experiment, params, step),
@@ -107,13 +108,13 @@ def report_of_classifier(
 
 
 def write(experiment, workdir: Path, step: int, metrics: list[dict], report: dict) -> None:
-    """The report as JSON, twice, and as a page."""
+    """Write `report_<step>.json`, `report.json` and the page `report.html`, on the lead alone."""
     if not is_lead():
         return
     text = json.dumps(strict(report), indent=2, allow_nan=False) + "\n"
     put(workdir / f"report_{step}.json", text)
     put(workdir / "report.json", text)
-    # Those of this checkpoint: a picture of an earlier one may lie in the workdir too.
+    # Only pictures of this checkpoint; the workdir may hold pictures of earlier ones.
     pictures = {key: workdir / name for key, name in report.get("pictures", {}).items()}
     curve = [{**row, "loss": row.get("training_loss")} for row in metrics]
     page = {
@@ -131,7 +132,7 @@ def write(experiment, workdir: Path, step: int, metrics: list[dict], report: dic
 
 
 def strict(tree: Any) -> Any:
-    """The same with null for every nan and infinity, which JSON does not have."""
+    """Replace every nan and infinity by None, since JSON has neither."""
     if isinstance(tree, dict):
         return {key: strict(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):

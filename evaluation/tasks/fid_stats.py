@@ -15,7 +15,14 @@ from parallel.processes import each, is_lead
 
 
 def write_fid_stats(experiment, workdir: Path) -> list[Path]:
-    """Writes `stats/<data>_<space>.npz` with `mu`, `sigma`, `n`, `space` and the fingerprint."""
+    """Write `stats/<data>_<space>.npz` for each feature space, and return the paths.
+
+    Each file has `mu`, `sigma`, `n`, `space` and `fingerprint`. Only the lead of a job writes; the
+    other processes return an empty list.
+
+    Raises:
+        ValueError, FileNotFoundError: as `judges` and `check_moments`.
+    """
     folder = workdir / "stats"
     written = []
     chosen = judges(experiment)
@@ -33,7 +40,7 @@ def write_fid_stats(experiment, workdir: Path) -> list[Path]:
 
 
 def shared_stream(space: FeatureSpace, images: Images) -> Moments:
-    """Moments of all images, of which each process of a job streams every so-manieth batch."""
+    """Moments of all images; of P processes in a job, each streams every P-th batch."""
     processes = jax.process_count()
 
     def part(first: int) -> dict[str, np.ndarray]:

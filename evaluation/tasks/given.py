@@ -1,4 +1,4 @@
-"""Images that a run starts from: examples of a split, or pictures of the user's."""
+"""Images from which a run starts: examples of a split, or the user's pictures."""
 
 from pathlib import Path
 
@@ -11,16 +11,17 @@ from data.pictures import read_pictures
 
 
 def given_images(experiment, where: str, seeds: range, keys: jax.Array) -> jax.Array:
-    """Those of these numbers, (n, ...), in units of the model.
+    """Return the images with the numbers `seeds`, (n, ...), in units of the model.
 
     Args:
-        where: "train" or "test", or the path of a picture or a folder of them, in the order of
-            their names.
-        keys: (n,), for the dequantisation of examples. Pictures take the middle of their level, or
-            what lies between two levels of the data.
+        where: "train" or "test", or the path of a picture or of a folder of pictures, which are
+            numbered in the order of their names.
+        keys: (n,), for the dequantisation of examples. Pictures are not dequantised: a picture
+            takes the middle of its level, or a value between two levels of the data.
 
     Raises:
-        ValueError: for a path without pictures, data without levels, or a number beyond the last.
+        ValueError: for a path without pictures, pictures with continuous data, or a number beyond
+            the last image.
     """
     source = given_source(experiment, where)
     check_rows(seeds, where, source.size)
@@ -33,7 +34,11 @@ def given_images(experiment, where: str, seeds: range, keys: jax.Array) -> jax.A
 
 
 def given_source(experiment, where: str) -> Source:
-    """The split or the pictures themselves; they are refused here, and read by `given_images`."""
+    """The source of `given_images`: a split, or pictures.
+
+    Raises:
+        ValueError: for a path without pictures, or pictures with continuous data.
+    """
     if where in ("train", "test"):
         return {"test": experiment.test, "train": experiment.train}[where]
     if experiment.scaler.levels == 0:
@@ -45,8 +50,10 @@ def given_source(experiment, where: str) -> Source:
 
 
 def check_rows(seeds: range, where: str, size: int) -> None:
-    """Raises:
-    ValueError: for numbers that `where` does not have.
+    """Check that the numbers `seeds` are below `size`, the number of examples in `where`.
+
+    Raises:
+        ValueError: for numbers beyond the last example.
     """
     if seeds.stop > size:
         raise ValueError(

@@ -1,6 +1,6 @@
-"""What is made of codes (`codes.py`): `--mode encode`, `decode` and `interpolate`.
+"""The modes that work on codes (`codes.py`): `--mode encode`, `decode` and `interpolate`.
 
-All is written below `latents/step_<step>` of the workdir.
+All files are written to `latents/step_<step>` of the workdir.
 """
 
 import json
@@ -27,18 +27,18 @@ from parallel.processes import is_lead
 from samplers.around.interpolation import walk
 from whole_files import put, put_arrays
 
-SHOWN = 16  # examples in a figure, or walks
+SHOWN = 16  # examples or walks in a figure
 
 
 def run_encode(experiment, params: Any, workdir: Path, step: int, seeds: range) -> dict[str, Any]:
-    """Writes `<split>/latents_<first>-<last>.npz`, `.json` and, of images, `.png`.
+    """Write `<split>/latents_<first>-<last>.npz`, `.json` and, for images, `.png`.
 
-    The npz: `z` (n, ...) in units of the prior's std, `indices` (n,), `labels` where there are any,
-    `mean` and `variance` of z over the examples, and `split`, `step`. Failed solves are left out of
-    it. The png: examples, their codes from -3 (black) to 3, and what the codes decode to.
+    The npz has `z` (n, ...) in units of the prior's std, `indices` (n,), `labels` (n,) if the data
+    have any, `mean` and `variance` of z over the examples, `split` and `step`. Failed solves are
+    left out. The png shows the examples, their codes from -3 (black) to 3, and the decoded codes.
 
     Raises:
-        ValueError: for examples that the split does not have, or where every solve failed.
+        ValueError: for examples that the split does not have, or if every solve failed.
     """
     source, indices = examples(experiment, seeds)
     x = dequantised(experiment, source.fetch(indices), indices)
@@ -69,11 +69,11 @@ def run_encode(experiment, params: Any, workdir: Path, step: int, seeds: range) 
 
 
 def encode_report(experiment, codes, back, error: np.ndarray, arrays: dict) -> dict[str, Any]:
-    """The numbers of an encoding, beside what they are for codes from N(0, I) where that is known.
+    """The figures of an encoding, with their values for codes from N(0, I) where these are known.
 
-    `round_trip.rms` is in units of the model; `rms_levels` in levels of the data, null if they are
-    continuous. `norm` is the mean of `|z| / sqrt(D)`. `mean` and `variance` are those of each
-    dimension over the examples; in full they are in the npz.
+    `round_trip.rms` is in units of the model, `rms_levels` in levels of the data (None for
+    continuous data). `norm` is the mean of `|z| / sqrt(D)`. `mean` and `variance` summarise the
+    mean and the variance of each dimension over the examples; the npz has them in full.
     """
     z, scaler = arrays["z"], experiment.bits_scaler
     n, dims = len(z), z[0].size
@@ -100,13 +100,14 @@ def encode_report(experiment, codes, back, error: np.ndarray, arrays: dict) -> d
 
 
 def run_decode(experiment, params: Any, workdir: Path, step: int, seeds: range) -> dict[str, Any]:
-    """Decodes `latents.temperature` times the codes of a file, all of them whatever the seeds.
+    """Decode all codes of a file, multiplied by `latents.temperature`; `seeds` are ignored.
 
-    Writes `decoded_<file>_tau_<temperature>.npz` (`arr_0` as `--mode sample` has it, `indices` if
-    the file has them, `temperature`) and `.png`. Failed solves are left out.
+    The codes are those of `latents.file`, or of the latest `--mode encode` if it is empty. Writes
+    `decoded_<file>_tau_<temperature>.npz` (`arr_0` as in `--mode sample`, `indices` if the file has
+    them, `temperature`) and `.png`. Failed solves are left out.
 
     Raises:
-        ValueError: for a file that is not one of codes of this data, or where every solve failed.
+        ValueError: the file has no codes of these data, or every solve failed.
     """
     del seeds
     section = experiment.config.latents
@@ -129,14 +130,16 @@ def run_decode(experiment, params: Any, workdir: Path, step: int, seeds: range) 
 def run_interpolate(
     experiment, params: Any, workdir: Path, step: int, seeds: range
 ) -> dict[str, Any]:
-    """Walks from each example to the next, in codes by `latents.blend`, and decodes them.
+    """Interpolate from the code of each example to that of the next, and decode the nodes.
 
-    Writes `walk_<blend>_<first>-<last>.npz` and, of images, `.png` with a walk a row. The npz:
-    `arr_0` (pairs, nodes, ...) as `--mode sample` has it, `pairs` (pairs, 2) of example numbers,
-    `weights` (nodes,), `failed` (pairs, nodes), where `arr_0` means nothing.
+    `latents.blend` names the interpolation. Writes `walk_<blend>_<first>-<last>.npz` and, for
+    images, `.png` with a row for each pair. The npz has `arr_0` (pairs, nodes, ...) as in `--mode
+    sample`, `pairs` (pairs, 2) of example numbers, `weights` (nodes,) and `failed` (pairs, nodes);
+    `arr_0` has no meaning where a solve failed.
 
     Raises:
-        ValueError: for a single example, one that the split does not have, or failures throughout.
+        ValueError: for a single example, for examples that the split does not have, or if every
+            solve failed.
     """
     section = experiment.config.latents
     source, indices = examples(experiment, seeds)
@@ -148,7 +151,7 @@ def run_interpolate(
     codes = encode_data(experiment, params, dequantised(experiment, source.fetch(indices), indices))
     nodes = walk(section.blend, codes.z[:-1], codes.z[1:], section.nodes)
     z = np.swapaxes(np.asarray(nodes), 0, 1)  # (pairs, nodes, ...)
-    # A pair with an end that failed has no codes, and fails whole.
+    # If the encoding of one end failed, all nodes of the pair fail.
     result = decode_codes(experiment, params, z.reshape(-1, *experiment.shape), section.denoise)
     arrived(result.failed, experiment.config.likelihood)
     levels, unit = (v.reshape(z.shape) for v in to_levels(experiment.bits_scaler, result.x))
@@ -167,7 +170,11 @@ def run_interpolate(
 
 
 def examples(experiment, seeds: range) -> tuple[Source, np.ndarray]:
-    """The split that `latents.dataset` names, and the numbers wanted of it."""
+    """Return the split that `latents.dataset` names, and the numbers of the examples.
+
+    Raises:
+        ValueError: the split has fewer examples.
+    """
     name = experiment.config.latents.dataset
     source = {"test": experiment.test, "train": experiment.train}[name]
     if seeds.stop > source.size:
@@ -180,7 +187,7 @@ def examples(experiment, seeds: range) -> tuple[Source, np.ndarray]:
 
 
 def code_picture(z: np.ndarray) -> np.ndarray:
-    """Codes as grey values or colours: three standard deviations to either side of the middle."""
+    """Map codes from [-3, 3] standard deviations to grey values or colours in [0, 1]."""
     return (z + 3.0) / 6.0
 
 
@@ -189,7 +196,7 @@ def rms_of(values: np.ndarray) -> float:
 
 
 def write(experiment, folder: Path, stem: str, arrays: dict, unit, columns: int | None) -> None:
-    """The arrays, and a picture where the data are images; by the lead alone."""
+    """Write the arrays, and a picture if the data are images; on the lead alone."""
     if not is_lead():
         return
     folder.mkdir(parents=True, exist_ok=True)

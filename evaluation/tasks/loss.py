@@ -1,8 +1,8 @@
 """The training loss on held-out data, at times and noises that never change.
 
-Example i meets the same `DRAWS` pairs (t, z), or (level, z) where training knows levels only,
-whenever it is evaluated, so two numbers differ only by their parameters. Without dropout, with the
-weighting of the training loss.
+Example i always has the same `DRAWS` pairs (t, z), or (level, z) for training on discrete levels.
+Two losses therefore differ only because of their parameters. Dropout is off; the weighting is that
+of the training loss.
 """
 
 from collections.abc import Callable
@@ -29,13 +29,13 @@ DENOISING = denoising_loss.__kwdefaults__
 
 
 def make_eval_loss(experiment, most: int = 0) -> Callable[[Any], float]:
-    """`params -> mean loss over the test split`; nothing is dropped, the last batch is padded.
+    """`params -> mean loss over the test split`; the last batch is padded, no example is dropped.
 
     The processes of a job share the batches, with parameters on the devices of each.
 
     Args:
-        most: where the split has more examples, the mean is over so many of them, always the same,
-            chosen by a permutation of `config.seed`. 0 takes all.
+        most: the largest number of examples. If the split has more, the mean is over a fixed subset
+            of this size, chosen by a permutation that depends on `config.seed`. 0 takes all.
     """
     config, source = experiment.config, experiment.test
     numbers = chosen(source.size, most, config.seed)
@@ -43,7 +43,8 @@ def make_eval_loss(experiment, most: int = 0) -> Callable[[Any], float]:
 
     def losses_of(params, raw, indices, label):
         keys = example_keys(0, indices)
-        # One draw after the other, so that the network is compiled once and not eight times.
+        # Draws are computed one after another, so that the network is compiled once, not DRAWS
+        # times.
         losses = jax.lax.map(
             lambda k: example_losses(experiment, params, raw, fold_in(keys, k), k, label),
             jnp.arange(DRAWS),
@@ -66,14 +67,15 @@ def make_eval_loss(experiment, most: int = 0) -> Callable[[Any], float]:
 
 
 def chosen(size: int, most: int, seed: int) -> np.ndarray:
-    """The numbers of the examples, rising: all, or `most` of them; more of them hold the fewer."""
+    """The sorted numbers of all examples, or of `most` of them; a larger set contains a smaller."""
     return np.sort(permutation(seed, 0, size)[: most or size])
 
 
 def example_losses(experiment, params, raw, keys, k: jax.Array, label: jax.Array | None = None):
-    """`(B,)` losses with draw k of each example: its time lies in the k-th of DRAWS equal cells.
+    """Losses `(B,)` of draw k of each example, whose u lies in the k-th of DRAWS equal cells.
 
-    A network of classes is told them all; of a classifier it is minus the log of the true one.
+    `u` in [0, 1) determines the time or level. A network that is conditioned on classes gets the
+    label of every example. The loss of a classifier is `-log p(label)`, in nats.
     """
     config, path = experiment.config, experiment.path
     data_keys, time_keys, noise_keys = split(keys, 3)
@@ -87,7 +89,7 @@ def example_losses(experiment, params, raw, keys, k: jax.Array, label: jax.Array
     known = {} if label is None else {"label": label}
     apply = lambda x, cond: experiment.model.apply({"params": params}, x, cond, **known)
     meaning = config.prediction.to_dict()
-    # A loss of another kind is held out with what the denoising loss has in the place of its keys.
+    # A loss without some keys of the denoising loss is evaluated with the defaults of these keys.
     own = {**DENOISING, **config.loss.get(config.loss.name, {})}
     if not config.training.continuous:
         tables = make_tables(path, config.model.num_scales)

@@ -1,4 +1,4 @@
-"""How well a network tells noise levels, on the test split."""
+"""Accuracy of a network that estimates the noise level, on the test split."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,8 +13,8 @@ MOST = 1000  # examples
 
 
 class HeldOut(NamedTuple):
-    """Cross-entropy of the level in nats, that of a uniform guess, and the RMS error of log sigma
-    of the likeliest level."""
+    """Cross-entropy of the level in nats, the cross-entropy of a uniform guess, and the RMS error
+    of log sigma of the most probable level."""
 
     cross_entropy: float
     uniform: float
@@ -22,7 +22,10 @@ class HeldOut(NamedTuple):
 
 
 def make_held_out(experiment, rounds: int = 4) -> Callable[[Any], HeldOut]:
-    """`params ->` on up to 1000 examples, each at `rounds` levels, spread evenly over all."""
+    """`params -> HeldOut` over the first 1000 test examples at most.
+
+    Each example is seen at `rounds` levels, which together are spread evenly over all levels.
+    """
     levels, source = experiment.levels, experiment.test
     number, count = min(source.size, MOST), len(levels.t)
     raw = jnp.asarray(source.fetch(np.arange(number)))

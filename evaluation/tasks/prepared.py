@@ -1,7 +1,7 @@
-"""What an evaluation takes of an experiment and no checkpoint changes, each made once a process.
+"""The parts of an evaluation that do not depend on the checkpoint, each made once a process.
 
-Compiled programs, feature spaces with their networks, what the reference and real images score,
-and the mixture baseline.
+They are compiled programs, feature spaces with their networks, the metrics' statistics of the
+reference, the metrics of real images, and the mixture baseline.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,12 @@ from evaluation.tasks.sampling import drawing, make_trajectory, pictured
 
 
 class Prepared:
-    """All of it, each part made when first asked for; what can be refused is refused at once.
+    """The parts of an evaluation; each is made at its first use, errors are raised at once.
 
     Raises:
-        ValueError: where bits/dim is asked of continuous data, a feature space does not fit, or the
-            memory of the machine does not hold what is asked for.
-        FileNotFoundError: where the weights of a network or a file of statistics are missing.
+        ValueError: for bits/dim of continuous data, for a feature space that does not fit the data,
+            or if the evaluation needs more memory than the machine has.
+        FileNotFoundError: the weights of a network or a file of statistics are missing.
     """
 
     def __init__(self, experiment):
@@ -80,7 +80,7 @@ class Prepared:
 
     @cache  # noqa: B019
     def comparison(self, k: int) -> Comparison:
-        """The comparison by the k-th judge with the split that `eval.reference` names."""
+        """The comparison with the split `eval.reference` in the feature space of judge k."""
         section, judge = self.experiment.config.eval, self.judges[k]
         reference = of_source(self.split(section.reference))
         return compare_with(
@@ -89,8 +89,8 @@ class Prepared:
 
     @cache  # noqa: B019
     def beside(self, k: int, n: int) -> dict[str, Values]:
-        """What the k-th judge measures of n real images of the other split, or as many as there
-        are, and of n samples of the mixture, by their names."""
+        """Metrics in the feature space of judge k of n real images of the other split (or all, if
+        there are fewer), and of n samples of the mixture; by the names of the sets."""
         other = "train" if self.experiment.config.eval.reference == "test" else "test"
         images: dict[str, Images] = {other: of_source(self.split(other), n)}
         if self.mixture is not None:

@@ -1,8 +1,8 @@
-"""The states of a sampling run and what the network said of each, without asking it twice.
+"""The states of a sampling run and the denoiser's output at each, without further evaluations.
 
-Every method's step begins with an evaluation at its own state, whose `x0` is the denoiser's output
-there. It is kept as it passes, so a recorded run makes the same evaluations as a run without, and
-one more at its end.
+The step of a method begins with an evaluation of the network at its own state; the `x0` of this
+evaluation is the denoiser's output there. The recorder keeps it. A recorded run therefore makes the
+same evaluations as any other run, and one more at its end.
 """
 
 from typing import Any, NamedTuple
@@ -16,10 +16,10 @@ from sde_lib.prediction import PredictFn
 
 
 class Recording(NamedTuple):
-    """The nodes of a run, from noise to data, the end included.
+    """The nodes of a run of N steps, from noise to data, with its end.
 
-    `t` `(N + 1,)`, or `(N + 1, B)`; `x` and `x0` `(N + 1, B, ...)`, the state and the conditional
-    mean of the data given it; `nfe`, evaluations made for one sample.
+    `t` `(N + 1,)`, or `(N + 1, B)`; `x` `(N + 1, B, ...)`, the states; `x0` `(N + 1, B, ...)`, the
+    conditional means of the data given x; `nfe`, evaluations of the network for one sample.
     """
 
     t: Array
@@ -29,7 +29,7 @@ class Recording(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """A method's own memory, and the first evaluation of its last step."""
+    """The memory of the recorded method, and the first evaluation of its last step."""
 
     memory: Any
     t: Array
@@ -38,13 +38,13 @@ class _Seen(NamedTuple):
 
 
 def record(key: Array, predict: PredictFn, sampler: Sampler, x: Array, ts: Array) -> Recording:
-    """`sample`, with every node kept.
+    """Run `sample` and record every node.
 
-    A node is where the method evaluated the network first in a step: its state, or for a step that
-    begins by adding noise or by a corrector the state after that.
+    A node is the point of the first evaluation of a step. It is the state of the method; if the
+    step begins with added noise or a corrector, it is the state after that.
 
     Raises:
-        ValueError: for a method that evaluates the network nowhere but inside a loop of its own.
+        ValueError: for a method that evaluates the network only inside a loop of its own.
     """
     kept = lambda state: (state.memory.t, state.memory.x, state.memory.x0)
     result = sample(key, predict, recorder(sampler), x, ts, kept)
@@ -54,7 +54,7 @@ def record(key: Array, predict: PredictFn, sampler: Sampler, x: Array, ts: Array
 
 
 def recorder(sampler: Sampler) -> Sampler:
-    """The same method, whose memory holds the first evaluation of its last step besides its own."""
+    """The same method, whose memory also holds the first evaluation of its last step."""
 
     def init(x: Array, t: Array) -> State:
         state = sampler.init(x, t)
@@ -65,7 +65,7 @@ def recorder(sampler: Sampler) -> Sampler:
 
         def watched(x: Array, u: Array):
             prediction = predict(x, u)
-            # What a loop inside the step computes cannot leave it.
+            # Values that are traced inside a loop of the step cannot be used outside the loop.
             if not seen and jax.core.get_opaque_trace_state() == here:
                 seen.append((u, x, prediction.x0))
             return prediction

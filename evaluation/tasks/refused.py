@@ -1,4 +1,4 @@
-"""What no evaluation can be: refused when a run is built, long before one is made."""
+"""Checks of the section `eval`, made when a run is built, long before the evaluation."""
 
 from typing import Any
 
@@ -9,16 +9,17 @@ from evaluation.spaces.inception import RELEASES, RESIZES
 from evaluation.spaces.table import FEATURE_SPACES
 from evaluation.tasks.bounds import MORE_BOUNDS
 
-# Fewer samples have no moments in each of the blocks that the error bars are made of.
+# Standard errors come from 10 blocks of samples, and the moments of a block need two samples.
 FEWEST_SAMPLES = 20
 SPLITS = ("train", "test")
 
 
 def check_evaluation(section: Any, train: Source) -> None:
-    """Checks the section `eval` of a config, for the data of its run.
+    """Check the section `eval` of a config, for the training data of its run.
 
     Raises:
-        ValueError: for a name that is not known, or what these data do not allow.
+        ValueError: for an unknown name, too few samples, or a feature space that these data do not
+            allow.
     """
     named = {"bpd_dataset": SPLITS, "reference": SPLITS, "resize": RESIZES}
     several = {"bounds": MORE_BOUNDS, "features": FEATURE_SPACES, "metrics": METRICS}
@@ -35,7 +36,11 @@ def check_evaluation(section: Any, train: Source) -> None:
 
 
 def check_features(section: Any, train: Source) -> None:
-    """Refuses images that an Inception network does not take, and classes that are not there."""
+    """Refuse shapes that an Inception network does not take, and a classifier without labels.
+
+    Raises:
+        ValueError: in both cases.
+    """
     names, shape = [name for name in section.features if name in RELEASES], tuple(train.shape)
     if names and (len(shape) != 3 or shape[-1] not in (1, 3)):
         raise ValueError(

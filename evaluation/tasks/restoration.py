@@ -1,8 +1,8 @@
-"""`--mode sample` under measurements: of examples of a split, of pictures, or of a file; restored
-several times each.
+"""`--mode sample` with a measurement operator: measurements are restored several times each.
 
-The noise of the measurement of example i, and the draws of its restorations, come from
-`example_keys(eval.seed, i)`: they do not depend on the batch.
+The measurements are made of examples of a split or of pictures, or read from a file. The noise of
+the measurement of example i and the noise of its restorations come from `example_keys(eval.seed,
+i)` and do not depend on the batch.
 """
 
 import json
@@ -35,9 +35,11 @@ ROWS = 16
 
 
 class Restored(NamedTuple):
-    """In units of the model: `truth` (n, ...), None where it is unknown, measurements `y`
-    (n, *shape_out), restorations `x` (n, K, ...), nan where a solve failed; the mean `nfe`, and
-    `failed` (n, K)."""
+    """Measurements and their restorations, in units of the model.
+
+    `truth` (n, ...), None if unknown; `y` (n, *shape_out), the measurements; `x` (n, K, ...), the
+    restorations, nan where one failed; `nfe`, the mean over restorations; `failed` (n, K).
+    """
 
     truth: np.ndarray | None
     y: np.ndarray
@@ -47,8 +49,10 @@ class Restored(NamedTuple):
 
 
 def restore(experiment, restoration, params: Any, seeds: range) -> Restored:
-    """Measures and restores the examples of those numbers, `guidance.samples` times each; or
-    restores the rows of those numbers in a file of measurements."""
+    """Measure the examples with the numbers `seeds` and restore each `guidance.samples` times.
+
+    With `guidance.measurement` the rows `seeds` of that file are restored instead.
+    """
     section = experiment.config.guidance
     *measuring, own_keys = keys_of(experiment, np.asarray(seeds))
     if section.measurement:
@@ -59,26 +63,29 @@ def restore(experiment, restoration, params: Any, seeds: range) -> Restored:
 
 
 def keys_of(experiment, indices: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Keys `(n,)` of examples with these numbers: for their dequantisation, for the noise of their
-    measurement, for their restorations."""
+    """Keys of the examples with these numbers, `(n,)` each: for their dequantisation, for the noise
+    of their measurements, and for their restorations."""
     return split(fold_in(example_keys(experiment.config.eval.seed, indices), 2), 3)
 
 
 def restored(experiment, restoration, params: Any, keys: jax.Array, y) -> Restored:
-    """`guidance.samples` restorations of each measurement y `(n, *shape_out)`, keys `(n,)`; the
-    truth is left out."""
+    """`guidance.samples` restorations of each measurement y `(n, *shape_out)`, with keys `(n,)`.
+
+    `truth` of the result is None.
+    """
     n, k = len(y), experiment.config.guidance.samples
     make = one_by_one if restoration.together is None else together
     x, nfe, failed = make(experiment, restoration, params, keys, y)
     x = x.reshape(n, k, *experiment.shape)
-    # A guide that is too stiff for the steps ends in what is not finite.
+    # A guide that is too stiff for the step size ends in values that are not finite.
     failed = failed.reshape(n, k) | ~np.isfinite(x.reshape(n, k, -1)).all(axis=-1)
     x = np.where(failed.reshape(n, k, *(1,) * len(experiment.shape)), np.nan, x)
     return Restored(None, np.asarray(y), x, float(nfe.mean()), failed)
 
 
 def measured(experiment, operator: LinearOperator, seeds: range, data_keys, noise_keys):
-    """Examples of a split, or pictures, as the model sees them, and their measurements."""
+    """Return examples of a split, or pictures, (n, ...), and their measurements (n, *shape_out), in
+    units of the model."""
     section = experiment.config.guidance
     truth = given_images(experiment, section.dataset, seeds, data_keys)
     observe = jax.jit(lambda keys, x: measure(keys, operator, x, section.noise_std))
@@ -86,11 +93,11 @@ def measured(experiment, operator: LinearOperator, seeds: range, data_keys, nois
 
 
 def read_measurement(file: Path, operator: LinearOperator, seeds: range) -> np.ndarray:
-    """`y` of an npz file, the rows of those numbers, in units of the model.
+    """Read the rows `seeds` of the array `y` of an npz file, in units of the model, as float32.
 
     Raises:
-        ValueError: for a file that is not there or not such a one, or a y that is not finite or not
-            the operator's.
+        ValueError: the file is missing, no npz or without `y`; y has another shape than the
+            operator measures, too few rows, no floats, or values that are not finite.
     """
     if not file.is_file():
         raise ValueError(f"guidance.measurement is {file}, which is no file; name an npz with `y`.")
@@ -114,7 +121,7 @@ def read_measurement(file: Path, operator: LinearOperator, seeds: range) -> np.n
 
 
 def one_by_one(experiment, restoration, params: Any, keys: jax.Array, y: np.ndarray):
-    """Every restoration by itself: x (n K, ...), evaluations and failure (n K,)."""
+    """Make every restoration in a run of its own: x (n K, ...), `nfe` and `failed` (n K,)."""
     n, k = len(y), experiment.config.guidance.samples
     which = np.repeat(np.arange(n), k)
     draws = several(keys, k)
@@ -130,8 +137,10 @@ def one_by_one(experiment, restoration, params: Any, keys: jax.Array, y: np.ndar
 
 
 def together(experiment, restoration, params: Any, keys: jax.Array, y: np.ndarray):
-    """All restorations of an example by one run, example after example; the processes of a job
-    share the examples."""
+    """Make all restorations of an example in one run: x (n K, ...), `nfe` and `failed` (n K,).
+
+    The processes of a job share the examples.
+    """
     k = experiment.config.guidance.samples
     run = jax.jit(lambda params, key, y: restoration.together(key, experiment.predict(params), y))
 
@@ -147,10 +156,10 @@ def together(experiment, restoration, params: Any, keys: jax.Array, y: np.ndarra
 def run_restoration(
     restoration, experiment, params: Any, workdir: Path, step: int, seeds: range
 ) -> dict[str, Any]:
-    """Writes `restored/step_<step>/<method>_<operator>_<first>-<last>` as npz, png and json.
+    """Write `restored/step_<step>/<method>_<operator>_<first>-<last>` as npz, png and json.
 
     Raises:
-        ValueError: for numbers of examples that are not there, or where every restoration failed.
+        ValueError: for numbers beyond the last example, or if every restoration failed.
     """
     section = experiment.config.guidance
     found = restore(experiment, restoration, params, seeds)
@@ -184,7 +193,7 @@ def run_restoration(
 
 
 def restored_arrays(experiment, found: Restored) -> dict[str, np.ndarray]:
-    """What the npz holds: restorations in levels as `arr_0`, and the rest in units of the model."""
+    """The arrays of the npz: restorations in levels (`arr_0`); the others in units of the model."""
     mean, std = mean_and_std(found)
     levels = to_levels(experiment.scaler, np.nan_to_num(found.x))[0]
     arrays = {"arr_0": levels, "y": found.y, "mean": mean, "std": std, "failed": found.failed}
@@ -192,7 +201,10 @@ def restored_arrays(experiment, found: Restored) -> dict[str, np.ndarray]:
 
 
 def mean_and_std(found: Restored) -> tuple[np.ndarray, np.ndarray]:
-    """Over the restorations of an example that there are, (n, ...) each; nan where none is."""
+    """Mean and standard deviation over the restorations of an example that did not fail, (n, ...).
+
+    The mean is nan if all failed, the standard deviation if there are fewer than two.
+    """
     kept = ~found.failed.reshape(*found.failed.shape, *(1,) * (found.x.ndim - 2))
     count = kept.sum(axis=1)
     mean = np.nansum(found.x, axis=1) / np.where(count, count, np.nan)
@@ -201,15 +213,19 @@ def mean_and_std(found: Restored) -> tuple[np.ndarray, np.ndarray]:
 
 
 def scores(experiment, operator: LinearOperator, found: Restored, noise_std: float) -> dict:
-    """What the restorations are worth, over the examples that have any.
+    """Quality of the restorations, over the examples that have any.
 
-    `misfit`: RMS of `y - A x`, over `noise_std` where there is noise: 1 is as it should be.
-    `coverage`: share of values of the truth between the least and the largest of K restorations,
-    beside `expected_coverage`, `(K - 1) / (K + 1)`, that of draws of the posterior, over the values
-    that the measurement leaves open. `spread`: RMS error of the mean over that expected of it,
-    `std sqrt(1 + 1 / K)`; 1 where the restorations vary as much as they err. `psnr` of the mean and
-    of single ones, `ssim` of the mean: of levels in [0, 1], for images. Without a truth `misfit`
-    alone.
+    misfit: RMS of `y - A x`; divided by `noise_std` if there is noise, and then 1 is right.
+    coverage: share of values of the truth that lie between the smallest and the largest of K
+        restorations, over the values that the measurement does not determine.
+    expected_coverage: `(K - 1) / (K + 1)`, the coverage of draws of the posterior.
+    spread: RMS error of the mean, divided by its expected value `std sqrt(1 + 1 / K)`; 1 if the
+        restorations vary as much as they err.
+    psnr, psnr_of_samples, ssim: for images, of levels in [0, 1]: PSNR of the mean and of single
+        restorations, SSIM of the mean.
+
+    Without a truth there is `misfit` alone. `coverage` and `spread` need more than one restoration
+    of each measurement, none of them failed.
     """
     n, k = found.failed.shape
     mean, std = mean_and_std(found)
@@ -228,7 +244,10 @@ def scores(experiment, operator: LinearOperator, found: Restored, noise_std: flo
 
 
 def calibration(found: Restored, mean: np.ndarray, std: np.ndarray) -> dict:
-    """`coverage` and `spread`, None where the measurement leaves nothing open."""
+    """`coverage`, `expected_coverage` and `spread`, see `scores`.
+
+    `coverage` and `spread` are None if the measurement determines every value.
+    """
     k = found.x.shape[1]
     low, high = found.x.min(axis=1), found.x.max(axis=1)
     free = high - low > 1e-3 * np.std(found.truth)
@@ -241,15 +260,17 @@ def calibration(found: Restored, mean: np.ndarray, std: np.ndarray) -> dict:
 
 
 def likeness(experiment, found: Restored, mean: np.ndarray) -> dict:
-    """`psnr` and `ssim` of the mean, as it is and not rounded to levels; `psnr_of_samples`, None
-    where all are equal to the truth; `ssim`, None for images of a side below 3."""
+    """`psnr`, `psnr_of_samples` and `ssim`, see `scores`; the mean is not rounded to levels.
+
+    `psnr_of_samples` is None if all samples equal the truth, `ssim` for images with a side below 3.
+    """
     unit = lambda v: to_levels(experiment.scaler, v)[1]
     truth, kept = unit(found.truth), ~found.failed
     smooth = np.asarray(experiment.scaler.to_unit(jnp.asarray(mean)))
     some = np.flatnonzero(kept.any(axis=1))
     error = np.mean((unit(found.x[kept]) - truth[np.nonzero(kept)[0]]) ** 2)
     psnr = lambda i: peak_signal_noise_ratio(truth[i], smooth[i], data_range=1.0)
-    # The largest odd window up to 7 that fits; of a side below 3 there is none.
+    # The largest odd window up to 7 that fits; a side below 3 has none.
     window = min(7, (min(experiment.shape[:2]) - 1) // 2 * 2 + 1)
     options = {"data_range": 1.0, "channel_axis": -1, "win_size": window}
     ssim = lambda i: structural_similarity(truth[i], smooth[i], **options)
@@ -261,7 +282,8 @@ def likeness(experiment, found: Restored, mean: np.ndarray) -> dict:
 
 
 def picture(experiment, operator: LinearOperator, found: Restored, file: Path) -> None:
-    """A row for each example: truth, what the measurement says, mean, standard deviation, draws."""
+    """Write a row for each example: truth, measurement as an image, mean, standard deviation,
+    restorations."""
     rows = min(ROWS, len(found.y))
     mean, std = mean_and_std(found)
     unit = lambda v: np.asarray(experiment.scaler.to_unit(jnp.asarray(v[:rows])))
@@ -274,7 +296,10 @@ def picture(experiment, operator: LinearOperator, found: Restored, file: Path) -
 
 
 def seen(operator: LinearOperator, found: Restored) -> np.ndarray:
-    """The measurement as an image: its pseudo-inverse where there is an SVD, else its adjoint."""
+    """The measurement as an image: its pseudo-inverse if the operator has an SVD, else its adjoint.
+
+    Singular values below a thousandth of the largest are left out.
+    """
     y = jnp.asarray(found.y)
     if operator.svd is None:
         return np.asarray(operator.adjoint(y))

@@ -1,7 +1,7 @@
-"""Drawing samples by seed, and writing them down: `--mode sample`.
+"""Drawing and writing samples: `--mode sample`.
 
-Sample i is a function of `(eval.seed, i)` and the parameters: its start, and the noise of each of
-its steps, come from `example_keys(seed, i)`.
+Sample i is a function of `(eval.seed, i)` and the parameters: its start and the noise of all its
+steps come from `example_keys(seed, i)`.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,17 +25,19 @@ from whole_files import put_arrays
 
 
 def draw(experiment, params: Any, indices: Sequence[int], seed: int) -> SampleResult:
-    """Samples with the given numbers, in batches of `sampling.batch_size`, which the processes of a
-    job share.
+    """Draw the samples with the numbers `indices`, in batches of `sampling.batch_size`.
 
-    Returns model-scaled `x` (n, ...), the mean `nfe`, and `failed` (n,). The last batch is padded,
-    so one program serves all.
+    The processes of a job share the batches. The last batch is padded, so that one program serves
+    all batches.
+
+    Returns:
+        `x` (n, ...) in units of the model, the mean `nfe`, and `failed` (n,).
     """
     return make_draw(experiment, seed)(params, indices)
 
 
 def make_draw(experiment, seed: int) -> Callable[[Any, Sequence[int]], SampleResult]:
-    """`draw` as a function of parameters and numbers, for several calls with one program."""
+    """`draw` as a function `(params, indices)`, whose calls share one compiled program."""
     run, size = drawing(experiment, seed), experiment.config.sampling.batch_size
 
     def drawn(params: Any, indices: Sequence[int]) -> SampleResult:
@@ -57,7 +59,10 @@ def drawing(experiment, seed: int) -> Callable:
 
 
 def depend_on_each_other(section) -> bool:
-    """Whether the samples of a batch do: by a common step size, or as outputs of one chain."""
+    """Whether the samples of a batch depend on each other, by a common step size or one chain.
+
+    `section` is `sampling` of the config.
+    """
     corrects = section.method in ("pc", "score_sde") and section.corrector != "none"
     return (
         by_batch(section)
@@ -74,17 +79,20 @@ def by_batch(section) -> bool:
 def stored_samples(
     experiment, params: Any, folder: Path, step: int | None, n: int, run: Callable | None = None
 ) -> dict[str, np.ndarray]:
-    """Samples 0 to n - 1 of `eval.seed`: `index`, `x` (n, ...) in levels, or as they are where the
-    data are continuous, `nfe` and `failed`, where `x` means nothing.
+    """Samples 0 to n - 1 of `eval.seed`, from finished batches in `folder` as far as there are any.
 
-    Finished batches are kept in `folder` and found again there, see `batches.py`. The processes of
-    a job share the batches.
+    New batches are written to `folder`, see `evaluation/store/batches.py`. The processes of a job
+    share the batches.
 
     Args:
-        run: what `drawing` returns for `eval.seed`, made once for several checkpoints.
+        run: the result of `drawing` for `eval.seed`, to share among checkpoints.
+
+    Returns:
+        `index` (n,); `x` (n, ...) in levels, or in units of the model for continuous data; `nfe`
+        (n,); `failed` (n,). `x` of a failed sample has no meaning.
 
     Raises:
-        ValueError: where every sample failed.
+        ValueError: every sample failed.
     """
     config = experiment.config
     store = open_store(SampleStore, folder, make_plan(experiment, params, step))
@@ -105,9 +113,10 @@ def stored_samples(
 
 
 def in_parts(run: Callable, size: int, *arrays) -> list[np.ndarray]:
-    """`run(*parts)`, a tuple of arrays, over parts of that size along the first axis; each joined.
+    """Compute `run(*parts)` over parts of `size` rows of the arrays, and concatenate the results.
 
-    The last part is filled up with its own first entry, so one program serves all.
+    `run` returns a tuple of arrays. The last part is padded with its first row, so that one program
+    serves all parts.
     """
     found, count = [], len(arrays[0])
     for first in range(0, count, size):
@@ -119,7 +128,7 @@ def in_parts(run: Callable, size: int, *arrays) -> list[np.ndarray]:
 
 
 def in_shares(run: Callable, size: int, *arrays) -> list[np.ndarray]:
-    """The same, with the parts shared by the processes of a job."""
+    """The same as `in_parts`; the processes of a job share the parts."""
 
     def part(i: int) -> dict[str, np.ndarray]:
         rows = slice(i * size, (i + 1) * size)
@@ -131,21 +140,29 @@ def in_shares(run: Callable, size: int, *arrays) -> list[np.ndarray]:
 
 
 def arrays_of(result: SampleResult) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """`x`, `nfe` and `failed` of a batch, each with an entry for every sample; what is not finite
-    has failed, whatever the method."""
+    """`x`, `nfe` and `failed` of a batch, each with an entry for every sample.
+
+    A sample that is not finite counts as failed for every method.
+    """
     each = lambda v: jnp.broadcast_to(v, result.x.shape[:1])
     return result.x, each(result.nfe), each(result.failed) | ~finite(result.x)
 
 
 def own_parameters(experiment) -> Any:
-    """The parameters of the guide to classes; None where there is none, or it has none."""
+    """The parameters of the guide to classes; None without a guide, or for one without any."""
     return None if experiment.classes is None else experiment.classes.own
 
 
 def sample_batch(
     experiment, params: Any, seed: int, indices: jax.Array, own: Any = None, **kwargs
 ) -> SampleResult:
-    """One batch, a pure function of its arguments; `own` are the parameters of a guide."""
+    """Draw one batch of samples, as a pure function of the arguments.
+
+    Args:
+        indices: (B,), the numbers of the samples.
+        own: parameters of the guide to classes, see `own_parameters`.
+        kwargs: passed on to `experiment.sample`.
+    """
     start_keys, noise_keys = split(example_keys(seed, indices), 2)
     x = experiment.path.prior_sample(start_keys, (indices.shape[0], *experiment.shape))
     classes = experiment.classes
@@ -156,13 +173,15 @@ def sample_batch(
 
 
 def check_some(failed: np.ndarray, section) -> None:
-    """Raises:
-    ValueError: where every sample failed, with what to try; `section` is `sampling`.
+    """Check that some sample did not fail; `section` is `sampling` of the config.
+
+    Raises:
+        ValueError: every sample failed; the sentence says what to try.
     """
     if not failed.all():
         return
     own = section.get(section.method, {})
-    # What only methods that choose their own steps have.
+    # Only methods that choose their own step size have one of these keys.
     if {"max_steps", "batching"} & set(own):
         most = f"max_steps = {own.max_steps}" if "max_steps" in own else "max_steps"
         raise ValueError(
@@ -176,19 +195,20 @@ def check_some(failed: np.ndarray, section) -> None:
 
 
 def pictured(experiment) -> bool:
-    """Whether a sample can be shown: a grey or colour image whose range is known."""
+    """Whether a sample can be shown: it is a grey or colour image, and its range is known."""
     shape, levels = experiment.shape, experiment.scaler.levels
     return len(shape) == 3 and shape[-1] in (1, 3) and levels > 0
 
 
 def run_sampling(experiment, params: Any, workdir: Path, step: int, seeds: range) -> dict[str, Any]:
-    """Writes `samples_<first>-<last>.npz` (`arr_0` NHWC, `seeds`, under guidance to classes
-    `labels`) and `sample.png`.
+    """Write `samples_<first>-<last>.npz` and, for images, `sample.png` to `samples/step_<step>`.
 
-    `arr_0` is uint8 as the usual evaluators take it; digits of 17 levels keep their own levels.
+    The npz has `arr_0` NHWC, `seeds` (n,) and, with guidance to classes, `labels` (n,). `arr_0` is
+    uint8, which the usual evaluators expect; digits of 17 levels keep their own levels. Failed
+    samples are left out.
 
     Raises:
-        ValueError: where every sample failed; nothing is written then.
+        ValueError: every sample failed; nothing is written then.
     """
     result = draw(experiment, params, seeds, experiment.config.eval.seed)
     check_some(result.failed, experiment.config.sampling)
@@ -210,11 +230,10 @@ def run_sampling(experiment, params: Any, workdir: Path, step: int, seeds: range
 
 
 def make_trajectory(experiment, rows: int = 8, columns: int = 10) -> Callable[[Any, Path], None]:
-    """`params, path ->` a figure of samples on their way from noise to data, by the configured
-    fixed-step sampler.
+    """`params, path ->` writes a figure of samples on their way from noise to data.
 
-    Shows what is left of the noise at times evenly spread over the steps. Only the states that are
-    shown are kept, on the device too.
+    The samples come from the configured fixed-step sampler, at times spread evenly over its steps.
+    Only the states that are shown are kept, on the device too.
     """
     seed, numbers = experiment.config.eval.seed, jnp.arange(rows)
     kept = {"collect": lambda state: state.x, "frames": columns - 1}

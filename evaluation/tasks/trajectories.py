@@ -1,14 +1,14 @@
 """The geometry of sampling runs: how states and denoiser outputs move from noise to data.
 
-Chen et al. 2023 (arXiv 2305.19947). For any law the paths are looked at in `y = x / a` over
-`sigma = c / a`, where the flow ODE is `dy / dsigma = (y - D) / sigma` and all laws give one curve;
-in x the shrinking a of VP would bend them. The states `y_n` are the sampling trajectory, the
-outputs `D_n = D(y_n, sigma_n)` the denoising trajectory, and an Euler step is a blend of the two,
+Chen et al. 2023 (arXiv 2305.19947). The paths are `y = x / a` as functions of `sigma = c / a`. In
+these variables the flow ODE is `dy / dsigma = (y - D) / sigma`, and all laws give one curve; in x
+the decreasing a of VP would bend the paths. The states `y_n` are the sampling trajectory, the
+outputs `D_n = D(y_n, sigma_n)` the denoising trajectory. An Euler step is a weighted mean of both,
 
     y_{n-1} = (sigma_{n-1} / sigma_n) y_n + (1 - sigma_{n-1} / sigma_n) D_n.
 
-Everything here is NumPy in float64 on the host; only densities go through the device. A trajectory
-is `(T, B, D)`, T nodes from noise to data.
+All computations are NumPy in float64 on the host, except densities, which are computed on the
+device. A trajectory is `(T, B, D)`, with T nodes from noise to data.
 """
 
 from collections.abc import Callable
@@ -23,12 +23,12 @@ from evaluation.tasks.recording import Recording
 from exact.empirical import Points, posterior
 from sde_lib import EDM, AffinePath
 
-DIRECTIONS = 3  # principal directions reported; a path hardly leaves them
-STILL = 1e-5  # of the norm: a shorter step is rounding in float32 and has no direction
+DIRECTIONS = 3  # principal directions reported; they contain nearly all of a path's variance
+STILL = 1e-5  # of the norm: a shorter step is float32 rounding, and its direction means nothing
 
 
 class Trajectory(NamedTuple):
-    """`sigma` `(T,)`, falling; `y` and `d` `(T, B, D)`, states `x / a` and denoiser outputs."""
+    """`sigma` `(T,)`, decreasing; `y` `(T, B, D)`, states `x / a`; `d` `(T, B, D)`, outputs D."""
 
     sigma: np.ndarray
     y: np.ndarray
@@ -36,13 +36,16 @@ class Trajectory(NamedTuple):
 
 
 class Densities(NamedTuple):
-    """What the data set says of a trajectory, log densities in nats.
+    """Log densities (nats) of a trajectory under the data's kernel density, and nearest examples.
 
-    Each comparison is at one bandwidth, `sigma_n` of the node it starts from: densities at two
-    bandwidths have two normalisations. `logp` `(T, B)` is `log p_n(y_n)`; `step` `(T - 1, B)` is
-    `log p_n(y_{n+1}) - log p_n(y_n)`; `denoised` `(T, B)` is `log p_n(D_n) - log p_n(y_n)`.
-    `index` and `distance` `(T, B)` tell of the training example nearest to D_n, `state_distance`
-    of the one nearest to y_n.
+    p_n is the kernel density with bandwidth `sigma_n`. Densities are compared at one bandwidth, the
+    one of the first node, because their normalisation depends on the bandwidth.
+
+    logp: `(T, B)`, `log p_n(y_n)`.
+    step: `(T - 1, B)`, `log p_n(y_{n+1}) - log p_n(y_n)`.
+    denoised: `(T, B)`, `log p_n(D_n) - log p_n(y_n)`.
+    index, distance: `(T, B)`, number and distance of the training example nearest to D_n.
+    state_distance: `(T, B)`, distance of the training example nearest to y_n.
     """
 
     logp: np.ndarray
@@ -54,10 +57,10 @@ class Densities(NamedTuple):
 
 
 def trajectory(path: AffinePath, recording: Recording) -> Trajectory:
-    """A recorded run in `y = x / a` over `sigma = c / a`.
+    """Convert a recorded run to `y = x / a` over `sigma = c / a`.
 
     Raises:
-        ValueError: for a grid per example, whose nodes do not stand side by side.
+        ValueError: the examples of the run have grids of their own, `t` `(T, B)`.
     """
     if recording.t.ndim != 1:
         raise ValueError(
@@ -83,23 +86,24 @@ def deviation(y: np.ndarray) -> np.ndarray:
 
 
 def turning(y: np.ndarray) -> np.ndarray:
-    """Angle between one increment and the next in radians, `(T - 2, B)`; nan where one is nought.
+    """Angle between one increment and the next, in radians, `(T - 2, B)`.
 
-    Outputs that have settled still move in their last digits, at any angle.
+    The angle is nan if one of the two increments is shorter than STILL times the norm: outputs that
+    have converged still change in their last digits, in arbitrary directions.
     """
     steps, norms = np.diff(y, axis=0), np.linalg.norm(y, axis=-1, keepdims=True)
     lengths = np.linalg.norm(steps, axis=-1, keepdims=True)
     lengths[lengths <= STILL * np.maximum(norms[1:], norms[:-1])] = np.nan
     units = steps / lengths
-    # Right to rounding at small angles, where an arccos is not.
+    # This formula is accurate at small angles, where an arccos is not.
     difference, total = units[1:] - units[:-1], units[1:] + units[:-1]
     return 2.0 * np.arctan2(np.linalg.norm(difference, axis=-1), np.linalg.norm(total, axis=-1))
 
 
 def principal_shares(y: np.ndarray, directions: int = DIRECTIONS) -> np.ndarray:
-    """Share of a path's variance in its first principal directions, cumulative, `(directions, B)`.
+    """Cumulative share of a path's variance in its first principal directions, `(directions, B)`.
 
-    The variance over the nodes of one path, each node with the same weight.
+    The variance is over the nodes of one path, which have equal weights.
     """
     centred = np.moveaxis(y - y.mean(0), 1, 0)
     variances = np.linalg.svd(centred, compute_uv=False) ** 2
@@ -110,13 +114,13 @@ def principal_shares(y: np.ndarray, directions: int = DIRECTIONS) -> np.ndarray:
 def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
     """`2 E|x - y| - E|x - x'| - E|y - y'|` of two sets `(n, D)`, `(m, D)`, unbiased.
 
-    Szekely & Rizzo 2013; it is the squared MMD of the kernel `-|x - y|`.
+    Szekely & Rizzo 2013; equal to the squared MMD with the kernel `-|x - y|`.
     """
     return mmd_squared(x, y, lambda a, b: -cdist(a, b))[0]
 
 
 def densities(points: Points, path: Trajectory) -> Densities:
-    """Log densities and nearest examples of a trajectory under the data's kernel density."""
+    """Return `Densities` of a trajectory under the kernel density of `points`."""
     after = np.concatenate([path.y[1:], path.y[-1:]])
     rows = zip(path.sigma, path.y, after, path.d)
     found = (jax.device_get(_at_node(points, *row)) for row in rows)
@@ -126,22 +130,22 @@ def densities(points: Points, path: Trajectory) -> Densities:
 
 @jax.jit
 def _at_node(points: Points, sigma: float, y: np.ndarray, after: np.ndarray, d: np.ndarray):
-    """`Densities` of one node, `(B,)` each; `after` is the state of the next."""
+    """`Densities` of one node, `(B,)` each; `after` is the state of the next node."""
     here, there, mean = (posterior(EDM(), points, v, sigma) for v in (y, after, d))
     gains = there.logp - here.logp, mean.logp - here.logp
     return Densities(here.logp, *gains, mean.nearest, mean.distance, here.distance)
 
 
 def curves(path: Trajectory, points: Points | None = None) -> dict[str, np.ndarray]:
-    """Everything that is drawn over sigma, by name, each `(T, B)` or one or two nodes shorter.
+    """The curves over sigma that are drawn, by name; each `(T, B)` or one or two nodes shorter.
 
-    Names end in `state` for the sampling trajectory and in `denoised` for the denoising one. With
-    `points` the densities are among them, as `density_<field>`.
+    Names end in `state` for the sampling trajectory and in `denoised` for the denoising trajectory.
+    With `points` the fields of `Densities` are added, as `density_<field>`.
     """
     measures: dict[str, Callable] = {
         "deviation": lambda y: deviation(y) / np.maximum(chord(y), np.finfo(float).tiny),
         "norm": lambda y: np.linalg.norm(y, axis=-1),
-        # From the end of the run, for D_n too: what a jump to D_n would change.
+        # Distance to the end of the run; for D_n, the change of the result by a jump to D_n.
         "to_end": lambda y: np.linalg.norm(y - path.y[-1], axis=-1),
         "turning": turning,
     }
@@ -154,11 +158,11 @@ def curves(path: Trajectory, points: Points | None = None) -> dict[str, np.ndarr
 
 
 def summary(path: Trajectory, found: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The numbers of `curves`, for a report; means and medians are over the runs.
+    """The figures of a report from the result of `curves`; means and medians are over the runs.
 
-    `to_end` is the mean distance from the end of the run at every node: for `denoised` the price of
-    an ODE-Jump there. `falls` counts the moves that lower the density at their own bandwidth, of
-    which the optimal denoiser makes none.
+    `to_end` is the mean distance to the end of the run at every node; for `denoised` it is the
+    error of an ODE-Jump at that node. `falls` counts the moves that lower the density at their own
+    bandwidth; the optimal denoiser makes no such move.
     """
     result: dict[str, Any] = {"nodes": len(path.sigma), "runs": path.y.shape[1]}
     result["sigma"] = path.sigma.tolist()
