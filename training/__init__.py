@@ -1,4 +1,4 @@
-"""The training step, the loop around it, and what a run leaves on disk."""
+"""The training step, the training loop, and the files of a run."""
 
 from training.checkpoint import Checkpoints
 from training.loop import train

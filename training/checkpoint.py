@@ -1,8 +1,8 @@
-"""Checkpoints named by step, through orbax, with its four quiet failures made loud.
+"""Checkpoints named by step, through orbax, with errors for four cases in which orbax raises none.
 
-orbax accepts a relative directory and then writes nothing; it answers False, not an error, when a
-step exists already; without an abstract target it restores optimizer states as lists; and it reads
-data of which a bit has flipped. Each field of a state is therefore saved with its checksum.
+orbax accepts a relative directory and then writes nothing. It returns False, without an error, if
+the step exists already. Without an abstract target it restores optimizer states as lists. It reads
+data in which a bit has flipped; each field of a state is therefore saved with its checksum.
 """
 
 import dataclasses
@@ -17,16 +17,16 @@ from training.state import TrainState
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that is missing, damaged, or of another network. One sentence."""
+    """A checkpoint that is missing, damaged, or of another network."""
 
 
 class Damaged(CheckpointError):
-    """One that is there and cannot be read, or that holds other bits than were written."""
+    """A checkpoint that exists but cannot be read, or whose bits differ from those written."""
 
 
-# Characters that have a meaning in patterns of file names.
+# Characters with a meaning in glob patterns.
 PATTERN = "[]*?"
-# Words of errors that are of the reader or its machine, and say nothing of the checkpoint.
+# Words of errors that come from the reading process or its machine, not from the checkpoint.
 OF_THE_READER = (
     "Permission denied",
     "PERMISSION_DENIED",
@@ -38,7 +38,7 @@ OF_THE_READER = (
     "Too many open files",
     "codec can't",
 )
-# Names of the checksums in a checkpoint, and what they are; the newest kind first.
+# Field of a checkpoint that holds its checksums, to the function that computes them; newest first.
 MIXED = "mixed"
 CHECKSUMS = {MIXED: checksum, "checksum": plain_sum}
 
@@ -58,23 +58,23 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep or None, create=True, enable_async_checkpointing=True
         )
-        # With its handler named, the manager can tell the shapes of a step it has not restored yet.
+        # With an explicit handler the manager knows the shapes of a step before it restores it.
         self._manager = ocp.CheckpointManager(
             self.folder, options=options, item_handlers=ocp.PyTreeCheckpointHandler()
         )
 
     def steps(self) -> list[int]:
-        """Steps of the whole checkpoints, rising; half-written ones do not count."""
+        """The steps of the complete checkpoints, in increasing order."""
         return sorted(self._manager.all_steps())
 
     def latest(self) -> int | None:
         return self._manager.latest_step()
 
     def save(self, state: TrainState) -> None:
-        """Writes the state under its step, in the background.
+        """Write the state under its step, in the background.
 
         Raises:
-            CheckpointError: where nothing was written, or the one before could not be.
+            CheckpointError: nothing was written, or writing the previous checkpoint has failed.
         """
         step, item = int(state.step), fields_of(state)
         item[MIXED] = {name: checksum(value) for name, value in item.items()}
@@ -89,23 +89,24 @@ class Checkpoints:
             )
 
     def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
-        """The whole state of `step`, the latest if not given.
+        """Read the whole state of `step`, or of the latest checkpoint if `step` is None.
 
         Args:
             abstract: shapes, dtypes and shardings of every leaf.
 
         Raises:
-            Damaged: where it cannot be read, or is not what was written.
-            CheckpointError: where there is none, or it does not fit.
+            Damaged: the checkpoint cannot be read, or differs from what was written.
+            CheckpointError: there is no such checkpoint, its shapes are not those of `abstract`, or
+                an error of the reading machine prevents the read.
         """
         item = self._read(fields_of(abstract), abstract.params, "params", step)
         if not jax.dtypes.issubdtype(item["key"].dtype, jax.dtypes.prng_key):
-            # After a read that failed orbax may forget that these numbers are a key.
+            # After a failed read, orbax may return the key as plain numbers.
             item["key"] = jax.random.wrap_key_data(item["key"])
         return abstract.replace(**item)
 
     def set_aside(self, step: int) -> None:
-        """Moves a checkpoint out of the way, into `aside`."""
+        """Move a checkpoint into the folder `aside`."""
         place = self.aside / str(step)
         while place.exists():
             place = place.with_name(f"{place.name}_")
@@ -113,24 +114,31 @@ class Checkpoints:
         (self.folder / str(step)).rename(place)
 
     def look_again(self) -> None:
-        """Sees what others have written, moved or deleted."""
+        """Read the list of checkpoints again, as other processes may have changed it."""
         self._manager.reload()
 
     def restore_ema(self, abstract_params: Any, step: int | None = None) -> tuple[int, Any]:
-        """`(step, averaged parameters)` and nothing else of a checkpoint; errors as `restore`."""
+        """Read only the averaged parameters of a checkpoint: `(step, parameters)`.
+
+        Raises:
+            CheckpointError, Damaged: as `restore`.
+        """
         step = self._existing(step)
         item = {"ema_params": abstract_params}
         return step, self._read(item, abstract_params, "ema_params", step)["ema_params"]
 
     def _read(self, item: dict[str, Any], params: Any, name: str, step: int | None) -> Any:
-        """The fields in `item`, checked; `params` are compared first, with those under `name`."""
+        """Read the fields in `item` and check their checksums.
+
+        Shapes are compared before: those of `params` with the field `name` of the checkpoint.
+        """
         step = self._existing(step)
         try:
             saved = self._saved(step)
             self._check_shapes(params, saved[name], step)
             number = lambda dtype: jax.ShapeDtypeStruct((), dtype, sharding=sharding_of(params))
             item = {"step": number("int32"), **item}
-            # Those of earlier versions have another kind of checksums, or none.
+            # Checkpoints of earlier versions have another kind of checksum, or none.
             kind = next((kind for kind in CHECKSUMS if kind in saved), None)
             if kind is not None:
                 item = {**item, kind: dict.fromkeys(item, number("uint32"))}
@@ -172,7 +180,7 @@ class Checkpoints:
             ) from error
 
     def _existing(self, step: int | None) -> int:
-        """The step asked for, or the latest, if it is there."""
+        """Return `step`, or the latest step if it is None, after a check that it exists."""
         steps = self.steps()
         if not steps:
             raise CheckpointError(
@@ -186,12 +194,16 @@ class Checkpoints:
         return steps[-1] if step is None else step
 
     def _saved(self, step: int) -> dict[str, Any]:
-        """Shapes of all that is in a checkpoint, by field."""
+        """The shapes of all arrays in a checkpoint, by field."""
         saved = self._manager.item_metadata(step)
         return getattr(saved, "tree", saved)
 
     def _check_shapes(self, params: Any, saved: Any, step: int) -> None:
-        """Names the first parameter that differs, before orbax starts to read."""
+        """Refuse a checkpoint of another network before orbax reads it.
+
+        Raises:
+            CheckpointError: with the first parameter whose shape or dtype differs.
+        """
         there, here = _shapes(saved), _shapes(params)
         for path in sorted(there.keys() | here.keys()):
             if there.get(path) != here.get(path):
@@ -203,7 +215,7 @@ class Checkpoints:
                 )
 
     def _unwritten(self, error: Exception) -> CheckpointError:
-        """What a failure to write means."""
+        """The error for a failure to write, with the last complete checkpoint."""
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         whole = [step for step in self.steps() if (self.folder / str(step)).is_dir()]
         return CheckpointError(
@@ -213,10 +225,10 @@ class Checkpoints:
         )
 
     def wait(self) -> None:
-        """Returns once all is on disk.
+        """Wait until all checkpoints are on disk.
 
         Raises:
-            CheckpointError: where something went wrong in the background.
+            CheckpointError: writing in the background has failed.
         """
         try:
             self._manager.wait_until_finished()
@@ -228,20 +240,22 @@ class Checkpoints:
 
 
 def fields_of(state: TrainState) -> dict[str, Any]:
-    """A state as a dict, under the names that its fields have on disk. A run of one network has no
-    `others` there, as in versions before."""
+    """Return a state as a dict, with the names that its fields have on disk.
+
+    A run of one network has no field `others`, as in checkpoints of earlier versions.
+    """
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     return {name: value for name, value in fields.items() if name != "others" or value}
 
 
 def sharding_of(params: Any) -> Any:
-    """One for a number, on the devices of the parameters."""
+    """A replicated sharding for a scalar, on the devices of the parameters."""
     where = jax.tree.leaves(params)[0].sharding
     return jax.sharding.NamedSharding(where.mesh, jax.sharding.PartitionSpec())
 
 
 def _shapes(tree: Any) -> dict[str, str]:
-    """The shape of each leaf by its path, and its dtype where that is not float32."""
+    """The shape of each leaf by its path, with its dtype if it is not float32."""
     of = lambda dtype: "" if str(dtype) == "float32" else f" of {dtype}"
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
     named = lambda path: "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path)

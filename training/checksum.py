@@ -1,14 +1,14 @@
-"""A number that changes with a state, to know a checkpoint that was altered on disk.
+"""A checksum of a state, which detects a checkpoint that was altered on disk.
 
     sum_k sum_i mix( bits(x_ki) + golden (i + 1) + salt (k + 1) )    mod 2^32
 
-over the words i of the leaves k of a tree. `mix` is a bijection of 32 bits in which every bit of
-the result depends on every bit given, so damages of several words do not cancel but by chance, one
-in 2^32; a word that moves to another place changes the sum too. It is computed on the devices in
-integers, so it is exact and the same however the state is split.
+over the words i of the leaves k of a tree. `mix` is a bijection of 32-bit words in which every bit
+of the result depends on every bit of the argument. Changes of several words therefore cancel only
+by chance, with probability 2^-32; a word that moves to another place changes the sum too. The sum
+is computed on the devices in integers, so it is exact and does not depend on the sharding.
 
-`plain_sum` is that of checkpoints written before, which does not see an even number of flipped sign
-bits.
+`plain_sum` is the checksum of checkpoints of earlier versions. It does not detect an even number of
+flipped sign bits.
 """
 
 from typing import Any
@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-GOLDEN, SALT = 0x9E3779B9, 0x85EBCA77  # odd, so that multiples of them meet all words
+GOLDEN, SALT = 0x9E3779B9, 0x85EBCA77  # odd, so that their multiples run through all words
 
 
 @jax.jit
 def checksum(tree: Any) -> jax.Array:
-    """uint32, of all leaves of the tree in their order."""
+    """The checksum of all leaves of a tree in their order, uint32 ()."""
     sums = [leaf_sum(leaf, k) for k, leaf in enumerate(jax.tree.leaves(tree))]
     return sum(sums, jnp.uint32(0))
 
@@ -34,8 +34,10 @@ def leaf_sum(leaf: jax.Array, k: int) -> jax.Array:
 
 
 def mix(word: jax.Array) -> jax.Array:
-    """A bijection of uint32: xor with shifts of itself, and products with odd numbers. (Multipliers
-    of Wellons 2018, "lowbias32", found by search for the least bias.)"""
+    """A bijection of uint32: xor with its own shifts, and products with odd numbers.
+
+    The multipliers are those of Wellons 2018, "lowbias32", found by a search for the least bias.
+    """
     word = (word ^ (word >> 16)) * jnp.uint32(0x7FEB352D)
     word = (word ^ (word >> 15)) * jnp.uint32(0x846CA68B)
     return word ^ (word >> 16)
@@ -53,8 +55,10 @@ def plain_sum(tree: Any) -> jax.Array:
 
 
 def index_of(shape: tuple[int, ...]) -> jax.Array:
-    """The flat index of each element, uint32. By axis and not by a flat range, which a split array
-    would have to be gathered for."""
+    """The flat index of each element, uint32.
+
+    The index is built axis by axis. A reshaped flat range would have to gather a sharded array.
+    """
     index, stride = jnp.zeros(shape, jnp.uint32), 1
     for axis in reversed(range(len(shape))):
         index += lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
@@ -63,7 +67,7 @@ def index_of(shape: tuple[int, ...]) -> jax.Array:
 
 
 def bits_of(leaf: jax.Array) -> jax.Array:
-    """The bits of an array as uint32, one or two for each element."""
+    """The bits of an array as uint32, one or two words for each element."""
     leaf = jnp.asarray(leaf)
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)

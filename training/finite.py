@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: skipped, counted, and too many of them the end."""
+"""Steps whose loss or gradient is not finite: they are skipped and counted; many end the run."""
 
 from typing import Any
 
@@ -10,33 +10,38 @@ from training.state import TrainState
 
 
 class TrainingDiverged(RuntimeError):
-    """Losses or gradients that are not finite. Says the step and the times of its batch."""
+    """Too many losses or gradients that are not finite; the message has the step and its times."""
 
 
 class Watch:
-    """Reads the metrics of steps and keeps count of those that were skipped.
+    """Reader of the metrics of steps, which counts the skipped steps.
 
     Args:
-        most: so many in a row are passed over; one more ends the run.
+        most: the largest number of skipped steps in a row; one more ends the run.
     """
 
     def __init__(self, most: int):
         self._most, self._in_a_row = most, 0
 
     def read(self, pending: list[tuple[int, Any]]) -> dict[str, float]:
-        """Fetches gathered metrics, each with the number of its step, and averages them.
+        """Fetch the metrics of several steps from the device and average them.
 
-        Returns `training_loss` and `grad_norm` over the finite steps, where there are any, and
-        `skipped`, the number of the others, where there are any.
+        Args:
+            pending: (number of the first step, metrics) of each call of the step.
+
+        Returns:
+            `training_loss` and `grad_norm`, means over the finite steps, if there are any, with the
+            losses and gradient norms of other players by their names; `skipped`, the number of the
+            other steps, if there are any.
 
         Raises:
-            TrainingDiverged: naming the last step of a row that is too long.
+            TrainingDiverged: more than `most` steps in a row are not finite.
         """
         first = pending[0][0]
         fetched = jax.device_get([metrics for _, metrics in pending])
         join = lambda name: np.concatenate([np.atleast_1d(metrics[name]) for metrics in fetched])
         loss, norm = join("loss"), join("grad_norm")
-        # Of the main network, and of others that are trained beside it.
+        # Losses and gradient norms of the main network and of other players.
         watched = [name for name in fetched[0] if name.endswith(("loss", "grad_norm"))]
         values = {name: join(name) for name in watched}
         good = np.all([np.isfinite(value) for value in values.values()], axis=0)
@@ -47,7 +52,7 @@ class Watch:
                 raise TrainingDiverged(evidence(first + i, self._in_a_row, loss[i], norm[i], times))
         row = {} if good.all() else {"skipped": int(np.sum(~good))}
         if good.any():
-            # Of a player that does not move at every step, over the steps at which it did.
+            # The mean of another player is over the steps at which the player moved.
             turns = lambda name: join(f"{name.rsplit('_', 1)[0].removesuffix('_grad')}_turns")
             beside = [name for name in values if name not in ("loss", "grad_norm")]
             weights = {name: turns(name)[good] for name in beside}
@@ -75,10 +80,13 @@ def ordinal(n: int) -> str:
 
 
 def check_state(state: TrainState, done: int) -> None:
-    """A finite gradient can still make a parameter that is not, and only the next loss would tell.
+    """Check the parameters after `done` steps, before they are saved.
+
+    A finite gradient can make a parameter that is not finite, which otherwise only the next loss
+    would show.
 
     Raises:
-        TrainingDiverged: where a parameter, or its average, is not finite.
+        TrainingDiverged: a parameter, or its average, is not finite.
     """
     beside = [(each.params, each.ema_params) for each in state.others.values()]
     if not all_finite((state.params, state.ema_params, beside)):

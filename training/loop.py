@@ -1,4 +1,4 @@
-"""The loop: run the step, and every so often do something about it."""
+"""The training loop: steps, with logs, checkpoints and other periodic actions."""
 
 import contextlib
 import time
@@ -22,7 +22,10 @@ from training.stop import Stop, Stopped
 
 
 class Every(NamedTuple):
-    """`action(state)`, whose scalars are logged, after each multiple of `freq` steps; 0 never."""
+    """An action after each multiple of `freq` steps (0: never).
+
+    `action(state)` returns scalars, which are logged.
+    """
 
     freq: int
     action: Callable[[TrainState], dict[str, float]]
@@ -46,19 +49,25 @@ def train(
     stop: Stop | None = None,
     progress: bool = True,
 ) -> TrainState:
-    """Trains from `state.step` to exactly `n_iters` updates.
+    """Train from `state.step` to exactly `n_iters` updates.
 
-    Nothing leaves the device between logs: metrics are gathered there and read together. They are
-    read, and checked, before every checkpoint, so a checkpoint never holds a diverged state.
+    Metrics stay on the device between two logs, and are then fetched together. They are also
+    fetched and checked before every checkpoint, so a checkpoint never has a diverged state.
 
-    Whatever else goes wrong between two steps, such as a picture that cannot be read or an action,
-    leaves with a note, after a checkpoint of the step that was done (see `rescue`).
+    On any other error between two steps, such as an unreadable image or a failed action, the state
+    of the last step is saved, and the error is raised with a note (see `rescue`).
+
+    Args:
+        step: `(state, batch) -> (state, metrics)`, of `n_jitted_steps` updates.
+        actions: periodic actions, such as an evaluation loss or a picture of samples.
+        max_skipped: the largest number of steps in a row without a finite gradient.
+        stop: signals that ask for a checkpoint or the end of the run; None for none.
 
     Raises:
-        TrainingDiverged: as soon as the metrics of `max_skipped` + 1 steps in a row that are not
-            finite are read; the last checkpoint is a good one.
-        Stopped: after a checkpoint, where a signal asked for it.
-        JobError: on every process of a job, where a row or an action failed on one.
+        TrainingDiverged: `max_skipped` + 1 steps in a row are not finite, which is noticed when
+            their metrics are fetched; the last checkpoint is good.
+        Stopped: a signal asked for the end of the run; the state has been saved.
+        JobError: on every process of a job, if a row or an action failed on one of them.
     """
     done = kept = int(state.step)
     axis = 0 if n_jitted_steps == 1 else 1
@@ -131,7 +140,7 @@ def crossed(before: int, after: int, freq: int) -> bool:
 
 
 class Clock:
-    """Wall time and speed since it was last asked, and the share that went to waiting for data."""
+    """Wall time and speed since the last lap, and the share of time spent waiting for data."""
 
     def __init__(self, step: int):
         self._step, self._time, self._waited = step, time.perf_counter(), 0.0
@@ -143,7 +152,11 @@ class Clock:
         self._waited += time.perf_counter() - begin
 
     def lap(self, step: int | None = None) -> dict[str, float]:
-        """`seconds` since the last lap and, for a new step, `steps_per_second` and `data_share`."""
+        """Start a new lap; return `seconds` since the last one.
+
+        With the number of updates `step`, `steps_per_second` and `data_share`, the share of time
+        spent waiting for data, are added.
+        """
         now = time.perf_counter()
         seconds, self._time = now - self._time, now
         if step is None:

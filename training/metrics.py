@@ -1,21 +1,25 @@
-"""Where the numbers of a run go: `metrics.jsonl` and TensorBoard events, appended, never cut."""
+"""Logs of a run: `metrics.jsonl` and TensorBoard events; rows are appended and never removed."""
 
 import contextlib
 import json
 import time
 from pathlib import Path
 
-# Without the thread of its SummaryWriter, which would tell of a full disk after we have.
+# EventsWriter, not SummaryWriter, whose thread would report a full disk too late.
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 
 class MetricWriter:
-    """Writes scalars by step, on process 0 alone.
+    """Writer of scalars by step, on process 0 alone.
 
-    A resumed run appends. Rows of steps that a killed run had logged beyond its last checkpoint
-    stand twice then; `read_metrics` lets the later one win, and TensorBoard is told to purge them.
+    A resumed run appends. Steps that a killed run had logged after its last checkpoint then have
+    two rows: `read_metrics` takes the later one, and TensorBoard is told to purge the earlier ones.
+
+    Args:
+        start_step: the step from which the run is resumed; 0 for a new run.
+        active: whether this process writes.
     """
 
     def __init__(self, workdir: Path, start_step: int = 0, active: bool = True):
@@ -27,16 +31,16 @@ class MetricWriter:
                 log = SessionLog(status=SessionLog.START)
                 self._events.write_event(Event(step=start_step, session_log=log))
             path = workdir / "metrics.jsonl"
-            # A kill may have cut the last line short, and the next one must not go on from there.
+            # A killed run may have left an incomplete last line; the next row needs a new line.
             cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
             self._rows = path.open("a")
             self._rows.write("\n" * cut)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One row.
+        """Write one row of scalars.
 
         Raises:
-            OSError: where it cannot be written, in one sentence.
+            OSError: the row cannot be written.
         """
         if not self._active:
             return
@@ -52,7 +56,7 @@ class MetricWriter:
             ) from error
 
     def tell(self, step: int, **facts) -> None:
-        """A row of what is no scalar, and so not for TensorBoard."""
+        """Write a row of facts that are no scalars, to `metrics.jsonl` alone."""
         if self._active:
             self._put(step, facts)
 
@@ -62,22 +66,23 @@ class MetricWriter:
 
     def close(self) -> None:
         if self._active:
-            # What could not be written was said when it was to be, and is tried again here.
+            # Closing retries rows that could not be written; `write` has reported them already.
             for file in (self._rows, self._events):
                 with contextlib.suppress(OSError):
                     file.close()
 
 
 def event(step: int, values: dict[str, float]) -> Event:
-    """One row as TensorBoard reads it."""
+    """One row as an event of TensorBoard."""
     scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
     return Event(wall_time=time.time(), step=step, summary=Summary(value=scalars))
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """The rows by rising step; values that were logged again replace the earlier ones.
+    """Read the rows of `metrics.jsonl`, one for each step, in increasing order of the steps.
 
-    What is no row, such as a last line cut off by a kill, is passed over.
+    If a step was logged several times, later values replace earlier ones. Lines that are no rows,
+    such as an incomplete last line of a killed run, are skipped.
     """
     path, rows = Path(workdir) / "metrics.jsonl", {}
     for line in path.read_bytes().splitlines() if path.exists() else []:
@@ -92,5 +97,5 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
 
 
 def training_seconds(rows: list[dict[str, float]]) -> float:
-    """Wall time of a run from its rows, over all its restarts; time lost to kills is not in it."""
+    """Wall time of a run from its rows, over all restarts; steps lost to a kill do not count."""
     return sum(row.get("seconds", 0.0) + row.get("action_seconds", 0.0) for row in rows)

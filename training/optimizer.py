@@ -1,5 +1,7 @@
-"""Optimizers. `OPTIMIZERS` is the table of names for a config (`optim.optimizer`), whose section
-`optim` holds the keyword arguments of the one that is named."""
+"""Optimizers. `OPTIMIZERS` maps the names in a config (`optim.optimizer`) to constructors.
+
+The section `optim` has the keyword arguments of the chosen constructor.
+"""
 
 import jax
 import optax
@@ -20,20 +22,22 @@ def adam(
     grad_clip: float = 1.0,
     schedule: str = "constant",
 ) -> optax.GradientTransformation:
-    """Adam with linear warm-up, then constant or cosine; clipping by the global norm first.
+    """Adam with a linear warm-up, then a constant or cosine rate, and clipping by the global norm.
+
+    Gradients are clipped before they enter Adam.
 
     Args:
-        n_iters: updates of the run, at whose end the cosine is zero.
+        n_iters: number of updates of the run; the cosine schedule is zero at its end.
         lr: the learning rate after the warm-up.
         beta1, beta2, eps: of Adam.
-        weight_decay: decoupled, and multiplied by the learning rate as in the original; what is
-            never trained does not decay.
-        warmup: updates in which the rate rises from zero.
+        weight_decay: decoupled weight decay, multiplied by the learning rate as in the original;
+            parameters that are never trained do not decay.
+        warmup: number of updates in which the rate rises linearly from zero.
         grad_clip: the largest global norm of a gradient; 0 switches clipping off.
-        schedule: "constant", or "cosine", to zero at the end.
+        schedule: "constant", or "cosine", which falls to zero at the end of the run.
 
     Raises:
-        ValueError: for a number out of its range, or another schedule.
+        ValueError: for a number out of its range, or an unknown schedule.
     """
     positive(lr=lr, eps=eps)
     below_one(beta1=beta1, beta2=beta2)
@@ -55,8 +59,10 @@ def adam(
 
 
 def decay_trained(weight_decay: float) -> optax.GradientTransformation:
-    """`g + weight_decay p`, but g for what is `frozen`. The state is that of
-    `optax.add_decayed_weights` without a mask, as checkpoints have it."""
+    """`g + weight_decay p`; for `frozen` parameters g alone.
+
+    The optimizer state is that of `optax.add_decayed_weights` without a mask, as in checkpoints.
+    """
 
     def update(updates, state, params):
         add = lambda path, g, p: g if frozen(path, p) else g + weight_decay * p

@@ -1,4 +1,4 @@
-"""What a training step will take, told before the first one: work, memory, time to compile."""
+"""The cost of a training step, known before the first step: operations, memory, compile time."""
 
 import time
 from collections.abc import Callable
@@ -12,8 +12,9 @@ MIB = 2**20
 class Plan(NamedTuple):
     """The cost of one step on each device, as XLA counts it.
 
-    `gflop`: 10^9 floating-point operations; `state_mib`: parameters, average, moments and batch;
-    `besides_mib`: what it needs on the way; `seconds`: the compilation, or its finding in a cache.
+    `gflop`: 10^9 floating-point operations. `state_mib`: MiB of parameters, average, moments and
+    batch. `besides_mib`: MiB of temporary memory. `seconds`: time to compile the program, or to
+    load it from a cache.
     """
 
     gflop: float
@@ -31,7 +32,7 @@ class Plan(NamedTuple):
 def compile_step(
     step: Any, state: Any, batch: dict[str, jax.Array], *frozen: Any
 ) -> tuple[Callable, Plan]:
-    """The compiled program of a jitted step for arguments of these shapes, and its plan."""
+    """Compile a jitted step for arguments of these shapes; return the program and its plan."""
     begin = time.perf_counter()
     compiled = step.lower(state, batch, *frozen).compile()
     seconds = time.perf_counter() - begin

@@ -5,12 +5,15 @@ from typing import Any
 
 import jax
 
-# Steps before the trace begins: the first ones wait for buffers and caches.
+# Steps before the trace begins, since the first steps wait for buffers and caches.
 WARM = 5
 
 
 class Profiler:
-    """Traces `steps` steps of a run into `folder`; with 0 steps it does nothing."""
+    """A trace of `steps` steps of a run in `folder`, begun WARM steps after step `first`.
+
+    With 0 steps there is no trace.
+    """
 
     def __init__(self, folder: Path, steps: int, first: int):
         self._folder = str(folder)
@@ -18,7 +21,7 @@ class Profiler:
         self._running = False
 
     def before(self, step: int, pending: Any) -> None:
-        """To be called before each step, with what is still being computed."""
+        """Start or stop the trace; call it before each step, with the metrics still computed."""
         if self._running and step >= self._end:
             self.stop(pending)
         elif self._begin <= step < self._end and not self._running:
@@ -27,9 +30,9 @@ class Profiler:
             self._running = True
 
     def stop(self, pending: Any) -> None:
-        """Writes the trace, if one is being taken."""
+        """Write the trace, if one is running."""
         if self._running:
-            # The trace ends with the steps that were begun, not with their dispatch.
+            # Waits until the dispatched steps are computed, so that the trace contains them.
             jax.block_until_ready(pending)
             jax.profiler.stop_trace()
             self._running = False

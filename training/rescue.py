@@ -1,4 +1,4 @@
-"""What a run that an error ends leaves behind: a checkpoint of where it stood."""
+"""A checkpoint of the last step of a run that an error ends."""
 
 from collections.abc import Callable
 
@@ -11,15 +11,15 @@ from training.stop import Stopped
 
 
 def rescue(error: Exception, save: Callable[[], None], checkpoints: Checkpoints) -> None:
-    """Saves before `error` leaves the loop, and adds to it a note of what is saved.
+    """Save the state before `error` leaves the loop, and add a note on it to the error.
 
-    Not where the state cannot be trusted, or was saved already: a run that diverged, a checkpoint
-    that could not be written, a signal. In a job a state is saved by all processes or by none, so
-    only after an error that all of them know of, a `JobError`.
+    Nothing is saved if the run diverged, if a checkpoint could not be written, or if a signal ended
+    the run, which has saved its state already. In a job a state is saved by all processes or by
+    none; it is therefore saved only after a `JobError`, which all processes raise.
 
     Args:
-        save: brings the state on its way to the disk, if its step is not there yet. Refuses one
-            that is not finite.
+        save: starts writing the state, unless its step is on disk; refuses a state that is not
+            finite.
     """
     if isinstance(error, Stopped):
         return

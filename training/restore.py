@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and which an evaluation takes."""
+"""The checkpoint from which a run is resumed, and the checkpoints of an evaluation."""
 
 import time
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from training.workdir import trains
 
 
 def initial_or_latest(experiment, checkpoints: Checkpoints, mesh) -> TrainState:
-    """The state to start from, placed on the mesh."""
+    """Return the state of the latest checkpoint, or the initial state, placed on the mesh."""
     if checkpoints.latest() is None:
         make = lambda: initial(experiment)
         return jax.jit(make, out_shardings=state_shardings(jax.eval_shape(make), mesh))()
@@ -24,7 +24,7 @@ def initial_or_latest(experiment, checkpoints: Checkpoints, mesh) -> TrainState:
 
 def initial(experiment) -> TrainState:
     seed = experiment.config.seed
-    # Step n draws from fold_in(key, n): the number here is one that no run reaches.
+    # Step n draws from fold_in(key, n); no run reaches step 2**32 - 1.
     params = experiment.init_params(jax.random.fold_in(jax.random.key(seed), 2**32 - 1))
     others = {
         name: (init(jax.random.fold_in(jax.random.key(seed), 2**32 - 2 - i)), player.tx)
@@ -34,12 +34,12 @@ def initial(experiment) -> TrainState:
 
 
 def restore(experiment, checkpoints: Checkpoints, mesh) -> TrainState:
-    """The state of the latest checkpoint that is whole, placed on the mesh.
+    """Return the state of the latest intact checkpoint, placed on the mesh.
 
-    Those after it are moved aside, and said to be.
+    Damaged checkpoints after it are moved to the folder `damaged`, with a printed message.
 
     Raises:
-        CheckpointError: where there is none, none is whole, or it does not fit.
+        CheckpointError: there is no checkpoint, none is intact, or it is of another network.
     """
     like = abstract(lambda: initial(experiment), mesh)
     while True:
@@ -57,15 +57,16 @@ def restore(experiment, checkpoints: Checkpoints, mesh) -> TrainState:
 def restore_ema(
     experiment, workdir: Path, step: int | None = None, or_before: bool = False
 ) -> tuple[int, Any]:
-    """`(step, averaged parameters)` of a checkpoint, the latest that is whole if no step is given.
+    """Return `(step, averaged parameters)` of a checkpoint, by default of the latest intact one.
 
-    One that is not whole is said to be, and left where it is, as training may be under way.
+    A damaged checkpoint is reported, but not moved, since training may be running.
 
     Args:
-        or_before: take the last before `step` that is whole, if that one is not.
+        step: of the checkpoint; None for the latest intact one.
+        or_before: if the checkpoint of `step` is damaged, take the last intact one before it.
 
     Raises:
-        CheckpointError: as `Checkpoints` does, or where the workdir has none.
+        CheckpointError: the workdir has no checkpoint, and as `Checkpoints.restore_ema`.
     """
     if not (workdir / "checkpoints").is_dir():
         raise CheckpointError(
@@ -73,7 +74,7 @@ def restore_ema(
         )
     checkpoints = Checkpoints(workdir)
     try:
-        # Each process evaluates by itself, with its own devices.
+        # Each process evaluates on its own devices.
         params = abstract(lambda: experiment.init_params(jax.random.key(0)), local_mesh())
         return restore_whole_ema(checkpoints, params, step, or_before)
     finally:
@@ -83,7 +84,7 @@ def restore_ema(
 def restore_whole_ema(
     checkpoints: Checkpoints, params: Any, step: int | None, or_before: bool
 ) -> tuple[int, Any]:
-    """As `restore_ema`, of open checkpoints."""
+    """`restore_ema` for the open `checkpoints` of a workdir."""
     if step is not None and not or_before:
         return checkpoints.restore_ema(params, step)
     there = lambda: [s for s in checkpoints.steps() if step is None or s <= step]
@@ -95,7 +96,7 @@ def restore_whole_ema(
         except Damaged as error:
             checkpoints.look_again()
             if candidate not in checkpoints.steps():
-                # Training that keeps a few has deleted it just now, and has written another.
+                # Running training, which keeps only a few, has deleted it and written another.
                 candidates = there()
             elif not candidates:
                 raise
@@ -104,7 +105,7 @@ def restore_whole_ema(
 
 
 def saved_steps(workdir: Path) -> list[int]:
-    """The steps of which there are checkpoints, rising."""
+    """The steps of the checkpoints in a workdir, in increasing order."""
     if not (workdir / "checkpoints").is_dir():
         return []
     checkpoints = Checkpoints(workdir)
@@ -114,12 +115,14 @@ def saved_steps(workdir: Path) -> list[int]:
 
 
 def steps_to_evaluate(section, workdir: Path, step: int | None = None) -> list[int | None]:
-    """`step` if given; else the last checkpoint from `begin_ckpt` to `end_ckpt`, or all of them.
+    """Return the steps of the checkpoints to evaluate.
 
-    None stands for the latest, of which `restore_ema` says that it is not there.
+    They are `step`, if given; else the last checkpoint from `eval.begin_ckpt` to `eval.end_ckpt`,
+    or with `eval.all_ckpts` all of them. A workdir without checkpoints gives `[None]`, the latest
+    checkpoint, for which `restore_ema` raises the error.
 
     Raises:
-        CheckpointError: where none lies in that range.
+        CheckpointError: there are checkpoints, but none in that range.
     """
     if step is not None:
         return [step]
@@ -140,16 +143,16 @@ def steps_to_evaluate(section, workdir: Path, step: int | None = None) -> list[i
 def steps_as_they_come(
     section, workdir: Path, last: int, seconds: float = 10.0, patience: float = 600.0
 ) -> Iterator[int]:
-    """Each checkpoint from `begin_ckpt` to `end_ckpt` once, those to come awaited, until the last.
+    """Yield the steps of checkpoints from `begin_ckpt` to `end_ckpt`, and wait for those to come.
 
     Args:
-        last: the step at which training ends, which is the last one where `end_ckpt` is -1.
-        seconds: from one look to the next.
-        patience: seconds for which no run need train in the workdir, since it has not begun yet or
-            is being started again.
+        last: the step at which training ends; it is the end of the range if `end_ckpt` is -1.
+        seconds: time between two looks at the workdir.
+        patience: seconds to wait while no run trains in the workdir, because it has not begun yet
+            or is being restarted.
 
     Raises:
-        CheckpointError: where the range of steps is empty, or patience ends.
+        CheckpointError: the range of steps is empty, or no run has trained for `patience` seconds.
     """
     end = last if section.end_ckpt < 0 else min(section.end_ckpt, last)
     if section.begin_ckpt > end:
@@ -159,7 +162,7 @@ def steps_as_they_come(
         )
     done, idle = -1, 0.0
     while True:
-        # Asked before the look, as a run that ends in between has written its last one.
+        # Asked before the steps are listed: a run that ends in between has written its last one.
         training = agreed(trains(workdir))
         steps = agreed(saved_steps(workdir))
         new = [s for s in steps if max(section.begin_ckpt, done + 1) <= s <= end]

@@ -1,4 +1,4 @@
-"""`--mode train`: what surrounds the loop."""
+"""`--mode train`: the preparation of a training run."""
 
 import contextlib
 from collections.abc import Callable
@@ -38,24 +38,30 @@ from training.workdir import claim, held
 def run_training(
     experiment, workdir: Path, force_config: bool = False, profile_steps: int = 0
 ) -> TrainState:
-    """Trains to `training.n_iters`, from the latest checkpoint of the workdir if there is one.
+    """Train to `training.n_iters`, from the latest checkpoint of the workdir if there is one.
 
-    Some steps are traced into `<workdir>/profile` if `profile_steps` says how many.
+    The workdir is claimed (see `claim`) after all other checks of the config.
 
-    Claims the workdir (see `claim`) once nothing is left that could be refused.
+    Args:
+        force_config: continue in spite of another config or other data in the workdir.
+        profile_steps: number of steps that are traced into `<workdir>/profile`.
+
+    Raises:
+        ValueError: as `check_batch`, `check_steps_left`, `held`, `claim` and `check_data`.
+        CheckpointError, TrainingDiverged, Stopped: as `restore` and `train`.
     """
     config = experiment.config.training
     mesh = make_mesh(experiment.config.mesh.fsdp)
     check_batch(config.batch_size // config.accumulate, mesh, per_update(config))
     check_steps_left(workdir, config)
     with contextlib.ExitStack() as stack:
-        # Held before it is claimed: with --force_config a claim writes.
+        # The lock comes before the claim, because a claim with --force_config writes.
         on_lead(lambda: stack.enter_context(held(workdir)))
         config_of = {"config": experiment.settings, "read": experiment.stored}
         forced = on_lead(lambda: claim(workdir, force=force_config, training=True, **config_of))
         changed = on_lead(lambda: check_data(workdir, experiment.train, force_config))
         forced = (forced or []) + (changed or [])
-        # Entered before anything is compiled, in which a signal would be lost.
+        # Signals are handled from here on; one that arrives during compilation would be lost.
         stop = stack.enter_context(Stop())
         checkpoints = Checkpoints(workdir, config.keep_snapshots)
         stack.enter_context(contextlib.closing(checkpoints))
@@ -91,7 +97,7 @@ def run_training(
 
 
 def prepared_step(experiment, state: TrainState, loader: Loader, mesh) -> Callable:
-    """The compiled step, of which it is told what it takes."""
+    """Compile the step and print its cost."""
     config = experiment.config.training
     n, step = config.n_jitted_steps, int(state.step)
     print(
@@ -116,7 +122,11 @@ def prepared_step(experiment, state: TrainState, loader: Loader, mesh) -> Callab
 
 
 def check_steps_left(workdir: Path, config) -> None:
-    """Refuses a number of steps a call with which a resumed run would overshoot its end."""
+    """Refuse a `training.n_jitted_steps` with which a resumed run would overshoot its end.
+
+    Raises:
+        ValueError: the number of remaining steps is not a multiple of it.
+    """
     step = (saved_steps(workdir) or [0])[-1]
     left = config.n_iters - step
     if left > 0 and left % config.n_jitted_steps:
@@ -128,13 +138,16 @@ def check_steps_left(workdir: Path, config) -> None:
 
 
 def per_update(config) -> str:
-    """What the examples of a pass are called in a sentence."""
+    """The name of the number of examples in one pass, for an error sentence."""
     accumulated = f" over training.accumulate = {config.accumulate}"
     return "training.batch_size" + accumulated * (config.accumulate > 1)
 
 
 def periodic_actions(experiment, workdir: Path, mesh) -> tuple[Every, ...]:
-    """Evaluation loss of the averaged parameters, and a picture of samples at snapshots."""
+    """The periodic actions: evaluation loss and, at snapshots, a picture of samples.
+
+    Both use the averaged parameters.
+    """
     config = experiment.config
     eval_loss = make_eval_loss(experiment, config.eval.loss_examples)
     averaged = lambda state: localised(state.ema_params, mesh)

@@ -1,7 +1,7 @@
-"""The data are a part of a run: they are written down, and other ones are refused.
+"""The record of a run's training data; a run is not resumed with other data.
 
-"Bit for bit" holds for the same data alone, and a run that goes on with others has trained on
-neither.
+A resumed run repeats itself bit for bit only with the same data. A run that continues with other
+data has been trained on neither set alone.
 """
 
 import json
@@ -15,14 +15,19 @@ FILE = "data.json"
 
 
 def check_data(workdir: Path, train: Any, force: bool = False) -> list[str]:
-    """Compares the training data, a `Source`, with those that the run began with, which are written
-    to `<workdir>/data.json` at its first start.
+    """Compare the training data with those at the first start of the run, in `data.json`.
 
-    Returns the differences that were forced, a clause each; they are printed too, and the old file
-    stays, as `data.json.<n>`.
+    The first start writes `<workdir>/data.json`.
+
+    Args:
+        train: the training split, a `Source`.
+        force: accept other data; the old file is kept as `data.json.<n>`.
+
+    Returns:
+        The accepted differences, a clause each, which are printed too.
 
     Raises:
-        ValueError: for other data, with what differs.
+        ValueError: the data differ and `force` is false; the sentence has the differences.
     """
     path, now = workdir / FILE, train.identity
     before = read(path)
@@ -47,8 +52,7 @@ def check_data(workdir: Path, train: Any, force: bool = False) -> list[str]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What the file says; nothing where it is not there, as in workdirs of versions before, or is
-    damaged."""
+    """Read the record; empty if the file is damaged or missing (workdirs of older versions)."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

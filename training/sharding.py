@@ -1,4 +1,4 @@
-"""The training step as one compiled program over a mesh, on one device and on many."""
+"""The training step as one compiled program over a mesh of one or more devices."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from jax.sharding import Mesh
 from parallel.mesh import replicated, split_over_batch
 from training.step import StepFn
 
-# On CPUs XLA drops optimisation barriers before it fuses: rematerialised activations are then kept
-# all the same, and the gradients of residual blocks computed over and over. This keeps barriers.
+# On CPUs XLA removes optimisation barriers before fusion. Rematerialised activations then stay in
+# memory, and gradients of residual blocks are computed repeatedly. This option keeps the barriers.
 KEEP_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
@@ -20,12 +20,13 @@ def jit_step(
     shardings: Any = None,
     has_frozen: bool = False,
 ) -> Any:
-    """Compiles a step (or a scan of steps): state donated, batch split.
+    """Jit a step (or a scan of steps); the state is donated, the batch is split over the devices.
 
     Args:
-        shardings: of the leaves of the state; whole on every device if not given.
-        has_frozen: the step has a third argument, networks that are not trained, which lie whole on
-            every device.
+        n_jitted_steps: steps of one call; above 1 the batch axis is the second axis.
+        shardings: of the leaves of the state; None replicates the state on every device.
+        has_frozen: whether the step has a third argument, networks that are not trained, which are
+            replicated on every device.
     """
     batch_axis = 0 if n_jitted_steps == 1 else 1
     shardings = replicated(mesh) if shardings is None else shardings

@@ -1,4 +1,4 @@
-"""All that a run must remember to go on exactly where it stopped."""
+"""The state of a training run, from which it resumes exactly where it stopped."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from jax import Array
 
 @struct.dataclass
 class PlayerState:
-    """What a network in training consists of: parameters, their average, the optimizer's memory."""
+    """The state of one network in training: parameters, their average, the optimizer's state."""
 
     params: Any
     ema_params: Any
@@ -21,14 +21,14 @@ class PlayerState:
 
 @struct.dataclass
 class TrainState:
-    """One pytree, saved and restored as a whole.
+    """The state of a run, one pytree, saved and restored as a whole.
 
-    `step` counts updates made, int32. `key` never changes: the randomness of step n is
-    `fold_in(key, n)`, and the data of step n are a function of the seed and n, so neither needs a
-    place of its own here.
+    `step`, int32, is the number of updates so far. `key` never changes: the randomness of step n is
+    `fold_in(key, n)`, and the data of step n are a function of the seed and n. Neither is therefore
+    stored.
 
-    `params`, `ema_params` and `opt_state` are those of the network that is sampled from. `others`
-    are the further networks that are trained beside it, by name; most runs have none.
+    `params`, `ema_params` and `opt_state` belong to the network that is sampled from. `others` are
+    further networks that are trained with it, by name; most runs have none.
     """
 
     step: Array
@@ -40,7 +40,7 @@ class TrainState:
 
     @property
     def main(self) -> PlayerState:
-        """The network that is sampled from, in the shape that the others have."""
+        """The network that is sampled from, as a `PlayerState`."""
         return PlayerState(self.params, self.ema_params, self.opt_state)
 
 
@@ -50,7 +50,7 @@ def create_state(
     seed: int,
     others: Mapping[str, tuple[Any, optax.GradientTransformation]] | None = None,
 ) -> TrainState:
-    """The state before the first step; `others` are parameters and optimizer by name."""
+    """The state before the first step; `others` maps names to (parameters, optimizer)."""
     beside = {name: create_player(*each) for name, each in (others or {}).items()}
     main = create_player(params, tx)
     return TrainState(
@@ -64,7 +64,7 @@ def create_state(
 
 
 def create_player(params: Any, tx: optax.GradientTransformation) -> PlayerState:
-    # A copy: the step donates its argument, and a buffer cannot be donated twice.
+    # The average is a copy: the step donates the state, and a buffer cannot be donated twice.
     return PlayerState(params, jax.tree.map(jnp.copy, params), tx.init(params))
 
 

@@ -1,9 +1,9 @@
 """One optimizer update, as a pure function.
 
-Most runs train one network. Where several are trained in turn, such as a generator and its
-discriminator, each is a `Player` with a loss, an optimizer and an average of its own, and one step
-updates them one after the other. Networks that are not trained, such as a teacher, are an argument
-of the step, so their parameters are no constants of the program.
+Most runs train one network. If several networks are trained in turn, such as a generator and its
+discriminator, each is a `Player` with its own loss, optimizer and average, and one step updates
+them one after another. Networks that are not trained, such as a teacher, are an argument of the
+step, so that their parameters are not constants of the compiled program.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,13 +19,15 @@ from losses.denoising import LossFn
 from training.state import PlayerState, TrainState
 
 StepFn = Callable[..., tuple[TrainState, dict[str, Array]]]
-# What the network that is sampled from is called in the `others` of another player's loss.
+# The name of the network that is sampled from, in the `others` of another player's loss.
 MAIN = "main"
 
 
 class Player(NamedTuple):
-    """How a network is trained: its loss, its optimizer, the decay of its average, and at which
-    steps: those that are a multiple of `every`."""
+    """How a network is trained: its loss, its optimizer and the decay of its average.
+
+    The network is updated at the steps that are a multiple of `every`.
+    """
 
     loss: LossFn
     tx: optax.GradientTransformation
@@ -40,19 +42,20 @@ def make_train_step(
     accumulate: int = 1,
     others: Mapping[str, Player] | None = None,
 ) -> StepFn:
-    """`(state, batch, frozen={}) -> (state, metrics)`.
+    """Make the step, `(state, batch, frozen={}) -> (state, metrics)`.
 
-    The first three arguments are of the network that is sampled from. The key of step n is
-    `fold_in(state.key, n)`. Metrics are those of the loss plus `grad_norm`, the global norm before
-    clipping. Where either is not finite, nothing but the step changes. With `accumulate` above 1
-    the gradient is taken in so many passes, see `accumulated`.
+    The key of step n is `fold_in(state.key, n)`. Metrics are those of the loss and `grad_norm`, the
+    global norm of the gradient before clipping. If the loss or `grad_norm` is not finite, the step
+    is skipped: only `state.step` changes.
 
     Args:
-        others: further players, by name, which move after the main one in the order of the mapping;
-            player i, from 1, has the key `fold_in(key, 2**32 - i)`. Each loss is told the newest
-            parameters of all other players, the main one as `MAIN`, and those in `frozen`. Metrics
-            of theirs begin with `<name>_`; `<name>_turns` is 1 where the player moved. A step is
-            skipped as a whole, for all players.
+        loss, tx, ema_decay: of the network that is sampled from.
+        accumulate: number of passes in which the gradient is computed, see `accumulated`.
+        others: further players, by name. They move after the main player, in the order of the
+            mapping; player i, from 1, has the key `fold_in(key, 2**32 - i)`. Each loss gets the
+            newest parameters of all other players, the main one as `MAIN`, and those in `frozen`.
+            The names of their metrics begin with `<name>_`; `<name>_turns` is 1 at steps where the
+            player moved, else 0. A step is skipped for all players or for none.
     """
     main, others = Player(loss, tx, ema_decay), dict(others or {})
 
@@ -84,8 +87,10 @@ def make_train_step(
         return updated(state, after.pop(MAIN), after), metrics
 
     def move(player: Player, old: PlayerState, seen, n: Array, key: Array, batch):
-        """The player after its update, its metrics, and whether they are finite; if not, it is the
-        old one."""
+        """The player after its update, its metrics, and whether loss and gradient are finite.
+
+        If they are not finite, the player is unchanged.
+        """
         gradient = jax.grad(player.loss, has_aux=True)
         if accumulate > 1:
             gradient = accumulated(gradient, accumulate)
@@ -99,8 +104,8 @@ def make_train_step(
             average = ema_update(old.ema_params, params, n, player.ema_decay)
             return PlayerState(params, average, opt_state)
 
-        # A branch, not a choice leaf by leaf, which would copy the whole state: on CPUs that takes
-        # a fifth of the step of DDPM for CIFAR-10.
+        # `cond` and not `where` leaf by leaf, which would copy the whole state: on CPUs the copy
+        # takes a fifth of the step of DDPM for CIFAR-10.
         moved = jax.lax.cond(finite, update, lambda _, old: old, grads, old)
         return moved, metrics, finite
 
@@ -108,7 +113,7 @@ def make_train_step(
 
 
 def idle(turn: Callable, player: PlayerState) -> Callable:
-    """A turn that is passed over: nothing moves, nothing is computed, and metrics are zero."""
+    """The turn of a player that waits: the player is unchanged, and its metrics are zero."""
     _, metrics, _ = jax.eval_shape(turn)
     zeros = lambda: jax.tree.map(lambda v: jnp.zeros(v.shape, v.dtype), metrics)
     return lambda: (player, zeros(), jnp.asarray(True))
@@ -122,19 +127,21 @@ def updated(state: TrainState, main: PlayerState, others: dict[str, PlayerState]
 
 
 def accumulated(gradient: Callable, passes: int) -> Callable:
-    """The mean gradient over a batch in equal parts, one after the other: the memory is that of
-    one part. Part i has the key `fold_in(key, i)`, and every `passes`-th example from the i-th on.
+    """Compute the mean gradient over a batch in `passes` equal parts, one after another.
+
+    The memory is that of one part. Part i has the examples i, i + passes, i + 2 passes, ... and the
+    key `fold_in(key, i)`.
     """
 
     def mean(params, others, key, batch):
-        # Interleaved: so each device finds the examples of a part among its own.
+        # Parts are interleaved, so that each device has the examples of every part locally.
         parts = jax.tree.map(
             lambda v: jnp.moveaxis(v.reshape(-1, passes, *v.shape[1:]), 1, 0), batch
         )
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(passes))
 
         def add(total, part):
-            # Unrolled, parts would be computed side by side, and their memory would add up.
+            # Without the barrier XLA computes unrolled parts side by side, in the memory of all.
             total, part = jax.lax.optimization_barrier((total, part))
             grads, metrics = gradient(params, others, *part)
             return jax.tree.map(jnp.add, total, grads), metrics
@@ -144,7 +151,7 @@ def accumulated(gradient: Callable, passes: int) -> Callable:
         zeros = jax.tree.map(jnp.zeros_like, params)
         total, metrics = jax.lax.scan(add, zeros, (keys, parts), unroll=unroll)
         grads = jax.tree.map(lambda g: g / passes, total)
-        # A metric is a number for the part, or one for each example of it.
+        # A metric is a number for each part, or a number for each example of a part.
         whole = lambda v: jnp.mean(v) if v.ndim == 1 else v.reshape(-1)
         return grads, jax.tree.map(whole, metrics)
 
@@ -152,10 +159,11 @@ def accumulated(gradient: Callable, passes: int) -> Callable:
 
 
 def ema_update(ema: Any, params: Any, step: Array, decay: float) -> Any:
-    """Exponential moving average of the updated parameters, with a start that forgets the init.
+    """Exponential moving average of the parameters, which soon forgets the initialisation.
 
-    The rate after n updates is `min(decay, (1 + n) / (10 + n))`: with a constant 0.9999 the random
-    initialisation would still weigh 0.37 after 10,000 steps; so it has gone after a few dozen.
+    The rate after n updates is `min(decay, (1 + n) / (10 + n))`. With a constant rate of 0.9999 the
+    random initialisation would still have the weight 0.37 after 10,000 steps; with this rate its
+    weight vanishes after a few dozen steps.
     """
     n = step.astype(jnp.float32)
     rate = jnp.minimum(decay, (1.0 + n) / (10.0 + n))
@@ -166,7 +174,7 @@ def scan_steps(step: StepFn, n: int) -> StepFn:
     """n steps in one call; batch and metrics have a leading axis n. For n = 1, the step itself.
 
     A scan saves the dispatch of short steps on accelerators. On CPUs the gradient of a convolution
-    inside a loop is many times slower than outside, so there n stays 1 (`benchmarks/README.md`).
+    is many times slower inside a loop than outside, so n should be 1 (`benchmarks/README.md`).
     """
     if n == 1:
         return step

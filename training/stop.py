@@ -1,4 +1,4 @@
-"""Signals that ask a run to save: and then to end, or to go on."""
+"""Signals that ask a run to save its state, and then to end or to continue."""
 
 import os
 import signal
@@ -9,15 +9,15 @@ from jax.experimental import multihost_utils
 
 from parallel.processes import share
 
-# 128 and the number of the signal, as shells count. Schedulers start a job that ended so again,
-# where they take a status below 128 for an error of the program.
+# 128 plus the number of the signal, as in shells. Schedulers restart a job with such a status, and
+# take a status below 128 for an error of the program.
 STATUS = {number: 128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-# Schedulers send it some time before they end a job (Slurm: `--signal=USR1@120`).
+# Schedulers send this signal some time before they end a job (Slurm: `--signal=USR1@120`).
 SAVE = signal.SIGUSR1
 
 
 class Stopped(Exception):
-    """A run that was asked to end, and has saved where it stood. `status` is what to exit with."""
+    """A run was asked to end and has saved its state; `status` is the exit status."""
 
     def __init__(self, step: int, number: int):
         super().__init__(
@@ -28,13 +28,15 @@ class Stopped(Exception):
 
 
 class Stop:
-    """While it is entered, the first SIGTERM, Ctrl-C or SIGHUP (a terminal that closes) is noted,
-    and a second one ends the program. SIGUSR1 asks for a checkpoint, after which the run goes on.
+    """A context in which signals ask a run to save.
 
-    The processes of a job stop at the same step, whichever of them was told by whichever signal.
-    There jax itself listens for SIGTERM, and lets the processes agree on a step that none of them
-    has passed; Ctrl-C and SIGHUP are passed on to it as one. A SIGUSR1 is passed over there, since
-    a job saves with all its processes or not at all.
+    The first SIGTERM, Ctrl-C or SIGHUP (a terminal that closes) is noted, and a second one ends the
+    program at once. SIGUSR1 asks for a checkpoint, after which the run continues.
+
+    All processes of a job stop at the same step, whichever of them got a signal. In a job jax
+    itself handles SIGTERM and makes the processes agree on a step that none of them has passed;
+    Ctrl-C and SIGHUP are passed on to jax as SIGTERM. SIGUSR1 is ignored in a job, since a state is
+    saved by all processes or by none.
     """
 
     def __init__(self):
@@ -47,14 +49,15 @@ class Stop:
         for number in (*STATUS, SAVE):
             if number == signal.SIGTERM and jax.process_count() > 1:
                 continue
-            # Under `nohup` the terminal may close.
+            # Under `nohup` SIGHUP is ignored, and stays so: the terminal may close.
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue
             try:
                 handler = self._note_save if number == SAVE else self._note
                 self._before[number] = signal.signal(number, handler)
             except ValueError:
-                # Only the main thread may set handlers; its caller stops a run in another thread.
+                # Only the main thread may set handlers. In another thread the caller must stop a
+                # run by other means.
                 break
         return self
 
@@ -73,15 +76,16 @@ class Stop:
         self._save = jax.process_count() == 1
 
     def save_asked(self) -> bool:
-        """Whether a checkpoint was asked for since this was asked last."""
+        """Whether a checkpoint was asked for since the last call."""
         asked, self._save = self._save, False
         return asked
 
     def asked(self) -> bool:
-        """Whether the run is to end now; to be asked as often by every process of a job."""
+        """Whether the run should end now; every process of a job must call it equally often."""
         if jax.process_count() == 1:
             return self.number is not None
-        # Questions are counted and not steps, which may go by in blocks: the one agreed on is met.
+        # Calls are counted, not steps, since one call may follow several steps: the count that the
+        # processes agree on is then always reached.
         self._asked += 1
         if not multihost_utils.reached_preemption_sync_point(self._asked):
             return False

@@ -1,4 +1,4 @@
-"""A workdir belongs to one config: it is written there, and another one is refused."""
+"""The config of a workdir, which is written to it; a run with another config is refused."""
 
 import contextlib
 import errno
@@ -18,11 +18,11 @@ from flax.traverse_util import flatten_dict
 
 from whole_files import put
 
-# What the parameters mean, and what training them depends on. Sampling, likelihood and evaluation
-# are free to change from run to run.
+# MEANING: sections that determine what the parameters mean. TRAINING: sections that determine how
+# they are trained. Sampling, likelihood and evaluation may change from run to run.
 MEANING = ("sde", "model", "prediction", "data")
 TRAINING = (*MEANING, "seed", "loss", "optim", "training")
-# Moves no number, or none that was trained.
+# Keys that do not change the trained parameters.
 FREE = {
     "data.path",
     "training.eval_freq",
@@ -33,9 +33,9 @@ FREE = {
     "training.snapshot_freq",
     "training.snapshot_sampling",
 }
-# What network file systems without locks answer.
+# Errors of network file systems that have no locks.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-# Keys that came later, with the value that says what was done before them.
+# Keys of later versions, with the value that stands for the behaviour of earlier versions.
 SINCE = {"training.accumulate": 1}
 
 
@@ -47,20 +47,22 @@ def claim(
     training: bool,
     read: Callable[[Path], dict[str, Any]] | None = None,
 ) -> list[str]:
-    """Checks that the workdir is of this config; for a training run, writes `config.json`.
-
-    Returns the differences that were forced, a clause each; they are printed too.
+    """Check that the workdir belongs to this config; for a training run, write `config.json`.
 
     Args:
         config: the resolved config, a `ConfigDict`.
-        force: go on in spite of differences. The old file stays, as `config.json.<n>`.
-        training: compare all that training depends on, not only what the parameters mean.
-        read: reads the `config.json` that is there, in which keys may have older names; by default
-            `read_config`, which leaves them.
+        force: accept differences; the old file is kept as `config.json.<n>`.
+        training: compare all keys on which training depends, not only those that determine what
+            the parameters mean.
+        read: reads the existing `config.json` and may translate older names of keys; by default
+            `read_config`, which does not.
+
+    Returns:
+        The accepted differences, a clause each, which are printed too.
 
     Raises:
-        ValueError: naming every key that differs, where `config.json` is damaged, or where the
-            workdir cannot be written.
+        ValueError: keys differ and `force` is false (the sentence names each); `config.json` is
+            damaged, or is missing beside checkpoints; the workdir cannot be written.
     """
     path, found = workdir / "config.json", []
     if not path.exists() and training and not force and has_checkpoints(workdir):
@@ -94,10 +96,10 @@ def has_checkpoints(workdir: Path) -> bool:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """What a `config.json` holds.
+    """Read a `config.json`.
 
     Raises:
-        ValueError: where it is cut short or otherwise no object.
+        ValueError: the file is not a complete JSON object.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -113,26 +115,28 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def kept_name(path: Path) -> Path:
-    """`<path>.<n>`, with the first n that is free."""
+    """`<path>.<n>`, with the first n for which there is no file."""
     return next(p for n in count() if not (p := path.with_name(f"{path.name}.{n}")).exists())
 
 
 def keep_programs(folder: Path) -> None:
-    """Compiled programs are kept in `folder/.jax_cache`, so that a second run starts at once; or
-    where the user wants them, by `JAX_COMPILATION_CACHE_DIR`."""
+    """Keep compiled programs in `folder/.jax_cache`, so that a second run starts at once.
+
+    `JAX_COMPILATION_CACHE_DIR` takes precedence.
+    """
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(folder / ".jax_cache"))
 
 
 def create(workdir: Path) -> None:
-    """Makes the folder, if it is not there.
+    """Make the folder if it does not exist, and check that files can be written to it.
 
     Raises:
-        ValueError: where it cannot be made, or not be written.
+        ValueError: the folder cannot be made or written.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        # What permissions allow, root in particular, a file system may still refuse.
+        # A file system may refuse to write although permissions allow it, to root in particular.
         with tempfile.TemporaryFile(dir=workdir):
             pass
     except OSError as error:
@@ -143,11 +147,12 @@ def create(workdir: Path) -> None:
 
 
 def opened(lock: Path) -> TextIO:
-    """The file of a lock, to read and to write. A link is not followed: behind it lies a file of
-    the user's.
+    """Open the file of a lock for reading and writing.
+
+    A link is not followed, since training would overwrite the user's file behind it.
 
     Raises:
-        ValueError: for a link.
+        ValueError: `lock` is a link.
     """
     try:
         return os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")
@@ -161,10 +166,12 @@ def opened(lock: Path) -> TextIO:
 
 @contextlib.contextmanager
 def held(workdir: Path) -> Iterator[None]:
-    """Holds `<workdir>/lock`, so that no second run trains there; the system frees it at any end.
+    """Hold the lock `<workdir>/lock`, so that no second run trains in the workdir.
+
+    The operating system frees the lock however the process ends.
 
     Raises:
-        ValueError: where another run holds it, the workdir cannot be written, or `lock` is a link.
+        ValueError: another run holds the lock, the workdir cannot be written, or `lock` is a link.
     """
     create(workdir)
     with opened(workdir / "lock") as file:
@@ -193,7 +200,7 @@ def held(workdir: Path) -> Iterator[None]:
 
 
 def trains(workdir: Path) -> bool:
-    """Whether a run holds the lock of a workdir; True too where the file system has no locks."""
+    """Whether a run holds the lock of a workdir; also True if the file system has no locks."""
     if not (workdir / "lock").is_file():
         return False
     with open(workdir / "lock") as file:
@@ -205,7 +212,13 @@ def trains(workdir: Path) -> bool:
 
 
 def differences(theirs: dict[str, Any], ours: dict[str, Any], training: bool) -> list[str]:
-    """A clause for each key that matters and differs; `ours` is flat already."""
+    """Return a clause for each relevant key that differs.
+
+    Args:
+        theirs: the config of the workdir, nested.
+        ours: the config of this run, flat (see `flatten`).
+        training: compare the sections TRAINING, not only MEANING.
+    """
     theirs, sections = {**SINCE, **flatten(theirs)}, TRAINING if training else MEANING
     return [
         f"{key} is {theirs.get(key, 'absent')!r} there and {ours.get(key, 'absent')!r} now"
@@ -217,6 +230,6 @@ def differences(theirs: dict[str, Any], ours: dict[str, Any], training: bool) ->
 
 
 def flatten(tree: dict[str, Any]) -> dict[str, Any]:
-    """`{"a": {"b": 1}}` to `{"a.b": 1}`; tuples become lists, as JSON has no other."""
+    """`{"a": {"b": 1}}` to `{"a.b": 1}`; tuples become lists, since JSON has only lists."""
     flat = flatten_dict(tree, sep=".")
     return {key: list(value) if isinstance(value, tuple) else value for key, value in flat.items()}
