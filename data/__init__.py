@@ -1,4 +1,4 @@
-"""Data: sources by name, their order, their batches, and the border to the model."""
+"""Data: sources by name, the order of examples, batches, and the scaling for the model."""
 
 from data import digits, idx, image_folder, npz, tfds
 from data.loader import Loader
@@ -17,10 +17,10 @@ SOURCES = {
 
 
 def load(name: str, split: str, /, **kwargs) -> Source:
-    """The split `split` of the data called `name`; `kwargs` are those of the loader's own `load`.
+    """Load one split of the data `name`; `kwargs` are those of the loader's own `load`.
 
     Raises:
-        ValueError: for a name that is not in SOURCES, or as the loader does.
+        ValueError: for a name that is not in SOURCES, and as the loader does.
     """
     if name not in SOURCES:
         raise ValueError(unknown("data", name, SOURCES))

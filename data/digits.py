@@ -18,7 +18,7 @@ SPLIT_SEED = 0  # of the permutation whose first N_TRAIN entries are the trainin
 
 @functools.cache
 def _images_and_labels() -> tuple[np.ndarray, np.ndarray]:
-    # scikit-learn takes a second to import, and no other data need it.
+    # Imported here: the import of scikit-learn takes a second, and no other data need it.
     from sklearn.datasets import load_digits
 
     digits = load_digits()

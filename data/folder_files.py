@@ -1,4 +1,4 @@
-"""The image files below a folder, and which of them are held out."""
+"""The image files below a folder, and their division into training and test split."""
 
 import hashlib
 import os
@@ -7,21 +7,21 @@ import pathlib
 from data.image_file import printable
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-# Names of a subfolder for the test split, in any case; the first that there is counts.
+# Names of a subfolder for the test split, in lower or upper case; the first that exists is used.
 HELD_OUT = ("test", "val", "valid", "validation")
 
 
 def listed(root: pathlib.Path, seen: dict | None = None) -> list[str]:
-    """Paths below `root` of the images in it, at any depth, sorted; hidden ones are passed over.
+    """Sorted paths, relative to `root`, of the images below it at any depth, without hidden ones.
 
     Links to folders are followed.
 
     Args:
-        seen: folders met before, by device and inode; it is added to.
+        seen: folders visited before, by device and inode; the folders below `root` are added.
 
     Raises:
-        ValueError: for a folder that is met twice, as by a link to a folder above, since its images
-            would count twice; and for what is named as an image and is no file, such as a pipe.
+        ValueError: for a folder that is visited twice, as by a link to a folder above, since its
+            images would count twice; for a name of an image that is no file, such as a pipe.
     """
     found, seen, waiting = [], {} if seen is None else seen, [pathlib.Path(root)]
     while waiting:
@@ -49,8 +49,10 @@ def listed(root: pathlib.Path, seen: dict | None = None) -> list[str]:
 
 
 def digest_of_files(root: pathlib.Path, files: list[str]) -> str:
-    """SHA-256 of the names and the sizes of files, 16 hex digits. Their times are left out, since a
-    copy of the data has others."""
+    """SHA-256 of the names and sizes of files, 16 hex digits.
+
+    Times of modification are left out, since they change when the data are copied.
+    """
     found = hashlib.sha256()
     for file in files:
         found.update(os.fsencode(file) + b"\0" + str((root / file).stat().st_size).encode() + b"\0")
@@ -58,11 +60,13 @@ def digest_of_files(root: pathlib.Path, files: list[str]) -> str:
 
 
 def split_folders(root: pathlib.Path) -> dict[str, pathlib.Path] | None:
-    """The subfolders of the two splits, `train` and one of `HELD_OUT`, in any case; None where the
-    folder has no subfolder of such a name.
+    """Find the subfolders of the two splits: `train` and one of `HELD_OUT`, in lower or upper case.
+
+    Returns:
+        The folders by "train" and "test"; None if there is neither subfolder.
 
     Raises:
-        ValueError: where there is one of the two only, which might be a class as well.
+        ValueError: only one of the two exists. It might be the folder of a class.
     """
     named = {
         entry.name.lower(): pathlib.Path(entry.path) for entry in os.scandir(root) if entry.is_dir()
@@ -81,8 +85,11 @@ def split_folders(root: pathlib.Path) -> dict[str, pathlib.Path] | None:
 
 
 def in_test(file: str, holdout: float) -> bool:
-    """Whether a file belongs to the part that is held out: by a hash of its path below the folder,
-    so that it stays where it is when files are added."""
-    # The bytes of the name, which need not be UTF-8.
+    """Whether a file belongs to the test split.
+
+    The answer depends on a hash of the file's path below the folder, so a file stays in its split
+    when other files are added.
+    """
+    # The bytes of the name are hashed, since a name need not be UTF-8.
     digest = hashlib.sha256(os.fsencode(file)).digest()
     return int.from_bytes(digest[:8]) / 2**64 < holdout

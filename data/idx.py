@@ -20,16 +20,16 @@ CHUNK = 2**24  # bytes that are read at once
 
 
 def load(split: str, path: str = "") -> Source:
-    """Images uint8 (H, W, 1), 256 levels, from a directory of IDX files; labels where there are.
+    """Images uint8 (H, W, 1), 256 levels, from a directory of IDX files, with labels if present.
 
     Args:
         split: "train" (files `train-*`) or "test" (files `t10k-*`).
         path: directory with `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the `t10k-`
-            pair, each with or without `.gz`; `train-images.idx3-ubyte` is understood as well.
+            pair, each with or without `.gz`; names like `train-images.idx3-ubyte` are accepted too.
 
     Raises:
-        ValueError: for an unknown split, or a file that is not IDX of uint8 with the right number
-            of bytes, or another number of labels than images.
+        ValueError: for an unknown split, a file that is not IDX of uint8 with the right number of
+            bytes, or unequal numbers of labels and images.
         FileNotFoundError: if the directory or its image file is missing.
     """
     check_split("idx", split, STEMS)
@@ -62,7 +62,7 @@ def _find(folder: pathlib.Path, stem: str, kind: str) -> pathlib.Path | None:
 
 
 def read_idx(file: pathlib.Path, ndim: int) -> np.ndarray:
-    """The uint8 array with `ndim` dimensions that an IDX file holds.
+    """Read the uint8 array with `ndim` dimensions from an IDX file.
 
     Raises:
         ValueError: for a damaged gzip file, a wrong magic number, or too few or too many bytes.
@@ -95,8 +95,11 @@ def read_idx(file: pathlib.Path, ndim: int) -> np.ndarray:
 
 
 def _read(stream, size: int) -> bytes:
-    """`size` bytes, or what there is of them, and one more if there are more: no file can fill the
-    memory by what it announces or by what it unpacks to."""
+    """Read `size` bytes, or fewer at the end of the stream, and one more if the stream is longer.
+
+    The stream is read in chunks, so that no file can fill the memory by the size it announces or by
+    the size to which it unpacks.
+    """
     parts, left = [], size + 1
     while left and (part := stream.read(min(left, CHUNK))):
         parts.append(part)

@@ -1,8 +1,7 @@
 """One image file: its size and channels from the header, its pixels as an array.
 
-Pictures are upright: a note of the camera on which side is up is heeded in every format. What an
-array of 8 bits a channel cannot hold is refused by name: 16 bits a channel, and files of several
-pages or frames.
+Images are turned upright by their EXIF orientation in every format. Files that an array of 8 bits a
+channel cannot hold are refused: files with 16 bits a channel, and files of several pages or frames.
 """
 
 import contextlib
@@ -13,18 +12,17 @@ import struct
 import numpy as np
 from PIL import Image, ImageOps
 
-# What the pixels of Pillow's modes amount to; anything else (16 bits of grey, floats) is refused.
+# Channels of Pillow's modes; other modes (16 bits of grey, floats) are refused.
 CHANNELS = {"1": 1, "L": 1, "LA": 2, "P": 3, "RGB": 3, "CMYK": 3, "YCbCr": 3, "RGBA": 4}
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-# Formats whose further frames are other pictures. The second one of an MPO, which cameras write, is
-# a preview of the first.
+# Formats whose further frames are other pictures. MPO, which cameras write, is not among them: its
+# second frame is a preview of the first.
 OF_SEVERAL = ("TIFF", "GIF", "WEBP", "PNG", "AVIF")
 BITS_PER_SAMPLE = 258  # a tag of TIFF
 
 
 def read_header(file: pathlib.Path) -> tuple[tuple[int, int], int]:
-    """((H, W), channels) of the upright picture. The pixels are decoded only of a picture that has
-    to be turned.
+    """Return ((H, W), channels) of the upright image; pixels are decoded only if it must be turned.
 
     Raises:
         ValueError: if the file is no single image of 8 bits a channel; the sentence names it.
@@ -35,7 +33,7 @@ def read_header(file: pathlib.Path) -> tuple[tuple[int, int], int]:
 
 
 def read_pixels(file: pathlib.Path, channels: int) -> np.ndarray:
-    """The pixels, uint8 (H, W, channels), converted if the file has another number of channels.
+    """Return the pixels, uint8 (H, W, channels), converted if the file has other channels.
 
     Raises:
         ValueError: if the file is damaged or no single image of 8 bits a channel; the sentence
@@ -47,7 +45,7 @@ def read_pixels(file: pathlib.Path, channels: int) -> np.ndarray:
 
 
 def printable(file: pathlib.Path | str) -> str:
-    """A path as text that any terminal takes: bytes that are no UTF-8 are shown as `\\xff`."""
+    """A path as text for any terminal: bytes that are no UTF-8 are shown as `\\xff`."""
     return os.fsencode(file).decode("utf-8", "backslashreplace")
 
 
@@ -56,12 +54,12 @@ def _opened(file: pathlib.Path):
     try:
         with Image.open(file) as image:
             _check(image)
-            # Pillow turns a TIFF itself. In a PNG the note may stand behind the pixels, where
-            # Pillow would look for it by decoding them.
+            # Pillow turns a TIFF itself. In a PNG the orientation may follow the pixels, and Pillow
+            # would decode the pixels to look for it.
             if image.format != "PNG" or "exif" in image.info or _noted_behind(file):
                 ImageOps.exif_transpose(image, in_place=True)
             yield image
-    # Pillow reports a broken PNG as SyntaxError, a bomb as an error of its own.
+    # Pillow raises SyntaxError for a broken PNG, and its own error for a decompression bomb.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"{printable(file)} cannot be read as an image ({error}): remove or replace it."
@@ -69,7 +67,7 @@ def _opened(file: pathlib.Path):
 
 
 def _check(image: Image.Image) -> None:
-    """Refuses what would lose something without a word."""
+    """Refuse files of which the conversion to 8 bits a channel would silently lose a part."""
     if image.mode not in CHANNELS or _deep(image):
         raise ValueError(f"mode {image.mode} of Pillow, not 8 bits a channel")
     frames = getattr(image, "n_frames", 1) if image.format in OF_SEVERAL else 1
@@ -78,7 +76,7 @@ def _check(image: Image.Image) -> None:
 
 
 def _deep(image: Image.Image) -> bool:
-    """Whether the file has more than 8 bits a channel, of which Pillow would keep 8."""
+    """Whether the file has more than 8 bits a channel; Pillow would keep 8 of them."""
     if image.format == "TIFF":
         return any(bits > 8 for bits in image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
     for tile in image.tile:
@@ -92,7 +90,7 @@ def _deep(image: Image.Image) -> bool:
 
 
 def _noted_behind(file: pathlib.Path) -> bool:
-    """Whether a PNG has an eXIf chunk behind its pixels; only the heads of chunks are read."""
+    """Whether a PNG has an eXIf chunk, which may follow its pixels; only chunk heads are read."""
     with open(file, "rb") as stream:
         stream.seek(8)
         while len(head := stream.read(8)) == 8:

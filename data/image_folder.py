@@ -1,4 +1,4 @@
-"""A folder of image files, read with Pillow at the moment they are asked for."""
+"""A folder of image files, each read with Pillow when it is needed."""
 
 import pathlib
 
@@ -24,20 +24,20 @@ def load(
     """Images uint8 (H, W, C), 256 levels, of all files below a folder, in the order of their names.
 
     If the folder has a subfolder `train` and one named `test`, `val`, `valid` or `validation`, in
-    any case, they are the splits. Otherwise a file is in the test split if a hash of its path below
-    the folder falls into the first `holdout` of all hashes, so it stays where it is when files are
-    added; about that fraction is held out.
+    lower or upper case, they are the splits. Otherwise about the fraction `holdout` of the files is
+    the test split. The choice depends on a hash of each file's path below the folder, so a file
+    stays in its split when other files are added.
 
     The headers of all files are read at once, so that a wrong file is found before training.
 
     Args:
         split: "train" or "test".
-        path: the folder; files are found at any depth, hidden ones are passed over.
+        path: the folder; files are found at any depth, hidden files are ignored.
         image_size: a side or (H, W): the largest central part of that aspect is resized to it,
             antialiased. Empty: all images must have one size.
-        num_channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; 0, those of the first image. One
-            with another number is an error, not converted.
-        convert: convert such images to `num_channels`, which must be given. Alpha is dropped.
+        num_channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; 0 takes the number of the first
+            image. An image with another number is an error, unless `convert` is set.
+        convert: convert images to `num_channels`, which must be given. Alpha is dropped.
         crop: central part in pixels, a side or (H, W), taken before resizing (140 for CelebA in
             many papers).
         class_folders: labels are the numbers, from 0, of the sorted topmost subfolders.
@@ -45,9 +45,9 @@ def load(
 
     Raises:
         ValueError: for an unknown split, one split folder without the other, or a file that does
-            not fit; the sentence names the file. From `fetch` too, if a file turns out damaged or
-            has another size than before.
-        FileNotFoundError: if the folder is missing or holds no images for the split.
+            not fit; the sentence names the file. `fetch` raises it too, for a file that is damaged
+            or has changed its size.
+        FileNotFoundError: if the folder is missing or has no images for the split.
     """
     check_split("image_folder", split, ("train", "test"))
     size, crop = as_pair("image_size", image_size), as_pair("crop", crop)
@@ -96,7 +96,7 @@ def load(
 
 
 def _files(path, split, holdout, class_folders):
-    """The folder, the sorted paths of the split's files below it, and the sorted class names."""
+    """Return the folder, the sorted paths of the split's files below it, and the sorted classes."""
     root = pathlib.Path(path).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"No folder {root}: `path` must name a folder of image files.")

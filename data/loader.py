@@ -12,19 +12,20 @@ from data.order import batch_indices, host_slice
 from data.source import Source
 
 Batch = dict[str, np.ndarray]
-SECOND = 1  # the stream of orders of a second source
+SECOND = 1  # the stream of permutations for a second source
 
 
 @dataclasses.dataclass(frozen=True)
 class Loader:
-    """The batches of `source` in the order of `data.order`, by step: it holds no position.
+    """The batches of `source` by step, in the order of `data.order`; a loader has no state.
 
     Attributes:
-        source: what is read.
+        source: the data of the batches.
         batch_size: examples per step over all processes.
         seed: of the order, not negative.
-        second: where the other ends of pairs come from, independently of the first ends.
-        process_index, process_count: which equal stretch of each global batch this process reads.
+        second: source of the second ends of pairs, which is independent of the first ends.
+        process_index, process_count: this process reads the part `process_index` of each global
+            batch, which is divided into `process_count` equal parts.
 
     Raises:
         ValueError: if process_count does not divide batch_size, or a number is out of range.
@@ -41,7 +42,7 @@ class Loader:
         self.indices(0)
 
     def indices(self, step: int, source: Source | None = None, stream: int = 0) -> np.ndarray:
-        """Example numbers that this process reads at `step`, int64."""
+        """Numbers of the examples that this process reads at `step`, int64 (b,)."""
         size = (source or self.source).size
         indices = batch_indices(self.seed, step, self.batch_size, size, stream)
         return host_slice(indices, self.process_index, self.process_count)
@@ -49,10 +50,11 @@ class Loader:
     def batch(self, step: int) -> Batch:
         """The batch of `step`, with b = batch_size / process_count.
 
-        Returns the fields of the source for the examples of the step: "x0" (b, *shape), the data as
-        the source gives them; "cond", such as classes int32 (b,), where it has them; "x1" where it
-        has pairs; and "index" int32 (b,). Of a `second` source "x1" are the data, in an order of
-        their own.
+        Returns:
+            The fields of the source for the examples of the step: "x0" (b, *shape), the data as the
+            source returns them; "cond", such as classes int32 (b,), if there are labels; "x1" (b,
+            *shape), if the data are pairs; and "index" int32 (b,). With a `second` source, "x1" are
+            its data, in an independent order.
         """
         indices = self.indices(step)
         batch = {name: read(indices) for name, read in self.source.fields.items()}
@@ -74,17 +76,17 @@ class Loader:
         workers: int = 1,
         place: Callable[[Batch], Any] = lambda batch: batch,
     ) -> Iterator[Any]:
-        """Endless batches from `start_step` on, at most `prefetch` of them read ahead.
+        """Iterate over batches from `start_step` on, without end; they are read ahead in threads.
+
+        If reading an item raises an error, the iterator raises it at that item. Closing or deleting
+        the iterator waits for the item that is being read and ends the threads.
 
         Args:
             start_step: the step of the first batch.
             n_per_call: steps per item; above 1 an item has a leading axis of that length.
-            prefetch: items read ahead.
-            workers: background threads; the order of the items does not depend on it.
-            place: what is done to an item in its thread, such as sending it to devices.
-
-        The iterator raises at an item what reading that item raised. Closing it, or letting go of
-        it, waits for the item being read and ends the threads.
+            prefetch: number of items that are read ahead at most.
+            workers: background threads; the order of the items does not depend on their number.
+            place: function that is applied to an item in its thread, such as a copy to devices.
 
         Raises:
             ValueError: if n_per_call, prefetch or workers is below 1.
@@ -96,7 +98,7 @@ class Loader:
             )
         return self._iterate(start_step, n_per_call, prefetch, workers, place)
 
-    # Apart from `iterate`, because a generator checks nothing before its first item is asked for.
+    # Separate from `iterate`, because the checks of a generator would run only at its first item.
     def _iterate(self, step, n_per_call, prefetch, workers, place):
         def read(step):
             return place(self.batch(step) if n_per_call == 1 else self.stacked(step, n_per_call))
@@ -109,7 +111,7 @@ class Loader:
                     pending.append(pool.submit(read, step))
                     step += n_per_call
                 item = pending.popleft().result()
-                # Refill before the item is handed out: the next is read while this one is used.
+                # Refilled before the item is yielded, so that the next is read while this is used.
                 pending.append(pool.submit(read, step))
                 step += n_per_call
                 yield item

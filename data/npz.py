@@ -8,23 +8,23 @@ from data.npz_arrays import Header, array, headers
 from data.order import permutation
 from data.source import Source, check_split, from_array
 
-SPLIT_SEED = 0  # of the permutation whose first entries are held out where there is no x_test
+SPLIT_SEED = 0  # of the permutation whose first entries are held out if there is no x_test
 
 
 def load(split: str, path: str = "", holdout: float = 0.1) -> Source:
     """One split of a `.npz` file.
 
-    The file holds `x` (or `arr_0`), and may hold `y`, `x_test`, `y_test` and a scalar `levels`.
-    Integer arrays are discrete, with `levels` grey levels (256 for uint8 unless told otherwise);
-    float arrays are continuous and become float32. Arrays (N, H, W) get a channel axis; (N, H, W,
-    C) are images and (N, D) vectors. `x1` and `x1_test` are second ends of the rows of `x` and
-    `x_test`: the examples of such a file are pairs.
+    The file has `x` (or `arr_0`), and may have labels `y`, a test split `x_test`, `y_test`, and a
+    scalar `levels`. Integer arrays are discrete, with `levels` grey levels (by default 256 for
+    uint8); float arrays are continuous and become float32. Arrays (N, H, W) get a channel axis; (N,
+    H, W, C) are images and (N, D) vectors. `x1` and `x1_test` are second ends of the rows of `x`
+    and `x_test`: the examples of such a file are pairs.
 
     Args:
         split: "train" or "test".
         path: the file.
-        holdout: where the file has no `x_test`, the fraction of `x`, chosen by a fixed permutation
-            of its rows, that is the test split and not in the training split; 0 holds out nothing.
+        holdout: if the file has no `x_test`, this fraction of `x`, chosen by a fixed permutation of
+            its rows, is the test split, and the rest the training split; 0 holds out nothing.
 
     Raises:
         ValueError: for an unknown split, a file that is not a plain `.npz`, or arrays of another
@@ -56,7 +56,7 @@ def load(split: str, path: str = "", holdout: float = 0.1) -> Source:
 
 
 def _read(file, split, holdout) -> tuple:
-    """`x`, `y`, `x1` and `levels` of a split; what the file does not have is None."""
+    """Read `x`, `y`, `x1` and `levels` of a split; an array that the file does not have is None."""
     if not file.is_file():
         raise FileNotFoundError(
             f"No file {file}: `path` must name a .npz file with an array `x`; numpy.savez(path, "
@@ -87,7 +87,7 @@ def _read(file, split, holdout) -> tuple:
         )
     order = permutation(SPLIT_SEED, 0, max(len(x), 1))
     rows = np.sort(order[:n_test] if split == "test" else order[n_test : len(x)])
-    # What has another length than x is reported by the caller, and not cut to fit here.
+    # An array of another length than x is left whole; the caller raises the error.
     part = lambda v: v if v is None or v.shape[:1] != x.shape[:1] else v[rows]
     return x[rows], part(y), part(x1), levels
 
@@ -103,7 +103,7 @@ def _levels(file, levels: np.ndarray | None) -> int | None:
 
 
 def _check_alike(file, name: str, train: Header, test: Header) -> None:
-    """Refuses a training and a test split that no scaling could bring together."""
+    """Refuse a training and a test split with different shapes or kinds of numbers."""
     if train.dtype.kind != test.dtype.kind or train.shape[1:] != test.shape[1:]:
         raise ValueError(
             f"{file}: `{name}` is {train.dtype} of shape {train.shape} and `x_test` {test.dtype} "

@@ -1,6 +1,7 @@
-"""Plain arrays of an `.npz` file, each read by name and only if it is asked for.
+"""Plain arrays of an `.npz` file, each read by name.
 
-What an array announces is compared with what the archive holds before any memory is taken for it.
+The size in an array's header is compared with the size of its archive member before memory is
+allocated for the array.
 """
 
 import contextlib
@@ -22,21 +23,21 @@ BROKEN = (
     KeyError,
     zipfile.BadZipFile,
     zlib.error,
-    # zipfile's words for an encrypted member and for a compression that it does not know.
+    # zipfile raises these for an encrypted member and for an unknown compression.
     RuntimeError,
     NotImplementedError,
 )
 
 
 class Header(NamedTuple):
-    """What is known of an array before it is read."""
+    """Shape and dtype of an array, known before the array is read."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
 
 
 def headers(file: pathlib.Path) -> dict[str, Header]:
-    """Shape and dtype by name of all arrays of a file, none of which is read.
+    """Return shape and dtype of all arrays of a file by name, without reading the arrays.
 
     Raises:
         ValueError: for a file that is not an `.npz` of plain arrays; the sentence names it.
@@ -51,17 +52,17 @@ def headers(file: pathlib.Path) -> dict[str, Header]:
 
 
 def array(file: pathlib.Path, name: str) -> np.ndarray:
-    """One array of a file.
+    """Read one array of a file.
 
     Raises:
-        ValueError: as `headers`, and where the array is damaged or cut short.
+        ValueError: as `headers`, and if the array is missing, damaged or cut short.
     """
     with _named(file), zipfile.ZipFile(file) as archive:
         info = archive.getinfo(f"{name}.npy")
         with archive.open(info) as stream:
             _header(info, stream)
         with archive.open(info) as stream:
-            # Without pickle: a data file must not be able to run code.
+            # Pickles are refused: a data file must not be able to run code.
             return npy.read_array(stream, allow_pickle=False)
 
 
@@ -82,7 +83,7 @@ def _header(info: zipfile.ZipInfo, stream) -> Header:
 
 @contextlib.contextmanager
 def _named(file: pathlib.Path) -> Iterator[None]:
-    """Turns what a broken file raises into one sentence with its name."""
+    """Turn the errors of a broken file into a ValueError that names the file."""
     try:
         yield
     except BROKEN as error:

@@ -1,9 +1,10 @@
-"""Which examples make up batch number `step`: a pure function, so a resumed run needs no state.
+"""The examples of batch number `step`, as a pure function, so that a resumed run needs no state.
 
-The examples are laid out as an endless line: permutation of epoch 0, permutation of epoch 1, ...
-Batch `step` is the stretch from step * batch_size to (step + 1) * batch_size of that line. Hence
-every epoch holds every example exactly once whatever the batch size, a batch may span two epochs
-and nothing is dropped; and the order knows nothing of processes, devices or where a run started.
+The examples form an endless sequence: the permutation of epoch 0, the permutation of epoch 1, ...
+Batch `step` has the elements step * batch_size to (step + 1) * batch_size - 1 of this sequence.
+Every epoch therefore has every example exactly once for any batch size; a batch may span two
+epochs, and no example is dropped. The order does not depend on the number of processes or devices,
+nor on the step from which a run was resumed.
 """
 
 import functools
@@ -12,12 +13,12 @@ from collections.abc import Iterator
 import numpy as np
 
 
-# Four: this epoch and the next, for a training and an evaluation order at the same time.
+# Four permutations: this epoch and the next, for a training and an evaluation order at a time.
 @functools.lru_cache(maxsize=4)
 def permutation(seed: int, epoch: int, size: int, stream: int = 0) -> np.ndarray:
     """The order of epoch `epoch`: a permutation of 0 ... size - 1, int64 (size,), read-only.
 
-    Orders of other streams are independent, below 2^16 streams and 2^48 epochs.
+    Permutations of different streams are independent, for less than 2^16 streams and 2^48 epochs.
 
     Raises:
         ValueError: for a negative seed or epoch, or a size below 1.
@@ -28,18 +29,18 @@ def permutation(seed: int, epoch: int, size: int, stream: int = 0) -> np.ndarray
             "negative and size must be at least 1."
         )
     philox = np.random.Philox(key=np.array([seed, epoch + (stream << 48)], np.uint64))
-    # Sorting raw 64-bit words, not Generator.permutation: NumPy promises that the words of a bit
-    # generator never change, but not the methods of Generator, and a run may outlive a NumPy.
+    # Raw 64-bit words are sorted, in place of Generator.permutation: NumPy guarantees the words of
+    # a bit generator for all versions, but not the methods of Generator.
     order = np.argsort(philox.random_raw(size), kind="stable")
     order.setflags(write=False)
     return order
 
 
 def batch_indices(seed: int, step: int, batch_size: int, size: int, stream: int = 0) -> np.ndarray:
-    """Example numbers of batch `step`, int64 (batch_size,).
+    """Numbers of the examples of batch `step`, int64 (batch_size,).
 
-    Example j of the batch is number n = step * batch_size + j of the endless line; its epoch is
-    n // size and its index is permutation(seed, epoch)[n % size].
+    Example j of the batch is element n = step * batch_size + j of the endless sequence; its epoch
+    is n // size and its number is permutation(seed, epoch)[n % size].
 
     Raises:
         ValueError: for a negative step or seed, or a batch_size or size below 1.
@@ -58,10 +59,10 @@ def batch_indices(seed: int, step: int, batch_size: int, size: int, stream: int 
 
 
 def host_slice(indices: np.ndarray, process_index: int, process_count: int) -> np.ndarray:
-    """The stretch of a global batch, (batch_size / process_count,), that one process reads.
+    """The part of a global batch that one process reads, (batch_size / process_count,).
 
     Raises:
-        ValueError: if the batch cannot be shared out evenly, or the process does not exist.
+        ValueError: if the batch cannot be divided evenly, or the process does not exist.
     """
     if not 0 <= process_index < process_count:
         raise ValueError(
@@ -78,10 +79,10 @@ def host_slice(indices: np.ndarray, process_index: int, process_count: int) -> n
 
 
 def padded_batches(size: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every example exactly once, in order, in batches of one shape: for evaluation.
+    """Yield every example exactly once, in order, in batches of one shape, for evaluation.
 
-    Yields (indices int64 (batch_size,), mask bool (batch_size,)). Where the mask is False, which
-    happens at the end of the last batch only, the index is 0 and the example is not to be counted.
+    Yields (indices int64 (batch_size,), mask bool (batch_size,)). The mask is False in the padding
+    at the end of the last batch; the index is 0 there, and the example must not be counted.
 
     Raises:
         ValueError: for a batch_size or size below 1.

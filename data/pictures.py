@@ -1,4 +1,4 @@
-"""A user's own pictures, brought to the size and the channels of a model."""
+"""A user's own pictures, converted to the size and the channels of a model."""
 
 from pathlib import Path
 
@@ -11,17 +11,17 @@ from data.source import Source
 
 
 def read_pictures(path: Path, shape: tuple[int, ...]) -> Source:
-    """One picture, or all of a folder in the order of their names, as 256 levels of that shape.
+    """Return one picture, or all of a folder in the order of their names, with 256 levels.
 
-    The largest central part of the model's aspect is resized, antialiased; grey and colour are
-    converted and alpha is dropped.
+    The largest central part with the model's aspect is resized, antialiased. Grey and colour are
+    converted to the model's channels, and alpha is dropped.
 
     Args:
-        shape: (H, W, C) of the model.
+        shape: (H, W, C) of the model's examples.
 
     Raises:
-        ValueError: where there is no such file or folder, no picture in it, or the model's examples
-            are no images; from `fetch` for a damaged file.
+        ValueError: there is no such file or folder, the folder has no picture, or the model's
+            examples are no images; from `fetch`, a file is damaged.
     """
     if len(shape) != 3 or shape[-1] not in MODES:
         raise ValueError(

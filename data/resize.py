@@ -7,10 +7,10 @@ Size = int | tuple[int, ...]
 
 
 def as_pair(name: str, size: Size) -> tuple[int, int] | None:
-    """`size` as (H, W): an int or one side is a square, () is None, a list will do for a tuple.
+    """Return `size` as (H, W): an int or a single side is a square, () is None; lists are allowed.
 
     Raises:
-        ValueError: if it is none of these or a side is below 1.
+        ValueError: for any other size, or a side below 1.
     """
     pair = (size, size) if isinstance(size, int | np.integer) else tuple(size)
     if not pair:
@@ -24,10 +24,11 @@ def as_pair(name: str, size: Size) -> tuple[int, int] | None:
 def fit(
     image: np.ndarray, size: tuple[int, int] | None, crop: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """uint8 (h, w, C) to uint8 (H, W, C): cut the middle out, then resize to `size` = (H, W).
+    """Crop an image to its middle and resize it: uint8 (h, w, C) to uint8 (H, W, C).
 
     First the central `crop` = (height, width) pixels are taken, if given. Then the largest central
-    part with the aspect of `size` is resized to it with Pillow's antialiased Lanczos filter.
+    part with the aspect of `size` = (H, W) is resized to it with Pillow's antialiased Lanczos
+    filter; `size=None` leaves the size.
 
     Raises:
         ValueError: if `crop` is larger than the image.
@@ -39,13 +40,15 @@ def fit(
     if size is None or image.shape[:2] == size:
         return image
     height, width = image.shape[:2]
-    # Cut before resizing: with a box given to `resize` the filter would see pixels outside of it.
+    # Cropped before resizing: with the `box` argument of `resize` the filter would use pixels
+    # outside the box.
     image = _middle(
         image,
         min(height, max(1, round(width * size[0] / size[1]))),
         min(width, max(1, round(height * size[1] / size[0]))),
     )
-    # Channel by channel: Pillow knows no images of 2 or 5 channels, and would weigh RGB by alpha.
+    # Channel by channel: Pillow has no images of any number of channels, and would weight colours
+    # by alpha.
     planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(image, -1, 0)]
     lanczos = Image.Resampling.LANCZOS
     return np.stack([plane.resize((size[1], size[0]), lanczos) for plane in planes], axis=-1)

@@ -1,4 +1,4 @@
-r"""The border between data (integer levels) and model (float32), and the volume change across it.
+r"""The scaling between data (integer levels) and model (float32), and its change of volume.
 
 Discrete data u in {0, ..., L - 1} have no density. Uniform dequantisation gives them one: with
 U ~ uniform(0, 1) the sum v = u + U has density q(v), and by Jensen's inequality
@@ -7,13 +7,13 @@ U ~ uniform(0, 1) the sum v = u + U has density q(v), and by Jensen's inequality
 
 so the expected -log2 q(v) bounds the code length of u from above (Theis, van den Oord and Bethge,
 "A note on the evaluation of generative models", 2016, https://arxiv.org/abs/1511.01844, sec. 3.1).
-The model sees y = c v / L + d with c = 2, d = -1 (centered) or c = 1, d = 0, hence per dimension
+The model sees y = c v / L + d with c = 2, d = -1 (centered) or c = 1, d = 0. Per dimension
 log q(v) = log p(y) + log(c / L), and for D dimensions
 
     bits/dim = -(log p(y) / D + log_volume) / ln 2,     log_volume = log(c / L).
 
-With L = 256, centered: bits/dim = 7 - log2 p(y) / D. The "7" (and the "8" of data in [0, 1]) belong
-to 256 levels and to this scaling only.
+With L = 256, centered: bits/dim = 7 - log2 p(y) / D. The "7" (or the "8" for data in [0, 1]) holds
+for 256 levels and this scaling only.
 """
 
 import math
@@ -28,22 +28,22 @@ MAX_LEVELS = 65536
 
 @struct.dataclass
 class Scaler:
-    """Levels to model and back. All fields are static: a scaler is a constant of the program.
+    """The map from levels to units of the model, and back; all fields are static under `jit`.
 
     Attributes:
-        levels: number of grey levels, 2 ... 65536; 0 for continuous data, which pass unchanged.
+        levels: number of grey levels, 2 ... 65536; 0 for continuous data, which are not scaled.
         centered: the model sees [-1, 1] instead of [0, 1].
-        dequantize: add uniform noise of one level's width, as a density on levels needs.
+        dequantize: add uniform noise of one level's width, without which levels have no density.
 
     Raises:
-        ValueError: for a number of levels that is none of these.
+        ValueError: for any other number of levels.
     """
 
     levels: int = struct.field(pytree_node=False)
     centered: bool = struct.field(pytree_node=False)
     dequantize: bool = struct.field(pytree_node=False)
 
-    # Static fields are never tracers, so here, unlike for a law, the check is safe under jit.
+    # Static fields are never tracers, so this check is safe under jit, unlike the check of a law.
     def __post_init__(self):
         if self.levels != 0 and not 2 <= self.levels <= MAX_LEVELS:
             raise ValueError(
@@ -52,19 +52,19 @@ class Scaler:
             )
 
     def to_model(self, key: jax.Array | None, raw: jax.Array) -> jax.Array:
-        """Levels (B, ...) to what the model sees, float32 (B, ...).
+        """Map levels (B, ...) to units of the model, float32 (B, ...).
 
-        With noise U: y = (raw + U) / levels; without: y = raw / (levels - 1); then 2 y - 1 if
-        centered. Continuous data are cast to float32 and nothing else.
+        With dequantisation y = (raw + U) / levels, without it y = raw / (levels - 1); if centered,
+        the result is 2 y - 1. Continuous data are only cast to float32.
 
         Args:
-            key: one key, or one for each example (then the noise of an example depends on its own
-                key only); not used, and may be None, where no noise is added.
+            key: one key, or one for each example (the noise of an example then depends on its own
+                key only); unused, and may be None, without dequantisation.
             raw: integers 0 ... levels - 1, or floats for continuous data.
 
         Raises:
-            ValueError: if discrete data are not integers, or noise is wanted without a key, or
-                there are more or fewer keys than examples.
+            ValueError: discrete data are not integers, the key is missing, or the number of keys is
+                not that of the examples.
         """
         if self.levels == 0:
             return raw.astype(jnp.float32)
@@ -82,25 +82,28 @@ class Scaler:
         return self.affine(level)
 
     def affine(self, level: jax.Array) -> jax.Array:
-        """The noiseless part of `to_model`: a real-valued level to model units, same shape."""
+        """Map real-valued levels to units of the model, same shape: `to_model` without noise."""
         if self.levels == 0:
             return level
         unit = level / (self.levels if self.dequantize else self.levels - 1)
         return 2 * unit - 1 if self.centered else unit
 
     def to_unit(self, y: jax.Array) -> jax.Array:
-        """Model units to [0, 1], clipped, same shape. Continuous data have no known range and
-        are returned unchanged."""
+        """Map units of the model to [0, 1], clipped, same shape.
+
+        Continuous data, whose range is unknown, are returned unchanged.
+        """
         if self.levels == 0:
             return y
         return jnp.clip((y + 1) / 2 if self.centered else y, 0, 1)
 
     @partial(jax.jit, static_argnums=0)
     def quantize(self, y: jax.Array) -> jax.Array:
-        """Model units to the nearest level, uint8 (uint16 above 256 levels), same shape.
+        """Map units of the model to levels, uint8 (uint16 above 256 levels), same shape.
 
-        The inverse of `to_model`, without the half-level bias of truncation: dequantised data give
-        the index of the bin they lie in, other data are rounded. Values out of range are clipped.
+        This is the inverse of `to_model`: dequantised data give the index of their bin, other data
+        are rounded and not truncated, which would be biased by half a level. Values out of range
+        are clipped.
 
         Raises:
             ValueError: for continuous data.
@@ -117,7 +120,7 @@ class Scaler:
         """log |d model / d level|, in nats per dimension: log(2 / levels), or log(1 / levels).
 
         Raises:
-            ValueError: if the data are continuous or not dequantised: no bits/dim is defined then.
+            ValueError: the data are continuous or not dequantised, so bits/dim is not defined.
         """
         if self.levels == 0:
             raise ValueError(
@@ -135,9 +138,10 @@ class Scaler:
 def dequantization_noise(key: jax.Array, shape: tuple[int, ...], levels: int) -> jax.Array:
     """Noise U in (0, 1), float32 of `shape`; `key` is one key, or one for each of shape[0].
 
-    U lies on the midpoints of 2^b cells, b = 21 - ceil(log2(levels)) (b = 13 for 256 levels): then
-    level + U, the division and the centering keep the level. With `jax.random.uniform` the float32
-    sum 200 + U is 201 once in 2^17 draws, and a pixel in a hundred images changes its level.
+    U lies on the midpoints of 2^b cells, b = 21 - ceil(log2(levels)) (b = 13 for 256 levels). The
+    rounding of level + U, of the division and of the centering then never changes the level. With
+    `jax.random.uniform` the float32 sum 200 + U is 201 once in 2^17 draws, and one pixel in a
+    hundred images changes its level.
     """
     cell_bits = 21 - (levels - 1).bit_length()
 
@@ -151,14 +155,14 @@ def dequantization_noise(key: jax.Array, shape: tuple[int, ...], levels: int) ->
 
 
 def one_key_each(key: jax.Array, shape: tuple[int, ...]) -> bool:
-    """Whether `key` is an array of shape[0] keys, new (B,) or old-style (B, 2), and not one key.
+    """Whether `key` is an array of shape[0] keys, new-style (B,) or old-style (B, 2), not one key.
 
     Raises:
         ValueError: for an array of any other number of keys.
     """
     if key.ndim == (0 if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else 1):
         return False
-    # One key in an array would otherwise be broadcast and give all examples the same noise.
+    # An array of one key would otherwise be broadcast and give all examples the same noise.
     if key.shape[:1] != shape[:1]:
         raise ValueError(
             f"Keys of shape {key.shape} for a batch of shape {shape}: give one key, or one for "
@@ -168,12 +172,12 @@ def one_key_each(key: jax.Array, shape: tuple[int, ...]) -> bool:
 
 
 def random_flip(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Each image of (B, H, W, C) mirrored left to right with probability one half, same dtype.
+    """Mirror each image of (B, H, W, C) left to right with probability one half.
 
     Args:
-        key: one key, or one for each image (then its flip depends on its own key only). Not the
-            key that dequantises the same images.
-        images: raw or scaled.
+        key: one key, or one for each image (its flip then depends on its own key only). It must
+            differ from the key that dequantises the same images.
+        images: raw or scaled; the result has the same dtype.
 
     Raises:
         ValueError: if `images` is not (B, H, W, C).

@@ -1,4 +1,4 @@
-"""The record every loader returns: a finite, indexable set of examples with what is known of it."""
+"""The record that every loader returns: a finite, indexable set of examples, and facts about it."""
 
 import dataclasses
 import difflib
@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-HASHED = 2**28  # bytes of an array that are hashed: a second
+HASHED = 2**28  # bytes of an array that are hashed at most, which takes a second
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -16,17 +16,17 @@ class Source:
     """One split of a data set, read by example number.
 
     Attributes:
-        name: what the data are called, e.g. ``"digits"`` or ``"tfds/cifar10"``.
-        split: which part of them, e.g. ``"train"``.
-        fetch: integer indices of shape (B,) to a new array (B, *shape); uint8 or uint16 for
+        name: name of the data, e.g. ``"digits"`` or ``"tfds/cifar10"``.
+        split: name of the split, e.g. ``"train"``.
+        fetch: maps integer indices of shape (B,) to a new array (B, *shape); uint8 or uint16 for
             discrete images (NHWC), float32 for continuous data.
         labels: int32 array (size,) of classes, or None.
         size: number of examples, at least 1.
         shape: shape of one example: (H, W, C) for images, (D,) for vectors.
         levels: number of grey levels of discrete data, whose values are 0 ... levels - 1 (256 for
-            8-bit images); 0 says that the data are continuous, so bits/dim is undefined for them.
-        fetch_x1: as `fetch`, the second end of each example, where the data are pairs.
-        digest: what the data as a whole are, in hex digits, where that is cheap to tell.
+            8-bit images); 0 for continuous data, for which bits/dim is undefined.
+        fetch_x1: as `fetch`, for the second end of each example if the data are pairs, else None.
+        digest: returns a hash of all the data, in hex digits; None if it is too expensive.
 
     Raises:
         ValueError: for an empty split, an impossible number of levels, or labels of another length.
@@ -62,7 +62,7 @@ class Source:
 
     @property
     def fields(self) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-        """What there is of an example, by its key in a batch, each a function of indices."""
+        """The fields of an example, by their key in a batch; each is a function of indices."""
         labels, found = self.labels, {"x0": self.fetch}
         if self.fetch_x1 is not None:
             found["x1"] = self.fetch_x1
@@ -72,8 +72,11 @@ class Source:
 
     @property
     def identity(self) -> dict[str, object]:
-        """What a run remembers of its data, to know on its return whether they are the same: their
-        number, shape, levels, and a digest of the whole or, without one, of both ends."""
+        """Facts that a run records of its data, and compares when it is resumed.
+
+        They are the number of examples, their shape and levels, and the digest of all data, or the
+        fingerprint if there is no digest.
+        """
         whole = self.digest() if self.digest is not None else self.fingerprint
         return {
             "size": self.size,
@@ -84,8 +87,8 @@ class Source:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Sixteen hex digits that change with the name, split, size, shape, levels or the first
-        and last example: cheap enough to write beside every result, not a proof of equality."""
+        """Sixteen hex digits of SHA-256 over name, split, size, shape, levels, first and last
+        example. It is cheap enough for every result, but no proof that all data are equal."""
         ends = np.ascontiguousarray(self.fetch(np.array([0, self.size - 1])))
         header = (self.name, self.split, self.size, self.shape, self.levels, str(ends.dtype))
         return hashlib.sha256(repr(header).encode() + ends.tobytes()).hexdigest()[:16]
@@ -99,11 +102,16 @@ def from_array(
     levels: int,
     x1: np.ndarray | None = None,
 ) -> Source:
-    """The source that holds its examples in memory: `array` (N, *shape), `labels` (N,) or None, and
-    the other ends of pairs, `x1`, like `array`, or None.
+    """Make a source of examples in memory.
+
+    Args:
+        array: (N, *shape).
+        labels: (N,), or None.
+        levels: as in `Source`.
+        x1: second ends of pairs, (N, *shape), or None.
 
     Raises:
-        ValueError: if a value of discrete data is not below `levels`, or as `Source` does.
+        ValueError: a value of discrete data is not below `levels`, and as `Source`.
     """
     if levels and array.size and array.max() >= levels:
         raise ValueError(
@@ -114,7 +122,7 @@ def from_array(
     return Source(
         name=name,
         split=split,
-        # Fancy indexing copies, so whoever changes a batch does not change the data.
+        # Fancy indexing copies, so that changes to a batch do not change the data.
         fetch=lambda indices: array[np.asarray(indices)],
         labels=labels,
         size=len(array),
@@ -126,7 +134,7 @@ def from_array(
 
 
 def digest_of(*arrays: np.ndarray) -> str:
-    """SHA-256 of arrays, 16 hex digits; of an array above `HASHED` bytes its evenly spread rows."""
+    """SHA-256 of arrays, 16 hex digits; of an array above `HASHED` bytes, of evenly spread rows."""
     found = hashlib.sha256()
     for array in arrays:
         step = max(1, array.nbytes // HASHED)
@@ -136,7 +144,7 @@ def digest_of(*arrays: np.ndarray) -> str:
 
 
 def unknown(what: str, given: str, known: Collection[str]) -> str:
-    """The sentence for a name that is not known: the nearest ones, and all unless they are many."""
+    """The error sentence for an unknown name, with the nearest known names and up to 30 names."""
     near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
     listed = ", ".join(sorted(known)) if len(known) <= 30 else f"{len(known)} names"
@@ -144,6 +152,10 @@ def unknown(what: str, given: str, known: Collection[str]) -> str:
 
 
 def check_split(name: str, split: str, known: Collection[str]) -> None:
-    """Raises ValueError if `split` is not among the splits that `name` has."""
+    """Check that `split` is one of the splits of `name`.
+
+    Raises:
+        ValueError: it is not.
+    """
     if split not in known:
         raise ValueError(unknown(f"split of {name}", split, known))

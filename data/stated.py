@@ -1,4 +1,4 @@
-"""What is known of data that are not read: to sample from a network, or to count its parameters."""
+"""Shapes of data that are not read, to sample from a network or to count its parameters."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from data.source import Source
 
-# Of data whose section does not say the size, as they come.
+# Original shapes of data whose section of the config does not state a size.
 SHAPES = {
     "digits": (8, 8, 1),
     "cifar10": (32, 32, 3),
@@ -18,9 +18,10 @@ CHANNELS = 3
 
 
 def stated_shape(section: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """(H, W, C) that the section `data` of a config states, or None where only the data know it.
+    """Return (H, W, C) from the section `data` of a config, or None if only the data know it.
 
-    Colour, where the channels are not said; without a size that of a well-known data set.
+    Without `num_channels` images are in colour. Without `image_size` the shape is that of a
+    well-known data set.
     """
     size = tuple(section.get("image_size", ()))
     if size:
@@ -30,7 +31,7 @@ def stated_shape(section: Mapping[str, Any]) -> tuple[int, ...] | None:
 
 
 def unread(name: str, split: str, shape: tuple[int, ...], why: str, levels: int = 256) -> Source:
-    """A source of 8-bit images that has a shape and nothing to fetch: it says why instead."""
+    """A source of images with a shape but no data; `fetch` raises FileNotFoundError with `why`."""
 
     def fetch(indices: np.ndarray) -> np.ndarray:
         raise FileNotFoundError(why)

@@ -1,7 +1,7 @@
-"""TensorFlow Datasets that were prepared before, read without TensorFlow and without the network.
+"""Prepared TensorFlow Datasets, read without TensorFlow and without the network.
 
-TFDS serves a prepared data set by index (`as_data_source`) if its files are array_record. To
-prepare one usually needs TensorFlow, once and on any machine; here nothing is ever downloaded.
+TFDS reads a prepared data set by index (`as_data_source`) if its files are array_record. The
+preparation usually needs TensorFlow, once and on any machine. This module never downloads data.
 """
 
 import re
@@ -30,22 +30,22 @@ def load(
 
     Args:
         split: "train", "test", or what TFDS understands, such as "train[:90%]" or "train+test".
-        name: "cifar10", with a config "lsun/bedroom", with a version "cifar10:3.0.2"; without
-            a version the latest one that is prepared.
-        path: where TFDS keeps its data; if empty, $TFDS_DATA_DIR, or ~/tensorflow_datasets.
+        name: "cifar10"; with a config, "lsun/bedroom"; with a version, "cifar10:3.0.2". Without a
+            version, the latest prepared version is used.
+        path: the data folder of TFDS; if empty, $TFDS_DATA_DIR, or ~/tensorflow_datasets.
         image_size, crop: as for `image_folder`; 8-bit images only. Images of varying size need
             `image_size`.
         image_key: the feature to read: uint8 or uint16 is discrete, float32 continuous.
-        label_key: the feature with integer labels, usually "label". Empty reads no labels: they
-            lie among the images, so to collect them all files are read once.
+        label_key: the feature with integer labels, usually "label". Empty reads no labels. Reading
+            labels means reading all files once, since labels are stored with the images.
 
     Raises:
-        ValueError: for an unknown data set, split or feature, or data that are only half there or
-            in another format.
+        ValueError: for an unknown data set, split or feature, or data that are incomplete or in
+            another format.
         FileNotFoundError: if the data set is known but not prepared in `path`.
     """
     folder = version_folder(name, path)
-    # The import is slow, and only this loader needs the package.
+    # Imported here: the import is slow, and only this loader needs the package.
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(folder)

@@ -1,7 +1,7 @@
-"""Where a prepared TFDS data set lies, and whether all of it is there.
+"""The folder of a prepared TFDS data set, and a check that the data set is complete.
 
-Only directories and files are looked at. To ask TFDS for a data set that is not prepared would
-start a download, which retries for minutes before it gives up.
+Only directories and files are looked at. A request to TFDS for a data set that is not prepared
+would start a download, which retries for minutes before it fails.
 """
 
 import os
@@ -14,11 +14,11 @@ from data.source import unknown
 def version_folder(dataset: str, data_dir: str) -> pathlib.Path:
     """The folder data_dir/name[/config]/version of the prepared data set `name[/config][:version]`.
 
-    Without a version it is the latest one there; without a `data_dir`, it is sought in
+    Without a version the latest one is taken. Without a `data_dir` the data folder is
     $TFDS_DATA_DIR or ~/tensorflow_datasets.
 
     Raises:
-        ValueError: for a name that TFDS does not know, a missing config, or half-written data.
+        ValueError: for a name that TFDS does not know, a missing config, or incomplete data.
         FileNotFoundError: if the data set, or this version of it, is not prepared.
     """
     default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
@@ -58,7 +58,7 @@ def version_folder(dataset: str, data_dir: str) -> pathlib.Path:
 
 
 def _versions(home: pathlib.Path) -> list[str]:
-    """The finished versions in a folder: TFDS writes dataset_info.json last."""
+    """The complete versions in a folder: those with dataset_info.json, which TFDS writes last."""
     found = home.glob("*/dataset_info.json")
     return [v.parent.name for v in found if re.fullmatch(r"\d+\.\d+\.\d+", v.parent.name)]
 
@@ -75,15 +75,15 @@ def _check_known(name: str, root: pathlib.Path) -> None:
 
 
 def check_files(builder, split: str, dataset: str) -> None:
-    """Whether all files of the split are there, whole, and of a format that is read by index.
+    """Check that all files of the split are complete and in a format that is read by index.
 
     Args:
         builder: a TFDS builder of the prepared data set.
-        split: a split it has, or part of one.
-        dataset: what the data set is called in messages.
+        split: a split of the data set, or a part of one.
+        dataset: name of the data set in error sentences.
 
     Raises:
-        ValueError: if they are not; the sentence names the file.
+        ValueError: a file is missing, damaged or in another format; the sentence names it.
     """
     mend = "remove the folder and prepare it again"
     suffix = builder.info.file_format.file_suffix
@@ -102,7 +102,7 @@ def check_files(builder, split: str, dataset: str) -> None:
             n = ArrayRecordReader(str(path)).num_records()
         except RuntimeError as error:
             raise ValueError(f"{path} is damaged ({error}); {mend}.") from error
-        # A file cut short opens without complaint and gives empty records later.
+        # A file that is cut short opens without an error and returns empty records later.
         if n != part.examples_in_shard:
             raise ValueError(
                 f"{path} is damaged: it holds {n} examples of {part.examples_in_shard}; {mend}."

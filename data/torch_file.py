@@ -1,11 +1,11 @@
-"""Files of `torch.save`, read without torch and without running what is in them.
+"""Files of `torch.save`, read without torch and without running code from the file.
 
 Since release 1.6 such a file is a zip archive: `<name>/data.pkl` is a pickle in which each tensor
-is a view of a storage, and `<name>/data/<key>` are the bytes of the storages. Before, it was five
-pickles in a row (a magic number, a version, facts about the machine, the object, the keys of the
-storages), and behind them each storage, its length in front. A pickle may name any function of any
-module to be called; here only tensors and ordered dicts are made, and whatever else is named
-becomes a `Foreign`, which does nothing.
+is a view of a storage, and `<name>/data/<key>` are the bytes of the storages. Before, a file had
+five pickles in a row (a magic number, a version, facts about the machine, the object, the keys of
+the storages), followed by the storages, each after its length. A pickle may call any function of
+any module. This reader makes only tensors and ordered dicts; every other class or function becomes
+a `Foreign`, which does nothing.
 """
 
 import collections
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 ZIP_MAGIC = b"PK\x03\x04"
-# How a pickle of protocol 2 begins whose first object is torch's magic number, as before 1.6.
+# First bytes of a file before 1.6: a pickle of protocol 2 with torch's magic number.
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 LEGACY_VERSION = 1001
 DTYPES = {
@@ -37,7 +37,7 @@ DTYPES = {
 
 
 class Foreign:
-    """Stands for an object of a class that is not read; whatever is done to it has no effect."""
+    """A placeholder for an object of a class that is not read; its methods do nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         pass
@@ -55,10 +55,11 @@ class Foreign:
 
 
 def load(path: Path) -> Any:
-    """The object that was saved, with numpy arrays for tensors.
+    """Return the saved object, with numpy arrays in place of tensors.
 
     Raises:
-        ValueError: where the file is cut short, damaged, or not such a file.
+        ValueError: the file is cut short or damaged, or was not written by `torch.save`.
+        OSError: the file cannot be opened.
     """
     try:
         with open(path, "rb") as file:
@@ -77,7 +78,7 @@ def load(path: Path) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes arrays for tensors, and nothing of what else the pickle asks for."""
+    """An unpickler that makes arrays of tensors, and a `Foreign` of every other class."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in DTYPES:
@@ -95,7 +96,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _ZipUnpickler(_Unpickler):
-    """The pickle of an archive, whose storages are read when a tensor wants them."""
+    """The unpickler of an archive; a storage is read when the first tensor needs it."""
 
     def __init__(self, archive: zipfile.ZipFile):
         name = next((n for n in archive.namelist() if n.endswith("/data.pkl")), None)
@@ -106,7 +107,7 @@ class _ZipUnpickler(_Unpickler):
         self._storages: dict[str, np.ndarray] = {}
 
     def persistent_load(self, identity: Any) -> np.ndarray:
-        """The storage `("storage", type, key, device, length)`; several tensors may share one."""
+        """Return the storage `("storage", type, key, device, length)`; tensors may share one."""
         _, dtype, key, _, length = identity
         _check_dtype(dtype, key)
         if key not in self._storages:
@@ -116,7 +117,7 @@ class _ZipUnpickler(_Unpickler):
 
 
 class _LegacyUnpickler(_Unpickler):
-    """The fourth pickle of an old file, whose storages are empty until `fill`."""
+    """The unpickler of the object in an old file; storages are uninitialised until `fill`."""
 
     def __init__(self, file: BinaryIO):
         super().__init__(file)
@@ -124,7 +125,7 @@ class _LegacyUnpickler(_Unpickler):
         self._storages: dict[str, np.ndarray] = {}
 
     def persistent_load(self, identity: Any) -> Any:
-        """The storage `("storage", type, key, device, length, view)`, or a class of a module."""
+        """Return the storage `("storage", type, key, device, length, view)`, or a Foreign class."""
         if identity[0] == "module":
             return Foreign
         _, dtype, key, _, length, view = identity
@@ -132,7 +133,7 @@ class _LegacyUnpickler(_Unpickler):
         if view is not None:
             raise ValueError(f"storage {key} is a view of another, as before torch 0.4")
         if key not in self._storages:
-            # Memory is taken before the bytes are seen: no more of it than there can be bytes.
+            # Memory is allocated before the bytes are read, but never more than the file's size.
             self._room -= length * np.dtype(dtype).itemsize
             if length < 0 or self._room < 0:
                 raise EOFError(f"storage {key} of {length} numbers is longer than the file")
@@ -140,7 +141,7 @@ class _LegacyUnpickler(_Unpickler):
         return self._storages[key]
 
     def fill(self, keys: list[str]) -> None:
-        """Reads the storages, which lie in the file in the order of the keys."""
+        """Read the storages, which follow in the file in the order of `keys`."""
         if sorted(keys) != sorted(self._storages):
             raise ValueError("the storages in the file are not those of its tensors")
         for key in keys:
@@ -151,7 +152,7 @@ class _LegacyUnpickler(_Unpickler):
 
 
 def _load_legacy(file: BinaryIO) -> Any:
-    """The object of an old file, from behind its magic number."""
+    """Read the object of an old file, positioned after its magic number."""
     version, machine = _Unpickler(file).load(), _Unpickler(file).load()
     if version != LEGACY_VERSION or not machine.get("little_endian"):
         raise ValueError(f"it is of version {version}, or of a machine that puts large bytes first")
@@ -167,7 +168,7 @@ def _check_dtype(dtype: Any, key: str) -> None:
 
 
 def _view(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: Any) -> np.ndarray:
-    """A tensor: a view of its storage, checked to lie inside."""
+    """Return a tensor as a view of its storage, after a check that it lies inside."""
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     if min(offset, *shape, *strides, 0) < 0 or (0 not in shape and last >= storage.size):
         raise ValueError(f"a tensor of shape {shape} reaches beyond its storage")
