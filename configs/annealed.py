@@ -1,10 +1,11 @@
-"""NCSN and NCSNv2: RefineNets told of a noise level, sampled by annealed Langevin dynamics.
+"""NCSN and NCSNv2: RefineNets for discrete noise levels, sampled by annealed Langevin dynamics.
 
 NCSN is Song and Ermon 2019: ten levels, 100 steps at each. Song and Ermon 2020 improve it by five
-techniques, which the file names count: (1) the largest level is the largest distance between two
-images, (2) neighbouring levels overlap, so there are hundreds, (3) the network is not told the
-level, its output is divided by it, (4) step size and steps a level follow from a bound, (5) the
-parameters are averaged. NCSNv2 has all five; 1, 2 and 4 go together.
+techniques, whose numbers are in the names of the config files: (1) the largest level is the largest
+distance between two images; (2) neighbouring levels overlap, so there are hundreds of them; (3) the
+network does not get the level as input, its output is divided by the level; (4) step size and
+number of steps at a level follow from a bound; (5) the parameters are averaged. NCSNv2 has all
+five; 1, 2 and 4 are used together.
 """
 
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 
 
 class Levels(NamedTuple):
-    """The largest noise level, how many there are, Langevin steps at each, and their snr."""
+    """The largest noise level, the number of levels, Langevin steps at each, and their snr."""
 
     sigma_max: float
     number: int
@@ -31,9 +32,10 @@ IMPROVED = {
 
 
 def annealed(config: ConfigDict, techniques: str) -> ConfigDict:
-    """Levels, sampler and optimizer for the techniques listed, e.g. "124" or none, "".
+    """Set levels, sampler and optimizer for `techniques`, e.g. "124", or "" for none.
 
-    Technique 3 is the choice of the network, `ncsnv2_*` or `ncsn`, made in `config`.
+    Technique 3 is the choice of the network, `ncsnv2_*` in place of `ncsn`, and is made in `config`
+    before.
     """
     improved = set("124") <= set(techniques)
     levels = IMPROVED[config.data.name] if improved else NCSN
@@ -44,7 +46,7 @@ def annealed(config: ConfigDict, techniques: str) -> ConfigDict:
     config.sampling.corrector = "ald"
     config.sampling.ald.n_steps = levels.n_steps
     config.sampling.ald.snr = levels.snr
-    config.training.ema_rate = 0.999 if "5" in techniques else 0.0  # at 0 the last parameters
+    config.training.ema_rate = 0.999 if "5" in techniques else 0.0  # at 0: no averaging
     config.optim.lr = 1e-4 if "3" in techniques else 1e-3
     config.optim.warmup = 0
     config.optim.grad_clip = 0.0

@@ -1,8 +1,8 @@
-"""What the CelebA configs share: 64 px, discrete-time VE, noise levels from 90 down to 0.01.
+"""The common part of the CelebA configs: 64 px, discrete-time VE, noise levels from 90 to 0.01.
 
 The middle 140 x 140 pixels of the aligned photographs (218 x 178) are resized to 64 x 64. As in the
-released code, what is held out is TFDS's `validation`; there is a `test` too. Samples are compared
-with the training images in the features of Inception, as for CIFAR-10.
+released code, the held-out split is `validation` of TFDS, which also has a `test`. Samples are
+compared with the training images in the features of Inception, as for CIFAR-10.
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +11,7 @@ from configs.base import base
 
 
 def celeba(architecture: str) -> ConfigDict:
-    """The network `ncsnpp`, as for CIFAR-10; or a RefineNet, which goes on to `annealed`."""
+    """A config for the network `ncsnpp`, or for a RefineNet, which `annealed` then completes."""
     config = base("ve", architecture, "tfds", continuous=False)
     if architecture == "ncsnpp":
         config.model.fir = True

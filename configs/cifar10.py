@@ -1,20 +1,23 @@
-"""What the CIFAR-10 configs share: the models of Song et al. 2021, appendix H, and their ancestors.
+"""The common part of the CIFAR-10 configs: models of Song et al. 2021, appendix H, and older ones.
 
-NCSN++ is the architecture the paper found best for VE (FIR resampling, a residual pyramid of the
-input), DDPM++ the one for VP and sub-VP; `ddpm` is the network of Ho et al. 2020, the RefineNets go
-on to `annealed`. Batch 128, 1.3 M iterations; the deep ones have 8 residual blocks a level in place
-of 4, and 0.95 M. The data come from TFDS (`data.path` is its directory).
+NCSN++ is the architecture that the paper found best for VE (FIR resampling, a residual pyramid of
+the input), DDPM++ the best for VP and sub-VP. `ddpm` is the network of Ho et al. 2020. `annealed`
+completes the configs of RefineNets. Batch 128, 1.3 M iterations; deep networks have 8 residual
+blocks a level in place of 4, and 0.95 M iterations. The data come from TFDS (`data.path` is its
+directory).
 
 `--mode eval` measures the FID of the papers: 50,000 samples against the training images, in the
-features of the Inception of 2015, whose weights are a file to be fetched (docs/metrics.md). Without
-the file it says so before anything is sampled; `--config.eval.features="('pixels',)"` does without.
+features of the Inception of 2015. Its weights are a file that the user fetches (docs/metrics.md).
+Without the file, the evaluation is refused before anything is sampled;
+`--config.eval.features="('pixels',)"` needs no file.
 """
 
 from ml_collections import ConfigDict
 
 from configs.base import base
 
-NETWORK = {"ncsnpp": "ncsnpp", "ddpmpp": "ncsnpp"}  # two choices of options; else its own name
+# Two sets of options of one network; other architectures have the name of their network.
+NETWORK = {"ncsnpp": "ncsnpp", "ddpmpp": "ncsnpp"}
 
 
 def cifar10(law: str, architecture: str, deep: bool = False, continuous: bool = True) -> ConfigDict:
@@ -35,7 +38,8 @@ def cifar10(law: str, architecture: str, deep: bool = False, continuous: bool = 
     config.eval.features = ("inception",)
     config.eval.reference = "train"
     config.eval.bpd_repeats = 5
-    # A score known at so many levels only is a flow in stairs, which adaptive solvers cannot take.
+    # A score that is known at discrete levels only gives a flow with jumps in time, which adaptive
+    # solvers cannot solve.
     config.eval.enable_bpd = continuous or law != "ve"
     config.data.random_flip = True
     return config

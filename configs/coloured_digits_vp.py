@@ -1,4 +1,4 @@
-"""Handwritten digits in colour, 8x8x3, variance-preserving law: for colouring.
+"""Handwritten digits in colour, 8x8x3, variance-preserving law, for the colouring of grey images.
 
 python -m tools.coloured_digits runs/coloured_digits.npz
 python main.py --config configs/coloured_digits_vp.py --workdir runs/coloured --mode train
@@ -20,5 +20,5 @@ def get_config():
     config.data = ConfigDict({**section_of("data", "npz"), **rest})
     config.data.path = "runs/coloured_digits.npz"
     config.eval.mixture = False
-    config.eval.classifier = ""  # fitted to these images; that of the grey ones does not take them
+    config.eval.classifier = ""  # fitted to these images; the file "digits" is for grey images
     return config

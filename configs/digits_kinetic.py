@@ -3,7 +3,7 @@
 python main.py --config configs/digits_kinetic.py --workdir runs/digits_kinetic --mode train
 python main.py --config configs/digits_kinetic.py --workdir runs/digits_kinetic --mode eval
 
-The table, for the law of least kinetic energy, was made from the training digits (--draws 20000):
+The table of the law of least kinetic energy was made from the training digits (--draws 20000) by
 python -m tools.kinetic_path --config configs/digits_vp.py --out configs/paths/digits.json
 """
 

@@ -1,4 +1,4 @@
-"""Handwritten digits, 8x8, variance-preserving law, with a network that may be told the class.
+"""Handwritten digits, 8x8, variance-preserving law, with a network that may get the class.
 
 python main.py --config configs/digits_vp_conditional.py --workdir runs/conditional --mode train
 python main.py --config configs/digits_vp_conditional.py --workdir runs/conditional --mode sample \\

@@ -1,11 +1,11 @@
-"""A network of the noise level of digits, for denoising MCMC.
+"""A network that estimates the noise level of noisy digits, for denoising MCMC.
 
 python main.py --config configs/digits_vp_noise_level.py --workdir runs/levels --mode train
 python main.py --config configs/digits_vp.py --workdir runs/digits --mode sample \\
     --config.sampling.method=denoising_mcmc --config.sampling.denoising_mcmc.network=runs/levels \\
     --config.sampling.grid=karras --config.sampling.predictor=heun
 
-Adam and its rate are those of Kim & Ye 2023 (arXiv 2209.14593); the cosine to zero is not.
+Adam and its rate are those of Kim & Ye 2023 (arXiv 2209.14593); the cosine schedule is not.
 """
 
 from configs.base import base

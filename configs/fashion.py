@@ -1,9 +1,10 @@
-"""What the Fashion-MNIST configs share: 28x28 grey, networks of the paper in small, for a laptop.
+"""The common part of the Fashion-MNIST configs: 28x28 grey, small networks for a laptop.
 
 The data are the four IDX files (Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747) in the folder that
-`--config.data.path` names. NCSN++ for VE and DDPM++ for VP and sub-VP, as in Song et al. 2021, with
-a fourth of the channels, three resolutions and one residual block a level: 1.3 M parameters, 85
-GFLOP for a training step of 64 images, 6000 of which a laptop of 200 GFLOP/s takes in 45 minutes.
+`--config.data.path` names. The networks are NCSN++ for VE and DDPM++ for VP and sub-VP, as in Song
+et al. 2021, with a fourth of the channels, three resolutions and one residual block a level: 1.3 M
+parameters, 85 GFLOP for a training step of 64 images. A laptop of 200 GFLOP/s makes the 6000 steps
+in 45 minutes.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +20,7 @@ def fashion(law: str) -> ConfigDict:
     config.model.attn_resolutions = (7,)
     config.model.fourier_scale = 16.0
     if law == "ve":
-        config.sde.sigma_max = 25.0  # about the largest distance of two images
+        config.sde.sigma_max = 25.0  # about the largest distance between two images
         config.model.fir = True
         config.model.progressive_input = "residual"
         config.model.scale_by_sigma = True

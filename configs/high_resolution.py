@@ -1,16 +1,17 @@
-"""What the configs of 128 px and more share: LSUN bedrooms and churches, CelebA-HQ and FFHQ.
+"""The common part of the configs from 128 px on: LSUN bedrooms and churches, CelebA-HQ and FFHQ.
 
-Batch 64, 2.4 M iterations, no dropout; NCSN++ has 2000 noise levels in place of 1000, and at
-1024 px batch 8 and fewer channels. LSUN comes from TFDS, which holds `train` and `validation`: the
-larger side is cut to the smaller, the square resized. The faces come from a folder of images, to be
-named by `--config.data.path=DIR` (the released code reads TFRecords of the same images, and
-evaluates on the training images; here a tenth is held out).
+Batch 64, 2.4 M iterations, no dropout. NCSN++ has 2000 noise levels in place of 1000, and at
+1024 px batch 8 and fewer channels. LSUN comes from TFDS, which has `train` and `validation`; images
+are cropped to their central square and resized. The faces come from a folder of images, named by
+`--config.data.path=DIR`. (The released code reads TFRecords of the same images and evaluates on the
+training images; here a tenth is held out.)
 
 Samples are compared with the training images by the Frechet distance of Inception features, as for
-CIFAR-10: its moments are streamed, so that three million bedrooms take no memory. 50,000 samples of
-256 px take 9 GiB of the host's.
+CIFAR-10. Its moments are streamed, so that three million bedrooms need no memory. 50,000 samples of
+256 px take 9 GiB of the host's memory.
 
-Numbers: Song et al. 2021, appendix H; the networks of Ho et al. 2020, appendix B, at 256 px.
+The numbers are those of Song et al. 2021, appendix H; the networks of Ho et al. 2020 have those of
+their appendix B, at 256 px.
 """
 
 from ml_collections import ConfigDict
@@ -23,11 +24,11 @@ FACES = ("celebahq", "ffhq")
 def high_resolution(
     law: str, network: str, data: str, side: int = 256, continuous: bool = True
 ) -> ConfigDict:
-    """`data` is "lsun/bedroom", "lsun/church_outdoor", "celebahq" or "ffhq"."""
+    """A config for `data` "lsun/bedroom", "lsun/church_outdoor", "celebahq" or "ffhq"."""
     config = base(law, network, "image_folder" if data in FACES else "tfds", continuous)
     config.training.batch_size = 64
     config.training.n_iters = 2_400_000
-    # For one device. The released code takes the batch of `eval`, split over many.
+    # For one device. The released code takes the batch size of `eval`, split over many devices.
     config.sampling.batch_size = 32
     config.eval.batch_size = 512
     config.eval.loss_examples = 512
@@ -54,7 +55,7 @@ def high_resolution(
 
 
 def ncsnpp(config: ConfigDict) -> None:
-    """NCSN++ of 256 px: images enter and leave at every level, by skips."""
+    """Set the NCSN++ of 256 px, whose images enter and leave at every resolution by skips."""
     config.model.ch_mult = (1, 1, 2, 2, 2, 2, 2)
     config.model.num_res_blocks = 2
     config.model.fir = True
@@ -66,17 +67,18 @@ def ncsnpp(config: ConfigDict) -> None:
 
 
 def ddpm(config: ConfigDict) -> None:
-    """The DDPM of 256 px, learned ten times more slowly than the one of CIFAR-10."""
+    """Set the DDPM of 256 px, whose learning rate is a tenth of that for CIFAR-10."""
     config.model.ch_mult = (1, 1, 2, 2, 4, 4)
     config.optim.lr = 2e-5
     config.sampling.predictor = "ancestral"
 
 
 def faces_1024(data: str) -> ConfigDict:
-    """NCSN++ of 1024 px under the continuous VE law, for "celebahq" or "ffhq".
+    """NCSN++ of 1024 px with the continuous VE law, for "celebahq" or "ffhq".
 
-    The evaluation batch was 1024 in the released code: 13 GB of pixels alone. Here it is 8. Its
-    50,000 samples would take 146 GiB; here they are 1000, judged by KID, which has no bias in n.
+    The released code evaluates in batches of 1024, with 13 GB of pixels alone; here the batch size
+    is 8. Its 50,000 samples would take 146 GiB; here 1000 samples are compared by KID, which has no
+    bias in n.
     """
     config = high_resolution("ve", "ncsnpp", data, side=1024)
     config.sde.sigma_max = 1348.0

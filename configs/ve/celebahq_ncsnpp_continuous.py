@@ -1,6 +1,6 @@
 """CelebA-HQ at 1024 px, NCSN++, continuous VE law.
 
-The released file asks torch for the device, and does not load without it.
+The released config file imports torch to choose a device, and does not load without torch.
 """
 
 from configs.high_resolution import faces_1024

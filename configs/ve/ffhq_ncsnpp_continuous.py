@@ -1,7 +1,7 @@
 """FFHQ at 1024 px, NCSN++, continuous VE law.
 
-The loss is a mean over pixels, not a sum as for all other VE models. The released file asks torch
-for the device, and does not load without it.
+The loss is a mean over pixels, not a sum as for all other VE models. The released config file
+imports torch to choose a device, and does not load without torch.
 """
 
 from configs.high_resolution import faces_1024

@@ -1,6 +1,6 @@
 """CelebA at 64 px, NCSN (Song and Ermon 2019): ten noise levels.
 
-The released file says `training.loss = "vesde"` for `training.sde`, and does not run.
+The released config file sets `training.loss = "vesde"` in place of `training.sde`, and fails.
 """
 
 from configs.annealed import annealed

@@ -1,7 +1,7 @@
 """LSUN bedrooms at 128 px, NCSNv2 (Song and Ermon 2020).
 
-The released file writes `training.continuouse = False`, so that it trains in continuous time, with
-a network that takes integer levels; discrete time, as its name says, is meant.
+The released config file sets `training.continuouse = False`, a misspelt key. It therefore trains in
+continuous time, with a network that takes integer levels. This config trains in discrete time.
 """
 
 from configs.annealed import annealed

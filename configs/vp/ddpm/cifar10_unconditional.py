@@ -1,4 +1,4 @@
-"""CIFAR-10, DDPM in discrete time, not told the time (technique 3 of Song and Ermon 2020)."""
+"""CIFAR-10, DDPM in discrete time, without the time as input (Song and Ermon 2020, technique 3)."""
 
 from configs.cifar10 import cifar10
 
