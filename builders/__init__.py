@@ -1,7 +1,7 @@
-"""From config to objects, a file a section; nothing else turns names into code.
+"""From config to objects, one file for each section; nothing else turns names into code.
 
-Data flows one way: flags, config, `build(config)`, pure functions, jitted step. A section is the
-keyword arguments of one constructor. `experiment.build` calls the others; `guidance`, `restoration`
-and `editing` add to an experiment what its samples are to agree with. `checks` refuses what no run
-can have.
+Data flows one way: flags, config, `build(config)`, pure functions, jitted step. A section has the
+keyword arguments of one constructor. `experiment.build` calls the builders of the sections.
+`guidance`, `restoration` and `editing` add conditions on samples to an experiment. `checks` refuses
+invalid values.
 """

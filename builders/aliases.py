@@ -1,9 +1,9 @@
-"""Old names of keys: those of configs written before methods had sections.
+"""Old names of keys, from configs that were written before methods had sections.
 
-score_sde has some of these names too, such as `sampling.snr`. One table, `ALIASES`, maps each old
-key to its targets. A target with a name in braces stands for the chosen method of that key: with
-`sampling.corrector = "ald"`, `sampling.snr` is `sampling.ald.snr`. Of several targets the first one
-in use counts.
+score_sde has some of these names too, such as `sampling.snr`. The table `ALIASES` maps each old key
+to its targets. A name in braces stands for the chosen method of that key: with
+`sampling.corrector = "ald"`, `sampling.snr` is `sampling.ald.snr`. If there are several targets,
+the first that is in use is taken.
 """
 
 import re
@@ -94,7 +94,7 @@ ALIASES = {
     "likelihood.max_steps": ("{solver}.max_steps",),
 }
 
-# Keys of score_sde that are in another section here, or whose values are said otherwise.
+# Keys of score_sde that are in another section here, or have other values.
 MOVED = {
     "training.reduce_mean": ("loss.reduce_mean", {}),
     "training.likelihood_weighting": ("loss.weighting", {True: "likelihood", False: "variance"}),
@@ -103,19 +103,19 @@ MOVED = {
 # Old names of methods, by the key that chooses them; a section may still have the old name too.
 NAMES = {"predictor": {"ancestral_sampling": "ancestral", "restoration": "restoration_degradation"}}
 
-# Old keys that are called as a section is now: their value is this option of it.
+# Old keys whose name is now that of a section: their value is this option of the section.
 SECTIONS_NOW = {"guidance.mask": "keep"}
 
 
 def with_today(argument: str) -> str:
-    """A flag with an old key of `SECTIONS_NOW` as it is called today; any other as it is."""
+    """Rename the key of a flag if it is one of `SECTIONS_NOW`; return other flags unchanged."""
     for key, option in SECTIONS_NOW.items():
         argument = re.sub(rf"^(--?config\.{key})(=|$)", rf"\1.{option}\2", argument)
     return argument
 
 
 def old_keys(name: str) -> dict[str, Any]:
-    """The old keys of a section, as fields without a value that take one of the right type."""
+    """The old keys of a section, as placeholders: fields with a type and no value."""
     moved = (key.split(".") for key in MOVED)
     fields = {key: config_dict.placeholder(bool) for section, key in moved if section == name}
     own, tables = sections(name), {choice.key: choice.table for choice in choices(name)}
@@ -139,7 +139,7 @@ SECTIONS = tuple(dict.fromkeys(old.split(".")[0] for old in ALIASES))
 
 
 def modernised(config: ConfigDict, strict: bool = True) -> ConfigDict:
-    """A config whose old keys have been moved to where they belong now; see `modern`."""
+    """Return a config with its old keys moved to their present places; see `modern`."""
     config = config.copy_and_resolve_references()
     if config.loss.name == "denoising" and not config.training.continuous:
         config.loss.name = "discrete"  # which had no name of its own
@@ -156,14 +156,14 @@ def modernised(config: ConfigDict, strict: bool = True) -> ConfigDict:
 
 
 def modern(name: str, section: ConfigDict, strict: bool = True) -> ConfigDict:
-    """A section of a config with its old keys moved to where they belong now.
+    """Return a section of a config with its old keys moved to their present places.
 
     Args:
-        strict: refuse an old key whose method is not chosen. A stored config has all old keys,
-            whatever was chosen; there they are left out.
+        strict: refuse an old key whose method is not chosen. A stored config has old keys of all
+            methods; with `strict=False` those of other methods are left out.
 
     Raises:
-        ValueError: for such a key.
+        ValueError: with `strict`, for an old key whose method is not chosen.
     """
     values = section.to_dict()
     for key, names in NAMES.items():
@@ -192,7 +192,7 @@ def modern(name: str, section: ConfigDict, strict: bool = True) -> ConfigDict:
 def places(
     found: Mapping[str, Any], in_use: set[str], picked: Mapping[str, str], targets: tuple[str, ...]
 ) -> Iterator[tuple[str, str]]:
-    """`(section, option)` of those targets that are in use."""
+    """Yield `(section, option)` of the targets that are in use."""
     for target in targets:
         template, option = target.split(".")
         key = template.strip("{}")
@@ -202,7 +202,7 @@ def places(
 
 
 def unused(key: str, value: Any, name: str, section: Mapping[str, Any]) -> str:
-    """The sentence for a key of a method that is not chosen."""
+    """The error sentence for a key of a method that is not chosen."""
     picked = ", ".join(f"{name}.{k} is {v!r}" for k, v in chosen(name, section).items())
     return (
         f"{key} is set to {value!r}, and no chosen method reads it ({picked}); leave the key out, "

@@ -1,4 +1,4 @@
-"""`sampling.method = "denoising_mcmc"`: a chain near the data, whose states are denoised."""
+"""`sampling.method = "denoising_mcmc"`: samples are denoised states of a chain near the data."""
 
 from jax import Array
 
@@ -9,7 +9,7 @@ from samplers.mcmc import denoising_mcmc as mcmc
 from samplers.mcmc.langevin_gibbs import Walk
 from sde_lib.prediction import PredictFn
 
-# What to do without a network of the noise level.
+# Advice for a config without a network of the noise level.
 MEND = (
     "train one, with a config such as configs/digits_vp_noise_level.py, and name its workdir with "
     "--config.sampling.denoising_mcmc.network=DIR."
@@ -27,18 +27,17 @@ def denoising_mcmc(
     start_std: float = 0.5,
     burn_in: tuple = ((10, 0.1),),
 ) -> SampleFn:
-    """Chains that begin with a run of Heun, and whose states the predictor and corrector denoise.
+    """Chains that start at samples of Heun, with states denoised by predictor and corrector.
 
     Args:
         network: the workdir of a run that trained a network of the noise level.
         eta: step size of a move, in units of data^2.
         moves: moves of the chain for a sample.
-        update: how a noise level is chosen, "argmax" or "gibbs".
-        outputs: samples that a chain gives one after the other; above 1 they share its seed, that
-            of the first.
-        start_steps: steps of the run of Heun that the chain begins with.
-        start_std: the noise added to the end of that run.
-        burn_in: moves before the first sample, rows (number, step size).
+        update: choice of the next noise level, "argmax" or "gibbs".
+        outputs: number of samples of one chain; above 1 all share the seed of the first.
+        start_steps: steps of the run of Heun at whose end the chain starts.
+        start_std: standard deviation of the noise added to the end of that run.
+        burn_in: moves before the first sample, as rows (number, step size).
     """
     path, section = parts.path, parts.section
     check_chain(section, network, outputs)
@@ -64,7 +63,11 @@ def denoising_mcmc(
 
 
 def check_chain(section, network: str, outputs: int) -> None:
-    """Refuses what no chain can have."""
+    """Refuse options that no chain can have.
+
+    Raises:
+        ValueError: no final denoising, a batch that is not made of whole chains, or no network.
+    """
     if not section.denoise:
         raise ValueError(
             "sampling.denoise is False, and sampling.method 'denoising_mcmc' ends with the "
@@ -80,7 +83,7 @@ def check_chain(section, network: str, outputs: int) -> None:
 
 
 def burn_in_rows(rows: tuple) -> tuple[tuple[int, float], ...]:
-    """The rows `(number, eta)`."""
+    """Check the rows `(number of moves, step size)` and return them."""
     for row in rows:
         if not isinstance(row, tuple) or len(row) != 2 or int(row[0]) != row[0]:
             raise ValueError(

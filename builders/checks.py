@@ -1,6 +1,6 @@
-"""What no run can have: refused before anything is compiled or written, in one sentence each.
+"""Checks of a config, made before anything is compiled or written.
 
-A sentence names the value, the rule, and the mend.
+Each error is one sentence with the value, the rule, and what to change.
 """
 
 import math
@@ -23,13 +23,17 @@ from training.workdir import flatten
 
 
 def choose(section: str, name: str, table) -> Any:
-    """The entry called `name`, or a sentence with the nearest names."""
+    """Return the entry `name` of a table; for a sequence of names, the name itself.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest known ones.
+    """
     if name not in table:
         raise ValueError(unknown(section, name, tuple(table)))
     return table[name] if hasattr(table, "keys") else name
 
 
-# Keys that belong to no constructor, what must hold of their numbers, and in words.
+# Keys that belong to no constructor, the rule for their numbers, and the rule in words.
 RANGES = (
     (
         "training.batch_size training.n_iters training.accumulate training.n_jitted_steps "
@@ -50,10 +54,10 @@ RANGES = (
     ("guidance.label", lambda x: x >= -1, "be a class, or -1 for all in turn"),
     ("eval.elbo_times", lambda x: x >= 2 and x % 2 == 0, "be even, and at least 2"),
     ("latents.nodes", lambda x: 2 <= x < math.inf, "be at least 2, the two ends"),
-    # Of a longer seed jax would take the last 32 bits without a word.
+    # jax would silently take the last 32 bits of a longer seed.
     ("seed eval.seed", lambda x: 0 <= x < 2**32, "lie in [0, 2**32)"),
 )
-# Keys of several numbers, how many there may be, and in words.
+# Keys with several numbers, the allowed counts, and the rule in words.
 SEVERAL = (
     ("data.crop data.image_size", (0, 1, 2), "be one side, or (height, width)"),
     ("model.fir_kernel", range(1, 65), "be the taps of a filter, such as (1, 3, 3, 1)"),
@@ -61,7 +65,7 @@ SEVERAL = (
 
 
 def check_numbers(config: ConfigDict) -> None:
-    """Refuses numbers that no run can have."""
+    """Refuse numbers outside their ranges, and numbers of steps that are no multiples."""
     flat = flatten(config.to_dict())
     for keys, counts, rule in SEVERAL:
         for key in keys.split():
@@ -85,14 +89,14 @@ def check_numbers(config: ConfigDict) -> None:
 
 
 def several(value: Any, counts: Sequence[int]) -> bool:
-    """Whether a value is a row of so many numbers."""
+    """Whether a value is a tuple or list of numbers, with one of the allowed counts."""
     if not isinstance(value, tuple | list) or len(value) not in counts:
         return False
     return all(isinstance(number, numbers.Real) for number in value)
 
 
 def check_combinations(config: ConfigDict) -> None:
-    """Refuses values that are fine one by one and wrong together."""
+    """Refuse values that are valid one by one and invalid together."""
     for section in ("sampling", "likelihood"):
         eps = config[section].eps
         if not config.sde.t0 <= eps < config.sde.t1:
@@ -112,7 +116,7 @@ def check_combinations(config: ConfigDict) -> None:
 
 
 def check_discrete(config: ConfigDict) -> None:
-    """Refuses what does not go with discrete levels, or what goes with them alone."""
+    """Refuse combinations of discrete levels with options of continuous time, and vice versa."""
     by_level = config.prediction.conditioning in BY_LEVEL
     if config.training.continuous and by_level:
         raise ValueError(
@@ -141,7 +145,7 @@ def check_discrete(config: ConfigDict) -> None:
 
 
 def check_classes(config: ConfigDict, train: Source, test: Source) -> None:
-    """Refuses classes that the data do not have, and a loss that is not the network's."""
+    """Refuse a network whose classes the data do not have, and a loss for other networks."""
     name = choose("loss.name", config.loss.name, tuple(losses.LOSSES))
     choose("model.name", config.model.name, NETWORKS)
     networks = trained(name)
@@ -174,13 +178,13 @@ def check_classes(config: ConfigDict, train: Source, test: Source) -> None:
 
 
 def classes_told(config: ConfigDict) -> int:
-    """How many classes there are for the network, to be told or to tell apart; 0 for none."""
-    # Those of NCSN are noise levels.
+    """The number of classes that a network gets as input or distinguishes; 0 for none."""
+    # The classes of NCSN are noise levels.
     return 0 if config.model.name == "ncsn" else config.model.get("num_classes", 0)
 
 
 def check_data(config: ConfigDict, train: Source, test: Source) -> None:
-    """Refuses what the data at hand do not allow."""
+    """Refuse options that these data do not allow, and unknown names that no builder checks."""
     choose("guidance.method", config.guidance.method, ("none", *FOLLOWED))
     choose("latents.dataset", config.latents.dataset, ("train", "test"))
     check_evaluation(config.eval, train)

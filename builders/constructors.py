@@ -1,8 +1,7 @@
-"""Sections that hold the arguments of one constructor, which they name: `sde`, `model`, `data` and
-`optim`.
+"""The sections `sde`, `model`, `data` and `optim`, with the arguments of the constructor they name.
 
-The arguments and their defaults are read off the signature, so a new law, network or kind of data
-is its file and one line of `sde_lib.SDES`, `models.MODELS` or `data.SOURCES`.
+Arguments and defaults are read off the signature. A new law, network or kind of data therefore
+needs its file and one line of `sde_lib.SDES`, `models.MODELS` or `data.SOURCES`.
 """
 
 from collections import ChainMap
@@ -21,10 +20,10 @@ from training.optimizer import OPTIMIZERS
 
 
 class Named(NamedTuple):
-    """A section: the key that names a constructor, and the table it is in.
+    """A section: the key that names the constructor, and the table of constructors.
 
-    `given`: arguments that other sections say. `beside`: keys that all sections of the kind have
-    and that are no arguments.
+    `given`: arguments that come from other sections. `beside`: keys of the section that are no
+    arguments of the constructor.
     """
 
     key: str
@@ -33,7 +32,7 @@ class Named(NamedTuple):
     beside: tuple[str, ...] = ()
 
 
-# Views of several tables: an entry that is added to one of them is in them too.
+# Views of several tables: an entry added to one of the tables appears in the view.
 LAWS = ChainMap(sde_lib.SDES, sde_lib.TABLED)
 NETWORKS = ChainMap(models.MODELS, models.CLASSIFIERS, models.NOISE_LEVELS)
 OF_DATA = ("eval_split", "centered", "random_flip", "uniform_dequantization")
@@ -43,19 +42,22 @@ NAMED = {
     "data": Named("dataset", data.SOURCES, beside=OF_DATA),
     "optim": Named("optimizer", OPTIMIZERS),
 }
-# What a loss trains, if not the networks of `models.MODELS`.
+# The networks that a loss trains; other losses train those of `models.MODELS`.
 TRAINS = {"classification": models.CLASSIFIERS, "noise_level": models.NOISE_LEVELS}
 
 
 def section_of(section: str, name: str) -> dict[str, Any]:
-    """The arguments of a constructor, with its defaults, and its name."""
+    """The section for a constructor: its name, and its arguments with their defaults."""
     named = NAMED[section]
     return {named.key: name, **options(named.table[name], named.given)}
 
 
 def whole_data(config: ConfigDict) -> ConfigDict:
-    """A config whose section `data` has all keys of its kind: one that a file makes anew may leave
-    out those that stay at their defaults. A section of another kind is left to be refused."""
+    """Complete the section `data` of a config with the defaults of its kind of data.
+
+    A config file that makes a new section may leave out keys with default values. A section with
+    keys of another kind is left unchanged; `arguments_of` refuses it.
+    """
     name = config.data.get("dataset")
     if name not in data.SOURCES:
         return config
@@ -66,10 +68,10 @@ def whole_data(config: ConfigDict) -> ConfigDict:
 
 
 def arguments_of(section: str, config: Mapping[str, Any]) -> tuple[Callable, dict[str, Any]]:
-    """The constructor that a section of a config names, and the arguments that the section gives.
+    """Return the constructor that a section of a config names, and the arguments in the section.
 
     Raises:
-        ValueError: for a name or a key that is not known, or the keys of another constructor.
+        ValueError: for an unknown name or key, or the keys of another constructor.
     """
     named, name = NAMED[section], config[NAMED[section].key]
     if name not in named.table:
@@ -92,6 +94,6 @@ def trained(loss: str) -> Mapping[str, Any]:
 
 
 def loss_of(network: str, continuous: bool) -> str:
-    """The loss that a network is trained with where no other is named."""
+    """The default loss of a network."""
     usual = "denoising" if continuous else "discrete"
     return next((loss for loss, networks in TRAINS.items() if network in networks), usual)

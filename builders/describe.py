@@ -1,7 +1,7 @@
-"""`--describe sampling.edm`: the keys of a section, with meaning, type and default.
+"""`--describe sampling.edm`: the keys of a section, with type, value and meaning.
 
-A method's section is told from its constructor: the first sentence of its docstring, and the lines
-on its arguments.
+The description of a method's section comes from the docstring of its constructor: the first line,
+and the lines on its arguments.
 """
 
 import inspect
@@ -17,7 +17,7 @@ from data.source import unknown
 
 
 def describe(key: str, config: ConfigDict) -> str:
-    """What a section is for and what its keys are; `key` is "sampling", "sampling.edm", ...
+    """Describe a section and its keys; `key` is "sampling", "sampling.edm", ...
 
     Raises:
         ValueError: for a section that does not exist.
@@ -39,7 +39,7 @@ def is_section(value: object) -> bool:
 
 
 def describe_section(name: str, section: ConfigDict) -> str:
-    """The section's own keys, and the methods that its choices may name."""
+    """Describe the section's own keys, and list the methods that may be chosen."""
     lines, told = [f"{name}: values of this config"], {}
     if name in NAMED:
         text = inspect.getdoc(NAMED[name].table[section[NAMED[name].key]]) or ""
@@ -58,12 +58,12 @@ def describe_section(name: str, section: ConfigDict) -> str:
 
 
 def is_own(value: object) -> bool:
-    """Whether a field is a key of the section itself: no section, and no old name of a key."""
+    """Whether a field is a key of the section itself, not a section or an old name of a key."""
     return value is not None and not is_section(value)
 
 
 def describe_method(key: str, choice: Choice, section: Mapping[str, Any]) -> str:
-    """The method's purpose and its options, with their values in this config."""
+    """Describe a method and its options, with their values in this config."""
     method = key.split(".")[1]
     text = inspect.getdoc(choice.table[method]) or ""
     lines = [f"{key}, read where {choice.section}.{choice.key} is {method!r}"]
@@ -76,7 +76,7 @@ def describe_method(key: str, choice: Choice, section: Mapping[str, Any]) -> str
 
 
 def arguments(text: str) -> dict[str, str]:
-    """The lines on arguments in a docstring, by name."""
+    """Parse the block `Args:` or `Fields:` of a docstring: names of arguments to their text."""
     block = re.search(r"^(?:Args|Fields):\n((?:[ ]+.*\n?|\n)+)", text, re.MULTILINE)
     lines = block[1].splitlines() if block else []
     indent = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)

@@ -1,6 +1,7 @@
 """The section `edit` of a config as one function `(keys, predict, guided, image) -> SampleResult`.
 
-What is drawn anew follows the section `guidance`, a class or none; what stays is said here.
+The section `guidance` may give the class of the edits. The section `edit` says which part of an
+image is kept.
 """
 
 import editing
@@ -12,11 +13,11 @@ from evaluation.tasks.given import given_source
 
 
 def build_editing(experiment: Experiment) -> editing.Edit | None:
-    """The edits that a config asks for; None where it asks for none.
+    """Build the edit of a config; None if `edit.method` is "none".
 
     Raises:
-        ValueError: for images that are not there, a strength beyond the law, a mask that is not one
-            of the images, or options that do not go together.
+        ValueError: for images that do not exist, a strength beyond the law, a mask that does not
+            fit the images, or options that exclude each other.
     """
     config, path = experiment.config, experiment.path
     section, sampling, name = config.edit, config.sampling, config.edit.method
@@ -44,7 +45,7 @@ def build_editing(experiment: Experiment) -> editing.Edit | None:
 
 
 def check_editing(experiment: Experiment) -> None:
-    """Refuses sections that do not go together."""
+    """Refuse an edit with guidance to measurements, or with a sampling method without a grid."""
     config = experiment.config
     method, guides = config.edit.method, config.guidance.method
     if guides not in ("none", *guidance.CLASS_GUIDES):

@@ -1,6 +1,6 @@
-"""A config as an `Experiment`: all that a run is made of, each section by a builder of its own.
+"""A config as an `Experiment`: all parts of a run, each section built by its own builder.
 
-Everything that can be refused is refused here, before anything is compiled or written.
+Every error of a config is raised here, before anything is compiled or written.
 """
 
 import dataclasses
@@ -43,23 +43,23 @@ from training.step import Player
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What a run is made of. All functions are pure; none knows of the config.
+    """The parts of a run. All functions are pure and do not read the config.
 
-    - `loss(params, others, key, batch)`: batch as the loader gives it, raw levels included.
-    - `predict(params) -> PredictFn`: the network without dropout; its condition is the class of
-      each example, (B,), where it knows any.
-    - `logits(params) -> LogitsFn` where the network is a classifier of noisy states, and None where
-      it is not. A classifier predicts nothing else: the functions below then raise ValueError.
-    - `levels`: the noise levels that a network tells apart, which predicts nothing else either, and
-      None for other networks.
-    - `sample(key, predict, x, cond=None)`: x from the prior at `t1`.
-    - `log_likelihood(key, predict, x, cond=None)`: nats of scaled data, by `flow_solver`, as codes
-      are.
-    - `classes`, the guidance of samples to classes, which `build_classes` adds; None for none.
-    - `others`, networks that are trained beside this one, by name: `init(key) -> params` and how
-      they are trained. `frozen`, parameters by name of networks that are not trained. Losses are
-      told both.
-    - `scaler` is that of training; `bits_scaler` always dequantises, as bits/dim needs.
+    - `loss(params, others, key, batch)`: the batch is as the loader returns it, in raw levels.
+    - `predict(params) -> PredictFn`: the network without dropout. Its condition is the class of
+      each example, (B,), for a network that gets classes. For a classifier, or a network of the
+      noise level, `predict(params)` raises ValueError.
+    - `logits(params) -> LogitsFn`: for a classifier of noisy states; None for other networks.
+    - `levels`: the noise levels that a network of the noise level distinguishes; None for other
+      networks.
+    - `sample(key, predict, x, cond=None)`: x is a draw of the prior at `t1`.
+    - `log_likelihood(key, predict, x, cond=None)`: nats of scaled data, by `flow_solver`, which
+      also solves for codes.
+    - `classes`: guidance of samples to classes, added by `build_classes`; None for none.
+    - `others`: networks that are trained with this one, by name: `init(key) -> params` and a
+      `Player`. `frozen`: parameters of networks that are not trained, by name. Losses get both.
+    - `scaler`: the scaler of training. `bits_scaler`: the same with dequantisation, which bits/dim
+      needs.
     """
 
     config: ConfigDict
@@ -86,16 +86,16 @@ class Experiment:
 
     @property
     def settings(self) -> ConfigDict:
-        """The config with the sections that it uses and no others, as it is written down."""
+        """The config without the sections of methods that it does not use, as it is saved."""
         return pruned(self.config)
 
     def stored(self, file: Path) -> dict[str, Any]:
-        """What the `config.json` of a run, of this version or an older one, holds as `settings`."""
+        """Read a `config.json` of this version or an older one, in the form of `settings`."""
         return understood(file)
 
     @property
     def num_classes(self) -> int:
-        """Classes that the network is told, or tells apart; 0 for none."""
+        """The number of classes that the network gets as input or distinguishes; 0 for none."""
         return classes_told(self.config)
 
     def init_params(self, key: Array) -> Any:
@@ -104,13 +104,16 @@ class Experiment:
 
 
 def build(config: ConfigDict, reads_data: bool = True) -> Experiment:
-    """Builds all parts of a run.
+    """Build all parts of a run.
 
-    With `reads_data` false, images that are not on the disk are no error where the config states
-    their size, which is all that sampling needs.
+    Args:
+        config: as `configs/base.py` makes it; keys may have old names.
+        reads_data: with False, missing data are no error if the config states the size of an image,
+            which is all that sampling needs.
 
     Raises:
-        ValueError: for a name that is not known, or a number out of range. One sentence.
+        ValueError: for an unknown name, a number out of range, or an invalid combination.
+        FileNotFoundError: the data are missing.
     """
     config = whole_data(modernised(expanded(config)))
     check_numbers(config)
@@ -120,13 +123,13 @@ def build(config: ConfigDict, reads_data: bool = True) -> Experiment:
 
 
 def replaced(experiment: Experiment, section: str, **values: Any) -> Experiment:
-    """The same experiment with other values in one section of its config.
+    """Return the same experiment with other values in one section of its config.
 
-    Data and network stay as they are, so `section` is one that says what is done with a trained
-    network: "sampling", "likelihood", "eval", "latents", "guidance" or "edit".
+    Data and network are kept, so `section` must be one that a trained network does not depend on:
+    "sampling", "likelihood", "eval", "latents", "guidance" or "edit".
 
     Raises:
-        ValueError: for a key that the section does not have, or a value that no run can have.
+        ValueError: for a key that the section does not have, or an invalid value.
     """
     config = experiment.config.copy_and_resolve_references()
     choices = [key for key in values if key in config[section]]
@@ -143,7 +146,7 @@ def replaced(experiment: Experiment, section: str, **values: Any) -> Experiment:
 
 
 def place_of(name: str, section: ConfigDict, key: str) -> ConfigDict:
-    """Where a key of a section belongs: to the section itself, or to a method that it uses."""
+    """The section that has a key: the section `name` itself, or that of a method it uses."""
     methods = [section[method] for method in sorted(used(name, section))]
     for place in (section, *methods):
         if key in place:
@@ -155,7 +158,7 @@ def place_of(name: str, section: ConfigDict, key: str) -> ConfigDict:
 def assemble(
     config: ConfigDict, path: sde_lib.AffinePath, train: data.Source, test: data.Source
 ) -> Experiment:
-    """An experiment of a checked config, its law and its data."""
+    """Build an experiment from a checked config, its law and its data."""
     scaler = data.Scaler(train.levels, config.data.centered, config.data.uniform_dequantization)
     model = build_model(config, train.shape)
     rank = config.sampling.pc.teleport_rank or None

@@ -1,7 +1,7 @@
-"""The section `guidance` of a config: what samples are to agree with, a class or a measurement.
+"""Guidance to classes, from the section `guidance` of a config.
 
-It is built for the modes that sample, on top of an experiment; a classifier is a run of its own,
-read from its workdir with the config that lies there.
+Guidance is built for the modes that sample, on top of an experiment. A classifier is the network of
+another run and is read from the workdir of that run, with its config.
 """
 
 from collections.abc import Callable
@@ -24,19 +24,21 @@ from sde_lib.classifier import log_prob
 from sde_lib.prediction import PredictFn
 from training.restore import restore_ema
 
-# A network that answers a class within this, of its largest value, has not learnt any.
+# If the outputs for two classes differ by less than this share of the largest value, the network
+# ignores the class.
 IGNORED = 1e-5
-# Sections that say nothing of a classifier itself.
+# Sections that do not concern a classifier itself.
 BESIDE = ("sampling", "likelihood", "eval", "latents", "guidance")
 
 
 class Classes(NamedTuple):
     """Guidance to classes.
 
-    `label(indices) -> (B,)`, the class of each sample; `predict(params, own) -> PredictFn`, whose
-    condition is the class, where `own` are the parameters of the guide itself, those of a
-    classifier, or None; and `answer(params, own, label, x, t)`, what a class changes, whatever the
-    strength.
+    - `label(indices) -> (B,)`: the class of each sample.
+    - `own`: parameters of the guide itself, those of a classifier; None if it has none.
+    - `predict(params, own) -> PredictFn`, whose condition is the class.
+    - `answer(params, own, label, x, t)`: the output that depends on the class, for any strength of
+      the guidance: x0 of a network that gets classes, log p(label | x_t) of a classifier.
     """
 
     label: Callable[[Array], Array]
@@ -46,12 +48,12 @@ class Classes(NamedTuple):
 
 
 def build_classes(experiment: Experiment) -> Classes | None:
-    """The guidance of a config to classes; None where it has none.
+    """Build the guidance of a config to classes; None if `guidance.method` is another.
 
     Raises:
-        ValueError: for a network or a classifier that does not know the class, or that belongs to
+        ValueError: for a network or classifier that does not have the class, or a classifier of
             another law or other data.
-        CheckpointError: where the classifier has no checkpoint.
+        CheckpointError: the classifier has no checkpoint.
     """
     section = experiment.config.guidance
     if section.method not in guidance.CLASS_GUIDES:
@@ -73,7 +75,7 @@ def build_classes(experiment: Experiment) -> Classes | None:
 def by_network(
     experiment: Experiment, section: ConfigDict, make: Callable
 ) -> tuple[int, dict[str, Any]]:
-    """By one network that knows classes, and knows none: their number, and parts of `Classes`."""
+    """Guidance by a network that may get a class or none: number of classes, parts of `Classes`."""
     classes = experiment.num_classes
     if not classes:
         raise ValueError(
@@ -91,14 +93,14 @@ def by_network(
     def answer(params, own, label: Array, x: Array, t: Array) -> Array:
         return experiment.predict(params)(x, t, label).x0
 
-    predict(None, None)  # what is wrong with its options is said here
+    predict(None, None)  # raises the errors of the guide's options
     return classes, {"own": None, "predict": predict, "answer": answer}
 
 
 def by_classifier(
     experiment: Experiment, section: ConfigDict, make: Callable
 ) -> tuple[int, dict[str, Any]]:
-    """By the classifier of another run: the number of its classes, and parts of `Classes`."""
+    """Guidance by the classifier of another run: number of its classes, and parts of `Classes`."""
     other = load_classifier(experiment, section.classifier)
     _, own = restore_ema(other, Path(section.classifier).absolute())
 
@@ -114,14 +116,20 @@ def by_classifier(
 
 
 def constructed(section: ConfigDict, make: Callable, **given: Any) -> Callable:
-    """The guide with the options of its own section, if it has any: `guidance.classifier` is the
-    workdir of a classifier and no section."""
+    """Make a guide with the options of its own section, if it has one.
+
+    `guidance.classifier` is no section but the workdir of a classifier.
+    """
     own = section[section.method] if section.method in sections("guidance") else {}
     return construct(f"guidance.{section.method}", make, own, **given)
 
 
 def load_classifier(experiment: Experiment, workdir: str) -> Experiment:
-    """The experiment of a classifier, from the config in its workdir."""
+    """Build the experiment of a classifier from the config in its workdir.
+
+    Raises:
+        ValueError: no workdir is given, or the run there is no classifier for the same states.
+    """
     if not workdir:
         raise ValueError(
             "guidance.classifier is empty; train a classifier, with a config such as "
@@ -132,7 +140,7 @@ def load_classifier(experiment: Experiment, workdir: str) -> Experiment:
             f"guidance.classifier is {workdir}, where there is no config.json; name the workdir of "
             "a run that trained a classifier."
         )
-    # Sections that say nothing of a classifier itself are those of this run.
+    # Sections that do not concern a classifier itself are taken from this run.
     ours = experiment.config.to_dict()
     config = ConfigDict({**stored_config(Path(workdir)).to_dict(), **{k: ours[k] for k in BESIDE}})
     other = build(config, reads_data=False)
@@ -155,10 +163,10 @@ def load_classifier(experiment: Experiment, workdir: str) -> Experiment:
 
 
 def check_condition(experiment: Experiment, params: Any) -> None:
-    """Refuses a network or classifier whose answer at a noisy state is the same for two classes.
+    """Refuse a network or classifier whose output at a noisy state is the same for two classes.
 
     Raises:
-        ValueError: so; nothing has been sampled then.
+        ValueError: the outputs are the same; nothing has been sampled yet.
     """
     classes = experiment.classes
     if classes is None:

@@ -1,4 +1,4 @@
-"""Networks that tell the level of the noise: their grid, and one that was trained, for a chain."""
+"""Networks that estimate the noise level: their grid of levels, and a trained one for a chain."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from samplers.mcmc.levels import LevelLogitsFn
 from sde_lib.levels import Levels, make_levels
 from training.restore import restore_ema
 
-# What an earlier version kept such a network in, inside a workdir.
+# The file of such a network in the workdir of an earlier version.
 OLD_FILE = "noise_level/classifier.msgpack"
 
 
@@ -27,7 +27,7 @@ class LevelNetwork(NamedTuple):
 
 
 def build_levels(config: ConfigDict, path: sde_lib.AffinePath) -> Levels | None:
-    """The levels that a network tells apart; None for a network that tells none."""
+    """The levels that a network of the noise level distinguishes; None for other networks."""
     if config.model.name not in models.NOISE_LEVELS:
         return None
     return levels_of(path, config.model.levels, **config.loss.noise_level)
@@ -36,15 +36,17 @@ def build_levels(config: ConfigDict, path: sde_lib.AffinePath) -> Levels | None:
 def restored_levels(
     build: Callable, path: sde_lib.AffinePath, shape: tuple[int, ...], centered: bool, workdir: str
 ) -> LevelNetwork:
-    """The averaged network of another run, from its workdir, for the states of this one.
+    """Load the averaged network of another run, for the states of this run.
 
     Args:
-        build: `(config, reads_data) -> Experiment`, which itself knows this function.
+        build: `(config, reads_data) -> Experiment`; an argument because it calls this function.
         path, shape, centered: the law, the shape of an example and `data.centered` of this run.
+        workdir: the workdir of the other run.
 
     Raises:
-        ValueError: where there is no such run, or its examples are others.
-        CheckpointError: where it has no checkpoint.
+        ValueError: there is no such run in `workdir`, or its examples have another shape or
+            scaling.
+        CheckpointError: the other run has no checkpoint.
     """
     folder, key = Path(workdir), "sampling.denoising_mcmc.network"
     config = stored_config(folder) if (folder / "config.json").is_file() else None
@@ -56,7 +58,7 @@ def restored_levels(
             )
         found = f"whose model.name is {config.model.name!r}" if config else "without a config.json"
         raise ValueError(f"{key} is {workdir}, {found}, no network of the noise level; {MEND}")
-    config.sampling.method = "pc"  # nothing is drawn from that run, by a chain least of all
+    config.sampling.method = "pc"  # nothing is sampled from that run; a chain would load itself
     other = build(config, reads_data=False)
     theirs = other.shape, config.data.centered
     if theirs != (shape, centered):

@@ -1,4 +1,4 @@
-"""The section `likelihood` of a config as log p, and as the flow between data and noise."""
+"""The section `likelihood` of a config as a function for log p, and as the solver of its flow."""
 
 from collections.abc import Callable
 
@@ -32,7 +32,7 @@ def build_likelihood(
 
 
 def build_flow_solver(section: ConfigDict) -> samplers.Solver | likelihood.Adams:
-    """The solver of the flow between data and noise: to a tolerance, or in fixed steps."""
+    """The solver of the flow between data and noise, with a tolerance or with fixed steps."""
     name = section.solver
     make = choose("likelihood.solver", name, likelihood.FLOW_SOLVERS)
     choose("likelihood.divergence", section.divergence, likelihood.DIVERGENCES)

@@ -1,8 +1,8 @@
-"""Methods of sampling by name: how the steps of a run are laid out, or chosen.
+"""Methods of sampling by name.
 
-A method is `(parts, **options) -> SampleFn`. Its options are its section of the config, and `uses`
-names what else of `sampling` it reads: choices (`predictor`, `corrector`, `grid`) and sections of
-other methods.
+A method is `(parts, **options) -> SampleFn`. Its options are its section of the config. `uses`
+names what else of `sampling` the method reads: choices (`predictor`, `corrector`, `grid`) and
+sections of other methods.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ BATCHING = ("example", "batch")
 
 
 class Method(NamedTuple):
-    """`make(parts, **options) -> SampleFn`, and what else of the section it reads."""
+    """`make(parts, **options) -> SampleFn`, and the other keys of `sampling` that it reads."""
 
     make: Callable[..., SampleFn]
     uses: tuple[str, ...] = ()
@@ -44,21 +44,22 @@ def fixed_steps(
     """A predictor and a corrector down a grid.
 
     Args:
-        order: "paper", predictor before corrector, or "original", the other way round.
+        order: "paper", predictor before corrector, or "original", corrector before predictor.
         restarts: rows (low, high, times, steps): from noise level low back to high, and down again.
-        teleport_sigma: noise level c / a above which the Gaussian model of the training data moves
-            x, in one jump and without the network; 0 switches the jump off.
-        teleport_rank: rank of the covariance of that Gaussian; 0 takes all of it.
+        teleport_sigma: noise level c / a above which x follows the Gaussian model of the training
+            data, in one jump and without the network; 0 switches the jump off.
+        teleport_rank: rank of the covariance of that Gaussian; 0 takes the full covariance.
         lml: strength of Levenberg-Marquardt-Langevin around the predictor; 0 switches it off.
-        lml_placement: what is turned: "noise", "data", "direction" (of ddim) or "velocity".
-        lml_freeze: part of the time, from t1, in which nothing is turned.
+        lml_placement: the vector that is turned: "noise", "data", "direction" (of ddim) or
+            "velocity".
+        lml_freeze: share of the time, from t1, in which nothing is turned.
     """
-    # Read by `Parts.step`, and where the moments are made.
+    # `Parts.step` and `experiment.assemble` read these options from the config.
     del order, lml, lml_placement, lml_freeze, teleport_rank
     path, denoise, method, ts = parts.path, parts.section.denoise, parts.step(), parts.grid()
     rows = restart_rows(restarts)
     if rows:
-        samplers.restart(path, method, ts, rows)  # refused here, if at all
+        samplers.restart(path, method, ts, rows)  # raises the errors of these rows
 
     def down(key: Array, predict: PredictFn, x: Array, ts: Array, collect=None, frames=None):
         if rows:
@@ -76,7 +77,11 @@ def fixed_steps(
 
 
 def restart_rows(restarts: tuple) -> list[samplers.Restarts]:
-    """One for each row `(low, high, times, steps)`."""
+    """Return the `Restarts` of each row `(low, high, times, steps)`.
+
+    Raises:
+        ValueError: for a row of another form.
+    """
     rows = []
     for row in restarts:
         if not isinstance(row, tuple) or len(row) != 4 or any(int(n) != n for n in row[2:]):
@@ -98,13 +103,13 @@ def ode(
     sigma_data: float = 1.25,
     batching: str = "example",
 ) -> SampleFn:
-    """The probability-flow ODE to a tolerance.
+    """The probability-flow ODE, solved to a tolerance.
 
     Args:
         solver: "tsit5", "dopri5", "dopri8", "bosh3", "heun" or "reversible_heun".
-        variable: what steps are chosen in: "t", "lam" or "angle".
-        sigma_data: about the largest size of the data; of the variables "lam" and "angle".
-        batching: "example", steps by example, or "batch", one step size for all.
+        variable: variable in which steps are chosen: "t", "lam" or "angle".
+        sigma_data: about the largest size of the data, for the variables "lam" and "angle".
+        batching: "example", a step size for each example, or "batch", one for all.
     """
     made = samplers.Solver(solver, rtol, atol, max_steps, variable, sigma_data)
     samplers.check_solver(made)
@@ -122,11 +127,11 @@ def sde(
     sigma_data: float = 1.25,
     eta: float = 1.0,
 ) -> SampleFn:
-    """The reverse SDE to a tolerance, whose steps shrink with the noise of each example.
+    """The reverse SDE, solved to a tolerance; steps shrink with the noise of each example.
 
     Args:
-        variable: what steps are chosen in: "t", "lam" or "angle".
-        sigma_data: about the largest size of the data; of the variables "lam" and "angle".
+        variable: variable in which steps are chosen: "t", "lam" or "angle".
+        sigma_data: about the largest size of the data, for the variables "lam" and "angle".
         eta: the strength of the noise; 1 is the reverse SDE.
     """
     made, section = (
@@ -141,7 +146,7 @@ def dpm_fast(parts: Parts, form: str = "data") -> SampleFn:
     """DPM-Solver's single steps of orders 3, 2 and 1, `sampling.steps` evaluations in all.
 
     Args:
-        form: what is expanded, "data" or "noise".
+        form: the prediction that is expanded, "data" or "noise".
     """
     section = parts.section
     return samplers.dpm_fast(
@@ -156,8 +161,8 @@ def dpm_adaptive(
 
     Args:
         order: 2 or 3.
-        form: what is expanded, "data" or "noise".
-        batching: "example", steps by example, or "batch", one step size for all.
+        form: the prediction that is expanded, "data" or "noise".
+        batching: "example", a step size for each example, or "batch", one for all.
     """
     return samplers.dpm_adaptive(
         parts.path,
@@ -170,10 +175,10 @@ def dpm_adaptive(
 
 
 def unified(parts: Parts, schedule: str = "digits_10") -> SampleFn:
-    """A searched schedule: its own steps, nodes and last denoising, from t1 to `sampling.eps`.
+    """A schedule found by search, with its own nodes, steps and last denoising, to `sampling.eps`.
 
     Args:
-        schedule: one of configs/solvers/, or the path of a file.
+        schedule: a name in configs/solvers/, or the path of a file.
     """
     if not schedule:
         raise ValueError(

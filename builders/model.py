@@ -1,4 +1,4 @@
-"""The sections `model` and `prediction` of a config as a network, and what its output means."""
+"""The sections `model` and `prediction` of a config as a network and a prediction function."""
 
 import dataclasses
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def build_predict(config: ConfigDict, path: sde_lib.AffinePath, model: Any):
 
 
 def no_score(name: str) -> str:
-    """The sentence for a network that predicts nothing of the data."""
+    """The error sentence for a network without a score."""
     by = "guidance.classifier" if name in models.CLASSIFIERS else "sampling.denoising_mcmc.network"
     return (
         f"model.name is {name!r}, a classifier, which has no score; name its workdir in {by} of a "
@@ -63,7 +63,7 @@ def no_score(name: str) -> str:
 def build_logits(
     config: ConfigDict, path: sde_lib.AffinePath, model: Any
 ) -> Callable[[Any], LogitsFn] | None:
-    """`params -> (x, t) -> logits`, where the network is a classifier."""
+    """`params -> (x, t) -> logits` for a classifier; None for other networks."""
     if config.model.name not in models.CLASSIFIERS:
         return None
     apply_of = lambda params: lambda x, sigma: model.apply({"params": params}, x, sigma)

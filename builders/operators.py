@@ -1,4 +1,4 @@
-"""The operator of linear measurements that a config names."""
+"""The linear measurement operator that a config names."""
 
 from ml_collections import ConfigDict
 
@@ -8,10 +8,10 @@ from builders.steps import construct
 
 
 def build_operator(section: ConfigDict, shape: tuple[int, ...]) -> operators.LinearOperator:
-    """The operator that the section names, for examples of that shape.
+    """Build the operator that the section `guidance` names, for examples of shape `shape`.
 
     Raises:
-        ValueError: for a name that is not known, or an operator that does not take such examples.
+        ValueError: for an unknown name, or an operator for other shapes.
     """
     name = section.operator
     make = choose("guidance.operator", name, operators.OPERATORS)

@@ -1,4 +1,4 @@
-"""The section `sde` of a config as a law of noise."""
+"""The section `sde` of a config as a law."""
 
 from pathlib import Path
 
@@ -23,7 +23,11 @@ def build_path(section: ConfigDict) -> sde_lib.AffinePath:
 
 
 def table_file(name: str) -> Path:
-    """The file of a law's table: from the current folder, or else from that of the program."""
+    """The file of a law's table, relative to the current folder or else to the program's folder.
+
+    Raises:
+        ValueError: the name is empty.
+    """
     if not name:
         raise ValueError(
             "sde.table is empty; make a table with `python -m tools.kinetic_path --config FILE "

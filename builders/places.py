@@ -1,6 +1,6 @@
-"""Paths as the user writes them: `~` is the home folder.
+"""Paths with `~` for the home folder.
 
-A shell replaces a `~` at the beginning of a word alone, not that of `--workdir=~/runs`.
+A shell replaces `~` only at the beginning of a word, and not in `--workdir=~/runs`.
 """
 
 import os
@@ -12,12 +12,12 @@ from training.workdir import flatten
 
 
 def place(path: str) -> Path:
-    """The path of a flag."""
+    """Return the path of a flag, with `~` replaced."""
     return Path(os.path.expanduser(path))
 
 
 def expanded(config: ConfigDict) -> ConfigDict:
-    """The config with every value that begins with `~`, which only paths do, as it is meant."""
+    """Return the config with `~` replaced in every value that begins with it; only paths do."""
     homely = {
         key: os.path.expanduser(value)
         for key, value in flatten(config.to_dict()).items()

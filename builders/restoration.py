@@ -1,5 +1,7 @@
-"""The section `guidance` of a config where samples are to agree with `y = A x0 + noise`:
-the method as one function `(keys, predict, x, y) -> SampleResult`."""
+"""Guidance to measurements `y = A x0 + noise`, from the section `guidance` of a config.
+
+The method becomes one function `(keys, predict, x, y) -> SampleResult`.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,7 +21,7 @@ from sde_lib.prediction import PredictFn
 
 
 class Restoration(NamedTuple):
-    """The operator, and what restores: see `restoration.Restorer`."""
+    """The operator, and the functions of a `restoration.Restorer`."""
 
     operator: LinearOperator
     run: Callable[..., SampleResult] | None = None
@@ -29,14 +31,14 @@ class Restoration(NamedTuple):
 def build_restoration(
     experiment: Experiment, operator: LinearOperator | None = None
 ) -> Restoration | None:
-    """The restoration that a config asks for; None where it asks for none.
+    """Build the restoration of a config; None if `guidance.method` restores nothing.
 
     Args:
-        operator: what measured, in place of `guidance.operator`; the measurements are then given
-            with it.
+        operator: the measurement operator, in place of `guidance.operator`; the caller then has the
+            measurements too.
 
     Raises:
-        ValueError: for an operator that does not fit the data, pictures that are not there, or a
+        ValueError: for an operator that does not fit the data, pictures that do not exist, or a
             method that does not fit the operator or the sampler.
     """
     section = experiment.config.guidance
@@ -45,19 +47,19 @@ def build_restoration(
     if operator is None:
         operator = build_operator(section, experiment.shape)
         if not section.measurement:
-            given_source(experiment, section.dataset)  # refused here, if at all
+            given_source(experiment, section.dataset)  # raises the errors of missing pictures
     build_one = by_steps if section.method in restoration.RESTORERS else by_guide
     return Restoration(operator, *build_one(experiment, operator))
 
 
 def by_guide(experiment: Experiment, operator: LinearOperator) -> restoration.Restorer:
-    """The configured sampler under a guide, whatever method it is of."""
+    """The configured sampler, of any method, with a guide."""
     section = experiment.config.guidance
     name, path = section.method, experiment.path
     given = {"path": path, "operator": operator, "noise_std": section.noise_std}
     own, make = section.get(name, {}), guidance.GUIDES[name]
     guide = lambda y: construct(f"guidance.{name}", make, own, y=y, **given)
-    # What does not fit is refused here, before anything is compiled.
+    # Raises the errors of the guide before anything is compiled.
     guide(np.zeros(operator.shape_out))
 
     def run(keys: Array, predict: PredictFn, x: Array, y: Array) -> SampleResult:
@@ -67,7 +69,7 @@ def by_guide(experiment: Experiment, operator: LinearOperator) -> restoration.Re
 
 
 def by_steps(experiment: Experiment, operator: LinearOperator) -> restoration.Restorer:
-    """A method that takes steps of its own down the configured grid."""
+    """A method with its own steps down the configured grid."""
     config, path = experiment.config, experiment.path
     section, sampling, name = config.guidance, config.sampling, config.guidance.method
     if sampling.method != "pc":

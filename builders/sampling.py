@@ -19,8 +19,8 @@ def build_sampler(
     """`(key, predict, x, cond=None) -> SampleResult` by the configured method.
 
     Raises:
-        ValueError: for a name that is not known, an option that the method refuses, or an old name
-            of a key that the method does not have.
+        ValueError: for an unknown name, an option that the method refuses, or an old name of a key
+            that the method does not have.
     """
     section = modern("sampling", section)
     check_names(section)
@@ -29,8 +29,10 @@ def build_sampler(
 
 
 def check_names(section: ConfigDict) -> None:
-    """Refuses a name that is not known, whether or not the method reads that key: a misspelling is
-    one, which should be found before the training."""
+    """Refuse unknown names, also in keys that the chosen method does not read.
+
+    A misspelling should be found before training.
+    """
     for choice in choices("sampling"):
         none = ("none",) if choice.key in ("predictor", "corrector") else ()
         choose(f"sampling.{choice.key}", section[choice.key], (*none, *choice.table))

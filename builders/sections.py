@@ -1,8 +1,9 @@
 """Sections of a config that are made from signatures.
 
-A method's section is the keyword arguments of its constructor: `sampling.edm.s_churn`,
-`likelihood.adams.steps`. Names, types and defaults are read off the signature, so a new method is
-its file and one line of a table. `CHOICES` says which key of the config picks from which table.
+A method's section has the keyword arguments of its constructor: `sampling.edm.s_churn`,
+`likelihood.adams.steps`. Names, types and defaults are read off the signature, so a new method
+needs its file and one line of a table. `CHOICES` says which key of the config picks from which
+table.
 """
 
 import inspect
@@ -22,17 +23,17 @@ import samplers
 from builders.methods import METHODS
 
 PLAIN = (bool, int, float, str, tuple)
-# Arguments that all methods of sampling share: keys of `sampling` itself.
+# Arguments shared by all methods of sampling, which are keys of `sampling` itself.
 SHARED = ("steps", "grid", "eps", "denoise", "batch_size")
 
-# What samples are to agree with: by a changed prediction, or by steps of their own.
+# Methods of guidance, to measurements and to classes.
 FOLLOWED = ChainMap(restoration.METHODS, guidance.CLASS_GUIDES)
 
 
 class Choice(NamedTuple):
     """One key of a config that picks an entry of a table, such as `sampling.predictor`.
 
-    `given`: arguments of the entries that come from elsewhere and have no key of their own.
+    `given`: arguments of the entries that the builder provides and that have no key in the section.
     """
 
     section: str
@@ -56,7 +57,7 @@ CHOICES = (
 
 
 def options(make: Callable, given: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Keyword arguments of a constructor that have a plain default, without those of `given`."""
+    """The arguments of a constructor with a plain default (see PLAIN), except those in `given`."""
     return {
         name: parameter.default
         for name, parameter in inspect.signature(make).parameters.items()
@@ -83,7 +84,7 @@ def choices(section: str) -> tuple[Choice, ...]:
 
 
 def pruned(config: ConfigDict) -> ConfigDict:
-    """A config with the sections of methods that it uses and no others."""
+    """Return a config without the sections of methods that it does not use."""
     found = config.to_dict()
     choosing = {choice.section for choice in CHOICES}
     for name, section in found.items():
@@ -100,10 +101,10 @@ def idle(name: str, section: Mapping[str, Any]) -> set[str]:
 
 
 def chosen(name: str, section: Mapping[str, Any]) -> dict[str, str]:
-    """What a section of the config picks, by key: `{"method": "pc", "predictor": "ddim", ...}`.
+    """The choices of a section by key: `{"method": "pc", "predictor": "ddim", ...}`.
 
-    A choice that the chosen method does not make is left out: "ode" has no predictor, and a class
-    no operator.
+    Choices that the chosen method does not use are left out: "ode" has no predictor, and guidance
+    to classes no operator.
     """
     picked = {choice.key: section[choice.key] for choice in choices(name)}
     if name == "sampling" and picked["method"] in METHODS:

@@ -16,7 +16,15 @@ MOMENTS_BATCH = 1000
 
 
 def build_sources(config: ConfigDict, reads_data: bool) -> tuple[data.Source, data.Source]:
-    """Training and test split, checked against the config; or stand-ins, see `build`."""
+    """Return training and test split, checked against the config.
+
+    If the data are missing and `reads_data` is false, the splits are placeholders with a shape and
+    no data (`data.unread`).
+
+    Raises:
+        ValueError: the data and the config do not fit.
+        FileNotFoundError: the data are missing, and needed or of unknown size.
+    """
     try:
         train, test = build_data(config.data)
     except FileNotFoundError as error:
@@ -36,7 +44,7 @@ def build_sources(config: ConfigDict, reads_data: bool) -> tuple[data.Source, da
 
 
 def needs_data(config: ConfigDict, mode: str) -> bool:
-    """Whether a mode of the program reads examples; the others need no more than their size."""
+    """Whether a mode of the program reads examples; other modes need only their size."""
     if mode == "decode":
         return False
     if mode != "sample":
@@ -52,20 +60,25 @@ def needs_data(config: ConfigDict, mode: str) -> bool:
 
 
 def absence(section: ConfigDict, error: str) -> str:
-    """The sentence for data that are not on the disk: which, where they were sought, the mend."""
+    """The error sentence for missing data: their name, where they were sought, what to do."""
     mend = "--config.data.path=PATH"
     text = f"The data of this config, {called(section)}, are not there. {error}"
     return text if mend in text else f"{text} {mend} says where they lie."
 
 
 def called(section: ConfigDict) -> str:
-    """What the data of a config are called."""
+    """The name of the data of a config."""
     name = section.get("name", "")
     return f"{section.dataset} {name}" if name else section.dataset
 
 
 def build_data(section: ConfigDict) -> tuple[data.Source, data.Source]:
-    """Training and test split."""
+    """Load the training and the test split.
+
+    Raises:
+        FileNotFoundError: the data are missing, or `data.path` is empty.
+        ValueError: as the loader of the data.
+    """
     _, given = arguments_of("data", section)
     if section.dataset in ("idx", "image_folder", "npz") and not section.path:
         raise FileNotFoundError(
@@ -79,7 +92,11 @@ def build_data(section: ConfigDict) -> tuple[data.Source, data.Source]:
 def data_moments(
     train: data.Source, scaler: data.Scaler, flip: bool, rank: int | None
 ) -> exact.GaussianMoments:
-    """Mean and covariance of the training data as the model sees them, read once in batches."""
+    """Mean and covariance of the training data in units of the model, read once in batches.
+
+    With `flip` each image enters a second time, mirrored. `rank` is that of the covariance; None
+    for the full covariance.
+    """
 
     def batches():
         for first in range(0, train.size, MOMENTS_BATCH):

@@ -1,4 +1,4 @@
-"""One step of a method: the predictor and the corrector of a config, and the grid they go down."""
+"""One step of a sampling method: predictor and corrector of a config, and their grid."""
 
 import contextlib
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -12,16 +12,16 @@ import exact
 import samplers
 import sde_lib
 
-# Predictors that follow an ODE, which may be turned whole; others may have noise or memory.
+# Predictors of an ODE, whose whole step may be turned; others may have noise or memory.
 TURNED = ("heun", "dpm_solver", "adams_bashforth", "unipc", "velocity_ab")
 
 
 class Known(NamedTuple):
-    """What some methods must know besides their section and the law.
+    """Inputs of some methods besides their section and the law.
 
-    `continuous`: the network knows all times, not just levels. `moments()` reads the
-    training data, and `levels(workdir) -> LevelNetwork` another run; they are called only by what
-    needs them.
+    `continuous`: whether the network is trained for all times, not for discrete levels. `moments()`
+    reads the training data, and `levels(workdir) -> LevelNetwork` another run; only the methods
+    that need them call these functions.
     """
 
     continuous: bool = True
@@ -30,7 +30,7 @@ class Known(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What a method of sampling is made of: the law, the section `sampling`, and what is known."""
+    """The inputs of a method of sampling: the law, the section `sampling`, and `Known`."""
 
     path: sde_lib.AffinePath
     section: ConfigDict
@@ -47,11 +47,14 @@ class Parts(NamedTuple):
 
 
 def construct(where: str, make: Callable, section: Mapping[str, Any], **given: Any) -> Any:
-    """Calls a constructor with its section, and with those of `given` that it has arguments for.
+    """Call a constructor with its section, and with those of `given` that are its arguments.
 
     Args:
-        where: the section's name, such as "sampling.edm". Where the constructor refuses one of its
-            options, the sentence begins with the whole key.
+        where: the name of the section, such as "sampling.edm". If the constructor refuses one of
+            its options, the error sentence begins with the whole key.
+
+    Raises:
+        ValueError: as the constructor.
     """
     takes = signature(make).parameters
     given = {name: value for name, value in given.items() if name in takes}
@@ -61,7 +64,7 @@ def construct(where: str, make: Callable, section: Mapping[str, Any], **given: A
 
 @contextlib.contextmanager
 def naming(where: str, keys: Container[str]) -> Iterator[None]:
-    """Puts the section's name before a sentence that begins with one of its keys."""
+    """Put the section's name before an error sentence that begins with one of its keys."""
     try:
         yield
     except ValueError as error:
@@ -77,7 +80,7 @@ def build_grid(section: ConfigDict, path: sde_lib.AffinePath) -> Array:
 
 
 def build_end(section: ConfigDict, path: sde_lib.AffinePath) -> float:
-    """The last node: eps, or where the recipe of the two-stage grid stops."""
+    """The last node of the grid: eps, or the end of the recipe of the two-stage grid."""
     recipe = section.get(section.grid, {}).get("recipe", "")
     return (
         samplers.early_end(path, samplers.RECIPES[recipe], section.eps) if recipe else section.eps
@@ -93,8 +96,10 @@ def build_method(section: ConfigDict, path: sde_lib.AffinePath) -> samplers.Samp
 
 
 def build_parts(section: ConfigDict, path: sde_lib.AffinePath) -> list[samplers.Sampler]:
-    """The same one by one and in order, each step of the corrector by itself: for what has to act
-    after each of them."""
+    """The predictor and the single corrector steps of one step as a list, in their order.
+
+    Restorers and edits act after each of these parts.
+    """
     predictor, corrector = build_predictor(section, path), build_corrector(section, path, n_steps=1)
     count = section[section.corrector].n_steps if corrector else 0
     correctors = [corrector] * count
@@ -131,7 +136,11 @@ def build_corrector(
 
 
 def check_turned(name: str, own: Mapping[str, Any], pc: ConfigDict) -> None:
-    """Refuses to turn a predictor whose noise or memory would be turned with it."""
+    """Refuse `lml` around a predictor whose noise or memory would be turned too.
+
+    Raises:
+        ValueError: with predictors that are allowed.
+    """
     noisy = own.get("eta", 0.0) or own.get("s_churn", 0.0)
     solves = name in TURNED or (name in ("ddim", "dpm_multistep", "edm") and not noisy)
     solves = solves or (name == "euler_maruyama" and own["probability_flow"])

@@ -1,4 +1,4 @@
-"""The config that lies in a workdir, whatever version of the program wrote it."""
+"""The config in a workdir, written by this version of the program or an older one."""
 
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,16 @@ from builders.sections import pruned
 from configs.base import base
 from training.workdir import read_config
 
-# Of these a key that is missing did not exist when they were written, and the constructor's own
-# default is what was done then.
+# Sections that are not completed from `base`: a missing key did not exist when the config was
+# written, and the constructor's own default is the behaviour of that time.
 WHOLE = ("sde", "model")
 
 
 def stored_config(workdir: Path) -> ConfigDict:
-    """The config of a run, from `<workdir>/config.json`, completed by the defaults of today.
+    """Read the config of a run from `<workdir>/config.json`, completed by present defaults.
 
     Raises:
-        ValueError: where there is no such file, or it is not a config.
+        ValueError: there is no such file, or it is not the config of a run.
     """
     file = Path(workdir) / "config.json"
     if not file.is_file():
@@ -42,7 +42,7 @@ def stored_config(workdir: Path) -> ConfigDict:
 
 
 def understood(file: Path) -> dict[str, Any]:
-    """What a `config.json` holds, by the names of today, without sections that its run leaves out.
+    """Read a `config.json` with present names of keys, without sections that its run does not use.
 
     Raises:
         ValueError: as `stored_config`.
@@ -51,7 +51,7 @@ def understood(file: Path) -> dict[str, Any]:
 
 
 def completed(config: ConfigDict, stored: dict[str, Any]) -> ConfigDict:
-    """The stored sections, in which keys that are missing have the values of `config`."""
+    """Return the stored sections; missing keys have the values of `config`."""
     found = config.to_dict()
     for name, value in stored.items():
         nested = isinstance(value, dict) and name in found and name not in WHOLE
@@ -60,13 +60,13 @@ def completed(config: ConfigDict, stored: dict[str, Any]) -> ConfigDict:
 
 
 def merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """A section with the stored values, the methods' sections in it likewise."""
+    """Merge a section with its stored values, including the sections of methods in it."""
     nested = lambda key, value: isinstance(value, dict) and isinstance(ours.get(key), dict)
     return {**ours, **{k: {**ours[k], **v} if nested(k, v) else v for k, v in theirs.items()}}
 
 
 def tuples(tree: Any) -> Any:
-    """What JSON made lists as the tuples that they were."""
+    """Convert the lists that JSON made of tuples back to tuples."""
     if isinstance(tree, dict):
         return {key: tuples(value) for key, value in tree.items()}
     return tuple(map(tuples, tree)) if isinstance(tree, list) else tree

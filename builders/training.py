@@ -1,4 +1,4 @@
-"""What trains: the sections `loss` and `optim` of a config as one loss and one optimizer."""
+"""The sections `loss` and `optim` of a config as one loss and one optimizer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -55,11 +55,13 @@ def build_loss(
 def build_preprocessing(
     section: ConfigDict, scaler: data.Scaler, second: data.Scaler | None = None
 ) -> Callable[[Array, dict], dict]:
-    """`(key, batch) -> batch` with the data, `x0` and `x1` where there is one, as the model sees
-    them. Both are flipped, or neither; each has noise of its own.
+    """`(key, batch) -> batch` with `x0`, and `x1` if there is one, in units of the model.
+
+    `x0` and `x1` of an example are both mirrored or both not. Each has its own dequantisation
+    noise.
 
     Args:
-        second: the scaler of `x1`; that of `x0` if not given.
+        second: the scaler of `x1`; None for that of `x0`.
     """
     scalers = {"x0": scaler, "x1": second or scaler}
 
@@ -76,8 +78,11 @@ def build_preprocessing(
 
 
 def build_labels(config: ConfigDict) -> Callable[[Array, dict], dict]:
-    """`(key, batch) -> batch` with the classes that the network is told, some of them left out, or
-    those that it learns to tell; without any for other networks."""
+    """`(key, batch) -> batch` with the classes for the network, in the field `cond`.
+
+    A network that gets classes as input has a share of them replaced by "none"; a classifier has
+    all classes; other networks have no `cond`.
+    """
     classes, rate = classes_told(config), config.training.label_dropout
 
     def tell(key: Array, batch: dict[str, Array]) -> dict[str, Array]:

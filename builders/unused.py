@@ -1,4 +1,4 @@
-"""Keys that are set and that nothing reads: refused, since setting them has no effect."""
+"""Refusal of keys that are set but not read, since setting them has no effect."""
 
 from collections.abc import Iterable
 
@@ -12,13 +12,13 @@ CHOOSING = {choice.section for choice in CHOICES}
 
 
 def check_flags(config: ConfigDict, given: Iterable[str]) -> None:
-    """Refuses flags for a method that is not chosen.
+    """Refuse flags for a method that is not chosen.
 
     Args:
         given: keys that were set by flags, such as "sampling.edm.s_churn".
 
     Raises:
-        ValueError: for such a key.
+        ValueError: for a key of a method that is not chosen.
     """
     for key in given:
         name, *rest = key.split(".")
@@ -27,12 +27,12 @@ def check_flags(config: ConfigDict, given: Iterable[str]) -> None:
 
 
 def check_file(config: ConfigDict) -> None:
-    """Refuses a config file that sets a key of a method that it does not choose.
+    """Refuse a config file that sets a key of a method that it does not choose.
 
-    A flag may choose another method afterwards; what the file says of its own one is left out then.
+    A flag may choose another method afterwards; the file's keys of its own method are then unused.
 
     Raises:
-        ValueError: for such a key.
+        ValueError: for a key of a method that is not chosen.
     """
     defaults = base_of(config)
     for name in CHOOSING if defaults else ():
@@ -44,7 +44,7 @@ def check_file(config: ConfigDict) -> None:
 
 
 def base_of(config: ConfigDict) -> ConfigDict | None:
-    """The defaults that a config began with; None for a law or network of the user's own."""
+    """The defaults from which a config started; None for a law or network of the user's own."""
     names = config.sde.name, config.model.name, config.data.dataset, config.training.continuous
     try:
         return base(*names)
