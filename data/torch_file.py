@@ -78,7 +78,7 @@ def load(path: Path) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """An unpickler that makes arrays of tensors, and a `Foreign` of every other class."""
+    """Makes arrays for tensors, and nothing of what else the pickle asks for."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in DTYPES:

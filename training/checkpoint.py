@@ -71,7 +71,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState) -> None:
-        """Write the state under its step, in the background.
+        """Writes the state under its step, in the background.
 
         Raises:
             CheckpointError: nothing was written, or writing the previous checkpoint has failed.
@@ -228,7 +228,7 @@ class Checkpoints:
         """Wait until all checkpoints are on disk.
 
         Raises:
-            CheckpointError: writing in the background has failed.
+            CheckpointError: where something went wrong in the background.
         """
         try:
             self._manager.wait_until_finished()

@@ -61,7 +61,7 @@ def run_training(
         forced = on_lead(lambda: claim(workdir, force=force_config, training=True, **config_of))
         changed = on_lead(lambda: check_data(workdir, experiment.train, force_config))
         forced = (forced or []) + (changed or [])
-        # Signals are handled from here on; one that arrives during compilation would be lost.
+        # Entered before anything is compiled, in which a signal would be lost.
         stop = stack.enter_context(Stop())
         checkpoints = Checkpoints(workdir, config.keep_snapshots)
         stack.enter_context(contextlib.closing(checkpoints))

@@ -120,16 +120,14 @@ def kept_name(path: Path) -> Path:
 
 
 def keep_programs(folder: Path) -> None:
-    """Keep compiled programs in `folder/.jax_cache`, so that a second run starts at once.
-
-    `JAX_COMPILATION_CACHE_DIR` takes precedence.
-    """
+    """Compiled programs are kept in `folder/.jax_cache`, so that a second run starts at once; or
+    where the user wants them, by `JAX_COMPILATION_CACHE_DIR`."""
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(folder / ".jax_cache"))
 
 
 def create(workdir: Path) -> None:
-    """Make the folder if it does not exist, and check that files can be written to it.
+    """Makes the folder, if it is not there.
 
     Raises:
         ValueError: the folder cannot be made or written.
