@@ -127,7 +127,8 @@ def check_discrete(config: ConfigDict) -> None:
     if config.training.continuous == (config.loss.name == "discrete"):
         raise ValueError(
             f"training.continuous is {config.training.continuous} and loss.name is "
-            f"{config.loss.name!r}; discrete levels and no others have the loss 'discrete'."
+            f"{config.loss.name!r}; the loss 'discrete' is for training.continuous=False, other "
+            "losses are for True."
         )
     if config.training.continuous:
         return

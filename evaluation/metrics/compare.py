@@ -103,5 +103,5 @@ def check_metrics(space: FeatureSpace, metrics: Iterable[str]) -> None:
         if metric == "inception_score" and space.probabilities is None:
             raise ValueError(
                 f"feature space {space.id!r} gives no probabilities of classes, which the "
-                "inception score is made of: use a space with a classifier or leave the metric out"
+                "inception score needs: use a space with a classifier or leave the metric out"
             )

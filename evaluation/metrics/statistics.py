@@ -59,8 +59,8 @@ def stream(
     """
     if start is not None and (start.space != space.id or start.n is None):
         raise ValueError(
-            f"the moments to go on from have n = {start.n} in space {start.space!r}, the stream is "
-            f"of {space.id!r}; a sum goes on in its own space and with a known n: start anew"
+            f"the moments in `start` have n = {start.n} in space {start.space!r}, the stream is of "
+            f"{space.id!r}; a stream resumes in its own space and with a known n: begin a new one"
         )
     n, mean, scatter = 0, None, None
     if start is not None:
@@ -95,7 +95,10 @@ def write_statistics(path: str | Path, moments: Moments, fingerprint: str) -> st
         ValueError: n is None or below 2.
     """
     if moments.n is None:
-        raise ValueError("moments of unknown n are another's file already; copy that file")
+        raise ValueError(
+            "moments of unknown n come from a statistics file without it, and cannot be written "
+            "without n: copy that file"
+        )
     put_arrays(
         path,
         mu=moments.mean,
@@ -198,13 +201,13 @@ def read(path: Path, keys: Iterable[str]) -> dict[str, np.ndarray]:
 def check_space(path: Path, space: str, recorded: str | None, stated: str | None) -> None:
     if recorded is None and stated is None:
         raise ValueError(
-            f"{path} does not say of which feature space it is; features of {space!r} compare "
-            "with their own space only: state the id that the file's source names"
+            f"{path} does not say its feature space; features of {space!r} compare only with "
+            "features of the same space: state the id that the file's source names"
         )
     if recorded is not None and stated not in (None, recorded):
         raise ValueError(
-            f"{path} says that it is of feature space {recorded!r}, and {stated!r} was stated; "
-            "what a file says holds: leave the statement out"
+            f"{path} records the feature space {recorded!r}, and {stated!r} was stated; the record "
+            "in the file is used: do not state a space"
         )
     if (recorded or stated) != space:
         raise ValueError(
