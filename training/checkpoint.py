@@ -1,4 +1,4 @@
-"""Checkpoints named by step, through orbax, with errors for four cases in which orbax raises none.
+"""Checkpoints named by step, through orbax, with its four quiet failures made loud.
 
 orbax accepts a relative directory and then writes nothing. It returns False, without an error, if
 the step exists already. Without an abstract target it restores optimizer states as lists. It reads
@@ -215,7 +215,7 @@ class Checkpoints:
                 )
 
     def _unwritten(self, error: Exception) -> CheckpointError:
-        """The error for a failure to write, with the last complete checkpoint."""
+        """What a failure to write means."""
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         whole = [step for step in self.steps() if (self.folder / str(step)).is_dir()]
         return CheckpointError(
