@@ -37,6 +37,7 @@ from builders.experiment import Experiment, build
 from builders.editing import build_editing
 from builders.guidance import build_classes, check_condition
 from builders.model import no_score
+from builders.own import fitted
 from builders.places import expanded, place
 from builders.restoration import build_restoration
 from builders.unused import check_file, check_flags
@@ -197,6 +198,7 @@ def run(experiment: Experiment, workdir: Path) -> None:
         check_seeds(experiment, seeds)
         step, params = restore_ema(experiment, workdir, STEP.value)
         check_condition(experiment, params)
+        experiment = fitted(experiment, params, workdir, step)
         print(writers[MODE.value](experiment, params, workdir, step, seeds))
         return
     # Of one that was not asked for by its number, the one before will do.
@@ -205,6 +207,8 @@ def run(experiment: Experiment, workdir: Path) -> None:
     for wanted in steps_wanted(experiment, workdir):
         step, params = restore_ema(experiment, workdir, wanted, or_before=latest)
         check_condition(experiment, params)
+        if (own := fitted(experiment, params, workdir, step)) is not experiment:
+            experiment, evaluate = own, make_evaluation(own)
         metrics = [row for row in read_metrics(workdir) if row["step"] <= step]
         report = evaluate(params, workdir, step, metrics, training_seconds(metrics))
         print(f"checkpoint {step}")

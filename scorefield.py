@@ -27,6 +27,7 @@ import jax
 import numpy as np
 
 from builders.experiment import Experiment, build, replaced
+from builders.own import fitted
 from builders.restoration import build_restoration
 from builders.stored import stored_config
 from data import Source, from_array
@@ -112,6 +113,9 @@ class Run:
     def sample(self, seeds: Sequence[int] = range(64), **sampling: Any) -> Samples:
         """Samples with these numbers; keywords are keys of `sampling`."""
         experiment = self._with("sampling", sampling)
+        if experiment.config.sampling.method == "own":
+            measure = lambda: fitted(experiment, self.params, self.workdir, self.step)
+            experiment = self._once("own", sampling, measure)
         make = lambda: drawing(experiment, experiment.config.eval.seed)
         run = partial(self._once("sample", sampling, make), self.params)
         size = experiment.config.sampling.batch_size

@@ -35,6 +35,7 @@ from builders.training import build_loss, build_optimizer
 from data.source import unknown
 from losses.denoising import LossFn
 from samplers.base import SampleFn
+from samplers.schedules.recipe import Recipe
 from sde_lib.classifier import LogitsFn
 from sde_lib.levels import Levels
 from sde_lib.prediction import PredictFn
@@ -56,6 +57,7 @@ class Experiment:
     - `log_likelihood(key, predict, x, cond=None)`: nats of scaled data, by `flow_solver`, which
       also solves for codes.
     - `classes`: guidance of samples to classes, added by `build_classes`; None for none.
+    - `recipe`: the measured solver of `sampling.method = "own"`, added by `fitted`; else None.
     - `others`: networks that are trained with this one, by name: `init(key) -> params` and a
       `Player`. `frozen`: parameters of networks that are not trained, by name. Losses get both.
     - `scaler`: the scaler of training. `bits_scaler`: the same with dequantisation, which bits/dim
@@ -79,6 +81,7 @@ class Experiment:
     log_likelihood: Callable[..., likelihood.LogLik]
     levels: Levels | None = None
     classes: Any = None
+    recipe: Recipe | None = None
     others: Mapping[str, tuple[Callable[[Array], Any], Player]] = dataclasses.field(
         default_factory=dict
     )

@@ -213,6 +213,28 @@ def per_example(batching: str) -> bool:
     return batching == "example"
 
 
+def own(parts: Parts, starts: int = 32) -> SampleFn:
+    """The solver of `sampling.steps` evaluations that is best on this network.
+
+    `builders.own.fitted` measures it on trajectories of the trained network, or finds it in the
+    workdir. What is built here stands in where nothing is measured, as in the pictures of a
+    training run: DPM-Solver++ 2M on the grid of Karras et al.
+
+    Args:
+        starts: trajectories on which solvers are compared, at least 8.
+    """
+    if starts < 8:
+        raise ValueError(f"starts is {starts}; solvers are compared on at least 8 trajectories.")
+    path, section = parts.path, parts.section
+    method = samplers.dpm_multistep(path, 2, "data")
+    ts = samplers.make_grid("karras", path, section.steps, section.eps)
+
+    def run(key: Array, predict: PredictFn, x: Array, cond: Cond = None, **kept) -> SampleResult:
+        return samplers.sample(key, predict, method, x, ts, cond=cond, **kept)
+
+    return run
+
+
 METHODS = {
     "pc": Method(fixed_steps, ("predictor", "corrector", "grid")),
     "ode": Method(ode),
@@ -221,5 +243,6 @@ METHODS = {
     "dpm_fast": Method(dpm_fast),
     "dpm_adaptive": Method(dpm_adaptive),
     "unified": Method(unified),
+    "own": Method(own),
     "denoising_mcmc": Method(denoising_mcmc, ("pc", "predictor", "corrector")),
 }

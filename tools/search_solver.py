@@ -1,25 +1,38 @@
-"""Searches solver schedules for few evaluations, by known trajectories of a network.
+"""Search for solvers of few evaluations, on known trajectories of a network.
 
-python -m tools.search_solver --nfe 5 8 10 --data digits [--seed 0] [--out configs/solvers]
-python -m tools.search_solver --nfe 5 8 10 --config configs/digits_edm.py --workdir runs/digits
+    python -m tools.search_solver --workdir runs/digits --nfe 5 8 10
+    python -m tools.search_solver --nfe 5 8 10 --data digits [--seed 0] [--out configs/solvers]
+    python -m tools.search_solver --nfe 5 8 10 --config configs/digits_edm.py --workdir runs/digits
 
-With --data digits the networks are optimal denoisers (`search/sets.py`). With --config and
---workdir the network is that of a run, with its averaged parameters: its truth is a fine solve of
-its own ODE, from its own prior to `sampling.eps`. Each schedule is written as NAME_NFE.json; sample
-with it by --config.sampling.method=unified --config.sampling.unified.schedule=FILE.
+With --workdir alone the solver is for the trained network of that run and for nothing else: all
+published solvers on many grids are compared, the nodes of the best kinds are refined by gradient,
+and fresh trajectories decide (`search/improve.py`). The result is kept in the workdir, where
+sampling.method=own finds it.
+
+The other two forms search for schedules (`search/run.py`). With --data digits the networks are
+optimal denoisers (`search/sets.py`); with --config the network is that of a run. Each schedule is
+written as NAME_NFE.json; sample with it by --config.sampling.method=unified
+--config.sampling.unified.schedule=FILE.
 """
 
+import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
+
 import argparse
+import dataclasses
 import runpy
 from pathlib import Path
 
 import jax
 
-from builders.experiment import build
+from builders import own
+from builders.experiment import build, replaced
+from builders.guidance import build_classes
 from builders.places import place
 from samplers.schedules.schedule import save
 from sde_lib import example_keys
+from scorefield import open_run
 from search import Effort, Task, search, trajectories
+from search.improve import improve
 from search.problem import LAW
 from search.sets import TRAIN, sets_of
 from training.restore import restore_ema
@@ -46,6 +59,29 @@ def network_task(config: str, workdir: str, step: int | None, seed: int, count: 
     return Task(path, eps, *parts, (1.0,))
 
 
+def for_run(workdir: str, step: int | None, budgets: list[int], count: int, effort: Effort) -> None:
+    """Searches a recipe for each number of evaluations, and keeps it in the workdir."""
+    run = open_run(workdir, step)
+    for nfe in budgets:
+        experiment = replaced(run.experiment, "sampling", method="own", steps=nfe)
+        experiment = dataclasses.replace(experiment, classes=build_classes(experiment))
+        train, fresh = (own.trials(experiment, run.params, count, i * count) for i in (1, 2))
+        recipe, about = improve(
+            run.path,
+            train.predict,
+            train.x,
+            fresh.x,
+            nfe,
+            experiment.config.sampling.eps,
+            (train.cond, fresh.cond),
+            experiment.config.sampling.batch_size,
+            kinds=2 * effort.refined,
+            steps=effort.late,
+        )
+        file = own.keep(experiment, run.workdir, run.step, recipe, about)
+        print(f"{nfe} evaluations: {own.named(recipe)}\n  {about}\n  wrote {file}", flush=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nfe", type=int, nargs="+", default=[5, 8, 10, 15, 20, 40])
@@ -60,10 +96,13 @@ def main(arguments: list[str] | None = None) -> None:
     for name, default in Effort()._asdict().items():
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args(arguments)
-    if (args.config is None) != (args.workdir is None):
-        parser.error("--config and --workdir go together")
+    if args.config and not args.workdir:
+        parser.error("--config names the config of a run; name its --workdir too")
     name = args.name or (Path(args.workdir).name if args.workdir else args.data)
     effort = Effort(*(getattr(args, field) for field in Effort._fields))
+    if args.workdir and not args.config:
+        for_run(args.workdir, args.step, args.nfe, args.starts, effort)
+        return
     folder = place(args.out)
     folder.mkdir(parents=True, exist_ok=True)
     if args.config:

@@ -34,6 +34,8 @@ def make_plan(experiment, params: Any, step: int | None) -> dict[str, Any]:
         "guidance": config.guidance.to_dict(),
         "guide": None if classes is None or classes.own is None else hash_arrays(classes.own),
     }
+    if experiment.recipe is not None:
+        plan["recipe"] = experiment.recipe._asdict()
     return {**json.loads(json.dumps(plan)), **network_plan(experiment, params, step)}
 
 
