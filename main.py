@@ -51,7 +51,8 @@ from evaluation.report.rows import figure_rows
 from evaluation.tasks.evaluate import make_evaluation
 from evaluation.store.memory import check_seeds
 from evaluation.tasks.sampling import run_sampling
-from parallel.processes import JobError, is_lead, lost, start
+from parallel.processes import JobError, is_lead, lost, of_another
+from parallel.start import TIMEOUT, start
 from restoration import METHODS
 from training.checkpoint import CheckpointError
 from training.finite import TrainingDiverged
@@ -82,6 +83,7 @@ DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One process of a job of s
 COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, off a cluster.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the job, likewise.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this one, likewise.")
+JOIN = flags.DEFINE_float("join_timeout", TIMEOUT, "Seconds to wait for the other processes.")
 FORCE = flags.DEFINE_bool("force_config", False, "Go on in a workdir of another config.")
 DESCRIBE = flags.DEFINE_string("describe", None, "A section, such as sampling.edm: tell its keys.")
 flags.mark_flags_as_required(["config", "workdir", "mode"])
@@ -114,11 +116,11 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError, CheckpointError, JobError, TrainingDiverged) as error:
         if DEBUG.value:
             raise
-        leave(told(error))
+        leave(told_in_job(error) if DISTRIBUTED.value else told(error))
     except jax.errors.JaxRuntimeError as error:
         if DEBUG.value or not DISTRIBUTED.value:
             raise
-        leave(f"JobError: {lost(error)}")
+        leave(told_in_job(error))
     except Exception:
         if not DISTRIBUTED.value:
             raise
@@ -154,16 +156,22 @@ def told(error: Exception) -> str:
     return " ".join([f"{type(error).__name__}: {text}", *notes])
 
 
+def told_in_job(error: Exception) -> str:
+    """The same in a job of several processes, where an error may be that of another one."""
+    return f"JobError: {lost(error)}" if of_another(error) else told(error)
+
+
 def join_job() -> None:
     """With --distributed, becomes one process of several; those but the lead are silent."""
     given = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if not DISTRIBUTED.value:
-        if any(value is not None for value in given):
+        if any(value is not None for value in given) or FLAGS["join_timeout"].present:
             raise ValueError(
-                "--coordinator, --num_processes and --process_id go with --distributed."
+                "--coordinator, --num_processes, --process_id and --join_timeout go with "
+                "--distributed."
             )
         return
-    start(*given)
+    start(*given, JOIN.value)
     if not is_lead():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open to the end
 
