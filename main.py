@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -57,7 +58,12 @@ from restoration import METHODS
 from training.checkpoint import CheckpointError
 from training.finite import TrainingDiverged
 from training.metrics import read_metrics, training_seconds
-from training.restore import restore_ema, steps_as_they_come, steps_to_evaluate
+from training.restore import (
+    restore_ema,
+    restore_in_turn,
+    steps_as_they_come,
+    steps_to_evaluate,
+)
 from training.run import run_training
 from training.stop import Stopped
 from streams import lasting
@@ -207,11 +213,8 @@ def run(experiment: Experiment, workdir: Path) -> None:
         check_condition(experiment, params)
         print(writers[MODE.value](experiment, params, workdir, step, seeds))
         return
-    # Of one that was not asked for by its number, the one before will do.
-    latest = STEP.value is None and not (WAIT.value or experiment.config.eval.all_ckpts)
     evaluate = make_evaluation(experiment)
-    for wanted in steps_wanted(experiment, workdir):
-        step, params = restore_ema(experiment, workdir, wanted, or_before=latest)
+    for step, params in to_evaluate(experiment, workdir):
         check_condition(experiment, params)
         metrics = [row for row in read_metrics(workdir) if row["step"] <= step]
         report = evaluate(params, workdir, step, metrics, training_seconds(metrics))
@@ -220,14 +223,20 @@ def run(experiment: Experiment, workdir: Path) -> None:
             print(format_row(row))
 
 
-def steps_wanted(experiment: Experiment, workdir: Path) -> Iterable[int | None]:
-    """The checkpoints to evaluate: those that exist, or with --wait those to come as well."""
-    section = experiment.config.eval
-    if not WAIT.value:
-        return steps_to_evaluate(section, workdir, STEP.value)
-    if STEP.value is not None:
-        raise ValueError(f"--step is {STEP.value} and --wait takes every checkpoint; leave one.")
-    return steps_as_they_come(section, workdir, experiment.config.training.n_iters)
+def to_evaluate(experiment: Experiment, workdir: Path) -> Iterable[tuple[int, Any]]:
+    """Step and parameters of the checkpoints to evaluate: one, all of a range, or with --wait those
+    to come as well."""
+    section, step = experiment.config.eval, STEP.value
+    if WAIT.value and step is not None:
+        raise ValueError(f"--step is {step} and --wait takes every checkpoint; leave one.")
+    if WAIT.value:
+        steps = steps_as_they_come(section, workdir, experiment.config.training.n_iters)
+        return restore_in_turn(experiment, workdir, steps)
+    steps = steps_to_evaluate(section, workdir, step)
+    if section.all_ckpts and step is None:
+        return restore_in_turn(experiment, workdir, steps)
+    # Of one that was not asked for by its number, the one before will do.
+    return [restore_ema(experiment, workdir, steps[0], or_before=step is None)]
 
 
 def build_writer(experiment: Experiment) -> Callable:
