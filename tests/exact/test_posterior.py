@@ -107,6 +107,13 @@ def test_mixture_by_quadrature():
     np.testing.assert_allclose(found[1], cov, atol=1e-8)
 
 
+def test_products_of_a_mixture_are_at_full_precision():
+    """On accelerators too, which multiply matrices at half of it unless they are told."""
+    run = lambda x: mixture_predict(LAWS["vp"], PLANE)(x, 0.4)
+    program = str(jax.make_jaxpr(run)(np.ones((2, 2), np.float32)))
+    assert 0 < program.count("dot_general") == program.count("Precision.HIGHEST, Precision")
+
+
 def test_mixture_prediction_of_round_components():
     means, stds = RNG.standard_normal((3, 4)), np.array([0.3, 0.5, 0.8])
     data = Mixture(PLANE.weights, means, stds[:, None, None] ** 2 * np.eye(4))
