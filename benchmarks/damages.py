@@ -2,8 +2,8 @@
 
     python -m benchmarks.damages [--damages 10000] [--values 256] [--seed 4]
 
-Each damage flips 2 to 64 bits of an array of float32: anywhere, in sign bits alone, or in one run of
-neighbouring bits; two more kinds exchange two words, and negate a share of the array. `mixed` is
+Each damage flips 2 to 64 bits of an array of float32: anywhere, in sign bits alone, or in one run
+of neighbouring bits; two more kinds exchange two words, and negate a share of the array. `mixed` is
 the checksum that checkpoints have now, `plain` that of versions before. By chance a sum of 32 bits
 misses one in 2^32.
 """
