@@ -32,6 +32,8 @@ OF_THE_READER = (
     "PERMISSION_DENIED",
     "Input/output error",
     "Stale file handle",
+    "timed out",
+    "endpoint is not connected",
     "Cannot allocate memory",
     "RESOURCE_EXHAUSTED",
     "UNAVAILABLE",
@@ -167,7 +169,7 @@ class Checkpoints:
             raise
         except Exception as error:
             first_line = (str(error).strip() or "no message").splitlines()[0]
-            if isinstance(error, MemoryError) or any(word in str(error) for word in OF_THE_READER):
+            if of_the_reader(error):
                 raise CheckpointError(
                     f"The checkpoint {self.folder / str(step)} could not be read here "
                     f"({type(error).__name__}: {first_line[:200]}); that says nothing of the "
@@ -256,6 +258,17 @@ def fields_of(state: TrainState) -> dict[str, Any]:
     `others` there, as in versions before."""
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     return {name: value for name, value in fields.items() if name != "others" or value}
+
+
+def of_the_reader(error: Exception) -> bool:
+    """Whether an error says nothing of the checkpoint: the system could not read, or the machine not
+    hold, what is there. A file that is missing is the checkpoint's."""
+    if isinstance(error, MemoryError):
+        return True
+    missing = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+    if isinstance(error, OSError) and error.errno and not isinstance(error, missing):
+        return True
+    return any(word in str(error) for word in OF_THE_READER)
 
 
 def sharding_of(params: Any) -> Any:

@@ -64,7 +64,10 @@ def test_parameters_of_half_the_precision(tmp_path):
     [
         PermissionError(13, "Permission denied"),
         OSError(5, "Input/output error"),
+        OSError(107, "Transport endpoint is not connected"),
+        OSError(121, "Remote I/O error"),
         ValueError("UNKNOWN: Stale file handle [d/1]"),
+        ValueError("UNKNOWN: Connection timed out [d/1]"),
         MemoryError(),
         UnicodeEncodeError("ascii", "é", 0, 1, "ordinal not in range"),
     ],
