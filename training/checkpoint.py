@@ -261,8 +261,8 @@ def fields_of(state: TrainState) -> dict[str, Any]:
 
 
 def of_the_reader(error: Exception) -> bool:
-    """Whether an error says nothing of the checkpoint: the system could not read, or the machine not
-    hold, what is there. A file that is missing is the checkpoint's."""
+    """Whether an error says nothing of the checkpoint: the system could not read what is there, or
+    the machine not hold it. A file that is missing is the checkpoint's."""
     if isinstance(error, MemoryError):
         return True
     missing = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
