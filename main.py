@@ -20,6 +20,7 @@ import logging
 import re
 import runpy
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -53,7 +54,7 @@ from evaluation.tasks.evaluate import make_evaluation
 from evaluation.store.memory import check_seeds
 from evaluation.tasks.sampling import run_sampling
 from parallel.processes import JobError, is_lead, lost, of_another
-from parallel.start import TIMEOUT, start
+from parallel.start import TIMEOUT, part, start
 from restoration import METHODS
 from training.checkpoint import CheckpointError
 from training.finite import TrainingDiverged
@@ -93,6 +94,7 @@ JOIN = flags.DEFINE_float("join_timeout", TIMEOUT, "Seconds to wait for the othe
 FORCE = flags.DEFINE_bool("force_config", False, "Go on in a workdir of another config.")
 DESCRIBE = flags.DEFINE_string("describe", None, "A section, such as sampling.edm: tell its keys.")
 flags.mark_flags_as_required(["config", "workdir", "mode"])
+LAST_WORD = threading.Lock()
 # The modes that read a flag which not all of them do.
 READ_BY = {
     "seeds": ("sample", "encode", "interpolate"),
@@ -177,13 +179,16 @@ def join_job() -> None:
                 "--distributed."
             )
         return
-    start(*given, JOIN.value)
+    start(*given, JOIN.value, lambda gone: leave(f"JobError: {gone}"))
     if not is_lead():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open to the end
 
 
 def leave(message: str, status: int = 1) -> None:
-    """Ends the program with a message."""
+    """Ends the program with a message; the first one, where another thread leaves too."""
+    if DISTRIBUTED.value:
+        LAST_WORD.acquire()
+        part()
     print(message, file=sys.stderr, flush=True)
     if DISTRIBUTED.value:
         # The usual end would wait for processes that may be gone, or that wait for this one.

@@ -1,21 +1,30 @@
 """How a process joins its job: the first thing that a program does with jax."""
 
+import atexit
 import threading
+from collections.abc import Callable
 
 import jax
 
-from parallel.meeting import meet
+from parallel.meeting import Lines, meet
 from parallel.processes import JobError
+from parallel.watch import Watch
 
 # A process that does not answer for so long ends the job (seconds).
 HEARTBEAT = 30
 # jax ends a process whose own time is over by an abort; ours is over before.
 LATER = 3600
 TIMEOUT = 300.0
+# That of the job of this process, once it has joined one.
+WATCHES: list[Watch] = []
 
 
 def start(
-    coordinator: str | None, count: int | None, index: int | None, timeout: float = TIMEOUT
+    coordinator: str | None,
+    count: int | None,
+    index: int | None,
+    timeout: float = TIMEOUT,
+    missed: Callable[[str], None] = lambda gone: None,
 ) -> None:
     """Joins this process to its job.
 
@@ -25,6 +34,8 @@ def start(
         count: processes of the job.
         index: of this one, 0 to count - 1.
         timeout: seconds to wait for the others.
+        missed: called in another thread with a sentence about a process that has ended without a
+            word. (On a cluster that jax recognises, jax alone knows the others, and nobody calls.)
 
     Raises:
         JobError: where no environment is recognised, a number is out of range, or the others do
@@ -39,8 +50,9 @@ def start(
         )
     if not 0.0 < timeout < float("inf"):
         raise JobError(f"--join_timeout is {timeout:g}; give seconds above 0.")
+    lines: Lines = {}
     if not missing:
-        meet(*address(coordinator, count, index), count, index, timeout)
+        lines = meet(*address(coordinator, count, index), count, index, timeout)
     try:
         connect(coordinator, count, index, timeout)
     except JobError:
@@ -56,6 +68,14 @@ def start(
         raise JobError(f"The processes of the job did not come together ({cause}); {mend}.") from (
             error
         )
+    WATCHES.append(Watch(lines, missed))
+    atexit.register(part)
+
+
+def part() -> None:
+    """Says goodbye to the other processes: before an end that passes over the usual one."""
+    for watch in WATCHES:
+        watch.part()
 
 
 def address(coordinator: str, count: int, index: int) -> tuple[str, int]:

@@ -1,6 +1,8 @@
 """The processes of a job find each other, or all of them hear in one sentence why not."""
 
 import contextlib
+import os
+import queue
 import re
 import socket
 import threading
@@ -13,6 +15,7 @@ import pytest
 from parallel.meeting import meet, numbered
 from parallel.processes import JobError, of_another
 from parallel.start import start
+from parallel.watch import Watch
 
 
 @pytest.fixture
@@ -115,7 +118,7 @@ def test_something_else_listens_there(port):
         answering.start()
         (said,) = met(port, 0.2, numbers=(1,))
         answering.join()
-    assert "(something else listens there); start process 0" in said
+    assert "(what listens there has another language, or hung up); start process 0" in said
 
 
 def test_a_cluster_whose_processes_do_not_come(monkeypatch):
@@ -149,6 +152,7 @@ DIES = """
 import os, sys
 from parallel.processes import lost, of_another, share
 from parallel.start import start
+from parallel.watch import Watch
 
 coordinator, count, index = sys.argv[3], int(sys.argv[5]), int(sys.argv[7])
 start(coordinator, count, index)
@@ -170,3 +174,67 @@ def test_a_process_that_is_gone(program):
     assert (first.status, second.status) == (1, 9), first.err
     assert "Process 0 of 2 lost another one" in first.out
     assert not of_another(ValueError("no room")) and not of_another(OSError("Gloo"))
+
+
+def company(port, count):
+    """The open lines of each process of a job."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda i: meet("localhost", port, count, i, 5.0), range(count)))
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+def test_one_that_ends_without_a_word_is_missed(port, dies):
+    """By all others, whichever it is, though all but process 0 have a line to that one alone."""
+    lines, heard = company(port, 3), [queue.Queue() for _ in range(3)]
+    left = [i for i in range(3) if i != dies]
+    for i in left:
+        Watch(lines[i], heard[i].put)
+    for line in lines[dies].values():  # as the system does for a process that is killed
+        line.close()
+    for i in left:
+        assert heard[i].get(timeout=5.0).startswith(f"Process {dies} of the job ended without a")
+
+
+def test_those_that_say_goodbye_are_not_missed(port, monkeypatch):
+    """In any order; and a fork of one of them says nothing for it."""
+    lines, heard = company(port, 3), queue.Queue()
+    watches = [Watch(each, heard.put) for each in lines]
+    with monkeypatch.context() as fork:
+        fork.setattr(os, "getpid", lambda: -1)
+        watches[1].part()
+    for i in (2, 0):
+        watches[i].part()
+        for line in lines[i].values():
+            line.shutdown(socket.SHUT_WR)
+    with pytest.raises(queue.Empty):
+        heard.get(timeout=0.2)
+    lines[1][0].shutdown(socket.SHUT_WR)
+    assert heard.get(timeout=5.0).startswith("Process 1 of the job ended without")
+
+
+# Process 1 is killed while the others compute by themselves.
+KILLED = """
+import os, sys, time
+import main
+from absl import app
+
+def build(config, reads):
+    if sys.argv[-1] == "1":
+        time.sleep(0.3)
+        os.kill(os.getpid(), 9)
+    time.sleep(60)
+
+main.build = build
+app.run(main.main, flags_parser=main.parse_flags)
+"""
+
+
+def test_a_process_that_is_killed_is_missed_at_once(program, tmp_path):
+    """jax would miss it after 30 s, and abort the others."""
+    argv = ["--config", "configs/digits_vp.py", "--workdir", tmp_path / "run", "--mode", "train"]
+    begin = time.monotonic()
+    first, second, third = program.job(3, *argv, script=KILLED)
+    assert second.status == -9 and time.monotonic() - begin < 20.0
+    for result in (first, third):
+        assert result.status == 1 and result.err.count("\n") == 1
+        assert result.err.startswith("JobError: Process 1 of the job ended without a word")
