@@ -12,6 +12,7 @@ from operators import (
     COLOUR,
     OPERATORS,
     blur,
+    complex_fourier,
     dense,
     downsample,
     fourier,
@@ -41,6 +42,8 @@ CASES = {
     "fourier, lines": fourier((5, 6, 2), LINES),
     "fourier, points": fourier((6, 4, 1), RNG.integers(0, 2, (6, 4))),
     "fourier, odd": fourier((5, 3, 1), RNG.integers(0, 2, (5, 3))),
+    "complex_fourier, lines": complex_fourier((5, 6, 4), LINES),
+    "complex_fourier, points": complex_fourier((4, 3, 2), RNG.integers(0, 2, (4, 3))),
     "radon": radon((6, 5, 1), 7),
     "matrix": matrix((5,), MATRIX),
     "matrix, tall, of rank 2": matrix(
@@ -50,7 +53,10 @@ CASES = {
     "blur, rotated": in_basis(blur((4, 4, 3), 0.7), COLOUR),
 }
 WITHOUT_SVD = {"blur, reflect", "blur, zero"}
-FLOAT32 = ("mask", "blur", "blur, reflect", "downsample", "fourier, lines", "radon", "greyscale")
+FLOAT32 = (
+    "mask", "blur", "blur, reflect", "downsample", "fourier, lines", "complex_fourier, lines",
+    "radon", "greyscale",
+)  # fmt: skip
 
 
 def draw(shape, n=3):
@@ -165,6 +171,24 @@ def test_conjugate_lines_say_nothing_twice():
     two = fourier((4, 5, 1), [0, 1, 0, 0, 1]).svd.s
     assert np.sum(one > 0) == np.sum(two > 0) == 8
     np.testing.assert_allclose(np.sort(two)[-8:], np.sqrt(2.0) * np.sort(one)[-8:])
+
+
+def test_complex_fourier_is_that_of_numpy():
+    """Channels 0 and 1 are one complex image, 2 and 3 another."""
+    _, x, _, found = images_of("complex_fourier, lines")
+    image = np.stack([x[..., 0] + 1j * x[..., 1], x[..., 2] + 1j * x[..., 3]], axis=-1)
+    F = np.fft.fft2(image, axes=(1, 2), norm="ortho")[:, :, LINES == 1]
+    y = found["Ax"]
+    np.testing.assert_allclose(y[..., 0] + 1j * y[..., 1], F.reshape(3, -1, 2), atol=1e-12)
+
+
+def test_a_complex_image_is_measured_as_often_as_a_scan_does():
+    """Three of eight lines of a complex image of 8 x 8 are 24 points, 48 numbers; as two real
+    images 96, of which 80 say something of their own: those of lines 0, 1, 7, 3 and 5."""
+    keep = [1, 1, 0, 1, 0, 0, 0, 0]
+    scan, real = complex_fourier((8, 8, 2), keep), fourier((8, 8, 2), keep)
+    assert np.prod(scan.shape_out) == np.linalg.matrix_rank(dense(scan)) == len(scan.svd.s) == 48
+    assert np.prod(real.shape_out) == 96 and np.linalg.matrix_rank(dense(real)) == 80
 
 
 def test_random_lines():

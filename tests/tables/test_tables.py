@@ -146,6 +146,27 @@ def test_what_is_finished_is_not_computed_again(model, cells, results, monkeypat
         finished(other, SETTING, workdir, folder, References())
 
 
+def test_samples_that_failed_are_counted_and_left_out(model, cells, results, tmp_path, monkeypatch):
+    """A quarter of them: the figure is that of the others."""
+    from tables import cells as module
+
+    plain, kept = module.stored_samples, []
+
+    def failing(*args):
+        found = plain(*args)
+        failed = np.arange(40) % 4 == 0
+        kept.append(found["x"][~failed])
+        x = np.where(failed[:, None, None, None], 0, found["x"])
+        return {**found, "x": x, "failed": failed}
+
+    monkeypatch.setattr(module, "stored_samples", failing)
+    found = finished(cells[0], SETTING, model[1] / "tiny", tmp_path, References())
+    judge, reference = References().of(build(config_of_cell(cells[0], SETTING)))
+    moments = [Moments.of(features(judge.space, of_levels(x, 17))) for x in kept]
+    truth = [frechet_distance(each, reference) for each in moments]
+    assert found["failed"] == 10 and found["frechet_values"] == pytest.approx(truth, rel=1e-6)
+
+
 def test_stopped_within_a_cell(model, cells, results, tmp_path, monkeypatch):
     """After the first seed: it goes on with the second, to the same numbers."""
     from tables import cells as module

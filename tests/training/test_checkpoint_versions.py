@@ -64,7 +64,10 @@ def test_parameters_of_half_the_precision(tmp_path):
     [
         PermissionError(13, "Permission denied"),
         OSError(5, "Input/output error"),
+        OSError(107, "Transport endpoint is not connected"),
+        OSError(121, "Remote I/O error"),
         ValueError("UNKNOWN: Stale file handle [d/1]"),
+        ValueError("UNKNOWN: Connection timed out [d/1]"),
         MemoryError(),
         UnicodeEncodeError("ascii", "é", 0, 1, "ordinal not in range"),
     ],
@@ -89,3 +92,23 @@ def test_a_workdir_that_is_a_pattern(tmp_path, name):
     with pytest.raises(CheckpointError, match="takes for a pattern"):
         Checkpoints(tmp_path / name)
     assert not (tmp_path / name).exists()
+
+
+def test_what_a_save_claims_is_read_back(tmp_path, monkeypatch):
+    """Where the library writes under a name that it does not find again, the first save says so."""
+    monkeypatch.setattr("training.checkpoint.PATTERN", "")
+    checkpoints = Checkpoints(tmp_path / "run[1]")
+    checkpoints.save(state_at(3))
+    with pytest.raises(CheckpointError, match=r"of step 3 was written to .* cannot be read back"):
+        checkpoints.wait()
+    checkpoints.close()
+
+
+def test_it_is_read_back_once_a_run(tmp_path, monkeypatch):
+    read, found = Checkpoints._read, []
+    noted = lambda self, item, params, name, step: (
+        found.append(step) or read(self, item, params, name, step)
+    )
+    monkeypatch.setattr(Checkpoints, "_read", noted)
+    save(tmp_path, 3, 6, 9).close()
+    assert found == [3]

@@ -5,14 +5,19 @@ The table in `docs/faults.md` names these tests, and those of other files for th
 
 import fcntl
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
-from program import inside
+from program import ROOT, inside
 from tiny import flags
 
+import training.run
 from builders.experiment import build
 from parallel.mesh import make_mesh
 from training.checkpoint import Checkpoints
@@ -144,6 +149,39 @@ def test_a_signal(faults, name, status):
     assert result.status == 0 and "from step 5 to 9" in result.out
     for a, b in zip(jax.tree.leaves(faults.state(workdir)), jax.tree.leaves(faults.good)):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_signal_while_the_step_is_compiled(faults, tmp_path, monkeypatch):
+    """It is not lost: the run ends after the first step."""
+    compile_step = training.run.compile_step
+
+    def told(*given):
+        os.kill(os.getpid(), signal.SIGINT)
+        return compile_step(*given)
+
+    monkeypatch.setattr("training.run.compile_step", told)
+    result = inside(*faults.argv(tmp_path / "run"))
+    assert result.status == 130
+    one_line(result, "Stopped by SIGINT at step 1", "same command goes on")
+    assert Checkpoints(tmp_path / "run").steps() == [1]
+
+
+def test_ctrl_c_while_modules_are_imported(tmp_path):
+    """The program ends there and then, without a traceback."""
+    (tmp_path / "jax.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nprint('on')\n"
+    )
+    given = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(tmp_path)}}
+    result = subprocess.run([sys.executable, "main.py"], **given, capture_output=True)
+    assert (result.returncode, result.stdout, result.stderr) == (130, b"", b"")
+
+
+@pytest.mark.parametrize("where", ["main.build", "main.make_evaluation"])
+def test_ctrl_c_outside_of_training(faults, monkeypatch, where):
+    """While the experiment is built, and in an evaluation."""
+    monkeypatch.setattr(where, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    result = inside(*faults.argv(faults.folder / "good", "eval"))
+    assert (result.status, result.err) == (130, "Interrupted; what was written before is whole.\n")
 
 
 def test_a_signal_to_save_and_go_on(faults):
