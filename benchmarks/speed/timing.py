@@ -45,7 +45,7 @@ def ratio_of(
 
 
 def matmul(n: int = 3072) -> tuple[Callable[[], jax.Array], float]:
-    """Return a product of n x n matrices, and its GFLOP; its rate is taken as the machine's peak."""
+    """Return a product of n x n matrices and its GFLOP; its rate is taken as the machine's peak."""
     a = jnp.asarray(np.random.default_rng(0).standard_normal((n, n)), jnp.float32)
     product = jax.jit(lambda a: a @ a)
     return lambda: product(a), 2e-9 * n**3
