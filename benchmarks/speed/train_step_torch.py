@@ -132,7 +132,7 @@ def forward_work(step: Step) -> float:
 
 
 def of_convolution(image, kernel, bias, stride, padding, dilation, transposed, *_, out_shape, **__):
-    """Return the operations of a convolution, without its padding; 0 for FIR filters (1 channel)."""
+    """Return the operations of a convolution without its padding; 0 for FIR filters (1 channel)."""
     if transposed or set(dilation) != {1}:
         raise ValueError("Transposed and dilated convolutions are not counted.")
     axes = zip(image[2:], out_shape[2:], kernel[2:], stride, padding)
