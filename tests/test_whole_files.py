@@ -19,7 +19,7 @@ from whole_files import put, put_arrays, writing
 
 
 def full(*given, **_):
-    """Stand for `np.savez` and others: write some bytes to a given file, then find the disk full."""
+    """Replace `np.savez` and others: write some bytes to a given file, then raise "disk full"."""
     for part in given:
         if hasattr(part, "write"):
             part.write(b"half of it")
