@@ -337,7 +337,7 @@ def test_same_rescaled_path_as_other_laws(x64):
 
 
 def test_velocity_samples_and_weighs_gaussian_data(x64):
-    """Heun's method on the velocity converges to the flow map at order 2; log p is exact to 1e-5."""
+    """Heun's method on the velocity converges to the flow map at order 2; log p is good to 1e-5."""
     law = Kinetic.from_file(DIGITS, t1=0.95)
     data = Gaussian(np.array([0.4, -0.7]), np.array([[0.5, 0.2], [0.2, 0.3]]))
     start = float(law.prior_std()) * np.random.default_rng(0).standard_normal((6, 2))

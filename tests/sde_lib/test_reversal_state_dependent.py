@@ -148,8 +148,8 @@ def test_flow_obeys_the_continuity_equation(law, x64):
 def test_reverse_simulation_returns_the_data(law, probability_flow):
     """A reverse run with the exact score ends with log-mean and log-covariance of the data.
 
-    Euler-Maruyama takes 400 steps from t = 1 to 0. Its bias in the log-mean, of the order of a step times C, is far
-    below the standard error of 5,000 paths.
+    Euler-Maruyama takes 400 steps from t = 1 to 0. Its bias in the log-mean, of the order of a step
+    times C, is far below the standard error of 5,000 paths.
     """
     n = 5_000
     rng = np.random.default_rng(0)
