@@ -294,7 +294,7 @@ def test_every_step_may_be_of_another_kind():
 
 
 def test_an_analytic_first_step():
-    """An analytic first step is exact for one data point; on the mixture it has an error of O(a)."""
+    """An analytic first step is exact for one data point; on the mixture its error is O(a)."""
     law, point = VP(), np.array([[0.3, -1.1]])
     x = np.random.default_rng(0).standard_normal((5, 2))
     schedule = multistep(np.asarray(law.lam(np.linspace(1.0, 0.01, 6))), 2)
