@@ -1,4 +1,4 @@
-"""Checksums against the formula in Python's integers, for every bit, and for random damages."""
+"""Checksums against the formula in Python's integers; every bit and random damage changes them."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def mixed(word):
 
 
 def by_hand(*leaves):
-    """Leaves as arrays of unsigned integers."""
+    """Return the checksum of leaves, given as arrays of unsigned integers."""
     total = 0
     for k, leaf in enumerate(leaves):
         for i, bits in enumerate(np.ravel(leaf)):
@@ -67,15 +67,17 @@ def test_doubles(x64):
 
 
 def test_an_array_negated_is_another():
-    """Its sign bits cancel in pairs in the plain sum."""
+    """A negated array has another checksum; in a plain sum its sign bits would cancel in pairs."""
     x = np.random.default_rng(3).standard_normal((8, 8)).astype(np.float32)
     assert int(plain_sum(x)) == int(plain_sum(-x))
     assert int(checksum(x)) != int(checksum(-x))
 
 
 def test_random_damages_are_seen():
-    """10,000 of 2 to 64 flipped bits: none is missed. Half of them lie in the sign bits alone, of
-    which the plain sum misses the even numbers."""
+    """All of 10,000 random damages of 2 to 64 flipped bits change the checksum.
+
+    Half of them flip only sign bits; a plain sum would miss every even number of these.
+    """
     rng = np.random.default_rng(4)
     x = rng.standard_normal(256).astype(np.float32)
     words, damages = np.asarray(bits_of(x)), np.zeros((10_000, 256), np.uint32)
