@@ -267,7 +267,7 @@ def flip(path, place):
 
 
 def test_a_flipped_bit(tmp_path):
-    """orbax reads arrays with a flipped bit without an error; the field's checksum finds the bit."""
+    """orbax reads arrays with a flipped bit without an error; the checksum finds the bit."""
     width = 400
     save(tmp_path, 6, width=width).close()
     file = max((tmp_path / "checkpoints").rglob("d/*"), key=lambda path: path.stat().st_size)
