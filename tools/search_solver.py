@@ -1,12 +1,13 @@
-"""Searches solver schedules for few evaluations, by known trajectories of a network.
+"""Search solver schedules for few evaluations, scored on known trajectories of a network.
 
 python -m tools.search_solver --nfe 5 8 10 --data digits [--seed 0] [--out configs/solvers]
 python -m tools.search_solver --nfe 5 8 10 --config configs/digits_edm.py --workdir runs/digits
 
 With --data digits the networks are optimal denoisers (`search/sets.py`). With --config and
---workdir the network is that of a run, with its averaged parameters: its truth is a fine solve of
-its own ODE, from its own prior to `sampling.eps`. Each schedule is written as NAME_NFE.json; sample
-with it by --config.sampling.method=unified --config.sampling.unified.schedule=FILE.
+--workdir the network is that of a run, with its averaged parameters, and the known trajectories are
+fine solves of the network's own ODE, from its prior to `sampling.eps`. Each schedule is written as
+NAME_NFE.json. To sample with it, give --config.sampling.method=unified
+--config.sampling.unified.schedule=FILE.
 """
 
 import argparse
@@ -26,14 +27,17 @@ from training.restore import restore_ema
 
 
 def digits_task(seed: int, count: int) -> Task:
-    """The decisions are scored on half as many starts as refine a schedule."""
+    """Return the task on optimal denoisers of digits.
+
+    Decisions are scored on `count // 2` starts, and schedules refined on `count`.
+    """
     uses = enumerate((count // 2, count, count))
     parts = [sets_of(TRAIN, seed, use, size) for use, size in uses]
     return Task(LAW, LAW.t0, *parts, tuple(TRAIN.values()))
 
 
 def network_task(config: str, workdir: str, step: int | None, seed: int, count: int) -> Task:
-    """The trajectories of a trained network, from draws of its prior."""
+    """Return the task on the trajectories of a trained network, from draws of its prior."""
     experiment = build(runpy.run_path(str(place(config)))["get_config"](), reads_data=False)
     _, params = restore_ema(experiment, place(workdir).absolute(), step)
     predict, path = experiment.predict(params), experiment.path

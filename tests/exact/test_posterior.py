@@ -1,4 +1,4 @@
-"""Closed posteriors, against other ways to the same answer."""
+"""Posteriors in closed form, against other ways to compute them."""
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,10 @@ def test_gaussian_by_precisions():
 
 @pytest.mark.parametrize("noise", [0.2, 0.0])
 def test_gaussian_of_few_directions(noise):
-    """Rank 2 of 6 by conditioning the joint Gaussian; one of the directions is not measured."""
+    """For rank 2 of 6, the posterior equals that of the joint Gaussian.
+
+    One of the directions is not measured.
+    """
     data = moments_of(PRIOR.cov, PRIOR.mean, 2)
     row = A[:1] - (A[:1] @ data.U[:, 1:]) @ data.U[:, 1:].T
     nothing = np.concatenate([row, np.zeros((1, 6))])
@@ -93,7 +96,7 @@ def test_all_coefficients_of_a_real_image_say_what_its_pixels_say():
 
 
 def test_mixture_by_quadrature():
-    """Mean and covariance by sums over a fine grid of the plane."""
+    """Mean and covariance equal sums over a fine grid of the plane."""
     operator, y, noise = matrix((2,), np.array([[1.0, 0.5]])), np.array([0.4]), 0.3
     axis = np.linspace(-6.0, 6.0, 601)
     grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)

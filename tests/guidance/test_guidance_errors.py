@@ -1,4 +1,4 @@
-"""What cannot be done is answered with the value, the rule and a way out."""
+"""Errors of guidance name the value, the rule and a remedy."""
 
 import jax
 import jax.numpy as jnp

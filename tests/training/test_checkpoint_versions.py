@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("damages")
 
 
 def write(folder, step, item):
-    """A checkpoint as another version of the program wrote it."""
+    """Write a checkpoint as another version of the program would."""
     manager = ocp.CheckpointManager(
         folder / "checkpoints", item_handlers=ocp.PyTreeCheckpointHandler()
     )
@@ -25,14 +25,14 @@ def write(folder, step, item):
 
 
 def test_a_checkpoint_without_checksums(tmp_path):
-    """As the first versions wrote them, and other programs may."""
+    """A checkpoint without checksums, from a first version or another program, can be read."""
     write(tmp_path, 6, state_at(6))
     assert_equal(Checkpoints(tmp_path).restore(shapes()), state_at(6))
     assert_equal(restore_ema(experiment(), tmp_path)[1], state_at(6).ema_params)
 
 
 def test_a_checkpoint_with_the_sums_of_before(tmp_path):
-    """They are still compared."""
+    """Checksums of the earlier form are still compared."""
     item = fields_of(state_at(6))
     sums = {name: plain_sum(value) for name, value in item.items()}
     write(tmp_path / "good", 6, {**item, "checksum": sums})
@@ -43,7 +43,10 @@ def test_a_checkpoint_with_the_sums_of_before(tmp_path):
 
 
 def test_a_checkpoint_under_the_number_of_another(tmp_path):
-    """A folder that was copied and renamed would give a run its step."""
+    """A checkpoint folder with another step in its name is refused.
+
+    Otherwise a folder that was copied and renamed would change the step of a run.
+    """
     save(tmp_path, 6).close()
     shutil.move(tmp_path / "checkpoints" / "6", tmp_path / "checkpoints" / "9")
     with pytest.raises(Damaged, match="is that of step 6 under another name"):
@@ -73,7 +76,7 @@ def test_parameters_of_half_the_precision(tmp_path):
     ],
 )
 def test_a_faulty_reader_is_not_a_damaged_checkpoint(tmp_path, monkeypatch, error):
-    """Nothing is moved or advised to be deleted."""
+    """After an error of reading, no checkpoint is moved, and the error advises no deletion."""
     checkpoints = save(tmp_path, 3, 6)
 
     def fails(*args, **kwargs):
