@@ -20,11 +20,13 @@ import logging
 import re
 import runpy
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -52,12 +54,18 @@ from evaluation.report.rows import figure_rows
 from evaluation.tasks.evaluate import make_evaluation
 from evaluation.store.memory import check_seeds
 from evaluation.tasks.sampling import run_sampling
-from parallel.processes import JobError, is_lead, lost, start
+from parallel.processes import JobError, is_lead, lost, of_another
+from parallel.start import TIMEOUT, part, start
 from restoration import METHODS
 from training.checkpoint import CheckpointError
 from training.finite import TrainingDiverged
 from training.metrics import read_metrics, training_seconds
-from training.restore import restore_ema, steps_as_they_come, steps_to_evaluate
+from training.restore import (
+    restore_ema,
+    restore_in_turn,
+    steps_as_they_come,
+    steps_to_evaluate,
+)
 from training.run import run_training
 from training.stop import Stopped
 from streams import lasting
@@ -83,9 +91,11 @@ DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One process of a job of s
 COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, off a cluster.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the job, likewise.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this one, likewise.")
+JOIN = flags.DEFINE_float("join_timeout", TIMEOUT, "Seconds to wait for the other processes.")
 FORCE = flags.DEFINE_bool("force_config", False, "Go on in a workdir of another config.")
 DESCRIBE = flags.DEFINE_string("describe", None, "A section, such as sampling.edm: tell its keys.")
 flags.mark_flags_as_required(["config", "workdir", "mode"])
+LAST_WORD = threading.Lock()
 # The modes that read a flag which not all of them do.
 READ_BY = {
     "seeds": ("sample", "encode", "interpolate"),
@@ -115,11 +125,11 @@ def main(argv: list[str]) -> None:
     except (ValueError, OSError, CheckpointError, JobError, TrainingDiverged) as error:
         if DEBUG.value:
             raise
-        leave(told(error))
+        leave(told_in_job(error) if DISTRIBUTED.value else told(error))
     except jax.errors.JaxRuntimeError as error:
         if DEBUG.value or not DISTRIBUTED.value:
             raise
-        leave(f"JobError: {lost(error)}")
+        leave(told_in_job(error))
     except Exception:
         if not DISTRIBUTED.value:
             raise
@@ -155,22 +165,31 @@ def told(error: Exception) -> str:
     return " ".join([f"{type(error).__name__}: {text}", *notes])
 
 
+def told_in_job(error: Exception) -> str:
+    """The same in a job of several processes, where an error may be that of another one."""
+    return f"JobError: {lost(error)}" if of_another(error) else told(error)
+
+
 def join_job() -> None:
     """With --distributed, becomes one process of several; those but the lead are silent."""
     given = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if not DISTRIBUTED.value:
-        if any(value is not None for value in given):
+        if any(value is not None for value in given) or FLAGS["join_timeout"].present:
             raise ValueError(
-                "--coordinator, --num_processes and --process_id go with --distributed."
+                "--coordinator, --num_processes, --process_id and --join_timeout go with "
+                "--distributed."
             )
         return
-    start(*given)
+    start(*given, JOIN.value, lambda gone: leave(f"JobError: {gone}"))
     if not is_lead():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - open to the end
 
 
 def leave(message: str, status: int = 1) -> None:
-    """Ends the program with a message."""
+    """Ends the program with a message; the first one, where another thread leaves too."""
+    if DISTRIBUTED.value:
+        LAST_WORD.acquire()
+        part()
     print(message, file=sys.stderr, flush=True)
     if DISTRIBUTED.value:
         # The usual end would wait for processes that may be gone, or that wait for this one.
@@ -201,11 +220,8 @@ def run(experiment: Experiment, workdir: Path) -> None:
         experiment = fitted(experiment, params, workdir, step)
         print(writers[MODE.value](experiment, params, workdir, step, seeds))
         return
-    # Of one that was not asked for by its number, the one before will do.
-    latest = STEP.value is None and not (WAIT.value or experiment.config.eval.all_ckpts)
     evaluate = make_evaluation(experiment)
-    for wanted in steps_wanted(experiment, workdir):
-        step, params = restore_ema(experiment, workdir, wanted, or_before=latest)
+    for step, params in to_evaluate(experiment, workdir):
         check_condition(experiment, params)
         if (own := fitted(experiment, params, workdir, step)) is not experiment:
             experiment, evaluate = own, make_evaluation(own)
@@ -216,14 +232,20 @@ def run(experiment: Experiment, workdir: Path) -> None:
             print(format_row(row))
 
 
-def steps_wanted(experiment: Experiment, workdir: Path) -> Iterable[int | None]:
-    """The checkpoints to evaluate: those that exist, or with --wait those to come as well."""
-    section = experiment.config.eval
-    if not WAIT.value:
-        return steps_to_evaluate(section, workdir, STEP.value)
-    if STEP.value is not None:
-        raise ValueError(f"--step is {STEP.value} and --wait takes every checkpoint; leave one.")
-    return steps_as_they_come(section, workdir, experiment.config.training.n_iters)
+def to_evaluate(experiment: Experiment, workdir: Path) -> Iterable[tuple[int, Any]]:
+    """Step and parameters of the checkpoints to evaluate: one, all of a range, or with --wait those
+    to come as well."""
+    section, step = experiment.config.eval, STEP.value
+    if WAIT.value and step is not None:
+        raise ValueError(f"--step is {step} and --wait takes every checkpoint; leave one.")
+    if WAIT.value:
+        steps = steps_as_they_come(section, workdir, experiment.config.training.n_iters)
+        return restore_in_turn(experiment, workdir, steps)
+    steps = steps_to_evaluate(section, workdir, step)
+    if section.all_ckpts and step is None:
+        return restore_in_turn(experiment, workdir, steps)
+    # Of one that was not asked for by its number, the one before will do.
+    return [restore_ema(experiment, workdir, steps[0], or_before=step is None)]
 
 
 def build_writer(experiment: Experiment) -> Callable:

@@ -1,3 +1,3 @@
-"""One question a script; see README.md."""
+"""Measurements: each script answers one question. See README.md."""
 
-import xla_flags  # noqa: F401 - sets them, before jax is imported
+import xla_flags  # noqa: F401 - sets XLA's flags before jax is imported

@@ -181,7 +181,7 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.guidance.dataset = "test"
     config.guidance.measurement = ""  # or an npz with measurements `y` (n, ...), rows --seeds
     config.guidance.samples = 8  # of each
-    # "mask", "blur", "downsample", "fourier", "radon", "greyscale" or "matrix".
+    # "mask", "blur", "downsample", "fourier", "complex_fourier", "radon", "greyscale" or "matrix".
     config.guidance.operator = "mask"
     config.guidance.noise_std = 0.0  # of the measurement, in units of the model
     add_methods(config.guidance, "guidance")

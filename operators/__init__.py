@@ -8,6 +8,7 @@ one operator into another.
 from operators.base import SVD, LinearOperator, dense, measure
 from operators.basis import COLOUR, greyscale, in_basis
 from operators.blur import BOUNDARIES, blur, gaussian_kernel
+from operators.complex_fourier import complex_fourier
 from operators.downsample import downsample
 from operators.fourier import fourier, random_lines
 from operators.mask import mask
@@ -20,6 +21,7 @@ OPERATORS = {
     "blur": blur,
     "downsample": downsample,
     "fourier": fourier,
+    "complex_fourier": complex_fourier,
     "radon": radon,
     "matrix": matrix,
     "greyscale": greyscale,
@@ -32,6 +34,7 @@ __all__ = [
     "SVD",
     "LinearOperator",
     "blur",
+    "complex_fourier",
     "dense",
     "downsample",
     "fourier",

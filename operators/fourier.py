@@ -2,7 +2,10 @@
 
 The coefficients at k and -k of a real image are conjugate, so measuring both says nothing new, but
 says it twice: with M the mask, `A^T A = F^H diag(M(k) + M(-k)) F / 2`, whose factor is real and
-even. Singular values are therefore 1, sqrt(1/2) or 0, and V is the Hartley basis.
+even. Singular values are therefore 1, sqrt(1/2) or 0, and V is the Hartley basis: an image of N
+pixels has N numbers, of which all coefficients together tell each one once.
+
+Channels are real images of their own. A complex image in two of them has `complex_fourier`.
 """
 
 import jax.numpy as jnp
@@ -31,13 +34,7 @@ def fourier(
     """
     check_grid("fourier", shape)
     height, width, channels = shape
-    if keep is None:
-        positive(lines=lines)
-        keep = random_lines(width, lines, (lines + 1) // 2, np.random.default_rng(0))
-    keep = np.asarray(keep)
-    if keep.shape == (width,):
-        keep = np.broadcast_to(keep, (height, width))
-    keep = broadcast_mask("fourier", (height, width), keep)
+    keep = measured_points("fourier", height, width, keep, lines)
     kept = np.flatnonzero(keep)
 
     def forward(x):
@@ -57,6 +54,19 @@ def fourier(
     svd = svd_of_right(forward, adjoint, s, analysis(shape), synthesis(shape))
     out = (len(kept), channels, 2)
     return LinearOperator("fourier", tuple(shape), out, forward, adjoint, svd)
+
+
+def measured_points(
+    name: str, height: int, width: int, keep: np.ndarray | None, lines: int
+) -> np.ndarray:
+    """The mask `(H, W)` as booleans, from points, from whole lines, or from a number of lines."""
+    if keep is None:
+        positive(lines=lines)
+        keep = random_lines(width, lines, (lines + 1) // 2, np.random.default_rng(0))
+    keep = np.asarray(keep)
+    if keep.shape == (width,):
+        keep = np.broadcast_to(keep, (height, width))
+    return broadcast_mask(name, (height, width), keep)
 
 
 def random_lines(width: int, lines: int, centre: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Jobs of several processes: how they begin, and how what each of them made becomes known to all.
+"""Jobs of several processes: how what each of them made becomes known to all.
 
 Every process runs the same program. Process 0, the lead, writes what there is one of.
 """
@@ -12,8 +12,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-# A process that does not answer for so long ends the job (seconds).
-HEARTBEAT = 30
 Arrays = dict[str, np.ndarray]
 T = TypeVar("T")
 
@@ -23,51 +21,12 @@ class JobError(RuntimeError):
     not do is known to all. One sentence."""
 
 
-def start(coordinator: str | None, count: int | None, index: int | None) -> None:
-    """Joins this process to its job; the first thing a program does with jax.
-
-    Args:
-        coordinator: `host:port` of process 0; where all three are None, jax asks the environment
-            (Slurm, Open MPI, Kubernetes, Cloud TPU, ...).
-        count: processes of the job.
-        index: of this one, 0 to count - 1.
-
-    Raises:
-        JobError: where no environment is recognised, a number is out of range, or the others do
-            not come.
-    """
-    given = {"--coordinator": coordinator, "--num_processes": count, "--process_id": index}
-    missing = [name for name, value in given.items() if value is None]
-    if 0 < len(missing) < 3:
-        raise JobError(
-            f"{' and '.join(name for name in given if name not in missing)} came without "
-            f"{' and '.join(missing)}; give all three, or none on a cluster that jax recognises."
-        )
-    if not missing and not 0 <= index < count:
-        raise JobError(
-            f"--process_id is {index} and --num_processes {count}; number the processes from 0 to "
-            f"{count - 1}."
-        )
-    if not missing:
-        host, _, port = coordinator.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-            raise JobError(
-                f"--coordinator is {coordinator!r}; write HOST:PORT of process 0, such as "
-                "10.0.0.1:8476."
-            )
-    try:
-        jax.distributed.initialize(coordinator, count, index, heartbeat_timeout_seconds=HEARTBEAT)
-    except (RuntimeError, ValueError) as error:
-        cause = " ".join(str(error).split())[:200]
-        mend = (
-            "jax recognises no cluster here: give --coordinator HOST:PORT, --num_processes N and "
-            "--process_id I"
-            if missing
-            else "look whether all processes were started and reach the coordinator"
-        )
-        raise JobError(f"The processes of the job did not come together ({cause}); {mend}.") from (
-            error
-        )
+def of_another(error: Exception) -> bool:
+    """Whether an operation of all processes failed in this one because another one is gone. On CPUs
+    jax raises what Gloo says of that as a plain ValueError."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return "RESOURCE_EXHAUSTED" not in str(error)
+    return isinstance(error, ValueError) and "Gloo" in str(error)
 
 
 def lost(error: Exception) -> str:
@@ -118,7 +77,7 @@ def together(action: Callable[[], T]) -> T:
         result = action()
     except Exception as error:
         # A process that is gone cannot be told.
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        if of_another(error):
             raise
         cause = error
     for said in share(b"" if cause is None else sentence(cause).encode()):

@@ -32,7 +32,7 @@ def impute(path: AffinePath, operator: LinearOperator, y: Array, *parts: Sampler
 
     Args:
         parts: a predictor, and steps of a corrector beside it, in order; at least one.
-        operator: with orthonormal rows, such as "mask" and "greyscale".
+        operator: with orthonormal rows, such as "mask", "greyscale" and "complex_fourier".
         y: `shape_out`, one measurement for all, or `(B, *shape_out)`; without noise.
 
     Raises:
@@ -101,5 +101,5 @@ def check_orthonormal(operator: LinearOperator) -> None:
     if operator.svd is None or not np.allclose(operator.svd.s, 1.0):
         raise ValueError(
             f"The operator {operator.name!r} has rows that are not orthonormal, and imputation "
-            "overwrites coordinates: take a mask, 'greyscale', or another method."
+            "overwrites coordinates; take 'mask', 'greyscale', 'complex_fourier' or another method."
         )

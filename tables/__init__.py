@@ -1,4 +1,4 @@
-"""Tables of papers, each a file of cells: `python -m tables NAME`."""
+"""Tables of papers, each written as a list of cells: `python -m tables NAME`."""
 
 from tables.dpm_solver import dpm_solver
 from tables.table1 import table1

@@ -1,14 +1,15 @@
-"""A table of a paper, by one command.
+"""Compute a table of a paper.
 
     python -m tables table1 [--scale laptop|paper] [--out runs/tables] [--models DIR]
 
-At laptop scale the models are trained here where they are missing, on digits that come with a
-dependency; at paper scale they are imported checkpoints in DIR, one folder each (`python -m
-tools.import_score_sde`). The same cells are computed in the same way. What is finished is kept:
-stopped at any moment, the same command goes on. Writes OUT/<table>_<scale>.md and .json.
+At laptop scale, missing models are trained by this command, on scikit-learn's digits. At paper
+scale the models are imported checkpoints in DIR, one folder each (`python -m
+tools.import_score_sde`). Both scales compute the same cells in the same way. Finished cells are
+kept, so the same command goes on after a stop at any moment. The command writes
+OUT/<table>_<scale>.md and .json.
 """
 
-import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
+import xla_flags  # noqa: F401, I001 - sets XLA's flags before jax is imported
 
 import argparse
 import json
@@ -48,13 +49,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def make(table: Table, scale: str, out: Path, models: Path) -> list[dict[str, Any]]:
-    """Computes what is missing, cell by cell, and writes the table after each of them.
+    """Compute the missing cells one by one, and write the table after each cell.
 
     Raises:
-        CheckpointError: at paper scale, naming the first model that is not there.
+        CheckpointError: at paper scale, naming the first model without a checkpoint.
     """
     ready = {cell.model.name: cell.model for cell in table.cells}
-    # All of them first: a model that is missing is told before hours are spent on the others.
+    # All models come first, so that a missing one is reported before hours of work on the others.
     workdirs = {name: make_ready(model, scale, models) for name, model in ready.items()}
     results: list[dict[str, Any] | None] = [None] * len(table.cells)
     references, name = References(), f"{table.name}_{scale}"

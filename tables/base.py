@@ -1,7 +1,7 @@
-"""What a table is made of: cells, each a model, how it is used, and what was published.
+"""The parts of a table: cells, each with a model, changes of its config, and published figures.
 
-A table is written once and serves two scales, which differ in models, data and numbers of steps
-and go through the same code.
+A table is written once and serves two scales. The scales differ in models, data and numbers of
+steps, and use the same code.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ FIGURES = {"frechet": "Fréchet", "inception_score": "IS", "bits": "bits/dim"}
 
 
 class Model(NamedTuple):
-    """A network: a config file and what of it is changed for training. `name` is its folder."""
+    """A network: a config file, and its changes for training. `name` is the model's folder."""
 
     name: str
     config: str
@@ -23,8 +23,9 @@ class Model(NamedTuple):
 class Cell(NamedTuple):
     """One place in a table.
 
-    `changes` are of the config, by flat keys, and do not touch what was trained; `published` has
-    the figures that are measured, each with its value in the paper, or None where it has none.
+    `changes` are changes of the config by flat keys, which leave the trained network as it is. The
+    keys of `published` are the figures to measure; each value is the paper's figure, or None if
+    the paper has none.
     """
 
     row: str
@@ -35,7 +36,7 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-    """`caption` says what is measured, on what, and where it was published."""
+    """A table: `caption` says what is measured, on which data, and where it was published."""
 
     name: str
     caption: str
@@ -43,10 +44,10 @@ class Table(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What a scale says of all its tables.
+    """Settings of a scale, for all its tables.
 
-    `changes` are made to every config; `samples` and `seeds` are those of a Frechet distance, which
-    is to the training images in the first of `eval.features`.
+    `changes` are made to every config. `samples` and `seeds` are those of a Frechet distance, which
+    is measured to the training images, in the first feature space of `eval.features`.
     """
 
     samples: int
@@ -55,9 +56,9 @@ class Setting(NamedTuple):
 
 
 SETTINGS = {
-    # As many as there are training images, in the space of a classifier of digits.
+    # As many samples as training images, in the feature space of a classifier of digits.
     "laptop": Setting(1500, (0, 1, 2), {"eval.features": ("classifier",)}),
-    # The network and the resize of the published figures.
+    # The feature network and the resize of the published figures.
     "paper": Setting(
         50_000,
         (0,),
@@ -72,10 +73,10 @@ TableFn = Callable[[str], Table]
 
 
 def digits(law: str) -> Model:
-    """A model of digits that a laptop trains in minutes."""
+    """Return a model of digits that a laptop trains in minutes."""
     return Model(f"digits_{law}", f"configs/digits_{law}.py")
 
 
 def released(config: str) -> Model:
-    """A released checkpoint, imported under the name of its config."""
+    """Return the model of a released checkpoint, imported under the name of its config."""
     return Model(config.removesuffix(".py").replace("/", "_"), f"configs/{config}")

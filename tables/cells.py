@@ -1,7 +1,8 @@
-"""One cell of a table: its figures, kept on disk, so that a table that was stopped goes on.
+"""The figures of a cell of a table, kept on disk, so that a stopped table can be resumed.
 
-A finished cell is a JSON file with the digest of all that it depends on. Samples of one that is not
-finished are kept by batch, see `evaluation/store/batches.py`, and go when it is.
+A finished cell is a JSON file with a digest of everything that the figures depend on. An unfinished
+cell keeps its samples by batch (`evaluation/store/batches.py`); they are deleted once the cell is
+finished.
 """
 
 import json
@@ -31,18 +32,18 @@ from training.restore import restore_ema
 from whole_files import put
 
 SPLITS = 10  # of an Inception score, as published
-# What the space of `eval.features` depends on.
+# Keys of `eval` on which the feature space depends.
 OF_SPACE = ("features", "classifier", "weights", "resize")
 
 
 class References:
-    """Feature spaces, and the moments of the training images in them: each made once."""
+    """Feature spaces, and the training images' moments in them; each is computed once."""
 
     def __init__(self):
         self.known: dict[tuple, tuple[Judge, Moments]] = {}
 
     def of(self, experiment: Experiment) -> tuple[Judge, Moments]:
-        """The first of `eval.features`, for the data of that experiment."""
+        """Return the first space of `eval.features`, and the training images' moments in it."""
         section = experiment.config.eval
         key = (experiment.train.fingerprint, *(section[name] for name in OF_SPACE))
         if key not in self.known:
@@ -55,11 +56,13 @@ class References:
 def finished(
     cell: Cell, setting: Setting, workdir: Path, folder: Path, references: References
 ) -> dict[str, Any]:
-    """The result of a cell, computed where it is not in `folder` yet.
+    """Return the result of a cell, computed only if `folder` does not hold it yet.
 
     Returns:
-        Of each figure in `cell.published` its mean over seeds, `<figure>_std` over them or the
-        standard error of bits/dim, and all `<figure>_values`; `nfe`; `samples` and `seeds`.
+        For each figure in `cell.published` its mean over seeds, `<figure>_std` and all
+        `<figure>_values`; further `nfe`, `samples` and `seeds`. `frechet_std` and
+        `inception_score_std` are standard deviations over seeds, None for one seed. `bits`
+        is the mean over test images in bits/dim, and `bits_std` its standard error.
     """
     experiment = build(config_of_cell(cell, setting))
     step, params = restore_ema(experiment, workdir)
@@ -84,7 +87,7 @@ def slug(cell: Cell) -> str:
 
 
 def plan_of(cell: Cell, setting: Setting, experiment: Experiment, params: Any, step: int) -> str:
-    """The digest of what the figures of a cell depend on."""
+    """Return the digest of everything that the figures of a cell depend on."""
     plan = {"figures": sorted(cell.published), "samples": setting.samples, "seeds": setting.seeds}
     plan["eval"] = {name: experiment.config.eval[name] for name in OF_SPACE}
     if "bits" in cell.published:
@@ -99,7 +102,8 @@ def bits_of(experiment: Experiment, params: Any, step: int, folder: Path) -> dic
         "bits": bits.mean,
         "bits_std": bits.stderr,
         "bits_nfe": bits.nfe,
-        # Of each image, with the same dequantisation in all cells: differences can be paired.
+        # One value per image. All cells use the same dequantisation, so that a comparison of two
+        # cells can pair the images.
         "bits_values": [value if np.isfinite(value) else None for value in values],
     }
 
@@ -107,7 +111,7 @@ def bits_of(experiment: Experiment, params: Any, step: int, folder: Path) -> dic
 def samples_of(
     cell: Cell, setting: Setting, params: Any, step: int, folder: Path, references: References
 ) -> dict[str, Any]:
-    """Frechet distance to the training images and Inception score, for each seed."""
+    """Return the Frechet distance to the training images and the Inception score, per seed."""
     values: dict[str, list[float]] = {name: [] for name in cell.published if name != "bits"}
     for seed in setting.seeds:
         experiment = build(config_of_cell(cell, setting, seed))
@@ -130,7 +134,7 @@ def samples_of(
     return {**result, "space": judge.space.id}
 
 
-# Of what was gathered of the samples, and the moments of the training images.
+# Each measure takes what was gathered from the samples, and the moments of the training images.
 MEASURES: dict[str, Callable[[Gathered, Moments], float]] = {
     "frechet": lambda seen, reference: frechet_distance(seen.moments(), reference),
     # Mean over splits, as published.

@@ -1,6 +1,6 @@
 """Few evaluations of a VP network (Lu et al. 2022, DPM-Solver, arXiv 2206.00927, on CIFAR-10).
 
-The published rows, and the solvers that came after at the same numbers of evaluations.
+The table has the published rows, and later solvers at the same numbers of evaluations.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ FAST = {**PLAIN, "sampling.method": "dpm_fast", "sampling.dpm_fast.form": "noise
 FAST |= {"sampling.grid": "uniform_lam"}
 STEPS = {**PLAIN, "sampling.method": "pc", "sampling.eps": 1e-3}
 MULTISTEP = {**STEPS, "sampling.grid": "uniform_lam"}
-# A method and its FID at 10, 12, 15 and 20 evaluations, where it is published.
+# The config of each method, and its published FID at 10, 12, 15 and 20 evaluations, if any.
 ROWS: dict[str, tuple[dict[str, Any], tuple[float | None, ...]]] = {
     "Euler-Maruyama": (
         {**STEPS, "sampling.predictor": "euler_maruyama", "sampling.grid": "uniform"},
@@ -52,7 +52,7 @@ ROWS: dict[str, tuple[dict[str, Any], tuple[float | None, ...]]] = {
 
 
 def dpm_solver(scale: str) -> Table:
-    """The table at that scale."""
+    """Return the table at the scale "laptop" or "paper"."""
     model = released("vp/cifar10_ddpmpp_deep_continuous.py") if scale == "paper" else digits("vp")
     caption = (
         "Fréchet distance to the training images by network evaluations, without a last denoising. "

@@ -1,4 +1,4 @@
-"""The models of a table: trained here where they are missing, or imported checkpoints."""
+"""The models of a table: trained if they are missing (laptop scale), or imported checkpoints."""
 
 import runpy
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parents[1]
 
 
 def config_of(model: Model, *changes: Mapping[str, Any]) -> ConfigDict:
-    """The config of a model, with further changes by flat keys."""
+    """Return the config of a model, with further changes by flat keys."""
     config = runpy.run_path(str(HERE / model.config))["get_config"]()
     for some in (model.changes, *changes):
         config.update_from_flattened_dict(dict(some))
@@ -30,10 +30,10 @@ def config_of_cell(cell: Cell, setting: Setting, seed: int = 0) -> ConfigDict:
 
 
 def make_ready(model: Model, scale: str, models: Path) -> Path:
-    """The workdir of a model with its last checkpoint; at laptop scale trained as far as it is not.
+    """Return the workdir of a model; at laptop scale, first train the model to its last step.
 
     Raises:
-        CheckpointError: at paper scale, where there is none.
+        CheckpointError: at paper scale, if the workdir has no checkpoint.
     """
     workdir, config = models / model.name, config_of(model)
     steps = saved_steps(workdir)

@@ -1,4 +1,4 @@
-"""A table as Markdown: ours, and in brackets what was published."""
+"""A table as Markdown: the measured figures, and in brackets the published ones."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from tables.base import FIGURES, Cell, Table
 
 
 def markdown(table: Table, results: list[dict[str, Any] | None]) -> str:
-    """Rows and columns in the order in which the cells have them; what is not there is a dash."""
+    """Return the table, rows and columns in the order of the cells; "-" for a missing result."""
     columns = list(dict.fromkeys((c.column, name) for c in table.cells for name in c.published))
     rows = list(dict.fromkeys(cell.row for cell in table.cells))
     figures = {name for _, name in columns}
@@ -22,7 +22,7 @@ def markdown(table: Table, results: list[dict[str, Any] | None]) -> str:
 
 
 def text(cell: Cell | None, result: dict[str, Any] | None, name: str) -> str:
-    """`ours ± spread (published)`."""
+    """Return the text of a cell, `measured ± spread (published)`."""
     if cell is None or name not in cell.published:
         return ""
     value = cell.published[name]
@@ -30,6 +30,6 @@ def text(cell: Cell | None, result: dict[str, Any] | None, name: str) -> str:
     if result is None:
         return f"-{beside}"
     spread = result[f"{name}_std"]
-    # Three digits, and the spread to the same place.
+    # Three digits after the point (two from 10 on), for the spread too.
     digits = 3 if result[name] < 10 else 2
     return f"{result[name]:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread else "") + beside

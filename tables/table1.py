@@ -12,7 +12,8 @@ PREDICTORS = {
         "sampling.reverse_diffusion.probability_flow": True,
     },
 }
-# P at N and 2N steps, C at 2N, PC at N: the last three cost the same.
+# Published FID of P at N and at 2N steps and of PC at N; for "none", of C at 2N. P at 2N, C at 2N
+# and PC at N take the same number of evaluations.
 PUBLISHED = {
     "ve": {
         "ancestral": (4.98, 4.88, 3.62),
@@ -30,7 +31,7 @@ PUBLISHED = {
 
 
 class Scale(NamedTuple):
-    """`steps`: N. `snr`: of the corrector after each predictor, and of C alone, by law."""
+    """Settings of a scale: `steps` is N; `snr[law]` has the corrector's snr by predictor."""
 
     steps: int
     models: dict[str, Model]
@@ -48,7 +49,7 @@ SCALES = {
         },
         {"sampling.grid": "uniform"},
     ),
-    # The best of the paper, and its networks with a discrete objective.
+    # The best `snr` of the paper, and the paper's networks with a discrete objective.
     "paper": Scale(
         1000,
         {"ve": released("ve/cifar10_ddpm.py"), "vp": released("vp/ddpm/cifar10.py")},
@@ -62,7 +63,7 @@ SCALES = {
 
 
 def table1(scale: str) -> Table:
-    """The table at that scale."""
+    """Return the table at the scale "laptop" or "paper"."""
     made = SCALES[scale]
     n = made.steps
     cells = [cell for law in PUBLISHED for cell in cells_of(law, made)]

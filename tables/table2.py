@@ -1,7 +1,7 @@
 """Bits/dim, and the distance of samples of the flow ODE, by law (Song et al. 2021, table 2).
 
-Besides the paper's rows, at laptop scale, those with likelihood weighting of the loss and times
-drawn to match (Song et al. 2021b, arXiv 2101.09258, section 4).
+At laptop scale the table also has rows with likelihood weighting of the loss, and importance
+sampling of the times for this weighting (Song et al. 2021b, arXiv 2101.09258, section 4).
 """
 
 from tables.base import Cell, Model, Table, digits, released
@@ -12,7 +12,7 @@ ODE = {
     "sampling.ode.rtol": 1e-5,
     "sampling.ode.atol": 1e-5,
 }
-# The config of a released model, bits/dim, FID.
+# Config of a released model, its published bits/dim and FID.
 PUBLISHED = {
     "DDPM, VP": ("vp/ddpm/cifar10_continuous.py", 3.21, 3.69),
     "DDPM, sub-VP": ("subvp/cifar10_ddpm_continuous.py", 3.05, 3.56),
@@ -24,7 +24,7 @@ PUBLISHED = {
 
 
 def weighted(law: str) -> Model:
-    """The same network, trained for its bits/dim."""
+    """Return the same network, trained with likelihood weighting and importance-sampled times."""
     changes = {
         "loss.denoising.weighting": "likelihood",
         "loss.denoising.time_sampling": "importance",
@@ -41,7 +41,7 @@ LAPTOP = {
 
 
 def table2(scale: str) -> Table:
-    """The table at that scale; bits/dim with the standard error over test images."""
+    """Return the table at the scale "laptop" or "paper"."""
     caption = (
         "Bits/dim of the test images with uniform dequantisation, its standard error over images, "
         "and the Fréchet distance of samples of the flow ODE to the training images. "

@@ -1,7 +1,7 @@
 """Samples of the best networks, each by its own sampler (Song et al. 2021, table 3).
 
-VE by reverse diffusion and a Langevin corrector, VP and sub-VP by Euler-Maruyama, as published for
-the continuous networks.
+As in the paper, the continuous VE networks are sampled by reverse diffusion with a Langevin
+corrector, and the continuous VP and sub-VP networks by Euler-Maruyama.
 """
 
 from tables.base import Cell, Table, digits, released
@@ -19,7 +19,7 @@ CORRECTED = {
     "sampling.corrector": "langevin",
     "sampling.langevin.snr": 0.16,
 }
-# The config of a released model, how it is sampled, FID, Inception score.
+# Config of a released model, changes for its sampler, published FID and Inception score.
 PUBLISHED = {
     "DDPM++": ("vp/cifar10_ddpmpp.py", {"sampling.steps": 1000}, 2.78, 9.64),
     "DDPM++ cont., VP": ("vp/cifar10_ddpmpp_continuous.py", EULER, 2.55, 9.58),
@@ -38,7 +38,7 @@ LAPTOP = {
 
 
 def table3(scale: str) -> Table:
-    """The table at that scale."""
+    """Return the table at the scale "laptop" or "paper"."""
     caption = "Fréchet distance to the training images and Inception score, mean over 10 splits. "
     if scale == "laptop":
         caption += "Both by a classifier of digits: no published figure compares."

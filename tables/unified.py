@@ -1,7 +1,7 @@
 """Searched schedules at very few evaluations (Liu et al. 2023, USF and S3, arXiv 2312.07243).
 
-Ours were searched on exact mixtures of digits (`configs/solvers/`), and are run on other networks
-and data as they are.
+The schedules here (`configs/solvers/`) were searched on exact mixtures of digits, and are used
+unchanged with other networks and data.
 """
 
 from tables.base import Cell, Table, digits, released
@@ -14,7 +14,7 @@ PLAIN = {
     "sampling.eps": 1e-3,
     "sampling.grid": "uniform_lam",
 }
-# A method and its FID at 5, 8 and 10 evaluations.
+# The config of each method, and its published FID at 5, 8 and 10 evaluations.
 ROWS = {
     "DPM-Solver++": (
         {**PLAIN, "sampling.predictor": "dpm_multistep", "sampling.dpm_multistep.order": 3},
@@ -38,7 +38,7 @@ SEARCHED = (5.40, 3.00, 2.70)
 
 
 def unified(scale: str) -> Table:
-    """The table at that scale."""
+    """Return the table at the scale "laptop" or "paper"."""
     model = released("vp/cifar10_ddpmpp_deep_continuous.py") if scale == "paper" else digits("vp")
     cells = [
         Cell(row, str(nfe), model, {**how, "sampling.steps": nfe}, {"frechet": value})

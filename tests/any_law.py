@@ -1,8 +1,8 @@
-"""One law that is any of several, so that what is costly to compile is compiled once for all.
+"""One law that stands for any of several, so that a costly program is compiled once for all laws.
 
     run = jax.jit(lambda which, x: log_likelihood(KEY, AnyLaw(LAWS.values(), which), ...))
 
-`which` is a number that the program is given, and each method is a `lax.switch` over the methods of
+`which` is an argument of the program, and each method is a `lax.switch` over the methods of
 the laws themselves. An adaptive solve takes seconds to compile, a formula of a law milliseconds.
 """
 
@@ -13,9 +13,9 @@ from sde_lib import AffinePath
 
 
 class AnyLaw(AffinePath):
-    """Law number `which` of `laws`, whose methods must answer alike."""
+    """Law number `which` of `laws`; their methods must return the same shapes and types."""
 
-    __hash__ = None  # it holds a traced number: nothing may be kept by it
+    __hash__ = None  # it holds a traced number, so it must not be the key of a cache
 
     def __init__(self, laws, which):
         self.laws, self.which = tuple(laws), which

@@ -1,14 +1,14 @@
-"""What each folder of tests may take, and what it took: printed at the end of a run.
+"""Time budget of each folder of tests, printed beside the time it took at the end of a run.
 
-Nothing is asserted, as machines differ and are shared. A folder far above its budget is the one to
-look at before anything is added to it.
+Nothing is asserted, because machines differ and are shared. Before you add a test to a folder that
+is far above its budget, make the folder faster.
 """
 
 from collections import Counter
 from pathlib import PurePosixPath
 
-# Seconds from nothing, summed over the workers of a machine of two cores. All of them, and a minute
-# of installation, make 15 minutes.
+# Seconds without compiled programs in the cache, summed over the workers of a machine with two
+# cores. Together with a minute of installation they make 15 minutes of wall time.
 BUDGETS = {
     "benchmarks": 50,
     "cli": 70,
@@ -34,16 +34,16 @@ BUDGETS = {
 
 
 def folder_of(nodeid: str) -> str:
-    """The folder below `tests/` of a test; empty for a file that lies in none."""
+    """Return the folder of a test below `tests/`; "" for a file directly in `tests/`."""
     parts = PurePosixPath(nodeid.partition("::")[0]).parts
     return parts[1] if len(parts) > 2 else ""
 
 
 def by_folder(stats: dict) -> tuple[Counter, Counter]:
-    """Seconds and compiled programs of a run, set-up and end of tests included.
+    """Return the seconds and compiled programs of a run by folder, with set-up and teardown.
 
     Args:
-        stats: the reports as pytest keeps them; their `user_properties` tell the programs.
+        stats: pytest's reports; their `user_properties` hold the number of programs.
     """
     seconds, programs = Counter(), Counter()
     for reports in stats.values():
@@ -56,7 +56,7 @@ def by_folder(stats: dict) -> tuple[Counter, Counter]:
 
 
 def lines(seconds: Counter, programs: Counter) -> list[str]:
-    """A line for each folder, the dearest first."""
+    """Return a line for each folder, the slowest first."""
     found = []
     for folder, taken in seconds.most_common():
         budget = BUDGETS.get(folder)

@@ -1,9 +1,9 @@
-"""Data laws for which everything is known: the ground truth that the tests compare with.
+"""Data laws with closed forms: the ground truth that the tests compare with.
 
 For `x_t = a x0 + c z` and data that are Gaussian, a mixture of isotropic Gaussians, or a finite set
 of points, the score, the denoiser, the density, and for Gaussian data the flow map are closed
-formulas in the coefficients. Nothing here comes from the project but `path.coeffs`: each
-prediction is a posterior mean of its own, never converted from another one.
+formulas in the coefficients. Only `path.coeffs` comes from the project. Each prediction is computed
+as a posterior mean, never converted from another prediction.
 
 A state is `(B, ...)`, flattened to `(B, D)` inside; a time is `()` or `(B,)`. Inside a traced
 function the formulas are evaluated by JAX. On plain arrays NumPy evaluates them in float64, which
@@ -52,7 +52,7 @@ def _columns(path, x, t):
         return x.reshape(x.shape[0], -1), *(v[:, None] for v in _coeffs(path, t))
     x = np.asarray(x)
     t = np.broadcast_to(np.asarray(t, x.dtype), x.shape[:1])
-    # Numbers also where plain arrays are met within a traced function.
+    # Plain arrays inside a traced function must give numbers too.
     with jax.ensure_compile_time_eval():
         try:
             found = _coeffs_by_law(path, t)
@@ -63,7 +63,7 @@ def _columns(path, x, t):
 
 
 def _predict(path, posterior_means):
-    """Completes `(x0, eps, score)` of a data law with the velocity `a' x0 + c' eps`."""
+    """Return the prediction function of a data law: its posterior means and `a' x0 + c' eps`."""
 
     def predict(x, t):
         flat, a, c, da, dc = _columns(path, x, t)
@@ -75,17 +75,18 @@ def _predict(path, posterior_means):
 
 
 def _logsumexp(logp):
-    """Over the last axis."""
+    """Return log-sum-exp over the last axis."""
     xp = _namespace(logp)
     top = xp.max(logp, axis=-1, keepdims=True)
     if xp is jnp:
-        # It cancels, and its derivative is 0 / 0 where a program recomputes logp to other digits.
+        # The value of `top` cancels in the result. Its derivative would be 0 / 0 where a program
+        # computes logp a second time with other rounding.
         top = jax.lax.stop_gradient(top)
     return xp.log(xp.sum(xp.exp(logp - top), axis=-1)) + top[..., 0]
 
 
 def _softmax(logp):
-    """Over the last axis."""
+    """Return the softmax over the last axis."""
     xp = _namespace(logp)
     return xp.exp(logp - _logsumexp(logp)[..., None])
 
@@ -131,7 +132,10 @@ class Gaussian(NamedTuple):
         return -0.5 * xp.sum(y**2 / v + xp.log(2 * np.pi * v), axis=-1)
 
     def flow_map(self, path, x, s, t):
-        """The probability-flow ODE from s to t, both numbers: each mode is scaled by its spread."""
+        """Map x by the probability-flow ODE from time s to t; both are numbers.
+
+        Each mode of the covariance is scaled by the ratio of its standard deviations at t and s.
+        """
         flat, a_s, c_s, _, _ = _columns(path, x, s)
         _, a_t, c_t, _, _ = _columns(path, x, t)
         L, U = np.linalg.eigh(self.cov)
@@ -163,7 +167,7 @@ class Mixture(NamedTuple):
         return self.means[j] + self.stds[j, None] * noise
 
     def _components(self, x, a, c):
-        """Log of `weight_j N(x; a m_j, v_j I)`, `x - a m_j` and `v_j`, each with an axis j."""
+        """Return log(weight_j N(x; a m_j, v_j I)), `x - a m_j` and `v_j`, each with an axis j."""
         v = a**2 * self.stds[None] ** 2 + c**2
         d = x[:, None, :] - a[:, :, None] * self.means[None]
         xp = _namespace(x, v)
@@ -192,7 +196,7 @@ class Mixture(NamedTuple):
 
 
 class Empirical(NamedTuple):
-    """x0 is one of the points `(n, D)`, all equally likely: the optimum for a training set."""
+    """x0 is one of the points `(n, D)`, all equally likely; its denoiser is optimal for them."""
 
     points: np.ndarray
 
@@ -230,7 +234,7 @@ class Empirical(NamedTuple):
 
 
 def w2(mean1, cov1, mean2, cov2):
-    """The 2-Wasserstein distance between two Gaussians: `(D,)` means, `(D, D)` covariances."""
+    """Return the 2-Wasserstein distance of two Gaussians: `(D,)` means, `(D, D)` covariances."""
     L, U = np.linalg.eigh(cov1)
     root = (U * np.sqrt(np.maximum(L, 0.0))) @ U.T
     cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov2 @ root), 0.0)).sum()

@@ -1,7 +1,7 @@
 """How the tests compile: little, quickly, and without XLA's optimiser.
 
-Most of the time of a test goes into compiling, and outside `jit` every single operation is a
-program of its own. What tests call outside `jit` again and again is therefore one program here.
+Most of the time of a test is compilation, and outside `jit` every single operation is a program of
+its own. So functions that tests often call outside `jit` are made one program each here.
 """
 
 import functools
@@ -14,7 +14,7 @@ import jax
 import sde_lib
 from samplers import grids
 
-# Methods of laws that take a law and arrays, and Python numbers nowhere else.
+# Methods of laws whose arguments are arrays; they can be jitted with the law as a static argument.
 METHODS = (
     "coeffs",
     "lam",
@@ -30,22 +30,27 @@ METHODS = (
 METHODS += ("forward_step", "prior_std", "prior_logp")
 GRIDS = ("uniform", "uniform_lam", "quadratic", "karras", "tangent")
 
-# The code generator before the present one, and no threads: a third of the time. Another release of
-# jaxlib may not know these flags, and would stop at them.
+# XLA's earlier code generator, without threads, takes a third of the time. Other releases of jaxlib
+# may not know these flags, and would stop at them.
 QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 QUICK = QUICK if version("jaxlib") == "0.10.2" else ""
 
 
 def compile_quickly():
-    """Here, before anything is compiled, and in the processes that tests start."""
+    """Set the flags for quick compilation, in this process and in those that tests start.
+
+    Call this before anything is compiled.
+    """
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     jax.config.update("jax_disable_most_optimizations", True)
 
 
 def one_program(method):
-    """A method of a law as one compiled program, for each law that has a hash; as it is for others
-    (a law that holds arrays, a law that is traced)."""
+    """Return a method of a law as one compiled program for each law.
+
+    Laws without a hash (because they hold arrays or are traced) call the method without `jit`.
+    """
     compiled = jax.jit(method, static_argnums=0)
 
     @functools.wraps(method)
@@ -60,13 +65,13 @@ def one_program(method):
 
 
 def compile_laws():
-    """Makes each method of a law one program, and each grid."""
+    """Make each method of the laws one program, and each grid."""
     laws = [cls for _, cls in inspect.getmembers(sde_lib, inspect.isclass)]
     for law in {base for cls in laws for base in cls.__mro__ if hasattr(base, "coeffs")}:
         for name in METHODS:
             if name in vars(law):
                 setattr(law, name, one_program(vars(law)[name]))
     for name in GRIDS:
-        # The law is an argument here, for `make_grid` would evaluate what is made of constants
-        # alone one operation after the other.
+        # The law is a traced argument. With a constant law, `make_grid` would evaluate each
+        # operation as a program of its own.
         grids.GRIDS[name] = jax.jit(grids.GRIDS[name], static_argnums=1)

@@ -1,6 +1,6 @@
-"""Shared by all tests. Float32 is the default, as in training; see `x64` for the exceptions."""
+"""Fixtures and settings of all tests. The default is float32, as in training; see `x64`."""
 
-import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
+import xla_flags  # noqa: F401, I001 - sets XLA's flags before jax is imported
 
 import gc
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
-# `import closed_form` from any test file, whatever folder it is in.
+# Makes `import closed_form` work in test files of every folder.
 sys.path.insert(0, str(Path(__file__).parent))
 
 import budgets
@@ -19,11 +19,11 @@ from compiling import compile_laws, compile_quickly
 MOST_MEMORY = 2 * 2**30
 
 
-compiled = [0]  # programs since the last report
+compiled = [0]  # number of programs since the last report
 
 
 def count(name: str, seconds: float, **_) -> None:
-    """Counts a program that is compiled, or found among those that are kept."""
+    """Count a program that is compiled, or read from the cache."""
     if name.endswith("backend_compile_duration"):
         compiled[0] += 1
 
@@ -32,8 +32,11 @@ jax.monitoring.register_event_duration_secs_listener(count)
 
 
 def pytest_configure(config):
-    """Most of the time of the tests goes into compiling small programs: workers share them, and the
-    next run finds them. `pytest --cache-clear` forgets them."""
+    """Keep compiled programs on disk, and compile quickly.
+
+    Most of the time of the tests is the compilation of small programs. The workers share the
+    programs, and the next run finds them. `pytest --cache-clear` deletes them.
+    """
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     compile_quickly()
@@ -41,7 +44,7 @@ def pytest_configure(config):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Says what each folder took beside its budget, after a run of several folders."""
+    """Print the time of each folder beside its budget, after a run of several folders."""
     seconds, programs = budgets.by_folder(terminalreporter.stats)
     if len(seconds) > 1:
         terminalreporter.section("seconds and programs by folder, of all workers together")
@@ -51,7 +54,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """Adds to each report how many programs were compiled since the one before."""
+    """Add to each report the number of programs compiled since the previous report."""
     outcome = yield
     outcome.get_result().user_properties.append(("programs", compiled[0]))
     compiled[0] = 0
@@ -59,11 +62,11 @@ def pytest_runtest_makereport(item, call):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """XLA's optimiser is off, for it takes a third of the time of compiling small programs.
+    """Switch XLA's optimiser off, because it takes a third of the compilation of small programs.
 
-    `@pytest.mark.optimised` switches it on, for a test whose programs run for longer than they are
-    compiled, or whose numbers need it. The fixtures that such a test is the first to use have it on
-    too.
+    `@pytest.mark.optimised` switches the optimiser on, for tests whose programs run longer than
+    they compile, or whose numbers need it. It is then also on for fixtures that such a test is the
+    first to use.
     """
     optimised = item.get_closest_marker("optimised") is not None
     jax.config.update("jax_disable_most_optimizations", not optimised)
@@ -71,8 +74,8 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture(scope="session")
 def program():
-    """`main.py` in processes of its own: `program("--config", ...)`."""
-    from program import Program  # which few tests need, and takes seconds to import
+    """Run `main.py` in processes of its own: `program("--config", ...)`."""
+    from program import Program  # imported here: it takes seconds, and few tests need it
 
     program = Program()
     yield program
@@ -81,14 +84,14 @@ def program():
 
 @pytest.fixture(scope="module", autouse=True)
 def bounded_memory():
-    """Forgets the programs of a process that has grown large."""
+    """Clear jax's caches after a module if the process holds more than `MOST_MEMORY`."""
     yield
     if resident() > MOST_MEMORY:
         jax.clear_caches()
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds; 0 where the system does not say."""
+    """Return the bytes of memory that this process holds; 0 if the system does not tell."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -98,18 +101,21 @@ def resident() -> int:
 
 @pytest.fixture(scope="module")
 def damages():
-    """For a module that reads damaged checkpoints: orbax gives up at the first array that is
-    damaged, and the reads of the others find nobody who waits for them. They complain when they
-    are collected, which here happens at the end of the module."""
+    """Collect garbage at the end of a module that reads damaged checkpoints.
+
+    orbax stops at the first damaged array, and nothing awaits its reads of the other arrays. Python
+    warns about these reads when they are collected; with this fixture the warnings appear at the
+    end of the module, not in a later test.
+    """
     yield
     gc.collect()
 
 
 @pytest.fixture
 def x64():
-    """Float64 for one test, so that what is left of an error is the method's and not rounding's.
+    """Use float64 in one test, so that its errors are those of the method and not of rounding.
 
-    A module whose tests all want it says `pytestmark = pytest.mark.usefixtures("x64")`.
+    A module uses it in all its tests by `pytestmark = pytest.mark.usefixtures("x64")`.
     """
     with jax.enable_x64(True):
         yield
@@ -117,6 +123,6 @@ def x64():
 
 @pytest.fixture
 def strict_ranks():
-    """Makes it an error to broadcast `(B,)` against `(B, D)`, which for B = D goes unnoticed."""
+    """Make it an error to broadcast `(B,)` against `(B, D)`; for B = D jax would not notice."""
     with jax.numpy_rank_promotion("raise"):
         yield

@@ -1,4 +1,4 @@
-"""What the tests of multistep solvers share: the problem M1, and histories from its solution."""
+"""Helpers for the tests of multistep solvers: the problem M1, and histories from its solution."""
 
 import functools
 
@@ -20,8 +20,11 @@ LAW, END, SIZES = VP(), 0.01, (192, 256, 384)
 
 
 def starts(n=200):
-    """Quantiles of the normal law at even steps: an RMS over 200 is within 1 % of the whole law's,
-    which takes ten times as many draws."""
+    """Return n quantiles `(n, 1)` of the normal law, at evenly spaced probabilities.
+
+    An RMS over 200 quantiles is within 1 % of that over the whole law. Random draws need ten times
+    as many for this.
+    """
     return ndtri((np.arange(n) + 0.5) / n)[:, None]
 
 
@@ -30,7 +33,7 @@ def slope(sizes, errors):
 
 
 def even_lam(n):
-    """lam at `n` even steps from 1 to 0.01 on VP, in NumPy."""
+    """Return lam at the nodes of n even steps from t = 1 to 0.01 on VP, `(n + 1,)`, in NumPy."""
     ends = np.asarray(LAW.lam(np.array([1.0, END])))
     return np.linspace(*ends, n + 1)
 
@@ -41,17 +44,17 @@ def even_lams(sizes):
 
 @functools.cache
 def solution():
-    """The end points of `starts()` on VP from 1 to 0.01."""
+    """Return the end points of the flow from `starts()`, on VP from 1 to 0.01."""
     return runge_kutta(LAW, M1, starts(), END, 600)
 
 
 def rms(x, truth):
-    """RMS over examples, for each of the runs `(S, B, 1)`."""
+    """Return the RMS error over examples for each of the runs `(S, B, 1)`, `(S,)`."""
     return np.sqrt(np.mean((np.asarray(x) - truth[None]) ** 2, axis=(1, 2)))
 
 
 def mixture_errors(make, sizes):
-    """RMS distance to the solution on M1 for each number of steps, even in lam, no history."""
+    """Return the RMS error on M1 for each number of steps even in lam, started without history."""
     ts = even_in_lam(LAW, sizes, END)
     run = lambda x, ts: sample(KEY, M1.predict(LAW), make(LAW), x, ts).x
     return rms(jax.jit(jax.vmap(run, in_axes=(None, 1)))(starts(), ts), solution())
@@ -59,15 +62,18 @@ def mixture_errors(make, sizes):
 
 @functools.cache
 def exact_first_steps():
-    """The solution on the first five times of each grid: `(S, 5)` and x `(S, 5, B, 1)`, S grids."""
+    """Return the first five times of each of S grids `(S, 5)`, and the solution `(S, 5, B, 1)`."""
     ts = np.asarray(LAW.t_of_lam(np.stack([even_lam(n)[:5] for n in SIZES])))
     x = np.stack([runge_kutta(LAW, M1, starts(), t, 20) for t in ts.ravel()])
     return ts, x.reshape(*ts.shape, *starts().shape)
 
 
 def seeded_slope(make, length, form):
-    """The slope of the error on M1 over `SIZES` steps, begun with the solution's outputs at the
-    first `length` times (the length of the method's memory), so no start-up is seen."""
+    """Return the slope of the error on M1 over `SIZES` steps, without an error from the start.
+
+    The method begins with the solution's outputs at the first `length` times as its memory;
+    `length` is the length of that memory.
+    """
     times, xs = exact_first_steps()
     flat = xs.reshape(-1, *xs.shape[3:])
     outputs = M1.predict(LAW)(flat, np.repeat(times.ravel(), xs.shape[2]))
@@ -85,8 +91,11 @@ def seeded_slope(make, length, form):
 
 
 def side_by_side(lam, y):
-    """All the laws in one run: the law of each example, its times on the grid `lam`
-    `(N + 1, 5 B)`, and `a` there; `y` `(B, ...)` once for each law."""
+    """Return what one run with all five laws needs, from a grid `lam` and states `y` `(B, ...)`.
+
+    Returns the law of each example, times `(N + 1, 5 B)`, `a` at these times, and `y` repeated for
+    each law.
+    """
     law = LawByExample(tuple(LAWS.values()), np.repeat(np.arange(len(LAWS)), len(y)))
     ts, a = jax.jit(lambda lam: (ts := law.t_of_lam(lam), law.coeffs(ts).a))(
         np.repeat(lam[:, None], len(LAWS) * len(y), axis=1)
@@ -95,7 +104,7 @@ def side_by_side(lam, y):
 
 
 def end_points(make):
-    """`x / a` at lam = 3 from lam = -3 in 20 even steps, for every law."""
+    """Return `x / a` at lam = 3 for every law, from lam = -3 in 20 even steps."""
     y = np.exp(3.0) * np.random.default_rng(0).standard_normal((50, 1))
     law, ts, a, y = side_by_side(np.linspace(-3.0, 3.0, 21), y)
     run = jax.jit(lambda x, ts: sample(KEY, M1.predict(law), make(law), x, ts).x)

@@ -1,8 +1,9 @@
-"""Inception-v3 in torch, with weights and images that follow from a rule, to compare ours with.
+"""Reference outputs of Inception-v3 in torch, with random weights and images that are reproducible.
 
-The released weights are 100 MB, so those here are drawn: the array of a key comes from NumPy's
-default generator with the CRC-32 of the key as its seed, see `weights`. What torchvision's module
-makes of them, in float64, is stored in `evaluation/data/inception.json`, written by
+The released weights are 100 MB, so random ones are used here: the array of a key comes from NumPy's
+default generator with the CRC-32 of the key as its seed, see `weights`. The outputs of
+torchvision's module with these weights, in float64, are stored in `evaluation/data/inception.json`.
+To write this file, run
 
     python tests/inception_reference.py
 
@@ -20,17 +21,17 @@ import numpy as np
 
 STORED = Path(__file__).parent / "evaluation" / "data" / "inception.json"
 CLASSES = {"inception": 1008, "inception_v3": 1000}
-# The last grid is 2x1, so that no pool is trivial and no axis stands for the other.
+# With this size the last grid is 2x1, so that no pooling is trivial and swapped axes would show.
 SHAPE = (2, 107, 75, 3)
-STRIDE = 61  # every so manieth number of an output is stored
+STRIDE = 61  # every 61st number of an output is stored
 IMAGENET = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
 def weights(shapes):
-    """A state dict of float32 arrays for keys with these shapes.
+    """Return a state dict of float32 arrays for keys with these shapes.
 
-    With u uniform in [0, 1), matrices are (u - 1/2) sqrt(24 / fan_in), as after He et al. 2015;
-    scales and variances of BatchNorm u + 1/2, the rest u - 1/2.
+    With u uniform in [0, 1), arrays of two axes or more are (u - 1/2) sqrt(24 / fan_in), with the
+    variance of He et al. 2015. Scales and variances of BatchNorm are u + 1/2, all others u - 1/2.
     """
     state = {}
     for key, shape in shapes.items():
@@ -43,12 +44,12 @@ def weights(shapes):
 
 
 def scaled_images(shape=SHAPE):
-    """In [-1, 1], as the networks take them, NHWC float32."""
+    """Return images in [-1, 1], as the networks take them, NHWC float32."""
     return np.random.default_rng(7).uniform(-1, 1, shape).astype(np.float32)
 
 
 def torch_network(name):
-    """torchvision's module in float64; for the graph of 2015 with the pools of its blocks."""
+    """Return torchvision's module in float64; for the graph of 2015, with its own poolings."""
     import torch
     from torchvision.models.inception import Inception3
 
@@ -64,7 +65,7 @@ def torch_network(name):
 
 
 def use_pool(block, pool):
-    """Makes the block call `pool` where it would call `avg_pool2d`."""
+    """Make the block call `pool` in place of `avg_pool2d`."""
     plain = block.forward
 
     def forward(x):
@@ -75,7 +76,7 @@ def use_pool(block, pool):
 
 
 def torch_state(module, name):
-    """The module's own keys with the weights of the rule, loaded into it."""
+    """Load the random weights into the module, and return them as a state dict."""
     import torch
 
     shapes = {key: tuple(value.shape) for key, value in module.state_dict().items()}
@@ -87,7 +88,7 @@ def torch_state(module, name):
 
 
 def torch_outputs(name, module, x):
-    """`pool3`, `logits` and `logits_unbiased` of images in [-1, 1], as float64 arrays."""
+    """Return `pool3`, `logits` and `logits_unbiased` of images in [-1, 1], as float64 arrays."""
     import torch
 
     seen = {}
@@ -104,12 +105,12 @@ def torch_outputs(name, module, x):
 
 
 def small_image():
-    """(1, 5, 7, 3) in [0, 1], to be resized to 12x12 and to 3x3."""
+    """Return an image (1, 5, 7, 3) in [0, 1], which is resized to 12x12 and to 3x3."""
     return np.random.default_rng(8).random((1, 5, 7, 3)).astype(np.float32)
 
 
 def torch_resized(image, side, **options):
-    """NHWC to NHWC by torch's `interpolate`."""
+    """Resize NHWC images by torch's `interpolate`."""
     import torch
 
     x = torch.from_numpy(image.astype(np.float64).transpose(0, 3, 1, 2).copy())

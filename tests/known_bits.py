@@ -1,7 +1,8 @@
-"""Bits/dim of a likelihood in closed form, so that a whole evaluation takes no solve.
+"""Experiments whose likelihood is a closed form, so that an evaluation of bits/dim needs no solve.
 
-Pixels are narrow Gaussians, rounded down, so that one dequantisation loses something that many
-regain. The density is the exact one; its estimate has an error from the keys of the probes.
+Pixels are narrow Gaussians, rounded down, so that the bound from one dequantisation is visibly
+worse than that from many. The density is exact; its estimate has an error drawn from the probes'
+keys.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ from evaluation.tasks.bits import data_bits
 from likelihood import LogLik
 
 MEAN, STD, N, DIMS = 30.3, 0.8, 50, 6
-PROBE = 0.5  # nats, the error of an estimate
+PROBE = 0.5  # nats, the standard deviation of an estimate's error
 
 
 def labelled(n=N, seed=1):
@@ -32,12 +33,13 @@ def labelled(n=N, seed=1):
 
 @functools.cache
 def closed_form(file, *, probe=PROBE, fails=lambda x: jnp.zeros(len(x), bool), **changes):
-    """An experiment whose likelihood is exact but for an error of `probe` nats; the same one where
-    the same is asked for.
+    """Return an experiment whose log p is exact except for a random error of `probe` nats.
+
+    The result is cached: equal arguments give the same experiment.
 
     Args:
-        file: of known data, for `build`.
-        fails: `x (B, ...) -> (B,)`, whose solves fail.
+        file: data file of `known_data`, for `build`.
+        fails: `x (B, ...) -> (B,)`, True for examples whose solve fails.
     """
     scale = 2.0 / LEVELS
 
@@ -54,10 +56,10 @@ def closed_form(file, *, probe=PROBE, fails=lambda x: jnp.zeros(len(x), bool), *
 
 
 def watched(source, before):
-    """The same, with `before(indices)` called when a batch is read."""
+    """Return the source with `before(indices)` called when a batch is read."""
 
     def fetch(indices):
-        # The fingerprint, which is none of a batch's business, reads two examples.
+        # A read of two examples is that of the fingerprint, not of a batch.
         if len(indices) != 2:
             before(indices)
         return source.fetch(indices)
@@ -66,21 +68,21 @@ def watched(source, before):
 
 
 def evaluate_slowly(file, folder, seconds, **changes):
-    """What a process does that is to be killed: `seconds` a batch."""
+    """Evaluate bits/dim with a pause of `seconds` before each batch, for a process to be killed."""
     experiment = closed_form(file, **changes)
     source = watched(experiment.test, lambda indices: time.sleep(seconds))
     data_bits(experiment, PARAMS, source, Path(folder), 8)
 
 
 def code_lengths(source):
-    """-log2 P(u) of each example in bits a dimension."""
+    """Return -log2 P(u) of each example, in bits per dimension."""
     u = source.fetch(np.arange(source.size)).reshape(source.size, -1).astype(float)
     p = norm.cdf(u + 1, MEAN, STD) - norm.cdf(u, MEAN, STD)
     return -np.log2(p).mean(axis=1)
 
 
 def expected_bound(source):
-    """`-E log2 q(u + U)` of each example in bits a dimension, in closed form."""
+    """Return `-E log2 q(u + U)` of each example in closed form, in bits per dimension."""
     u = source.fetch(np.arange(source.size)).reshape(source.size, -1)
     squares = (u + 0.5 - MEAN) ** 2 + 1 / 12
     nats = squares / (2 * STD**2) + np.log(STD * np.sqrt(2 * np.pi))

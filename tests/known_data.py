@@ -1,8 +1,8 @@
 """Experiments on data whose law, and so whose score, is known.
 
-The levels of each pixel are those of a wide Gaussian, rounded down: dequantised they are that
-Gaussian again but for terms far below what is measured here, so the exact score of a Gaussian is
-the perfect model, and its bits/dim are the entropy of the levels.
+The levels of each pixel are draws of a wide Gaussian, rounded down. Dequantised levels have the law
+of that Gaussian again, except for terms far below the precision of the tests. So the exact score of
+a Gaussian is the perfect model, and its bits/dim are the entropy of the levels.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ def config(file, law="vp", **changes):
 
 
 def exact(file, law="vp", **changes):
-    """An experiment whose network is the exact one; its parameters are not used."""
+    """Return an experiment whose prediction function is exact; parameters are not used."""
     experiment = build(config(file, law, **changes))
     scale = 2.0 / LEVELS
     data = Gaussian.scalar(MEAN * scale - 1.0, STD * scale, dims=int(np.prod(SHAPE)))
@@ -49,7 +49,7 @@ PARAMS = {"w": jnp.zeros(2)}
 
 
 class Affine:
-    """A network of two parameters, `w0 x + w1`: its loss depends on them, and it compiles fast."""
+    """A network `w0 x + w1` with two parameters, on which the loss depends; it compiles fast."""
 
     def apply(self, variables, x, cond, train=False, rngs=None):
         w = variables["params"]["w"]

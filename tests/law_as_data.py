@@ -1,7 +1,7 @@
-"""A law that is an argument of a compiled program: which one of several is a number.
+"""A law whose choice among several is an argument of a compiled program.
 
-A law that a program holds as a constant asks for a program of its own. With the number of the law
-as an argument, one program serves all laws.
+A law that is a constant needs a program of its own. With the number of the law as an argument, one
+program serves all laws.
 """
 
 import jax
@@ -14,7 +14,7 @@ from sde_lib import AffinePath, Coeffs
 
 @struct.dataclass
 class OneOf(AffinePath):
-    """The law of number `index` among `laws`. Each method and each time is that law's own."""
+    """Law number `index` of `laws`. Each method and each time is that law's own."""
 
     index: Array
     laws: tuple[AffinePath, ...] = struct.field(pytree_node=False)
@@ -50,7 +50,7 @@ class OneOf(AffinePath):
 
 
 def for_each(laws, run):
-    """`(name, *args) -> run(law, *args)` as one compiled program for all `laws`, a dictionary."""
+    """Return `(name, *args) -> run(law, *args)`, one compiled program for all laws of the dict."""
     compiled = jax.jit(lambda index, *args: run(OneOf(index, tuple(laws.values())), *args))
 
     return lambda name, *args: compiled(list(laws).index(name), *args)

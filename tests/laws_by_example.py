@@ -1,7 +1,7 @@
 """Several laws in one program: each example of a batch has a law of its own.
 
-A solver sees a law through `coeffs`, `lam` and `t_of_lam` alone, and asks for them at one time an
-example. One compiled run then holds all the laws side by side, at half the price of a run each.
+A solver uses only `coeffs`, `lam` and `t_of_lam` of a law, and calls them with one time per
+example. So one compiled run can hold all laws side by side, in half the time of a run for each.
 """
 
 import jax
@@ -11,8 +11,10 @@ from sde_lib.affine import AffinePath
 
 
 class LawByExample(AffinePath):
-    """`which` `(B,)` is the place in `laws` of each example's law; times are `(..., B)`, and so is
-    `t1`, for a solver that asks for the first time."""
+    """A law for each example: `which` `(B,)` is the index of its law in `laws`.
+
+    Times are `(..., B)`, and so is `t1`, for solvers that need the first time.
+    """
 
     def __init__(self, laws, which, t1=None):
         self.laws, self.which, self.t1 = laws, which, t1

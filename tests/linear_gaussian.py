@@ -1,7 +1,7 @@
-"""A linear measurement of Gaussian data, whose posterior is known: what the guides are held to.
+"""A linear measurement of Gaussian data with a known posterior, for the tests of guides.
 
-The posterior is written in its precisions, from the textbook, and is Gaussian data again, so that
-`closed_form` gives the exact conditional prediction at every time.
+The posterior is computed from precision matrices by the textbook formula. It is a Gaussian again,
+so `closed_form` gives the exact conditional prediction at every time.
 """
 
 import numpy as np
@@ -23,26 +23,26 @@ ROUND = Gaussian(RNG.standard_normal(D), 0.7**2 * np.eye(D))
 
 
 def posterior(data, A, y, noise):
-    """N(m, C) given y = A x0 + noise n, by the precisions."""
+    """Return N(m, C), the posterior of x0 given y = A x0 + noise n, by precision matrices."""
     cov = np.linalg.inv(np.linalg.inv(data.cov) + A.T @ A / noise**2)
     return Gaussian(cov @ (np.linalg.solve(data.cov, data.mean) + A.T @ y / noise**2), cov)
 
 
 def states(law, data, t, n=4):
-    """Likely states at t, a number."""
+    """Return n draws of x_t at a time t, a number."""
     mean, cov = data.moments(law, t)
     return np.random.default_rng(1).multivariate_normal(mean, cov, n)
 
 
 def times(law):
-    """From one end of the law to the other."""
+    """Return four times from one end of the law to the other."""
     return (law.t0, 0.01, 0.3 * law.t1, law.t1)
 
 
-# Two correlated values.
+# Data of two correlated values.
 PAIR = Gaussian(np.array([0.5, -0.2]), np.array([[1.0, 0.8], [0.8, 1.0]]))
 
 
 def covariance_error(cov, n):
-    """Standard errors of the entries of a covariance found from n draws of a Gaussian."""
+    """Return the standard errors of the entries of a covariance estimated from n Gaussian draws."""
     return np.sqrt((np.outer(np.diag(cov), np.diag(cov)) + cov**2) / n)

@@ -1,4 +1,4 @@
-"""What the tests of mean-reverting samplers share: Gaussian data given mu, and bent ones."""
+"""Problems for the tests of mean-reverting samplers: Gaussian given mu, and non-linear."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +20,10 @@ def pairs(n=8, d=2):
 
 
 def gaussian(mu, law=LAW, spread=SPREAD):
-    """`predict(x, t)` for `x0 | mu ~ N(GAIN mu + SHIFT, spread^2)`; mu has its place in x_t."""
+    """Return the exact `predict(x, t)` for `x0 | mu ~ N(GAIN mu + SHIFT, spread^2)`.
+
+    The state is x_t = a x0 + b mu + c z.
+    """
     centre = GAIN * mu + SHIFT
 
     def predict(x, t):
@@ -35,7 +38,7 @@ def gaussian(mu, law=LAW, spread=SPREAD):
 
 
 def bent(mu, law=LAW):
-    """A prediction that is consistent and far from linear, in x and mu."""
+    """Return a prediction function whose fields are consistent, and far from linear in x and mu."""
 
     def predict(x, t):
         w = to_w(law, mu, x, t)
@@ -55,6 +58,6 @@ def grids(eps=0.02):
 
 
 def moments_at(law, t, mu, spread):
-    """Mean and variance of `x_t` given mu, and the `a` there."""
+    """Return the mean and variance of `x_t` given mu, and `a` at that time."""
     a, b, c = (np.asarray(v) for v in law.ends.coeffs(jnp.asarray(t)))
     return a * (GAIN * mu + SHIFT) + b * mu, a**2 * spread**2 + c**2, a

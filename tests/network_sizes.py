@@ -1,4 +1,4 @@
-"""How many parameters a published architecture has, by a walk through it with pencil and paper."""
+"""Numbers of parameters of published architectures, counted layer by layer without any network."""
 
 
 def conv(inputs, outputs, side=3, bias=True):
@@ -10,14 +10,15 @@ def dense(inputs, outputs):
 
 
 def attention(c):
-    """A norm; query, key, value and output."""
+    """Count a norm, and the layers for query, key, value and output."""
     return 2 * c + 4 * dense(c, c)
 
 
 def unet(nf, mults, blocks, side, ddpm=False, fourier=False, told=True, pyramid="none"):
-    """DDPM, DDPM++ or NCSN++ for RGB; `pyramid` is none, residual (at the input) or skip (at both).
+    """Count DDPM, DDPM++ or NCSN++ for RGB images.
 
-    DDPM resamples by a convolution, the others by a block, whose shortcut is then one too.
+    `pyramid` is "none", "residual" (at the input) or "skip" (at input and output). DDPM resamples
+    by a convolution. The others resample by a block, whose shortcut is then a convolution too.
     """
 
     def block(i, o, resamples=False):
@@ -47,18 +48,19 @@ def unet(nf, mults, blocks, side, ddpm=False, fourier=False, told=True, pyramid=
         for _ in range(blocks + 1):
             total += block(c + skips.pop(), nf * mult)
             c = nf * mult
-        # One attention after all blocks of a level, where Ho et al. have one after each.
+        # One attention after all blocks of a level; Ho et al. have one after each block.
         total += attend(c, level) + (resample(c) if level else 0)
         total += 2 * c + conv(c, 3) if pyramid == "skip" or level == 0 else 0
     return total
 
 
 def refinenet(nf, levels=0, large=False):
-    """NCSNv2 of 64 px, or of 128 px if `large`; with `levels`, NCSN, whose norms know the level.
+    """Count NCSNv2 of 64 px, or of 128 px if `large`; with `levels`, NCSN.
 
-    Norms have three numbers a channel. Residual blocks to a dilated level do not pool, and have a
-    3x3 shortcut in place of 1x1. Refinement blocks have convolutions without bias but where they
-    join two inputs; in NCSN each convolution follows a norm.
+    Norms have three numbers per channel, and in NCSN three per channel and level. Residual blocks
+    that lead to a dilated level do not pool, and have a 3x3 shortcut instead of 1x1. Convolutions
+    of refinement blocks have no bias, except where they join two inputs; in NCSN each of these
+    convolutions follows a norm.
     """
     norm = lambda c: 3 * c * max(levels, 1)
     join = lambda c, o: conv(c, o) + (norm(c) if levels else 0)
@@ -77,6 +79,6 @@ def refinenet(nf, levels=0, large=False):
         inputs, o = [c, *below], nf * mult
         total += sum(4 * bare(i) for i in inputs)
         total += sum(join(i, o) for i in inputs) if below else 0
-        total += 4 * bare(o)  # two with pooling, one residual unit of two
+        total += 4 * bare(o)  # two with pooling, two in one residual unit
         below = [o]
-    return total + 4 * bare(nf)  # the last block ends with two units more
+    return total + 4 * bare(nf)  # the last block ends with two more units

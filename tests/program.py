@@ -1,9 +1,9 @@
-"""The program as a user runs it, without a new interpreter for every call.
+"""Run the program as a user does, without a new interpreter for every call.
 
-One server process imports `main` once and never touches a device. For each call it forks a child
-that sets `sys.argv` and the flags of XLA and runs `main` to its exit, so what is seen is what the
-shell would see: exit status, standard output, standard error, and files. A child has no more in
-common with the next one than two processes have.
+One server process imports `main` once and never uses a device. For each call it forks a child
+that sets `sys.argv` and XLA's flags and runs `main` to its exit. So a test sees what the shell
+would see: exit status, standard output, standard error, and files. Two children share no more than
+two processes do.
 """
 
 import contextlib
@@ -84,7 +84,7 @@ for line in sys.stdin:
 
 
 class Result(NamedTuple):
-    """How a call ended: its exit status, what it printed, and what it complained of."""
+    """Exit status, standard output and standard error of a call."""
 
     status: int
     out: str
@@ -92,12 +92,12 @@ class Result(NamedTuple):
 
 
 def inside(*argv) -> Result:
-    """`main.py` in this process, for what needs none of its own: most of a process is spent on
-    compiling what the one before it has compiled.
+    """Run `main.py` in this process, for tests that do not need a process of their own.
 
-    Everything is as `Program()` has it but the devices, which are those of the tests, and what
-    others than Python print. Flags and loggers are afterwards what they were before. Not for jobs,
-    nor for what kills the process.
+    This saves time: a new process compiles again what an earlier one has compiled. Two things
+    differ from `Program()`: the devices are those of the tests, and only what Python prints is
+    captured. Flags and loggers are reset afterwards. Do not use it for jobs, nor for calls that
+    kill the process.
     """
     out, err = io.StringIO(), io.StringIO()
     argv = ["main.py", *map(str, argv)]
@@ -111,7 +111,7 @@ def inside(*argv) -> Result:
 
 
 def ends(argv: list[str]) -> int:
-    """The status with which the program ends."""
+    """Run the program and return its exit status."""
     try:
         main.main(main.parse_flags(argv))
     except SystemExit as stop:
@@ -126,7 +126,7 @@ def ends(argv: list[str]) -> int:
 
 @contextlib.contextmanager
 def loggers() -> Iterator[None]:
-    """Brings the levels of those back that the program silences."""
+    """Restore the levels of the loggers that the program silences."""
     levels = {name: logging.getLogger(name).level for name in (None, "absl", "asyncio")}
     yield
     for name, level in levels.items():
@@ -138,12 +138,11 @@ class Program:
 
     def __init__(self):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-        # A device count left by the caller, or how its output is kept back, must not decide what a
-        # test sees.
+        # Flags of the caller for device count or buffering of output must not change a test.
         environment["XLA_FLAGS"] = QUICK
         environment.pop("PYTHONUNBUFFERED", None)
         self._folder = tempfile.TemporaryDirectory()
-        # Children find their programs where the tests keep theirs.
+        # Children use the tests' cache of compiled programs.
         for name in ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"):
             environment[name.upper()] = str(getattr(jax.config, name))
         self._server = subprocess.Popen(
@@ -161,11 +160,11 @@ class Program:
         return self._call(argv, None, devices, cwd)
 
     def script(self, text: str, *argv, devices: int = 1) -> Result:
-        """Runs `text`, whose `sys.argv[1:]` is `argv`, in such a process."""
+        """Run the Python code `text` in such a process, with `argv` as `sys.argv[1:]`."""
         return self._call(argv, text, devices, ROOT)
 
     def job(self, processes: int, *argv, devices: int = 1, script: str | None = None):
-        """The results of a job of several processes on this machine, by their numbers."""
+        """Run a job of several processes on this machine; return their results by number."""
         with socket.socket() as free:
             free.bind(("localhost", 0))
             coordinator = f"localhost:{free.getsockname()[1]}"
@@ -178,7 +177,7 @@ class Program:
         return self._run([self._describe(argv, script, devices, cwd)])[0]
 
     def _describe(self, argv, script, devices: int, cwd: Path, number: int = 0) -> dict:
-        """One child, as the server is told of it."""
+        """Return the description of one child that is sent to the server."""
         xla = (f"--xla_force_host_platform_device_count={devices}",)
         call = {"argv": [str(a) for a in argv], "script": script, "xla": xla, "cwd": str(cwd)}
         return call | {k: str(Path(self._folder.name) / f"{k}_{number}") for k in ("out", "err")}
@@ -200,6 +199,9 @@ class Program:
 
 
 def heard(err: str) -> str:
-    """Without what XLA says on some CPUs of every stored program, though it was compiled there
-    (openxla/xla issue 44565)."""
+    """Return standard error without XLA's lines about stored programs.
+
+    On some CPUs XLA prints such a line for every stored program, although it was compiled on the
+    same CPU (openxla/xla issue 44565).
+    """
     return "".join(line for line in err.splitlines(True) if "XLA:CPU AOT result" not in line)

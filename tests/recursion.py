@@ -1,8 +1,8 @@
-"""Mean and variance of each stochastic sampler's output on one-dimensional Gaussian data, exactly.
+"""Exact mean and variance of each stochastic sampler's output on one-dimensional Gaussian data.
 
-With the exact score every step is affine in x, so both follow a scalar recursion. It is written
-here from the papers' formulas in NumPy, coefficients included, for a step of any size: nothing
-comes from the project.
+With the exact score every step is affine in x, so mean and variance follow a scalar recursion. The
+recursion is written here in NumPy from the papers' formulas, coefficients included, for a step of
+any size. Nothing comes from the project.
 """
 
 from itertools import pairwise
@@ -17,7 +17,7 @@ SNR = 0.16
 
 
 class Level:
-    """A law at one time, and the marginal of the data there: `a, c, f, g2` and `v`."""
+    """A law at one time: `a, c, f, g2`, and the variance `v` of x_t."""
 
     def __init__(self, law, t):
         beta, B = 0.1 + 19.9 * t, 0.1 * t + 0.5 * 19.9 * t**2
@@ -33,15 +33,18 @@ class Level:
 
 
 def conditioned(now, then):
-    """Gain on x0, gain on x_t and variance of x_s given (x0, x_t), by conditioning the joint
-    Gaussian: `cov(x_s, x_t | x0) = r c_s^2`, the forward kernel being `x_t = r x_s + noise`."""
+    """Return gain on x0, gain on x_t and variance of x_s given (x0, x_t).
+
+    They follow from conditioning the joint Gaussian, with `cov(x_s, x_t | x0) = r c_s^2` for the
+    forward kernel `x_t = r x_s + noise`.
+    """
     r = now.a / then.a
     K = r * then.c**2 / now.c**2
     return then.a - K * now.a, K, then.c**2 - K**2 * now.c**2
 
 
 def with_x0_hat(now, x0_gain, x_gain):
-    """`x0_gain x0_hat + x_gain x` as gain and shift of x."""
+    """Return `x0_gain x0_hat + x_gain x` as (gain, shift) of x."""
     return x_gain + x0_gain * now.x0_gain, x0_gain * MEAN * (1 - now.x0_gain * now.a)
 
 
@@ -64,7 +67,7 @@ def step_posterior(now, then, h):
 
 
 def step_forward_variance(now, then, h):
-    """The same mean, with the variance of the forward step: DDPM's sqrt(beta) for VP."""
+    """The mean of `step_posterior` with the variance of the forward step: DDPM's beta for VP."""
     gain, shift, _ = step_posterior(now, then, h)
     return gain, shift, now.c**2 - (now.a / then.a) ** 2 * then.c**2
 
@@ -93,7 +96,7 @@ def langevin_size(mean, var, level):
 
 
 def recursion(law, ts, predict_step, corrector_size=None, order="paper"):
-    """Mean and variance of the output, exactly."""
+    """Return the exact mean and variance of a sampler's output."""
     mean, var = 0.0, PRIOR_STD[law] ** 2
     for t, s in pairwise(ts):
         now, then = Level(law, t), Level(law, s)
@@ -118,6 +121,6 @@ def recursion(law, ts, predict_step, corrector_size=None, order="paper"):
 
 
 def data_moments(law):
-    """At the last time, which is what a sampler without a denoising step aims at."""
+    """Return mean and variance of x_eps, the target of a sampler without a denoising step."""
     level = Level(law, EPS[law])
     return level.a * MEAN, level.v

@@ -1,4 +1,4 @@
-"""Six Gaussians on a circle and noise levels over them, for chains of data and noise level."""
+"""Six Gaussians on a circle and noise levels, for Markov chains over data and noise level."""
 
 import functools
 

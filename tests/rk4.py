@@ -1,4 +1,4 @@
-"""How far a sampler ends from the true flow: an independent Runge-Kutta solve, and the error."""
+"""Errors of samplers against the true flow, from an independent Runge-Kutta solve."""
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,10 @@ def traced(*arrays):
 
 
 def runge_kutta(law, data, x, eps, steps):
-    """An independent reference: classical RK4 on `dy / d lam = -exp(-lam) eps`, `y = x / a`.
+    """Solve `dy / d lam = -exp(-lam) eps` with `y = x / a` from t1 to eps by classical RK4.
 
-    Inside a traced function JAX evaluates the solve. On plain arrays NumPy does, in float64, which
-    compiles nothing: the data are then one of `closed_form.py`.
+    Inside a traced function JAX evaluates the solve. On plain arrays NumPy evaluates it in float64
+    and compiles nothing; this needs data of `closed_form.py`.
     """
     if not traced(x, eps):
         return runge_kutta_in_numpy(law, data, x, eps, steps)
@@ -35,7 +35,7 @@ def runge_kutta(law, data, x, eps, steps):
 
 
 def runge_kutta_in_numpy(law, data, x, eps, steps):
-    """The same; the noise in x is that in y at the level `sigma = exp(-lam)`, where a = 1."""
+    """Solve as `runge_kutta`, in NumPy. eps of x equals eps of y for a = 1, c = `exp(-lam)`."""
     x = np.asarray(x, np.float64)
     with jax.enable_x64(True):
         ends = np.array([law.t1, eps], np.float64)
@@ -60,9 +60,10 @@ def rk4_step(rate, lam, h, y):
 
 
 def padded(grids):
-    """Grids of several lengths as the columns of one array, the short ones resting at their end.
+    """Return grids of several lengths as columns of one array; short ones repeat their last time.
 
-    A step of length zero leaves x alone, so one scan, compiled once, runs them all side by side.
+    A step of length zero does not change x, so one scan, compiled once, runs all grids side by
+    side.
     """
     xp = jnp if traced(*grids) else np
     grids = [xp.asarray(grid) for grid in grids]
@@ -71,17 +72,17 @@ def padded(grids):
 
 
 def even_in_lam(law, sizes, eps):
-    """Times `(longest + 1, len(sizes))` from t1 to eps, even in lam, as columns of `padded`."""
+    """Return times `(longest + 1, len(sizes))` from t1 to eps, even in lam, as in `padded`."""
     ends = np.asarray(law.lam(np.array([law.t1, eps])))
     ts = np.array(law.t_of_lam(padded([np.linspace(*ends, n + 1) for n in sizes])))
-    # Both ends exactly, wherever a grid rests.
+    # Set both ends exactly, and eps also where a short grid repeats its last time.
     rests = np.arange(len(ts))[:, None] >= np.array(sizes)[None]
     ts[0] = law.t1
     return np.where(rests, eps, ts)
 
 
 def errors(law, data, method, sizes, eps, start, reference):
-    """RMS distance to the reference for each number of steps, on grids even in lam."""
+    """Return the RMS distance to the reference for each number of steps, on grids even in lam."""
     ts = np.repeat(even_in_lam(law, sizes, eps), len(start), axis=1)
     x = np.tile(start, (len(sizes), 1))
     key = jax.random.key(0)

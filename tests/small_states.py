@@ -1,4 +1,4 @@
-"""Small states of a training run, and workdirs that hold them: `import small_states`."""
+"""Small training states, and workdirs that hold them."""
 
 import functools
 from types import SimpleNamespace
@@ -35,7 +35,7 @@ def maker(tx):
 
 @functools.cache
 def state_at(step, width=3, tx=TX):
-    """A state whose parameters, average and moments all differ."""
+    """Return a state whose parameters, average and moments all differ."""
     return maker(tx)(params(width, step), params(width, step + 100), np.int32(step))
 
 

@@ -1,4 +1,4 @@
-"""The house rules that a machine can check: who imports whom, and how long a file may be."""
+"""Rules for the code that can be checked: which package imports which, and the length of files."""
 
 import ast
 import functools
@@ -8,12 +8,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAWS = {"sde_lib"}
-# A single file, which every part may import.
+# Files that every package may import.
 FOUNDATION = {"whole_files"}
 SOLVING = {"samplers", "guidance", "restoration", "editing", "operators", "likelihood"}
 
-# What each part may import of ours, besides itself. A training run draws samples on the way, so
-# `training` may import `evaluation`, and then not the other way round.
+# The packages of the project that each package may import, besides itself. A training run draws
+# samples on the way, so `training` imports `evaluation`, and `evaluation` must not import it.
 ALLOWED = {
     "sde_lib": set(),
     "models": set(),
@@ -30,7 +30,7 @@ ALLOWED = {
     "likelihood": LAWS | {"samplers"},
     "training": LAWS | SOLVING | {"exact", "models", "data", "losses", "parallel", "evaluation"},
     "evaluation": LAWS | SOLVING | {"exact", "models", "data", "losses", "parallel"},
-    # For the signatures that sections are made from.
+    # The defaults of sections are read from signatures, by `builders`.
     "configs": {"builders"},
 }
 OURS = {
@@ -64,12 +64,12 @@ def python_files():
 
 
 def imported(path):
-    """Top-level names of all imports in a file, those inside functions included."""
+    """Yield the top-level names of all imports in a file, also of those inside functions."""
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            # A relative import stays inside its own package as long as it has one dot there.
+            # Relative imports here have one dot, so they stay inside their own package.
             yield path.parts[0] if node.level else node.module.split(".")[0]
 
 
@@ -81,7 +81,7 @@ def part_of(file):
 
 
 def test_the_walk_finds_the_packages():
-    """An empty walk would pass everything below."""
+    """If the walk found no files, all tests below would pass."""
     assert {"sde_lib", "samplers", "likelihood", "losses"} <= {part_of(file) for file in FILES}
 
 
@@ -104,7 +104,10 @@ def test_nobody_imports_main():
 
 
 def test_what_measures_is_imported_by_nothing_else():
-    """Benchmarks may import tests, where the closed forms are, and tests benchmarks."""
+    """Only benchmarks and tests may import benchmarks and tests.
+
+    Benchmarks need the closed forms of the tests, and tests check the benchmarks.
+    """
     measuring = {"benchmarks", "tests"}
     assert not [f for f in FILES if part_of(f) not in measuring and measuring & names(f)]
 

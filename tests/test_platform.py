@@ -1,4 +1,4 @@
-"""What the project relies on in the libraries under it, where they were once found wrong."""
+"""Errors once found in the libraries that the project uses, and their workarounds."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 from program import ROOT
 
-# In a process of its own, which compiles as the program does and not as the tests do.
+# Runs in a process of its own, which compiles with the program's flags and not with the tests'.
 FUSED = """
 import xla_flags
 import jax
@@ -24,12 +24,12 @@ np.testing.assert_allclose(jax.jit(f)(B, z), truth, rtol=1e-4)
 
 
 def test_two_expm1_in_one_fused_sum_are_two():
-    """XLA's YNNPACK fusions on the CPU (jaxlib 0.10.2) take expm1, log1p or log of an array and of
-    a multiple of it for one and the same.
+    """XLA's YNNPACK fusions on the CPU (jaxlib 0.10.2) confuse two arguments of a function.
 
-    `sum(z^2) expm1(-B) expm1(B)` comes out as `sum(z^2) expm1(-B)^2` from 4096 rows on: a wrong
-    weight in a loss, without a warning. Switched off by
-    `XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=` (empty), which xla_flags.py sets.
+    They treat expm1, log1p or log of an array and of a multiple of that array as equal. From 4096
+    rows on, `sum(z^2) expm1(-B) expm1(B)` is computed as `sum(z^2) expm1(-B)^2`, which gives a
+    wrong weight in a loss, without a warning. xla_flags.py switches these fusions off by
+    `XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type=` (empty).
     """
     compiling = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")
     environment = {key: value for key, value in os.environ.items() if key not in compiling}

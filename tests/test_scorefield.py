@@ -1,4 +1,4 @@
-"""A run opened in one line gives what the command line gives."""
+"""`open_run`: a run opened in Python gives the same results as the command line."""
 
 import json
 
@@ -19,7 +19,7 @@ CHANGES = {"likelihood__divergence": "exact", "likelihood__steps": 8, "sampling_
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A run of two steps, with a checkpoint at each."""
+    """Return the workdir of a run of two steps, with a checkpoint at each."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     config = tiny(training__n_iters=2, training__snapshot_freq=1, **CHANGES)
     run_training(build(config), folder)
@@ -38,7 +38,7 @@ def test_what_it_is(run, workdir):
 
 
 def test_samples_are_those_of_the_command_line(run):
-    """By their numbers, with the section as it is and with another solver."""
+    """A sample depends only on its number, with the run's own sampler and with another one."""
     expected = draw(run.experiment, run.params, range(12), seed=0)
     np.testing.assert_array_equal(run.sample(range(12)).x, expected.x)
     few = run.sample([7, 3], predictor="heun", steps=2)
@@ -47,7 +47,10 @@ def test_samples_are_those_of_the_command_line(run):
 
 
 def test_likelihood_and_bits_are_two_names_of_one_number(run):
-    """With the exact divergence there are no probes, so only the noise of the levels matters."""
+    """bits/dim follow from log p of the same example with the same dequantisation noise.
+
+    The divergence is exact, so there are no probes.
+    """
     levels = run.test.fetch(np.arange(3))
     logp = run.log_likelihood(run.to_model(levels)).logp
     bits = run.bits_per_dim(levels).per_example
@@ -64,7 +67,7 @@ def test_codes_come_back(run):
 
 
 def test_levels_come_back():
-    """Dequantised for a density, whatever the network was trained on."""
+    """`to_model` dequantises levels also for a network that was trained without dequantisation."""
     run = Run(None, build(tiny(data__uniform_dequantization=False)), 0, None)
     levels = run.test.fetch(np.arange(50))
     np.testing.assert_array_equal(run.to_levels(run.to_model(levels)), levels)

@@ -1,4 +1,4 @@
-"""Standard output never ends a run."""
+"""An error of standard output does not end a run."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""A write that fails leaves the file that was there, and nothing beside it."""
+"""A failed write leaves the earlier file as it was, and no other file beside it."""
 
 import ast
 import errno
@@ -19,7 +19,7 @@ from whole_files import put, put_arrays, writing
 
 
 def full(*given, **_):
-    """As `np.savez` and the others: some bytes, where a file is given, and then a full disk."""
+    """Replace `np.savez` and others: write some bytes to a given file, then raise "disk full"."""
     for part in given:
         if hasattr(part, "write"):
             part.write(b"half of it")
@@ -27,7 +27,7 @@ def full(*given, **_):
 
 
 MOMENTS = Moments("pixels", 3, np.zeros(2), np.eye(2))
-# What writes, and what fails underneath.
+# Functions that write, and the function below them that fails.
 WRITERS = {
     "arrays": (lambda path: put_arrays(path, x=np.zeros(3)), (np, "savez")),
     "moments": (lambda path: save_moments(path, MOMENTS), (np, "savez")),
@@ -55,7 +55,7 @@ def test_a_full_disk(tmp_path, monkeypatch, name):
 
 
 def test_a_page_that_cannot_be_replaced(tmp_path, monkeypatch):
-    """The last step of all fails."""
+    """The last step of a write, the renaming, fails."""
     path = tmp_path / "report.html"
     write_page(path, {"name": "first"}, {}, [])
     monkeypatch.setattr(os, "replace", full)
@@ -67,7 +67,7 @@ def test_a_page_that_cannot_be_replaced(tmp_path, monkeypatch):
 
 
 def test_whatever_is_raised_midway(tmp_path):
-    """Errors that are not of the disk, and the end of the program, keep their own words."""
+    """Errors other than OSError, and the end of the program, are raised unchanged."""
     put(tmp_path / "a", "earlier")
     for error in (ZeroDivisionError("mine"), KeyboardInterrupt()):
         with pytest.raises(type(error)) as raised, writing(tmp_path / "a") as file:
@@ -94,13 +94,13 @@ def test_links_and_devices_stay(tmp_path):
     assert Path(os.devnull).is_char_device()
 
 
-# Where such a call writes to memory.
+# Calls that write to memory and not to a file.
 IN_MEMORY = {("parallel/processes.py", "savez"), ("whole_files.py", "savez")}
 PLAIN = ("write_text", "write_bytes", "savez", "savez_compressed", "tofile")
 
 
 def test_nothing_is_written_in_another_way():
-    """`benchmarks/` apart, whose files nobody reads back."""
+    """All packages write by `whole_files`, except `benchmarks/`, whose files no program reads."""
     found = {
         (file, node.func.attr)
         for file in FILES

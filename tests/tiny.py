@@ -1,6 +1,6 @@
 """Runs small enough for a test: the digits configs with a perceptron of a few thousand weights.
 
-The same overrides as a config for `build` and as flags for the command line.
+The same overrides are available as a config for `build` and as flags for the command line.
 """
 
 from ml_collections import ConfigDict
@@ -29,17 +29,17 @@ TINY = {
 
 
 def overrides(**changes) -> dict:
-    """TINY with changes, whose dots are written as double underscores."""
+    """Return TINY with changes; a double underscore stands for the dot of a key."""
     return {**TINY, **{key.replace("__", "."): value for key, value in changes.items()}}
 
 
 def tiny(law: str = "vp", **changes) -> ConfigDict:
-    """A config: `tiny("ve", training__n_iters=4)`."""
+    """Return a config, as in `tiny("ve", training__n_iters=4)`."""
     config = digits(law)
     config.update_from_flattened_dict(overrides(**changes))
     return config
 
 
 def flags(**changes) -> list[str]:
-    """The same for the command line."""
+    """Return the same overrides as flags for the command line."""
     return [f"--config.{key}={value}" for key, value in overrides(**changes).items()]

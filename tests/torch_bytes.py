@@ -1,4 +1,4 @@
-"""Files as `torch.save` writes them, byte by byte and without torch."""
+"""Write files as `torch.save` does, byte by byte and without torch."""
 
 import pickle
 import zipfile
@@ -11,12 +11,12 @@ KINDS = {"f4": "FloatStorage", "f8": "DoubleStorage", "i8": "LongStorage", "i4":
 
 
 def part(value):
-    """What a pickle of protocol 2 has for a value, to be put into another."""
+    """Return the opcodes of a value in a pickle of protocol 2, to be put into another pickle."""
     return pickle.dumps(value, 2)[2:-1]
 
 
 def tensor(kind, length, offset, shape, strides, key="a", tail=()):
-    """The pickle of one tensor, a view of the storage `key`."""
+    """Return the pickle of one tensor, a view of the storage `key`."""
     return b"\x80\x02" + view(kind, length, offset, shape, strides, key, tail) + b"."
 
 
@@ -29,7 +29,7 @@ def view(kind, length, offset, shape, strides, key="a", tail=()):
 
 
 def saved(folder, content, **storages):
-    """A file of torch 1.6 or later with this pickle and these storages."""
+    """Write a file of torch 1.6 or later with this pickle and these storages."""
     path = folder / "file.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("file/data.pkl", content)
@@ -39,7 +39,7 @@ def saved(folder, content, **storages):
 
 
 def saved_before(path, content, storages, machine=MACHINE):
-    """A file of torch before 1.6."""
+    """Write a file of torch before 1.6."""
     with open(path, "wb") as file:
         for value in (MAGIC_NUMBER, VERSION, machine):
             file.write(pickle.dumps(value, 2))
@@ -52,7 +52,7 @@ def saved_before(path, content, storages, machine=MACHINE):
 
 
 def state_dict_before(path, state):
-    """The same of a dict of arrays, each the whole of a storage of its own."""
+    """Write a file of torch before 1.6 with a dict of arrays, each with a storage of its own."""
     items = [part(name) + whole(name, array) for name, array in state.items()]
     content = b"\x80\x02}(" + b"".join(items) + b"u."
     return saved_before(path, content, state)

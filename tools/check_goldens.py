@@ -3,9 +3,9 @@
 python -m tools.check_goldens DIR [--optimised]
 
 A golden is an .npz file with `params/<path>`, input `x`, `time_cond` or `labels`, output `y`, the
-gradient `dy_dx` of `sum(y**2)` by x, and `config`, the original's options as JSON. Each gets one
-line with the largest errors, `max|a - b| / max|b|`; other files are noted and skipped. The exit
-status is 0 only if there is a golden and all are within the limits.
+gradient `dy_dx` of `sum(y**2)` by x, and `config`, the original's options as JSON. Each golden gets
+one line with the largest errors, `max|a - b| / max|b|`; other files get a line and are skipped. The
+exit status is 0 only if there is at least one golden and all goldens are within the limits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from builders.places import place
 from tools.original import fit, model_of
 
 LIMIT_Y, LIMIT_DX = 3e-5, 1e-4
-# These networks run for microseconds and compile for seconds.
+# The networks run for microseconds and compile for seconds, so XLA skips its optimisations.
 QUICK = {"xla_backend_optimization_level": 0}
 PREFIX = "params/"
 
@@ -41,7 +41,7 @@ class Verdict(NamedTuple):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints the report; returns the exit status."""
+    """Print the report and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.check_goldens", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("directory", type=place, metavar="DIR")
@@ -64,23 +64,23 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def verdicts(directory: Path, compiler_options: dict | None) -> Iterator[tuple[str, Verdict]]:
-    """(file name, verdict) for every file of a directory, by name."""
+    """Yield (file name, verdict) for every file of a directory, sorted by name."""
     for path in sorted(path for path in directory.iterdir() if path.is_file()):
         if path.suffix != ".npz":
             yield path.name, Verdict("skip", "not an .npz file")
             continue
         try:
             yield path.name, check(path, compiler_options)
-        # Whatever is wrong with one file must not hide what the others say.
+        # An error in one file must not hide the verdicts on the others.
         except Exception as error:
             yield path.name, Verdict("FAIL", one_line(error))
 
 
 def check(path: Path, compiler_options: dict | None = None) -> Verdict:
-    """The verdict on one file.
+    """Return the verdict on one file.
 
     Raises:
-      ValueError: the file is damaged, or its config is none that the original could run.
+      ValueError: the file is damaged, or the original could not run its config.
     """
     golden = read(path)
     source = {
@@ -98,13 +98,13 @@ def check(path: Path, compiler_options: dict | None = None) -> Verdict:
         return Verdict("FAIL", f"parameters: {fitted.problem()}")
     found = evaluate(module, fitted.params, x, cond, compiler_options)
     errors = [relative_error(*pair) for pair in zip(found, (y, dy_dx))]
-    # A nan is not within any limit.
+    # Written so that a nan fails: comparisons with nan are False.
     good = errors[0] <= LIMIT_Y and errors[1] <= LIMIT_DX
     return Verdict("ok" if good else "FAIL", "y {:.1e}  dy_dx {:.1e}".format(*errors))
 
 
 def evaluate(module, params, x, cond, compiler_options) -> tuple[np.ndarray, np.ndarray]:
-    """The output without dropout, and the gradient of the sum of its squares by x."""
+    """Return the output `y` without dropout, and the gradient of `sum(y**2)` by x."""
 
     def energy(x, params, cond):
         y = module.apply({"params": params}, x, cond, train=False)
@@ -117,16 +117,20 @@ def evaluate(module, params, x, cond, compiler_options) -> tuple[np.ndarray, np.
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """`max|found - expected| / max|expected|`, in float64; nan if either has one."""
+    """Return `max|found - expected| / max|expected|`, in float64; nan if either has a nan.
+
+    Raises:
+      ValueError: the shapes differ.
+    """
     if found.shape != expected.shape:
         raise ValueError(f"The network gives an array {found.shape}, the file {expected.shape}.")
     difference = np.abs(np.float64(found) - np.float64(expected)).max()
-    # Against zeros there is no relative error: nothing but zeros will do.
+    # For expected zeros the relative error is 0 where all found are zeros, and inf otherwise.
     return float(difference / np.abs(np.float64(expected)).max()) if difference else 0.0
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a file."""
+    """Return all arrays of a file by name. Raises ValueError for a file that cannot be read."""
     try:
         with np.load(path) as file:
             return dict(file)
@@ -141,7 +145,7 @@ def entry(golden: dict[str, np.ndarray], key: str) -> np.ndarray:
 
 
 def one_line(error: Exception) -> str:
-    """An error's message as one line; those that are not sentences of ours with their kind."""
+    """Return an error's message as one line; other errors than ValueError with their type."""
     message = " ".join(str(error).split())[:300]
     return message if type(error) is ValueError else f"{type(error).__name__}: {message}"
 

@@ -2,9 +2,9 @@
 
 python -m tools.coloured_digits runs/coloured_digits.npz
 
-The splits are those of `data.dataset = "digits"`. A level is `round(level h)`, h the colour of a
-uniform hue at full saturation and brightness; black stays black. What colouring has to find is then
-known: one hue for the whole digit, any hue as likely as any other.
+The splits are those of `data.dataset = "digits"`. A grey level becomes `round(level h)`, where h is
+the RGB colour of a uniformly drawn hue at full saturation and brightness; black stays black. So the
+posterior of a colouring task is known: one hue for the whole digit, and all hues equally likely.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from whole_files import put_arrays
 
 
 def coloured(split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images (n, 8, 8, 3) uint8 of levels 0 to 16, labels (n,), and hues (n,) in [0, 1)."""
+    """Return images (n, 8, 8, 3) uint8 of levels 0 to 16, labels (n,), and hues (n,) in [0, 1)."""
     source = load("digits", split)
     grey = source.fetch(np.arange(source.size))
     hue = np.random.default_rng({"train": 0, "test": 1}[split]).random(source.size)

@@ -1,10 +1,11 @@
-"""What a config builds: its network's parameters, and the memory of one training step.
+"""Show what a config builds: its network's parameters, and the memory of one training step.
 
 python -m tools.describe --config configs/ve/ffhq_ncsnpp_continuous.py [--batch 1] [--no-compile]
 python -m tools.describe --all
 
 Nothing is allocated and no data are read: parameters are shapes, and the step is compiled but never
-run. The memory is what XLA plans for one device of this machine; that of a GPU differs.
+run. The memory is XLA's plan for one device of this machine; the plan for a GPU differs from the
+plan for a CPU.
 """
 
 import argparse
@@ -53,7 +54,7 @@ KNOWN = {
 
 
 class Step(NamedTuple):
-    """A training step on one device, and the shapes that it is given."""
+    """A training step on one device, with the shapes of its arguments."""
 
     loss: LossFn
     run: StepFn
@@ -62,8 +63,11 @@ class Step(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """MiB that a compiled training step is given, returns and needs on the way; `total` counts the
-    state once, as it is updated in place. `seconds` is the time of the compilation."""
+    """Memory of a compiled training step in MiB: its arguments, its outputs, its temporary arrays.
+
+    `total` counts the state once, because the step updates the state in place. `seconds` is the
+    time of the compilation.
+    """
 
     arguments: float
     outputs: float
@@ -79,10 +83,10 @@ def load(path: Path) -> ConfigDict:
 def network_of(
     config: ConfigDict, shape: tuple[int, ...] | None = None
 ) -> tuple[nn.Module, tuple[int, ...]]:
-    """The network and the shape of one example, `shape` or what the config says of it.
+    """Return the network and the shape of one example: `shape`, or else what the config states.
 
     Raises:
-        ValueError: where the config leaves the shape to data that are not known here.
+        ValueError: no shape is given, and the config does not state one.
     """
     section = config.data
     shape = shape or stated_shape(section)
@@ -95,13 +99,13 @@ def network_of(
 
 
 def abstract_params(model: nn.Module, shape: tuple[int, ...]) -> Any:
-    """The tree of parameters, as shapes."""
+    """Return the tree of parameters, as shapes."""
     x, cond = jnp.zeros((1, *shape)), jnp.ones((1,))
     return jax.eval_shape(model.init, jax.random.key(0), x, cond)["params"]
 
 
 def by_kind(params: Any) -> dict[str, tuple[int, int]]:
-    """(number, parameters) of the modules of each kind at the top of the tree."""
+    """Return {kind: (number of modules, number of parameters)} of the modules at the top."""
     kinds: dict[str, tuple[int, int]] = {}
     for name, module in params.items():
         kind = name.rsplit("_", 1)[0]
@@ -121,7 +125,10 @@ def abstract_step(config: ConfigDict, shape: tuple[int, ...], batch_size: int) -
 
 
 def kept(step: Step) -> float:
-    """MiB that the forward pass leaves for the gradient, parameters included; of any device."""
+    """Return the MiB that the forward pass keeps for the gradient, parameters included.
+
+    The figure holds for any device, because it comes before XLA's optimisations.
+    """
 
     def residuals(state: TrainState, batch: dict) -> Any:
         loss = lambda params: step.loss(params, state, state.key, batch)
@@ -150,7 +157,7 @@ def summary(config: ConfigDict) -> str:
 
 
 def describe(config: ConfigDict, shape: tuple[int, ...] | None, batch: int, compiles: bool) -> None:
-    """Prints the network of a config, and the memory of its step without and with `model.remat`."""
+    """Print the network of a config, and the memory of its step without and with `model.remat`."""
     model, shape = network_of(config, shape)
     params = abstract_params(model, shape)
     print(f"{summary(config)}, {'x'.join(map(str, shape))}")
@@ -169,7 +176,7 @@ def describe(config: ConfigDict, shape: tuple[int, ...] | None, batch: int, comp
 
 
 def list_all() -> None:
-    """One line a config file: path, network, law, time, parameters, and the known number."""
+    """Print a line for each config file: path, network, law, time, parameters, and `KNOWN`."""
     files = [path for path in sorted(CONFIGS.rglob("*.py")) if "def get_config" in path.read_text()]
     for path in files:
         config, name = load(path), path.relative_to(CONFIGS).with_suffix("").as_posix()

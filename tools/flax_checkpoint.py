@@ -1,13 +1,13 @@
 """Checkpoints of score_sde's JAX code: one msgpack file that holds a whole training state.
 
-flax up to 0.5 wrote them, as `checkpoint_<n>` without an ending. The tree is
+They were written by flax up to 0.5, as `checkpoint_<n>` without a suffix. The tree is
 
     step, lr, ema_rate, rng                        scalars, and a key of two uint32
     optimizer/target/<path>                        parameters
-    optimizer/state/step                           updates that Adam has made
-    optimizer/state/param_states/<path>/grad_ema   its first moment; grad_sq_ema, the second
+    optimizer/state/step                           number of updates by Adam
+    optimizer/state/param_states/<path>/grad_ema   Adam's first moment; grad_sq_ema, the second
     params_ema/<path>                              averaged parameters
-    model_state                                    empty: no network of theirs has other variables
+    model_state                                    empty: the networks have no other variables
 """
 
 import mmap
@@ -26,11 +26,11 @@ KNOWN = ("step", "lr", "ema_rate", "rng", "optimizer/target", "optimizer/state/s
 class OriginalState(NamedTuple):
     """A training state of score_sde, in either format, under the parameter paths of its JAX code.
 
-    - `step`: updates made, which the warm-up counts; `adam_step`: those Adam has counted.
+    - `step`: number of updates, which the warm-up counts; `adam_step`: the count in Adam's state.
     - `params`, `ema_params`, `mu`, `nu`: nested dicts of float32 arrays in the shapes of the file.
-    - `rng`: uint32 (2,), or None where the file has no key.
-    - `settings`: what our config says too, by its key there, such as `training.ema_rate`.
-    - `left_out`: what else the file holds, one line each.
+    - `rng`: uint32 (2,), or None if the file has no key.
+    - `settings`: numbers that a config here has too, by their key in it (`training.ema_rate`).
+    - `left_out`: everything else in the file, one line each.
     """
 
     step: int
@@ -45,10 +45,10 @@ class OriginalState(NamedTuple):
 
 
 def read_flax(path: Path) -> OriginalState:
-    """The training state in a checkpoint of the JAX code.
+    """Read the training state from a checkpoint of the JAX code.
 
     Raises:
-        ValueError: where the file is cut short, is something else, or lacks a part.
+        ValueError: the file is cut short, is not such a checkpoint, or lacks a part.
     """
     tree = _restore(path)
     moments = flatten_dict(_at(tree, "optimizer/state/param_states", path, Mapping))
@@ -79,7 +79,7 @@ def read_flax(path: Path) -> OriginalState:
 
 
 def _restore(path: Path) -> dict[str, Any]:
-    """The tree of the file. Its bytes are mapped, so that only the arrays take memory."""
+    """Return the tree of the file. The bytes are memory-mapped, so only the arrays take memory."""
     try:
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             tree = msgpack_restore(data)
@@ -102,7 +102,7 @@ def _restore(path: Path) -> dict[str, Any]:
 
 
 def _is_named(tree: Any) -> bool:
-    """Whether it is a dict whose keys, and those of all dicts in it, are names."""
+    """Whether `tree` is a dict whose keys are strings, and so in all dicts inside it."""
     return isinstance(tree, dict) and all(
         isinstance(key, str) and (not isinstance(node, dict) or _is_named(node))
         for key, node in tree.items()
@@ -110,7 +110,7 @@ def _is_named(tree: Any) -> bool:
 
 
 def _at(tree: Any, where: str, path: Path, kind: Any) -> Any:
-    """What lies at `a/b/c`, if it is of the kind expected."""
+    """Return the node at the path `where` (`a/b/c`). Raises ValueError if it is not of `kind`."""
     node = tree
     for key in where.split("/"):
         node = node.get(key) if isinstance(node, dict) else None
@@ -121,7 +121,7 @@ def _at(tree: Any, where: str, path: Path, kind: Any) -> Any:
 
 
 def _left_out(tree: dict[str, Any]) -> tuple[str, ...]:
-    """Paths of the leaves that have no place in a state of ours."""
+    """Return the paths of the leaves that have no place in a training state here."""
     flat = ["/".join(at) for at in flatten_dict(tree)]
     return tuple(
         at

@@ -1,26 +1,27 @@
-"""Do two networks, trained apart, give an image the same code?
+"""Compare the codes that two networks, trained independently, give the same images.
 
 python -m tools.identifiability --config A.py --workdir RUN_A \\
     --other_config B.py --other_workdir RUN_B [--count 128] [--out FILE.json]
 
-The code of an example (`likelihood/latents.py`) depends on the law and on the scores of the data
-alone, so networks of other seeds, widths or architectures should agree on it ("uniquely
-identifiable encoding", Song et al. 2021, section 4.3 and appendix D.5). Both are given the same
-test images with the same dequantisation noise. Correlations are Pearson's over the dimensions of
-an image, their mean and its standard error over images:
+The code of an example (`likelihood/latents.py`) depends only on the law and on the scores of the
+data, so networks of other seeds, widths or architectures should give the same code ("uniquely
+identifiable encoding", Song et al. 2021, section 4.3 and appendix D.5). Both networks encode the
+same test images with the same dequantisation noise. Each figure is Pearson's correlation of two
+codes over the dimensions of an image, as mean and standard error over images:
 
-    same         codes of an image by the two networks
-    different    of an image by one and the next image by the other: what chance gives
-    gaussian     of an image by the first and by the closed flow of Gaussian data of the same
-                 moments: what needs no network at all
-    redrawn      of an image by the first, with its dequantisation noise drawn anew: how far the
-                 code is that of the picture, and how far that of the noise
+    same         codes of one image by the two networks
+    different    code of an image by one network, and of the next image by the other: the chance
+                 level
+    gaussian     codes of one image by the first network, and by the closed-form flow of Gaussian
+                 data of the same moments: what is reached without any network
+    redrawn      codes of one image by the first network, with two draws of the dequantisation
+                 noise: how much of the code belongs to the image rather than to this noise
 
-A run's numbers are read from its `config.json`, over the config file, so flags given in training
+The values of a run's `config.json` replace those of the config file, so flags given in training
 need not be repeated. Writes `identifiability.json`, by default in the first workdir.
 """
 
-import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
+import xla_flags  # noqa: F401, I001 - sets XLA's flags before jax is imported
 
 import argparse
 import json
@@ -47,16 +48,17 @@ from training.workdir import MEANING, claim, flatten, read_config
 from whole_files import put
 from builders.places import place
 
-MOST_DIMENSIONS = 4096  # of a covariance for `gaussian`; beyond it is left out
+MOST_DIMENSIONS = 4096  # of the covariance for `gaussian`, which is left out for larger data
 
 
 def compare(
     one: Experiment, one_params: Any, other: Experiment, other_params: Any, count: int
 ) -> dict[str, Any]:
-    """The correlations of the module's head and the codes' distances, over `count` test images.
+    """Return the correlations listed above and the distances of codes, over `count` test images.
 
     Raises:
-        ValueError: for laws, data or scalings that differ, or more images than there are.
+        ValueError: the laws, data or scalings differ; `count` exceeds the number of test images;
+            or fewer than two images have both codes.
     """
     check(one, other, count)
     indices, seed = np.arange(count), one.config.eval.seed
@@ -75,7 +77,7 @@ def compare(
         "failed": int(np.sum(~kept)),
         "same": told(correlations(a, b)),
         "different": told(correlations(a, np.roll(b, 1, axis=0))),
-        # As the paper draws it: over images, in each dimension.
+        # As in the figure of the paper: over images, in each dimension.
         "by_dimension": told(correlations(a.T, b.T)),
         "rms_difference": rms(a - b),
         "rms_difference_different": rms(a - np.roll(b, 1, axis=0)),
@@ -92,13 +94,13 @@ def compare(
 
 
 def halves(codes: Latents) -> tuple[Latents, Latents]:
-    """The codes of the first half of the examples, and of the second."""
+    """Return the codes of the first half of the examples, and of the second half."""
     n = len(codes.failed) // 2
     return Latents(*(v[:n] for v in codes)), Latents(*(v[n:] for v in codes))
 
 
 def check(one: Experiment, other: Experiment, count: int) -> None:
-    """Refuses experiments whose codes are not of the same thing."""
+    """Raise ValueError if laws, data or scalings differ, or if there are too few images."""
     leaves = [jax.tree.leaves(e.path) for e in (one, other)]
     same_law = jax.tree.structure(one.path) == jax.tree.structure(other.path)
     if not same_law or not all(np.array_equal(x, y) for x, y in zip(*leaves)):
@@ -115,7 +117,7 @@ def check(one: Experiment, other: Experiment, count: int) -> None:
 
 
 def gaussian_codes(experiment: Experiment, x: np.ndarray) -> np.ndarray:
-    """Codes `(n, D)` by the exact flow of a Gaussian with the moments of the training data."""
+    """Return codes `(n, D)` by the exact flow of a Gaussian with the training data's moments."""
     path, eps = experiment.path, jnp.float32(experiment.config.likelihood.eps)
     model = data_moments(experiment.train, experiment.bits_scaler, False, None)
     end = gaussian_flow(path, model, jnp.asarray(x), eps, jnp.float32(path.t1))
@@ -123,7 +125,7 @@ def gaussian_codes(experiment: Experiment, x: np.ndarray) -> np.ndarray:
 
 
 def correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson's, of rows `(n, D)` with rows, `(n,)`."""
+    """Return Pearson's correlations `(n,)` of the rows of `a` and `b`, both `(n, D)`."""
     a, b = (v - v.mean(axis=1, keepdims=True) for v in (a, b))
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return np.sum(a * b, axis=1) / norms
@@ -134,11 +136,12 @@ def told(values: np.ndarray) -> dict[str, float]:
 
 
 def config_of(file: Path, workdir: Path) -> ConfigDict:
-    """The config file with what `config.json` of the run says of the sections that give the
-    parameters their meaning, and of the seed.
+    """Return the config file's config, with values from `config.json` of the run.
+
+    These are the values of the sections that give the parameters their meaning, and the seed.
 
     Raises:
-        ValueError: where the run is of a config with other keys, such as another law.
+        ValueError: the run's config has other keys, for instance those of another law.
     """
     config, stored = load(file), workdir / "config.json"
     if stored.exists():

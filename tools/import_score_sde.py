@@ -1,11 +1,11 @@
-"""Turns a checkpoint of score_sde into a workdir of ours, from which a run goes on.
+"""Turn a checkpoint of score_sde into a workdir, from which training or sampling goes on.
 
 python -m tools.import_score_sde CHECKPOINT --config configs/ve/cifar10_ncsnpp_continuous.py \\
     --workdir DIR [--config.section.key=value ...]
 
 CHECKPOINT is a file of the JAX code (`checkpoint_<n>`) or of the PyTorch code
 (`checkpoint_<n>.pth`, read without torch). The config must describe the network that was trained.
-Nothing is written unless every parameter, average and moment has its place.
+Nothing is written unless every parameter, average and moment fits this network.
 """
 
 import shlex
@@ -37,7 +37,7 @@ from training.workdir import claim, flatten
 
 
 def main(argv: list[str]) -> None:
-    """The command; everything that is wrong is one sentence and exit status 1."""
+    """Run the command. Every error ends it with one sentence and exit status 1."""
     if len(argv) != 2:
         raise SystemExit(f"Name one checkpoint file; there are {len(argv) - 1}: {argv[1:]}.")
     program.quiet()
@@ -60,10 +60,13 @@ def main(argv: list[str]) -> None:
 def import_checkpoint(
     checkpoint: Path, config: ConfigDict, workdir: Path
 ) -> tuple[OriginalState, TrainState]:
-    """Writes a workdir as `--mode train` would have left it at the step of the checkpoint.
+    """Write a workdir as `--mode train` would have left it at the step of the checkpoint.
+
+    Returns:
+        The state in the file, and the state in the workdir.
 
     Raises:
-        ValueError, OSError, CheckpointError: one sentence, before anything is written.
+        ValueError, OSError, CheckpointError: with one sentence, before anything is written.
     """
     check_numbers(config)
     build_path(config.sde)
@@ -82,7 +85,7 @@ def import_checkpoint(
 
 
 def check_free(workdir: Path) -> None:
-    """Raises ValueError if there is a run in the workdir."""
+    """Raise ValueError if there is a run in the workdir."""
     marks = ("config.json", "checkpoints", "metrics.jsonl")
     there = [name for name in marks if (workdir / name).exists()]
     if there:
@@ -92,7 +95,12 @@ def check_free(workdir: Path) -> None:
 
 
 def reader_of(path: Path) -> Callable[[Path, tuple[str, ...]], OriginalState]:
-    """The reader for the format of a file, told by how it begins."""
+    """Return the reader for the format of a file, which its first bytes tell.
+
+    Raises:
+        ValueError: the path is a folder.
+        FileNotFoundError: there is no such file.
+    """
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name the file in it, such as checkpoint_12.")
     if not path.is_file():
@@ -105,7 +113,7 @@ def reader_of(path: Path) -> Callable[[Path, tuple[str, ...]], OriginalState]:
 
 
 def target_of(config: ConfigDict) -> Target:
-    """Nothing is computed: shapes only."""
+    """Return the shapes and layers of the config's training state, without computing any array."""
     shape = image_shape(config.data)
     model = build_model(config, shape)
     tx = build_optimizer(config.optim, config.training.n_iters)
@@ -113,7 +121,7 @@ def target_of(config: ConfigDict) -> Target:
 
     def init(key: jax.Array) -> TrainState:
         params = model.init(key, jnp.zeros((1, *shape)), jnp.ones((1,)))["params"]
-        # A dict keeps the order in which the layers were called; what eval_shape returns is sorted.
+        # Here the dict has the order in which the layers were called; eval_shape would sort it.
         layers.extend(params)
         return create_state(params, tx, config.seed)
 
@@ -121,12 +129,12 @@ def target_of(config: ConfigDict) -> Target:
 
 
 def image_shape(section: ConfigDict) -> tuple[int, ...]:
-    """Height, width and channels that the config states, or else those of the data on the disk."""
+    """Return (height, width, channels) as the config states, or else of the data on the disk."""
     return stated_shape(section) or build_data(section)[0].shape
 
 
 def remarks(original: OriginalState, config: ConfigDict) -> list[str]:
-    """What the file held beside the state, and where the config goes another way from here."""
+    """Return a line for each thing left out of the import, and for each setting that differs."""
     ours, training = flatten(config.to_dict()), config.training
     lines = [f"left out: {path}" for path in original.left_out]
     for key, value in original.settings.items():
@@ -145,7 +153,7 @@ def remarks(original: OriginalState, config: ConfigDict) -> list[str]:
 
 
 def next_command(config: ConfigDict, step: int) -> str:
-    """The line that uses the workdir, with the overrides that were given here."""
+    """Return the command that uses the workdir, with the overrides given to the import."""
     flag = flags.FLAGS["config"]
     words = ["--config", config_flags.get_config_filename(flag), "--workdir", program.WORKDIR.value]
     mode = "train" if step < config.training.n_iters else "eval"
@@ -155,7 +163,7 @@ def next_command(config: ConfigDict, step: int) -> str:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """The flags of `main.py`, without those that an import has no use for."""
+    """Parse the flags of `main.py`, and refuse those that an import does not use."""
     for word in argv[1:]:
         name = word.lstrip("-").split("=")[0]
         if word.startswith("-") and name in ("mode", *program.READ_BY):

@@ -1,11 +1,12 @@
-"""The table of the kinetic-optimal law for a config's data, `sde.table` of `sde.name = "kinetic"`.
+"""Write the table of the kinetic-optimal law (`sde.table`, `sde.name = "kinetic"`) for some data.
 
     python -m tools.kinetic_path --config configs/digits_vp.py --out configs/paths/digits.json
                                  [--examples 50000] [--draws 10000] [--nodes 64] [--seed 0]
 
-Estimates gamma (exact/separation.py) on the training split, scaled and dequantised as the network
-sees it, and writes theta, gamma, its standard error and the scale of the data as JSON. The path is
-solved from these when the config is built. Time grows with examples x draws.
+The command estimates gamma (exact/separation.py) on the training split of the config, scaled and
+dequantised as the network sees it. It writes theta, gamma, the standard error of gamma and the
+scale of the data as JSON. Building a config solves the path from these numbers. The time of the
+estimate grows with examples x draws.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from whole_files import put
 
 
 def training_data(config: ConfigDict, examples: int, seed: int) -> np.ndarray:
-    """The first `examples` of the training split as the network sees them, `(n, ...)` float32."""
+    """Return the first `examples` training examples as the network sees them: (n, ...) float32."""
     train, _ = build_data(config.data)
     scaler = Scaler(train.levels, config.data.centered, config.data.uniform_dequantization)
     raw = train.fetch(np.arange(min(examples, train.size)))
@@ -36,7 +37,7 @@ def training_data(config: ConfigDict, examples: int, seed: int) -> np.ndarray:
 
 
 def table(found: Separation, law: Kinetic, **made_from) -> dict:
-    """What the file holds: the numbers to eight digits, and where they came from."""
+    """Return the content of the file: the numbers to eight digits, and how they were made."""
     numbers = {key: [float(f"{v:.8g}") for v in getattr(found, key)] for key in found._fields[:3]}
     length = law.table.length
     return {
@@ -49,7 +50,7 @@ def table(found: Separation, law: Kinetic, **made_from) -> dict:
 
 
 def write(path: Path, content: dict) -> None:
-    """One key a line, so that two tables can be compared."""
+    """Write JSON with one key per line, so that a diff of two tables is readable."""
     lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     put(path, "{\n" + ",\n".join(lines) + "\n}\n")

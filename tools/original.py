@@ -1,7 +1,8 @@
-"""The networks and parameters of the original score_sde (yang-song/score_sde, JAX) as ours.
+"""Networks and parameters of the original score_sde (yang-song/score_sde, JAX), converted.
 
-Our modules have the options, class names and order of layers of the original, so its parameters
-fit by path. What differs: up to flax 0.3.5 the `scale` and `bias` of GroupNorm were (1, 1, 1, C).
+The modules in `models/` have the options, class names and order of layers of the original, so its
+parameters fit by path. One difference: up to flax 0.3.5 the `scale` and `bias` of GroupNorm had
+shape (1, 1, 1, C) instead of (C,).
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from models import MODELS
 from models.options import check_choice
 
 NETWORKS = ("ncsnpp", "ddpm", "ncsnv2_64", "ncsnv2_128", "ncsnv2_256", "ncsn")
-# Fields of ours that the original's `model` section does not have.
+# Fields of the modules here that the original's `model` section does not have.
 OWN = {"parent", "name", "centered", "dtype", "remat"}
-# What the output without dropout does not depend on, and what no config of the original states.
+# Fields that a config may lack: the output without dropout and with given parameters does not
+# depend on them, or no config of the original states them.
 OPTIONAL = {"dropout", "init_scale", "fourier_scale", "num_classes"}
 # Options that the original reads in any case of letters.
 ANY_CASE = {
@@ -34,7 +36,7 @@ ANY_CASE = {
 
 
 class Fit(NamedTuple):
-    """What `fit` found. Paths are joined by slashes.
+    """Result of `fit`. Paths are joined by slashes.
 
     - params: the leaves that agree, nested like the target and in its shapes;
     - missing: paths that only the target has; unexpected: those that only the source has;
@@ -47,7 +49,7 @@ class Fit(NamedTuple):
     mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
 
     def problem(self) -> str | None:
-        """The first difference in words, or None if the trees are equal."""
+        """Return the first difference in words, or None if all parameters fit."""
         if self.missing:
             return f"{self.missing[0]} is missing ({len(self.missing)} such)"
         if self.unexpected:
@@ -59,7 +61,7 @@ class Fit(NamedTuple):
 
 
 def fit(source: Mapping[str, Any], target: Mapping[str, Any]) -> Fit:
-    """The parameters `source`, in the original's names and shapes, brought to those of `target`.
+    """Bring parameters with the original's names and shapes to the tree and shapes of `target`.
 
     Args:
       source: nested dict of arrays.
@@ -85,11 +87,11 @@ def fit(source: Mapping[str, Any], target: Mapping[str, Any]) -> Fit:
 
 
 def model_of(config: Mapping[str, Any]) -> tuple[nn.Module, str]:
-    """The network of a config of the original, and the name of its second argument there.
+    """Return the network of an original config, and the original's name of its second argument.
 
     Args:
-      config: the sections `data`, `model` and `training` as nested dicts; lists do for tuples.
-        Keys that the original's network does not read are ignored, as it does.
+      config: the sections `data`, `model` and `training` as nested dicts; a tuple may be a list.
+        Keys that the original's network does not read are ignored, as in the original.
 
     Returns:
       The module, and "time_cond" for `ncsnpp` or "labels" for the others.
@@ -127,7 +129,7 @@ def _read(section: Mapping[str, Any], where: str, key: str) -> Any:
 
 
 def _value(key: str, value: Any) -> Any:
-    """An option's value as our constructors take it."""
+    """Return an option's value as the constructors in `models/` take it."""
     if key == "fir_kernel":
         return _taps(value)
     if key in ANY_CASE and isinstance(value, str):
@@ -136,10 +138,13 @@ def _value(key: str, value: Any) -> Any:
 
 
 def _taps(kernel: Any) -> tuple[float, ...]:
-    """The taps of a FIR kernel, which the original also takes as a square matrix or a single tap.
+    """Return the taps of a FIR kernel, which the original may give as a matrix or a single tap.
 
-    Ours are separable: a matrix must be the outer product of one list with itself. And they have
-    two taps or more: a single one is the middle one of three.
+    The filters here are separable, so a matrix must be the outer product of one list with itself.
+    They have at least two taps, so a single tap becomes the middle one of three.
+
+    Raises:
+      ValueError: the matrix is not such an outer product.
     """
     taps = np.asarray(kernel, np.float64)
     if taps.ndim == 2:

@@ -1,9 +1,9 @@
 """Checkpoints of score_sde's PyTorch code (`.pth`), under the names of its JAX code.
 
-The dict that is saved holds `model` (a state dict whose keys begin `module.all_modules.<i>`), `ema`
-(a list of arrays without names), `optimizer` (Adam's state by number) and `step`. Both codes build
-their layers in the order in which the forward pass calls them, so the i-th layer with parameters
-there is the i-th here; inside a layer the names are the same.
+The saved dict holds `model` (a state dict whose keys begin with `module.all_modules.<i>`), `ema`
+(a list of arrays without names), `optimizer` (Adam's state by number) and `step`. The PyTorch code
+and the JAX code build their layers in the order in which the forward pass calls them. So the i-th
+layer with parameters is the same layer in both; inside a layer the names are the same.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,20 +16,21 @@ from flax.traverse_util import unflatten_dict
 from data.torch_file import load
 from tools.flax_checkpoint import OriginalState
 
-# Where an axis of a weight comes from, by their number: (out, in) and (out, in, height, width).
+# Transposition of a weight by its number of axes, from (out, in) and (out, in, height, width).
 AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
 PARTS = {"model": Mapping, "ema": Mapping, "optimizer": Mapping, "step": int}
 
 
 def read_pytorch(path: Path, layers: Sequence[str]) -> OriginalState:
-    """The training state in a checkpoint of the PyTorch code.
+    """Read the training state from a checkpoint of the PyTorch code.
 
     Args:
         path: the file.
-        layers: our top-level modules that have parameters, in the order of the forward pass.
+        layers: names of the top-level Flax modules with parameters, in the order of the forward
+            pass.
 
     Raises:
-        ValueError: where the file cannot be read, is something else, or lacks a part.
+        ValueError: the file cannot be read, is not such a checkpoint, or lacks a part.
     """
     saved = load(path)
     found = saved if isinstance(saved, Mapping) else {}
@@ -78,16 +79,17 @@ def _state(saved: Mapping[str, Any], layers: Sequence[str], path: Path) -> Origi
 def flax_names(
     params: Mapping[str, np.ndarray], layers: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
-    """The path in the JAX code of every parameter `all_modules.<i>.<name>...`.
+    """Return the path in the JAX code for every parameter `all_modules.<i>.<name>...`.
 
-    Layers beyond the last of ours keep their name, and so turn up as unexpected.
+    Layers beyond the last of `layers` keep their PyTorch name, so that `fit` reports them as
+    unexpected.
     """
     numbers = dict.fromkeys(key.split(".")[1] for key in params)
     ours = {i: layers[n] if n < len(layers) else f"all_modules.{i}" for n, i in enumerate(numbers)}
     names = {}
     for key, leaf in params.items():
         _, number, *inner, last = key.split(".")
-        # The convolution that is fused with a FIR filter calls its kernel a weight in both codes.
+        # The convolution that is fused with a FIR filter names its kernel `weight` in both codes.
         if last == "weight" and not (inner and inner[-1].startswith("Conv2d")):
             last = "scale" if leaf.ndim == 1 else "kernel"
         names[key] = (ours[number], *inner, last)
@@ -95,22 +97,22 @@ def flax_names(
 
 
 def to_flax(key: str, leaf: np.ndarray) -> np.ndarray:
-    """A parameter, or a moment of it, in the axes of the JAX code.
+    """Return a parameter, or a moment of a parameter, with the axes of the JAX code.
 
-    Convolutions go from OIHW to HWIO, matrices of dense layers from (out, in) to (in, out). The
-    matrix `W` of a 1x1 layer (NIN) is (in, out) in both codes.
+    Convolutions are transposed from OIHW to HWIO, matrices of dense layers from (out, in) to
+    (in, out). The matrix `W` of a 1x1 layer (NIN) is (in, out) in both codes.
     """
     axes = AXES.get(leaf.ndim) if key.endswith(".weight") else None
     return leaf if axes is None else leaf.transpose(axes)
 
 
 def _is_frozen(key: str, leaf: np.ndarray) -> bool:
-    """Whether a parameter is never trained: the Fourier frequencies. They have no average."""
+    """Whether a parameter is the Fourier frequencies, which are not trained and have no average."""
     return key.endswith(".W") and leaf.ndim == 1
 
 
 def _averages(ema: Mapping, params: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
-    """The list of averages, which runs over the trained parameters, by name."""
+    """Return the averages by name; the file has a list, in the order of the trained parameters."""
     trained = [key for key, leaf in params.items() if not _is_frozen(key, leaf)]
     averages = ema.get("shadow_params", ())
     if len(averages) != len(trained):
@@ -126,10 +128,10 @@ def _averages(ema: Mapping, params: Mapping[str, np.ndarray], path: Path) -> dic
 def _moments(
     optimizer: Mapping, params: Mapping[str, np.ndarray], path: Path
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
-    """Adam's two moments by name, and the updates it has counted.
+    """Return Adam's two moments by name, and its count of updates.
 
-    Its states are numbered in the order of the parameters; a parameter that is not trained has
-    none, and zeros here.
+    The file numbers Adam's states in the order of the parameters. A parameter that is not trained
+    has no state; its moments are zeros.
     """
     groups, states = optimizer.get("param_groups", ()), optimizer.get("state", {})
     numbers = [number for group in groups for number in group["params"]]
@@ -151,7 +153,7 @@ def _moments(
 
 
 def _check_shapes(what: str, named: Mapping, params: Mapping, path: Path) -> None:
-    """Whatever comes by number must have the shape of its parameter."""
+    """Raise ValueError if an average or moment, found by its number, has another shape."""
     for key, leaf in params.items():
         if np.shape(named[key]) != leaf.shape:
             raise ValueError(
@@ -161,11 +163,11 @@ def _check_shapes(what: str, named: Mapping, params: Mapping, path: Path) -> Non
 
 
 def _check_network(path: Path, model: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """Raises ValueError for a network that is not `ncsnpp` or `ddpm`.
+    """Raise ValueError for a network that is not `ncsnpp` or `ddpm`.
 
-    As released, the PyTorch code of NCSN and NCSNv2 stops while it builds the network. Mended, it
-    is not the function of the JAX code: its dilated convolutions are not padded, interpolation
-    aligns the corners, and variances are the unbiased ones.
+    As released, the PyTorch code of NCSN and NCSNv2 fails while it builds the network. Once this
+    is corrected, the network still differs from that of the JAX code: dilated convolutions are not
+    padded, interpolation aligns the corners, and variances are the unbiased ones.
     """
     if any(key.startswith(("res1.", "refine1.")) for key in model):
         raise ValueError(

@@ -39,14 +39,17 @@ from training.restore import restore_ema
 
 
 def digits_task(seed: int, count: int) -> Task:
-    """The decisions are scored on half as many starts as refine a schedule."""
+    """Return the task on optimal denoisers of digits.
+
+    Decisions are scored on `count // 2` starts, and schedules refined on `count`.
+    """
     uses = enumerate((count // 2, count, count))
     parts = [sets_of(TRAIN, seed, use, size) for use, size in uses]
     return Task(LAW, LAW.t0, *parts, tuple(TRAIN.values()))
 
 
 def network_task(config: str, workdir: str, step: int | None, seed: int, count: int) -> Task:
-    """The trajectories of a trained network, from draws of its prior."""
+    """Return the task on the trajectories of a trained network, from draws of its prior."""
     experiment = build(runpy.run_path(str(place(config)))["get_config"](), reads_data=False)
     _, params = restore_ema(experiment, place(workdir).absolute(), step)
     predict, path = experiment.predict(params), experiment.path

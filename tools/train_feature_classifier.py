@@ -1,11 +1,11 @@
-"""Trains the classifier in whose features samples are compared, and writes it to a file.
+"""Train the classifier in whose features samples are compared, and write it to a file.
 
     python -m tools.train_feature_classifier --config configs/fashion_vp.py --out FILE.npz \\
         [--config.data.path=DIR]
 
-The data are those of the config, which need labels; `--config.eval.classifier=FILE.npz` then names
-it to `--mode eval`. Fitted anew at each evaluation it is the same network on one machine, and in
-the last digits another one on the next.
+The data are those of the config, which need labels. `--mode eval` then reads the classifier with
+`--config.eval.classifier=FILE.npz`. Without the file, each evaluation fits the classifier anew: the
+result is the same on one machine, but differs in the last digits on another machine.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ OUT = flags.DEFINE_string("out", None, "The npz file that is written.")
 
 
 def main(argv: list[str]) -> None:
-    """The command; what is wrong is one sentence and exit status 1."""
+    """Run the command. Every error ends it with one sentence and exit status 1."""
     if len(argv) > 1:
         raise SystemExit(f"Unexpected argument {argv[1]!r}; options begin with --.")
     try:
@@ -34,10 +34,10 @@ def main(argv: list[str]) -> None:
 
 
 def train(config: ConfigDict, out: Path) -> str:
-    """Writes the file, and says what it holds.
+    """Write the file, and return a line with its feature space and the test accuracy.
 
     Raises:
-        ValueError: for data without labels.
+        ValueError: the data have no labels.
     """
     experiment = build(config)
     train, test = experiment.train, experiment.test

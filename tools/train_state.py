@@ -1,4 +1,4 @@
-"""A training state of score_sde as one of ours, every leaf in its place or nothing at all."""
+"""Convert a training state of score_sde, and refuse it if any leaf does not fit."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from training.state import TrainState
 
 
 class Misfit(ValueError):
-    """Parameters that do not fit the network. One sentence; `lines` name every one of them."""
+    """Raised for parameters that do not fit the network. `lines` has one line for each of them."""
 
     def __init__(self, sentence: str, lines: tuple[str, ...]):
         super().__init__(sentence)
@@ -22,20 +22,20 @@ class Misfit(ValueError):
 
 
 class Target(NamedTuple):
-    """What the config makes of a run: the shapes of its state, and its layers in calling order."""
+    """What the config builds: the shapes of a training state, and the layers in calling order."""
 
     state: TrainState
     layers: tuple[str, ...]
 
 
 def train_state(original: OriginalState, target: Target, seed: int) -> TrainState:
-    """The state of ours that goes on where the original stopped.
+    """Return the training state that goes on where the original stopped.
 
-    The key is the original's, if the file has one, but not its use: ours never changes, and the
-    randomness of step n is `fold_in(key, n)`.
+    The key is the original's if the file has one, but it is used differently: here the key never
+    changes, and the randomness of step n is `fold_in(key, n)`.
 
     Raises:
-        Misfit: where a parameter, or an average or moment of one, has no place or is not there.
+        Misfit: a parameter, average or moment is missing, left over, or of another shape.
     """
     params = fitted("parameter", original.params, target)
     ema_params = fitted("average of parameter", original.ema_params, target)
@@ -54,11 +54,15 @@ def train_state(original: OriginalState, target: Target, seed: int) -> TrainStat
 
 
 def fitted(name: str, source: dict[str, Any], target: Target) -> Any:
-    """`source` as arrays in the shapes of our parameters; `name` says in the error what it is."""
+    """Return `source` as arrays in the shapes of the target's parameters.
+
+    `name` says in the error what `source` is. Raises Misfit if an array is missing, left over, or
+    of another shape.
+    """
     found = fit(source, target.state.params)
     there, here = shapes(source), shapes(target.state.params)
     wrong = {*found.missing, *found.unexpected, *(path for path, _, _ in found.mismatched)}
-    # From the input to the output: the first difference is the one to mend.
+    # From the input to the output, because the first difference often causes the later ones.
     order = {layer: number for number, layer in enumerate(target.layers)}
     in_order = sorted(wrong, key=lambda path: (order.get(path.split("/")[0], len(order)), path))
     lines = tuple(
@@ -81,7 +85,7 @@ def shapes(tree: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def optimizer_state(abstract: Any, adam: optax.ScaleByAdamState, step: int) -> Any:
-    """The state of the optimizer chain, wherever in it Adam and the schedule stand."""
+    """Fill Adam's state and the schedule's count into the state of the optimizer chain."""
 
     def fill(node: Any) -> Any:
         if isinstance(node, optax.ScaleByAdamState):

@@ -1,16 +1,17 @@
-"""The geometry of a run's sampling trajectories, as figures and numbers.
+"""Draw and measure the geometry of a run's sampling trajectories.
 
 python -m tools.trajectories --config configs/digits_vp.py --workdir runs/digits --out DIR
 python -m tools.trajectories --config configs/digits_vp.py --network empirical --out DIR
 
-The network is the trained one of the workdir; or, of the same training set and without any
-checkpoint, the optimal denoiser (`empirical`) or that of a Gaussian of its moments (`gaussian`).
-Beside any but the first of these two the optimal one runs from the same starts, and the distance
-of both is drawn. Writes one file a figure, SVG or PNG, and `trajectories.json`. The same numbers
-beside those of an independent computation: `python -m benchmarks.samplers.geometry`.
+`--network` is the trained network of the workdir (`trained`), the optimal denoiser of the training
+set (`empirical`), or the denoiser of a Gaussian with the moments of the training set (`gaussian`).
+The last two need no checkpoint. With `trained` and `gaussian` the optimal denoiser runs from the
+same starts too, and the distance between the two runs is drawn. The command writes a file for each
+figure, SVG or PNG, and `trajectories.json`. `python -m benchmarks.samplers.geometry` compares the
+same numbers with an independent computation.
 """
 
-import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
+import xla_flags  # noqa: F401, I001 - sets XLA's flags before jax is imported
 
 import argparse
 import json
@@ -43,7 +44,7 @@ FORMATS = ("svg", "png")
 
 
 def scaled_data(experiment: Experiment, limit: int | None = None) -> np.ndarray:
-    """The training set `(N, ...)` as the model sees it; of dequantised levels, the middles."""
+    """Return the training set `(N, ...)` as the model sees it; dequantised levels at mid-bin."""
     source, scaler = experiment.train, experiment.scaler
     raw = source.fetch(np.arange(min(limit or source.size, source.size)))
     middle = 0.5 if scaler.levels and scaler.dequantize else 0.0
@@ -51,7 +52,11 @@ def scaled_data(experiment: Experiment, limit: int | None = None) -> np.ndarray:
 
 
 def network(experiment: Experiment, name: str, data: np.ndarray, workdir: Path | None, step):
-    """`(arguments -> PredictFn, arguments)` of the network called `name`; None for the optimal."""
+    """Return `(arguments -> PredictFn, arguments)` of the network `name`; None for `empirical`.
+
+    Raises:
+        ValueError: `name` is "trained", and there is no workdir.
+    """
     if name == "empirical":
         return None
     if name == "gaussian":
@@ -64,7 +69,7 @@ def network(experiment: Experiment, name: str, data: np.ndarray, workdir: Path |
 
 
 def starts(experiment: Experiment, number: int, seed: int):
-    """Noise keys and prior draws `(B, ...)`, by example, as `evaluation` draws them."""
+    """Return noise keys and prior draws `(B, ...)` per example, as `evaluation` draws them."""
     start_keys, noise_keys = split(example_keys(seed, np.arange(number)), 2)
     return noise_keys, experiment.path.prior_sample(start_keys, (number, *experiment.shape))
 
@@ -72,7 +77,7 @@ def starts(experiment: Experiment, number: int, seed: int):
 def analyse(
     experiment: Experiment, chosen, data: Points, sampler, ts, key, x
 ) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
-    """Noise levels, curves to draw, and numbers to write, of the chosen network."""
+    """Return the trajectory of the chosen network, the curves to draw, and the numbers to write."""
     path = experiment.path
     if chosen is None:
         run = jax.jit(lambda p, key, x: record(key, empirical_predict(path, p), sampler, x, ts))
@@ -126,7 +131,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def headline(numbers: dict[str, Any]) -> str:
-    """The few figures that tell a run apart."""
+    """Return the few figures by which runs differ most, as text."""
     state, denoised, falls = numbers["state"], numbers["denoised"], numbers["falls"]
     return (
         f"chord {state['chord']:.4g}, largest deviation {state['largest_deviation_to_chord']:.2%}; "

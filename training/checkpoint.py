@@ -32,6 +32,8 @@ OF_THE_READER = (
     "PERMISSION_DENIED",
     "Input/output error",
     "Stale file handle",
+    "timed out",
+    "endpoint is not connected",
     "Cannot allocate memory",
     "RESOURCE_EXHAUSTED",
     "UNAVAILABLE",
@@ -55,6 +57,9 @@ class Checkpoints:
                 "nothing again; take a path without these characters."
             )
         self.aside = self.folder.with_name("damaged")
+        # The first step that is saved, with the shapes of its parameters, until it was read back.
+        self._unread: tuple[int, Any] | None = None
+        self._confirmed = False
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep or None, create=True, enable_async_checkpointing=True
         )
@@ -71,11 +76,14 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState) -> None:
-        """Writes the state under its step, in the background.
+        """Writes the state under its step, in the background; the first one is read back when it is
+        on the disk.
 
         Raises:
             CheckpointError: nothing was written, or writing the previous checkpoint has failed.
         """
+        if self._unread:
+            self.wait()
         step, item = int(state.step), fields_of(state)
         item[MIXED] = {name: checksum(value) for name, value in item.items()}
         try:
@@ -87,6 +95,8 @@ class Checkpoints:
                 f"The checkpoint of step {step} was not written to {self.folder}: a checkpoint of "
                 "this or a later step exists there; take another workdir."
             )
+        if not self._confirmed:
+            self._unread, self._confirmed = (step, shapes_of(state.params)), True
 
     def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
         """Read the whole state of `step`, or of the latest checkpoint if `step` is None.
@@ -167,7 +177,7 @@ class Checkpoints:
             raise
         except Exception as error:
             first_line = (str(error).strip() or "no message").splitlines()[0]
-            if isinstance(error, MemoryError) or any(word in str(error) for word in OF_THE_READER):
+            if of_the_reader(error):
                 raise CheckpointError(
                     f"The checkpoint {self.folder / str(step)} could not be read here "
                     f"({type(error).__name__}: {first_line[:200]}); that says nothing of the "
@@ -228,12 +238,28 @@ class Checkpoints:
         """Wait until all checkpoints are on disk.
 
         Raises:
-            CheckpointError: where something went wrong in the background.
+            CheckpointError: where something went wrong in the background, or what was written
+                cannot be found again.
         """
         try:
             self._manager.wait_until_finished()
         except Exception as error:
             raise self._unwritten(error) from error
+        if self._unread:
+            (step, params), self._unread = self._unread, None
+            self._read_back(step, params)
+
+    def _read_back(self, step: int, params: Any) -> None:
+        """Reads the shapes and the step of a checkpoint that was just written. Libraries may claim
+        a save that nobody finds again; once a run tells whether they do so here."""
+        try:
+            self.look_again()
+            self._read({}, params, "params", step)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"The checkpoint of step {step} was written to {self.folder} and cannot be read "
+                f"back there; take another --workdir. {error}"
+            ) from error
 
     def close(self) -> None:
         self._manager.close()
@@ -248,10 +274,29 @@ def fields_of(state: TrainState) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name != "others" or value}
 
 
+def of_the_reader(error: Exception) -> bool:
+    """Whether an error says nothing of the checkpoint: the system could not read what is there, or
+    the machine not hold it. A file that is missing is the checkpoint's."""
+    if isinstance(error, MemoryError):
+        return True
+    missing = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+    if isinstance(error, OSError) and error.errno and not isinstance(error, missing):
+        return True
+    return any(word in str(error) for word in OF_THE_READER)
+
+
 def sharding_of(params: Any) -> Any:
     """A replicated sharding for a scalar, on the devices of the parameters."""
     where = jax.tree.leaves(params)[0].sharding
+    if not isinstance(where, jax.sharding.NamedSharding):
+        return where
     return jax.sharding.NamedSharding(where.mesh, jax.sharding.PartitionSpec())
+
+
+def shapes_of(params: Any) -> Any:
+    """Shapes, dtypes and shardings, without the numbers, which a step may take away."""
+    shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+    return jax.tree.map(shape, params)
 
 
 def _shapes(tree: Any) -> dict[str, str]:

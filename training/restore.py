@@ -1,14 +1,14 @@
 """The checkpoint from which a run is resumed, and the checkpoints of an evaluation."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from parallel.mesh import abstract, local_mesh, state_shardings
-from parallel.processes import agreed, on_lead
+from parallel.processes import agreed, on_lead, share
 from training.checkpoint import CheckpointError, Checkpoints, Damaged
 from training.state import TrainState, create_state
 from training.workdir import trains
@@ -102,6 +102,39 @@ def restore_whole_ema(
                 raise
             else:
                 print(f"{error} The one before is taken.")
+
+
+def restore_in_turn(
+    experiment, workdir: Path, steps: Iterable[int | None]
+) -> Iterator[tuple[int, Any]]:
+    """`restore_ema` of each of these steps. One that is damaged, or that training has deleted
+    meanwhile, is said to be, and passed over: by all processes of a job or by none.
+
+    Raises:
+        CheckpointError: as `restore_ema` where the fault is not the checkpoint's, or where none is
+            left.
+    """
+    passed = some = 0
+    for step in steps:
+        try:
+            found = restore_ema(experiment, workdir, step)
+        except CheckpointError as error:
+            gone = step is not None and step not in saved_steps(workdir)
+            if not gone and not isinstance(error, Damaged):
+                raise
+            said = f"The checkpoint of step {step} was deleted meanwhile." if gone else f"{error}"
+            print(f"{said} It is passed over.")
+            found = None
+        if b"" in share(b"" if found is None else b"there"):
+            passed += 1
+            continue
+        some += 1
+        yield found
+    if passed and not some:
+        raise CheckpointError(
+            f"None of the {passed} checkpoints in {workdir} that were to be evaluated could be "
+            "read; train again from an earlier one."
+        )
 
 
 def saved_steps(workdir: Path) -> list[int]:

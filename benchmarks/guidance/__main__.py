@@ -1,4 +1,4 @@
-"""`python -m benchmarks.guidance`: see `images.py`."""
+"""Entry point of `python -m benchmarks.guidance`; see `images.py`."""
 
 from benchmarks.guidance.images import main
 

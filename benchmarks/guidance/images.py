@@ -1,14 +1,15 @@
-"""How near do guided samples come to a known posterior, by evaluations and passes back?
+"""How near do guided samples come to a known posterior, for a given number of evaluations?
 
     python -m benchmarks.guidance [guides] [ensemble] [impute] [classes] [--steps 10 20 50]
                                   [--json OUT]
 
-Problems of `problem.py`, each method handed the exact network. `error_mean` is the
-distance of the means in posterior standard deviations, `error_cov` that of the covariances relative
-to the posterior's. On Gaussian data a deterministic method is an affine map of its start, which is
-read off: those rows have no sampling error. The others are of 512 samples, and `*_se` says what
-perfect samples would be off by. `nfe` counts evaluations of the network and `passes` products with
-its derivative. Besides the guides, `limits.py`: what is exact in a limit.
+The problems are those of `problem.py`, and each method gets the exact network. `error_mean` is the
+distance of the means in posterior standard deviations, and `error_cov` the distance of the
+covariances relative to the posterior's. On Gaussian data a deterministic method is an affine map of
+its start. The script reads off this map, so those rows have no sampling error. Other rows use 512
+samples, and `*_se` is the error that so many perfect samples would have. `nfe` counts evaluations
+of the network, and `passes` products with its derivative. The other parts are in `limits.py`:
+methods that are exact in a limit.
 """
 
 import argparse
@@ -35,7 +36,7 @@ PARTS = ("guides", *guidance_limits.PARTS)
 
 
 def ours(problem: Problem) -> list[Row]:
-    """Every method; the stiff guides by a solver of order 2."""
+    """Return a row for every method; guides with stiff equations use a solver of order 2."""
     args = (problem.operator, problem.y.reshape(problem.operator.shape_out), NOISE)
     size = problem.data_std
     fast = ("velocity_ab 4", velocity_ab(LAW, 4, 1.0))
@@ -53,7 +54,7 @@ def ours(problem: Problem) -> list[Row]:
         for name, passes, guide, (kind, sampler) in guides
     ]
     plain = lambda predict: predict
-    for zeta in (0.15, 0.5):  # half of azula's: the paper's step is that of |r|^2 / |r|
+    for zeta in (0.15, 0.5):  # half of azula's, because the paper's step is that of |r|^2 / |r|
         steps = dps_steps(LAW, ancestral(LAW), *args[:2], zeta)
         run = runner(problem, steps, plain, 1)
         rows.append(Row("ours", f"dps_steps {zeta}", "ancestral", False, run))
@@ -62,7 +63,7 @@ def ours(problem: Problem) -> list[Row]:
 
 
 def runner(problem: Problem, sampler: Sampler, guide: Callable, passes: int) -> Callable:
-    """The loop of `samplers.sample`, with one compiled step for all lengths."""
+    """Return `run(starts, n)`: the loop of `samplers.sample`, with one compiled step for all n."""
     calls = [0]
 
     def count():
@@ -115,7 +116,7 @@ def compare(problem: Problem, steps: list[int]) -> list[dict]:
         begin = time.perf_counter()
         for row in make(problem):
             for n in steps:
-                # The first call compiles, and is not the one that is timed.
+                # The first call compiles and is not timed.
                 if row.source == "ours" and n == steps[0]:
                     measure(problem, row, 1)
                 rows.append(measure(problem, row, n))
@@ -125,9 +126,9 @@ def compare(problem: Problem, steps: list[int]) -> list[dict]:
 
 
 def table(rows: list[dict], steps: int) -> None:
-    """A line for each method, by the sampler with which its two errors sum to least.
+    """Print a line for each method, with the sampler for which the sum of its two errors is least.
 
-    Last the geometric means over the operators on the digits.
+    The last column has the geometric means over the operators on the digits.
     """
     rows = [row for row in rows if row["steps"] == steps]
     cases = sorted({(row["problem"], row["operator"]) for row in rows})

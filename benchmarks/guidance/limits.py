@@ -1,9 +1,9 @@
-"""What goes to the truth, and how fast: ensembles in particles, imputation in steps and correctors,
-guidance by an exact classifier in steps.
+"""Methods that are exact in a limit: ensembles, imputation, and guidance by an exact classifier.
 
-Problems and scores are those of `problem.py`: the distance of the means in posterior
-standard deviations, and that of the covariances relative to the posterior's; of ensembles the
-median over runs, few of which are far out.
+The limits are many particles for ensembles, many steps and correctors for imputation, and many
+steps for the classifier. Problems and scores are those of `problem.py`: the distance of the means
+in posterior standard deviations, and the distance of the covariances relative to the posterior's.
+For ensembles the script reports the median over runs, because a few runs are far out.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ from samplers import CORRECTORS, PREDICTORS, make_grid, sample, velocity_ab
 from sde_lib import EDM, VE, VP, Flow, SubVP
 
 PARTICLES, RUNS, ENSEMBLE_STEPS = (250, 1000, 4000), 15, 200
-# Steps, those of a Langevin corrector after each, and how often a block of steps is taken.
+# (steps, Langevin corrections after each step, how often a block of steps is repeated)
 IMPUTATIONS = ((30, 0, 1), (120, 0, 1), (480, 0, 1), (30, 4, 1), (120, 4, 1), (480, 4, 1))
 IMPUTATIONS += ((30, 0, 10), (120, 0, 10))
 DRAWS = 2048
@@ -41,7 +41,7 @@ LAWS = {"VP": VP(), "sub-VP": SubVP(), "VE": VE(), "EDM": EDM(), "flow": Flow()}
 
 
 def ensembles() -> Iterator[dict]:
-    """Every problem, in equal parts of log-SNR."""
+    """Yield a row for every problem and number of particles, on a grid even in log-SNR."""
     ts = make_grid("uniform_lam", LAW, ENSEMBLE_STEPS, LAW.t0)
     for problem in problems():
         y = jnp.asarray(problem.y).reshape(problem.operator.shape_out)
@@ -65,7 +65,7 @@ def ensembles() -> Iterator[dict]:
 
 
 def imputations() -> Iterator[dict]:
-    """The masks, measured without noise."""
+    """Yield rows of imputation for the masks, measured without noise."""
     key = jax.random.key(0)
     for problem in problems():
         if problem.operator.name != "mask":
@@ -99,7 +99,7 @@ def imputations() -> Iterator[dict]:
 
 
 def noiseless(problem: Problem) -> Problem:
-    """The same, measured exactly; a noise far below all else stands for none."""
+    """Return the same problem with an exact measurement; noise of 1e-6 replaces zero noise."""
     y = problem.A @ draw(problem.data, np.random.default_rng(1), 1)[0]
     known = mixture_posterior(problem.data, problem.operator, y, 1e-6)
     mean, cov = mixture_moments(known)
@@ -107,10 +107,11 @@ def noiseless(problem: Problem) -> Problem:
 
 
 def classes() -> Iterator[dict]:
-    """A component of the mixture, by the exact classifier: an affine map, without sampling error.
+    """Yield rows of sampling one mixture component with the exact classifier.
 
-    `score_error`: largest difference from the component's own conditional mean, relative to its
-    size, over states of all times and components.
+    The guided sampler is an affine map, so these rows have no sampling error. `score_error` is the
+    largest difference between the guided noise prediction and the component's own, relative to the
+    size of the latter, over states at four times and all components.
     """
     mixture = next(problem for problem in problems() if not problem.gaussian)
     data, label = mixture.data, int(np.argmax(mixture.data.weights))
@@ -147,7 +148,7 @@ def score_error(law, data: Mixture) -> float:
 
     @jax.jit
     def both(x: Array, t: Array) -> tuple[Array, Array]:
-        """Noises (K, n, D) of states (K, n, D), guided to and known of each component."""
+        """Return eps (K, n, D) at states (K, n, D): guided to each component, and its own."""
         guide = lambda k, x: classifier_guidance(law, logits, k, 1.0)(plain)(x, t).eps
         own = [mixture_predict(law, one)(x[k], t).eps for k, one in enumerate(components)]
         return jax.vmap(guide)(jnp.arange(len(x)), x), jnp.stack(own)
@@ -163,7 +164,10 @@ def score_error(law, data: Mixture) -> float:
 
 
 def logits_fn(law, data: Mixture) -> Callable[[Array, Array], Array]:
-    """`log w_k + log N(x; a m_k, a^2 C_k + c^2 I)`: the exact classifier of noisy states."""
+    """Return the exact classifier of noisy states, `log w_k + log N(x; a m_k, a^2 C_k + c^2 I)`.
+
+    The logits lack a constant that is the same for all k.
+    """
     L, U = np.linalg.eigh(data.covs)
 
     def logits(x: Array, t: Array) -> Array:
@@ -199,7 +203,7 @@ PARTS = {"ensemble": ensembles, "impute": imputations, "classes": classes}
 
 
 def show(rows: list[dict]) -> None:
-    """A line for each method, a column for each problem; and the slopes of the ensembles."""
+    """Print a line for each method, a column for each problem, and the slopes of the ensembles."""
     cases = list(dict.fromkeys((found["problem"], found["operator"]) for found in rows))
     print(" | ".join(["method", "nfe", *(f"{problem}, {name}" for problem, name in cases)]))
     for method in dict.fromkeys(found["method"] for found in rows):

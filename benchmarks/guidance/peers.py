@@ -1,8 +1,8 @@
-"""azula's guidance on the same problems, handed the same exact denoiser through its own API.
+"""azula's guidance on the same problems, with the same exact denoiser through azula's own API.
 
-Its guides are denoisers, for any of its samplers, or samplers of their own. Evaluations of the
-denoiser are counted where they are made; passes through its derivative are counted by hooks on its
-input. The last evaluation at 0.002 is asked of the guided denoiser where there is one.
+A guide of azula is either a denoiser that any of its samplers can use, or a sampler. Evaluations
+are counted inside the denoiser; passes through its derivative are counted by a function on its
+input. The last evaluation at 0.002 uses the guided denoiser if the guide is one.
 """
 
 import importlib.util
@@ -16,9 +16,9 @@ from benchmarks.guidance.problem import LAW, NOISE, SAMPLES, Problem
 
 
 class Row(NamedTuple):
-    """`run(starts, n) -> (ends, evaluations, passes)`, the last through the derivative.
+    """A method to measure. `run(starts, n) -> (ends, evaluations, passes through the derivative)`.
 
-    `affine`: on Gaussian data the ends are an affine map of the starts.
+    `affine` is True if on Gaussian data the ends are an affine map of the starts.
     """
 
     source: str
@@ -36,7 +36,7 @@ def peers(problem: Problem) -> list[Row]:
 
 
 def exact_denoiser(problem: Problem):
-    """The conditional mean of mixture data as a function of torch tensors, with its derivative."""
+    """Return the conditional mean of mixture data, a differentiable function of torch tensors."""
     import torch
 
     weights, means, covs = map(torch.tensor, problem.data)
@@ -53,7 +53,7 @@ def exact_denoiser(problem: Problem):
 
 
 class Derivative:
-    """Counts how often a gradient comes back to the input of the denoiser."""
+    """Counts how often a gradient reaches the input of the denoiser."""
 
     def __init__(self):
         self.calls = self.passes = 0
@@ -87,7 +87,7 @@ def azula(problem: Problem) -> list[Row]:
     from azula.linalg.covariance import IsotropicCovariance
     from azula.noise import Schedule
 
-    # Small arrays, on which threads lose more than they gain.
+    # For arrays this small, several threads are slower than one.
     torch.set_num_threads(1)
     y, A, inverse = map(torch.tensor, (problem.y, problem.A, np.linalg.pinv(problem.A)))
     forward = lambda x: x @ A.T
@@ -109,7 +109,7 @@ def azula(problem: Problem) -> list[Row]:
             return DiracPosterior(self.model(x_t, self.schedule(t)[1]))
 
     def go(make, starts, n):
-        """`make(denoiser, n)` gives the sampler, and the denoiser asked at the end."""
+        """Run a method; `make(denoiser, n)` returns its sampler and the denoiser for the end."""
         torch.manual_seed(0)
         counter = Derivative()
         sampler, last = make(Exact(counter), n)
@@ -143,7 +143,8 @@ def azula(problem: Problem) -> list[Row]:
             rows.append(Row("azula", name, kind, True, partial(go, make)))
 
     def dps(zeta, denoiser, n):
-        # Its residual's norm is that of the batch: for one sample's, zeta is that much larger.
+        # azula takes the norm of the residual over the whole batch. Scaling zeta by the root of
+        # the batch size gives the step of the norm of one sample.
         zeta = zeta * SAMPLES**0.5
         return guidance.DPSSampler(denoiser, y, forward, zeta, **options(n)), denoiser
 

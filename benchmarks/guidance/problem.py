@@ -1,9 +1,9 @@
 """Inverse problems whose posterior is known: data, operators, measurements and scores.
 
-Correlated Gaussians in 2, 16 and 64 dimensions, the last with the moments of the digits, and a
-mixture of ten Gaussians fitted to digits of 4 x 4 pixels. The law is EDM from 80 to 0.002, and the
-starts are draws of the posterior itself with noise of 80, so that what is measured is the guide and
-the sampler, not that a start forgets the data only as 1 / 80.
+The data are correlated Gaussians in 2, 16 and 64 dimensions, the last with the moments of the
+digits, and a mixture of ten Gaussians fitted to digits of 4 x 4 pixels. The law is EDM from 80 to
+0.002. The starts are draws of the posterior with noise of 80. So the errors are those of the guide
+and the sampler, without the error of order 1 / 80 of a start that is independent of the data.
 """
 
 from collections.abc import Iterator
@@ -22,14 +22,15 @@ from sde_lib import EDM
 LAW = EDM(t0=0.002, t1=80.0)
 NOISE = 0.1
 SAMPLES = 512
-# What the least directions of the digits have, three of whose pixels never change.
+# Added to every variance of the digits, because three of their pixels never change.
 LEAST = 1e-3
 
 
 class Problem(NamedTuple):
-    """`y` `(m,)` of `data` under `A` `(m, D)`; mean `(D,)` and covariance `(D, D)` of x0 | y.
+    """A measurement `y` `(m,)` of `data` by `A` `(m, D)`, with the moments of x0 | y.
 
-    `data_std` is the root of the mean variance of the data; `starts` `(SAMPLES, D)` at 80.
+    `mean` `(D,)` and `cov` `(D, D)` are those of the posterior. `data_std` is the root of the mean
+    variance of the data; `starts` `(SAMPLES, D)` are states at noise level 80.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Problem(NamedTuple):
 
 
 def problems() -> Iterator[Problem]:
-    """All of them, under a few operators each."""
+    """Yield all problems, each kind of data under a few operators."""
     rng = np.random.default_rng(0)
     plane = gaussian(np.array([0.5, -0.3]), np.array([[1.0, 0.8], [0.8, 0.9]]))
     yield make("Gaussian 2", matrix((2,), np.array([[1.0, -0.5]])), plane)
@@ -84,7 +85,7 @@ def operators(shape, rng: np.random.Generator, blurred: bool) -> list[LinearOper
 
 
 def make(name: str, operator: LinearOperator, data: Mixture) -> Problem:
-    """One draw of the data, measured, and what is known of it then."""
+    """Return the problem of one measured draw of the data, with its exact posterior."""
     rng = np.random.default_rng(1)
     A = dense(operator)
     y = A @ draw(data, rng, 1)[0] + NOISE * rng.standard_normal(len(A))
@@ -104,7 +105,7 @@ def draw(data: Mixture, rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def predict_fn(problem: Problem, count=None):
-    """The exact network; `count()` is called at every evaluation really made."""
+    """Return the exact prediction function; `count()` is called at every evaluation at run time."""
     exact = mixture_predict(LAW, problem.data)
 
     def predict(x, t):
@@ -116,8 +117,12 @@ def predict_fn(problem: Problem, count=None):
 
 
 class Score(NamedTuple):
-    """Distance of the means in posterior standard deviations, `|m - m*| / sqrt(tr C*)`; of the
-    covariances, `|C - C*| / |C*|`; and what perfect samples of that number would be off by."""
+    """Errors of samples against the posterior N(m*, C*).
+
+    `mean` is the distance of the means in posterior standard deviations, `|m - m*| / sqrt(tr C*)`;
+    `cov` is `|C - C*| / |C*|`. `mean_se` and `cov_se` are the errors that the same number of
+    perfect samples would have.
+    """
 
     mean: float
     cov: float
@@ -126,7 +131,10 @@ class Score(NamedTuple):
 
 
 def starts_of(problem: Problem, affine: bool) -> np.ndarray:
-    """Where a run starts: draws, or zero and the unit vectors for a sampler that is affine."""
+    """Return the starts of a run: draws, or for an affine sampler zero and the unit vectors.
+
+    The latter, `(D + 1, D)`, are scaled by t1.
+    """
     if not affine:
         return problem.starts
     D = len(problem.mean)
@@ -134,8 +142,10 @@ def starts_of(problem: Problem, affine: bool) -> np.ndarray:
 
 
 def score(problem: Problem, ends: np.ndarray, affine: bool) -> Score:
-    """The score of what a run has made of `starts_of`; without sampling error where it is an affine
-    map."""
+    """Return the score of `ends`, the results of a run from `starts_of(problem, affine)`.
+
+    For an affine run the moments follow from the map, so the score has no sampling error.
+    """
     mean, cov = problem.mean, problem.cov
     size, norm = np.trace(cov), np.linalg.norm(cov)
     if affine:

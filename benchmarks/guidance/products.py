@@ -1,9 +1,10 @@
-"""What do products with the derivative of a network cost, forward and in reverse?
+"""What do products with the derivative of a network cost, in forward and in reverse mode?
 
     python -m benchmarks.guidance.products [--repeats 5]
 
-DDIM in five steps, 16 x 16 pixels, a small NCSN++ with its first parameters, plain and under `mmps`
-with three iterations, which are four products a step. Medians of interleaved runs.
+DDIM takes five steps on 16 x 16 pixels with a small NCSN++ at its initial parameters, plain and
+under `mmps` with three iterations, which make four products in each step. Times are medians of
+interleaved runs.
 """
 
 import argparse

@@ -2,12 +2,13 @@
 
     python -m benchmarks.guidance.restoration_digits [--grid uniform] [--train] [--steps 4000]
 
-The mean-reverting law with cosine theta (Luo et al. 2023) on 8x8 digits in [0, 1], std 50 / 255,
-from t = 1 to 0.01. Without `--train` the denoiser is a formula (`restoration_problem.py`), and the
-figures are, for methods of the ODE, the median over starts of the RMS difference per pixel to the
-exact end of the flow, and the share of starts that ended at another digit; for all, the energy
-distance to the posterior and the RMSE to the clean digit. With `--train` a small network learns to
-restore pooled digits, and those of the test split are restored.
+The law is the mean-reverting one with cosine theta (Luo et al. 2023) on 8x8 digits in [0, 1], with
+std 50 / 255, from t = 1 to 0.01. Without `--train` the denoiser is a formula
+(`restoration_problem.py`). For methods of the ODE, the script then prints the median over starts of
+the RMS difference per pixel to the exact end of the flow, and the share of starts that end at
+another digit. For all methods it prints the energy distance to the posterior and the RMSE to the
+clean digit. With `--train` a small network learns to restore pooled digits, and restores those of
+the test split.
 """
 
 import argparse
@@ -47,8 +48,8 @@ BUDGETS = (5, 10, 20, 50)
 LONG = (*BUDGETS, 100)
 KEY = jax.random.key(0)
 
-# Name, `mu -> Sampler`, budgets, and whether it follows the flow. A sampler that is "lowered" is
-# also told the number of steps, at whose end its order falls.
+# (name, `mu -> Sampler`, budgets, whether the method follows the flow). A "lowered" sampler also
+# gets the number of steps, because its order falls at the end.
 METHODS = [
     ("Euler, SDE", partial(euler, LAW), LONG, False),
     ("posterior", partial(posterior, LAW), LONG, False),
@@ -70,7 +71,7 @@ TRAINED = ("Euler, SDE", "posterior", "Euler, ODE", "MR-ODE-2 data", "MR-SDE-2 d
 
 
 def runner(name: str, make, mu, predict):
-    """`nfe -> run`, compiled once for all nfe where the sampler is not told of it."""
+    """Return `nfe -> run`; the step is compiled once for all nfe unless the sampler needs nfe."""
     if name.endswith("lowered"):
         return lambda nfe: stepper(make(mu, steps=nfe), predict)
     run = stepper(make(mu), predict)
@@ -78,7 +79,7 @@ def runner(name: str, make, mu, predict):
 
 
 def stepper(sampler: samplers.Sampler, predict):
-    """`(x, ts) -> x`, the loop of `samplers.sample` with one compiled step for all lengths."""
+    """Return `(x, ts) -> x`: the loop of `samplers.sample`, with one compiled step for all ts."""
     step = jax.jit(lambda key, state, span: sampler.step(key, predict, state, span))
 
     def run(x, ts):
@@ -92,7 +93,7 @@ def stepper(sampler: samplers.Sampler, predict):
 
 
 def flow_end(problem: Problem, x: np.ndarray, steps: int = 400) -> np.ndarray:
-    """The end of the flow from x, by UniPC-3 on steps even in lam."""
+    """Return the end of the flow from x, by UniPC of order 3 in steps even in lam."""
     method = reverting(samplers.unipc(LAW, 3), LAW, jnp.asarray(problem.mu))
     ts = samplers.make_grid("uniform_lam", LAW, steps, END)
     return np.asarray(
@@ -105,13 +106,16 @@ def rms(difference: np.ndarray) -> float:
 
 
 def off_flow(out: np.ndarray, end: np.ndarray) -> tuple[float, float]:
-    """Median RMS difference per pixel, and the share above 0.05: most digits differ by 0.2."""
+    """Return the median RMS difference per pixel, and the share of starts where it exceeds 0.05.
+
+    Two digits mostly differ by 0.2, so a difference above 0.05 means another digit.
+    """
     off = np.sqrt(np.mean((out - end) ** 2, axis=1))
     return float(np.median(off)), float(np.mean(off > 0.05))
 
 
 def compare(grid: str) -> None:
-    """Prints error, energy distance and RMSE to the clean digit, for each method and budget."""
+    """Print error, energy distance and RMSE to the clean digit, for each method and budget."""
     problem = make_problem(copies=COPIES)
     x, mu = starts(problem), jnp.asarray(problem.mu)
     end, twice = flow_end(problem, x), flow_end(problem, x, 800)
@@ -135,13 +139,15 @@ def compare(grid: str) -> None:
 
 
 def psnr(x: np.ndarray, clean: np.ndarray) -> float:
-    """Mean over images of `-10 log10(MSE)`, dB, for values in [0, 1]."""
+    """Return the mean over images of `-10 log10(MSE)` in dB, for values in [0, 1]."""
     return float(np.mean(-10.0 * np.log10(np.mean((x - clean) ** 2, axis=1))))
 
 
 def train(steps: int, batch: int = 128):
-    """A perceptron that sees `[x_t, mu]` and answers with the velocity by the angle; returns
-    `mu -> PredictFn` with averaged parameters."""
+    """Train a perceptron that takes `[x_t, mu]` and predicts the velocity by the angle.
+
+    Returns `mu -> PredictFn` with the averaged parameters.
+    """
     model = MLP(width=256, depth=3, dropout=0.1, embedding_type="linear", time_dim=64)
     clean = digits("train").astype(np.float32)
     mu = enlarge(pool(clean)).astype(np.float32)
@@ -170,8 +176,11 @@ def train(steps: int, batch: int = 128):
 
 
 def restore(steps: int, grid: str) -> None:
-    """Prints RMSE and PSNR to the clean test digits of what the network makes of the pooled, and
-    the RMSE of what it makes once pooled again, which is 0 for a draw of the true posterior."""
+    """Print how well the trained network restores the pooled test digits.
+
+    The figures are RMSE and PSNR to the clean digits, and the RMSE between the pooled result and
+    the pooled clean digit, which is 0 for a draw of the true posterior.
+    """
     predict_given = train(steps)
     clean = digits("test").astype(np.float32)
     mu = jnp.asarray(enlarge(pool(clean)), jnp.float32)

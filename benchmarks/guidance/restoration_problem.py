@@ -1,13 +1,13 @@
-"""Restoring digits with a denoiser that is a formula: pairs of clean and degraded 8x8 digits.
+"""Restoration of digits with an exact denoiser: pairs of clean and degraded 8x8 digits.
 
-The degraded state is the clean digit, averaged over 2x2 pixels, with noise of deviation tau in
-those 16 numbers, and enlarged to 8x8. If the clean digit is one of the N training digits `y_i`,
-all equally likely, then what is known of it given mu and `w_t = x_t - (1 - a) mu` is
+To make the degraded state mu, the clean digit is averaged over 2x2 pixels, noise of standard
+deviation tau is added to these 16 numbers (`low`), and the result is enlarged to 8x8. Let the clean
+digit be one of the N training digits `y_i`, all equally likely. With `w_t = x_t - (1 - a) mu`,
 
     p(i | x_t, mu) ~ exp(-|pool(y_i) - low|^2 / (2 tau^2) - |w_t - a y_i|^2 / (2 c^2)),
 
-and the best denoiser is the mean of the `y_i` under it. At t = 0 without x_t it is the posterior,
-which perfect samples follow.
+and the best denoiser is the mean of the `y_i` under these probabilities. The first term alone,
+without x_t, gives the posterior given mu, which perfect samples follow.
 """
 
 from typing import NamedTuple
@@ -27,8 +27,11 @@ SIDE = 8
 
 
 class Problem(NamedTuple):
-    """`points` `(N, 64)` in [0, 1]; per example `clean` and `mu` `(B, 64)` and `log_prior`
-    `(B, N)`, what mu says of the points."""
+    """Training digits `points` `(N, 64)` in [0, 1], and B examples.
+
+    `clean` and `mu` `(B, 64)` are the clean and the degraded digits; `log_prior` `(B, N)` is the
+    log probability of each point given mu.
+    """
 
     points: np.ndarray
     clean: np.ndarray
@@ -37,28 +40,28 @@ class Problem(NamedTuple):
 
 
 def digits(split: str) -> np.ndarray:
-    """`(N, 64)` in [0, 1], float64."""
+    """Return the digits of a split, `(N, 64)` in [0, 1], float64."""
     source = data.digits.load(split)
     return source.fetch(np.arange(len(source))).reshape(len(source), -1) / (source.levels - 1.0)
 
 
 def pool(x: np.ndarray) -> np.ndarray:
-    """`(B, 64)` to `(B, 16)`, means over 2x2 pixels."""
+    """Return the means over 2x2 pixels: `(B, 64)` to `(B, 16)`."""
     half = SIDE // 2
     return x.reshape(-1, half, 2, half, 2).mean((2, 4)).reshape(-1, half * half)
 
 
 def enlarge(low: np.ndarray) -> np.ndarray:
-    """`(B, 16)` to `(B, 64)`, each pixel four times."""
+    """Repeat each pixel in a block of 2x2: `(B, 16)` to `(B, 64)`."""
     half = SIDE // 2
     return low.reshape(-1, half, half).repeat(2, 1).repeat(2, 2).reshape(-1, SIDE * SIDE)
 
 
 def make_problem(count: int = 32, copies: int = 16, tau: float = 0.15, seed: int = 0) -> Problem:
-    """`count` digits drawn from the points, each `copies` times in a row, with one mu.
+    """Draw `count` digits from the points, and repeat each with its mu `copies` times in a row.
 
     Raises:
-        ValueError: for a tau that is not positive, for which mu would say which digit it was.
+        ValueError: tau is not positive. Without noise, mu would determine the digit.
     """
     if not tau > 0.0:
         raise ValueError(f"tau is {tau}; the noise of the degraded digit must be positive.")
@@ -74,7 +77,7 @@ def make_problem(count: int = 32, copies: int = 16, tau: float = 0.15, seed: int
 
 
 def predict_fn(problem: Problem, law: MeanReverting = LAW):
-    """The exact prediction of x given mu, `(x, t) -> Prediction`."""
+    """Return the exact prediction function for x given mu, `(x, t) -> Prediction`."""
     points, mu, log_prior = (
         jnp.asarray(v) for v in (problem.points, problem.mu, problem.log_prior)
     )
@@ -92,23 +95,24 @@ def predict_fn(problem: Problem, law: MeanReverting = LAW):
 
 
 def starts(problem: Problem, law: MeanReverting = LAW, seed: int = 1) -> np.ndarray:
-    """`mu + std z`."""
+    """Return the starts `mu + std z`, `(B, 64)`."""
     z = np.random.default_rng(seed).standard_normal(problem.mu.shape)
     return problem.mu + law.std * z
 
 
 def exact_draws(problem: Problem, seed: int = 2) -> np.ndarray:
-    """One draw of the posterior for each example."""
+    """Return one draw of the posterior given mu for each example, `(B, 64)`."""
     rng = np.random.default_rng(seed)
     gumbel = rng.gumbel(size=problem.log_prior.shape)
     return problem.points[np.argmax(problem.log_prior + gumbel, axis=1)]
 
 
 def energy(problem: Problem, x: np.ndarray, copies: int) -> tuple[float, float]:
-    """Energy distance per mu between samples and the posterior, mean over mus and standard error.
+    """Return the energy distance between samples and the posterior: mean over mus, standard error.
 
-    `2 E|X - Y| - E|X - X'| - E|Y - Y'|`, in units of RMS per pixel: the posterior summed exactly,
-    the samples as a U-statistic, so it is 0 on average for perfect samples.
+    The distance is `2 E|X - Y| - E|X - X'| - E|Y - Y'|`, in units of RMS per pixel. The expectation
+    over the posterior is summed exactly, and that over samples is a U-statistic, so the distance is
+    0 on average for perfect samples.
     """
     points, found = problem.points, []
     for first in range(0, len(x), copies):
@@ -122,6 +126,6 @@ def energy(problem: Problem, x: np.ndarray, copies: int) -> tuple[float, float]:
 
 
 def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """RMS difference per pixel of every pair, `(len(x), len(y))`."""
+    """Return the RMS difference per pixel for every pair, `(len(x), len(y))`."""
     square = np.sum(x**2, 1)[:, None] + np.sum(y**2, 1)[None] - 2.0 * x @ y.T
     return np.sqrt(np.maximum(square, 0.0) / x.shape[1])

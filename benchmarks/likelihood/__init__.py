@@ -1,1 +1,1 @@
-"""What a likelihood costs, and how far it is from a known one."""
+"""The cost of log p, and its error where the true log p is known."""

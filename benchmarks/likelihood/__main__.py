@@ -1,4 +1,4 @@
-"""`python -m benchmarks.likelihood`: see `speed.py`."""
+"""Entry point of `python -m benchmarks.likelihood`; see `speed.py`."""
 
 from benchmarks.likelihood.speed import main
 

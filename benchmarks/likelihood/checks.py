@@ -1,8 +1,9 @@
-"""What else should hold of log p, measured: orders, unbiased probes, independent examples.
+"""Measured properties of log p: orders, unbiased probes, independence of the rest of the batch.
 
-`slopes`: the error on Gaussian data over the tolerance or the number of steps, in float64, and its
-slope. `probes`: whether estimates of the divergence are right on average. `mates`: whether log p of
-an example depends on those beside it. For `benchmarks.likelihood`, which writes and prints them.
+`slopes` measures the error on Gaussian data over the tolerance or the number of steps, in float64,
+and its slope. `probes` measures whether estimates of the divergence are right on average. `mates`
+measures whether log p of an example depends on the other examples of its batch.
+`benchmarks.likelihood` runs these tables.
 """
 
 import jax
@@ -19,8 +20,8 @@ TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 ADAPTIVE = [(method, variable) for method in ("tsit5", "dopri8") for variable in ("t", "angle")]
 STEPS = (24, 48, 96, 192)
 ORDERS = (2, 3, 4)
-FLOOR = 1e-13  # nats per dimension, below which float64 itself is seen
-# Estimators, with probes a draw.
+FLOOR = 1e-13  # nats per dimension; errors below it are rounding of float64
+# Estimators of the divergence, with the number of probes in a draw.
 ESTIMATORS = {"rademacher": 1, "gaussian": 1, "orthogonal": 4, "hutch_pp": 2}
 DRAWS = 1000
 SAME = {"tsit5 1e-5, angle": Solver(variable="angle"), "adams 4, 47 steps, angle": Adams(47)}
@@ -28,7 +29,7 @@ OUTLIER = 30.0
 
 
 def logp(problem: Problem, x, keys, solver, divergence=("exact", 1)):
-    """`log_likelihood` of the problem's network."""
+    """Return `log_likelihood` of the problem's network."""
     name, count = divergence
     return log_likelihood(
         keys, problem.path, problem.predict, x,
@@ -37,15 +38,18 @@ def logp(problem: Problem, x, keys, solver, divergence=("exact", 1)):
 
 
 def slope(sizes, errors) -> float:
-    """The slope of log error over log size, by least squares; nan for fewer than two points."""
+    """Return the least-squares slope of log error over log size; nan for fewer than two points."""
     if len(sizes) < 2:
         return float("nan")
     return float(np.polyfit(np.log(sizes), np.log(errors), 1)[0])
 
 
 def slopes(law: str = "vp") -> list[dict]:
-    """Mean errors in nats per dimension, exact trace. A slope over tolerances leaves out those at
-    which steps are held to the longest allowed: the number of evaluations is then the least."""
+    """Print and return mean errors in nats per dimension, with the exact trace, and their slopes.
+
+    The slope over tolerances leaves out tolerances at which all steps have the longest length
+    allowed, that is, at which the number of evaluations is the least.
+    """
     with jax.enable_x64(True):
         problem = gaussian(law)
         problem = problem._replace(x=jnp.asarray(problem.x, jnp.float64))
@@ -91,11 +95,13 @@ def over_steps(problem: Problem, order: int) -> dict:
 
 
 def probes(problem: Problem, count: int = DRAWS) -> list[dict]:
-    """Means over `count` draws of log p less that of the exact trace, in their own standard errors.
+    """Compare log p by probes with log p by the exact trace, over `count` draws.
 
-    `bias` is of the mean over examples, whose error comes from the spread over draws; `square` is
-    the mean square over examples, each in its own standard error, which is 1 without bias. Steps
-    are fixed: the error of the solver is then the same with every probe, and cancels.
+    `bias` is the mean difference over draws and examples, divided by its standard error, which
+    comes from the spread over draws. `square` is the mean over examples of the squared difference
+    of the mean over draws, in units of the example's squared standard error; it is 1 without bias.
+    `spread` is the standard deviation of a draw, in nats. The solver takes fixed steps, so its
+    error is the same with every probe and cancels.
     """
     solver, rows = Adams(31), []
     truth = np.asarray(jax.jit(lambda x: logp(problem, x, KEYS, solver).logp)(problem.x))
@@ -119,8 +125,7 @@ def probes(problem: Problem, count: int = DRAWS) -> list[dict]:
 
 
 def biases(found: np.ndarray, truth: np.ndarray) -> dict:
-    """The biases of draws `(n, B)` against the truth `(B,)`: see `probes`; `spread` is the standard
-    deviation."""
+    """Return `bias`, `square` and `spread` (see `probes`) of draws `(n, B)`; truth is `(B,)`."""
     off, count = found - truth, len(found)
     standard = lambda v: np.mean(v, axis=0) / (np.std(v, axis=0, ddof=1) / count**0.5)
     return {
@@ -131,7 +136,7 @@ def biases(found: np.ndarray, truth: np.ndarray) -> dict:
 
 
 def mates(problem: Problem) -> list[dict]:
-    """The largest change of log p, in nats, when an example meets others: see `changes`."""
+    """Print and return the largest change of log p, in nats, by the batch; see `changes`."""
     rows = []
     print(f"\n{problem.name}: largest change of log p in nats, by what an example is beside")
     for name, solver in SAME.items():
@@ -143,9 +148,13 @@ def mates(problem: Problem) -> list[dict]:
 
 
 def changes(problem: Problem, solver) -> dict[str, np.ndarray]:
-    """log p less that in the batch as it is, with a probe of signs of the example's own key: in a
-    batch of the same size in reverse order, beside an outlier, and as the only one among zeros,
-    all by one program; and in a batch of one, which is another program."""
+    """Return how log p of an example changes with the rest of its batch, in nats.
+
+    Each example has a Rademacher probe from its own key. The change is log p in the changed batch
+    minus log p in the original batch. The changed batches are: the batch in reverse order, the
+    batch with an outlier, a batch of zeros except for the example (all three use one compiled
+    program), and a batch of the example alone (another program).
+    """
     run = jax.jit(lambda x, keys: logp(problem, x, keys, solver, ("rademacher", 1)).logp)
     of, x = lambda x, keys: np.asarray(run(x, keys)), problem.x
     whole, some = of(x, KEYS), range(0, len(x), 4)
@@ -160,7 +169,7 @@ def changes(problem: Problem, solver) -> dict[str, np.ndarray]:
 
 
 def plot(rows: list[dict], path: str) -> None:
-    """The errors of `slopes`, over tolerances and over steps."""
+    """Draw the errors of `slopes` over tolerances and over steps, and save the figure."""
     figure = Figure(figsize=(9, 4))
     panels = figure.subplots(1, 2, sharey=True)
     for row in rows:

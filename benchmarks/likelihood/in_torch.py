@@ -1,11 +1,11 @@
-"""Likelihoods as two packages of torch compute them, for `benchmarks.likelihood`, on the same data.
+"""Likelihoods by two PyTorch packages, for `benchmarks.likelihood`, on the same data.
 
 `k_diffusion` is `k_diffusion.sampling.log_likelihood`, under EDM, over the noise level;
 `flow_matching` is `ODESolver.compute_likelihood`, under the flow law, over `(t1 - t) / (t1 - t0)`.
-Both solve by torchdiffeq's dopri5 with one step size a batch and one probe of signs, whose product
-with the Jacobian is taken in reverse. The exact score is written here once more, in torch. The
-density at t1 is the problem's, put in place of k-diffusion's N(0, t1^2). A package that cannot be
-imported is left out, see requirements-bench.txt.
+Both solve by torchdiffeq's dopri5, with one step size for the batch and one Rademacher probe, whose
+product with the Jacobian is taken in reverse mode. The exact score is written here again, in torch.
+The density at t1 is the problem's, also for k-diffusion, in place of its N(0, t1^2). A package that
+cannot be imported is left out, see requirements-bench.txt.
 """
 
 import importlib.util
@@ -28,8 +28,11 @@ NEEDED = {"k_diffusion": EDM, "flow_matching": Flow}
 
 
 def torch_methods(problem, probe: jax.Array) -> dict[tuple[str, str], Callable[[bool], Method]]:
-    """By `(source, method)` a function of whether the trace is exact: those of the law, where they
-    are installed."""
+    """Return {(source, method): make}, where `make(exact)` returns a `Method`.
+
+    `exact` says whether the trace is exact. Only installed packages for the problem's law are in
+    the dict.
+    """
     makers = {"k_diffusion": k_diffusion, "flow_matching": flow_matching}
     found = {}
     for package, law in NEEDED.items():
@@ -49,14 +52,15 @@ def installed(package: str) -> bool:
 
 
 def posterior(data: GaussianMoments | tuple[np.ndarray, float]) -> Callable:
-    """`(y, s) -> E[x0 | y], E[eps | y]` at `y = x0 + s eps`, torch tensors of one row an example.
+    """Return `(y, s) -> E[x0 | y], E[eps | y]` for `y = x0 + s eps`, on torch tensors `(B, D)`.
 
     The data are N(m, U diag(L) U^T), U square, or N(x_i, std^2) over points: `(points, std)`.
 
         x0 = m + U diag(L / v) U^T (y - m),        v = L + s^2
         x0 = m + std^2 / v (y - m),                v = std^2 + s^2,   m = sum_i w_i x_i
 
-    with weights of w_i ~ exp(-|y - x_i|^2 / 2 v); and `eps = (y - x0) / s`, without the difference.
+    with weights w_i ~ exp(-|y - x_i|^2 / 2 v). eps is `(y - x0) / s`, computed by a formula without
+    this difference.
     """
     import torch
 
@@ -75,7 +79,7 @@ def posterior(data: GaussianMoments | tuple[np.ndarray, float]) -> Callable:
 
     def of_points(y, s):
         v, y = std**2 + s**2, y - centre
-        # |y|^2 is common to all points, and so in no weight.
+        # |y|^2 is the same for all points, so the weights do not depend on it.
         rest = y - torch.softmax((y @ points.T - half) / v, dim=1) @ points
         return centre + y - s**2 / v * rest, s / v * rest
 
@@ -83,9 +87,11 @@ def posterior(data: GaussianMoments | tuple[np.ndarray, float]) -> Callable:
 
 
 def k_diffusion(problem, probe: jax.Array, exact: bool, tol: float) -> Method:
-    """For the exact trace every example stands D times in the batch, with the rows of a Hadamard
-    matrix as probes: signs like the package's own, so its steps are the same, and the mean of
-    `h^T J h` over them is the trace. D must be a power of two.
+    """Return the likelihood of k-diffusion.
+
+    For the exact trace, every example is D times in the batch, with the rows h of a Hadamard matrix
+    as probes. The mean of `h^T J h` over the rows is the trace. The rows are signs like the
+    package's own probes, so the steps are the same. D must be a power of two.
     """
     import torch
 
@@ -107,21 +113,24 @@ def k_diffusion(problem, probe: jax.Array, exact: bool, tol: float) -> Method:
             return kept[0]
 
         package_odeint = sampling.odeint
-        # Its own probe is `2 randint - 1`; the end of its solve is not in what it returns.
+        # The package's probe is `2 randint - 1`. It does not return the end of its solve, so
+        # `odeint` above keeps the solution.
         drawn = mock.patch.object(torch, "randint_like", lambda x, high: (signs + 1.0) / 2.0)
         with drawn, mock.patch.object(sampling, "odeint", odeint):
             _, info = sampling.log_likelihood(model, x, path.t0, path.t1, atol=tol, rtol=tol)
         latent, moved = (part[-1].reshape(count, -1).numpy() for part in kept[0])
-        latent = jnp.asarray(latent[:, :dims])  # of the first of an example's copies
+        latent = jnp.asarray(latent[:, :dims])  # that of each example's first copy
         return Run(np.asarray(end(latent)) + moved.mean(axis=1), info["fevals"], info["fevals"])
 
     return Method(run, [])
 
 
 def flow_matching(problem, probe: jax.Array, exact: bool, tol: float) -> Method:
-    """The exact trace is the package's own, D gradients an evaluation. Its time runs from noise, 0,
-    to data, 1; the law's from t0 to t1 is mapped to it, so that both solve the same path. Its probe
-    it draws itself."""
+    """Return the likelihood of flow-matching, which draws its own probe.
+
+    The exact trace is the package's own, by D gradients in each evaluation. The package's time runs
+    from noise at 0 to data at 1; the law's time, from t1 to t0, is mapped to it.
+    """
     del probe
     import torch
     from flow_matching.solver import ODESolver

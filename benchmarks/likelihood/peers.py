@@ -1,11 +1,10 @@
-"""Likelihoods as others compute them, on the same network: what `benchmarks.likelihood` sets ours
-beside.
+"""Other ways to compute a likelihood, on the same network, for `benchmarks.likelihood`.
 
 `scipy_rk45` is the scheme of score_sde: SciPy's RK45 on the host over the whole batch as one
-vector, the drift and its divergence in two passes of the network, the second in reverse mode.
-`diffrax_plain` is the recipe of Diffrax's own pages for continuous normalising flows: Tsit5 over t
-to a tolerance, one step size a batch, value and derivative by one `vjp`. Those in torch are in
-`in_torch.py`.
+vector, with drift and divergence by two passes of the network, the second in reverse mode.
+`diffrax_plain` is the recipe of Diffrax's documentation for continuous normalising flows: Tsit5
+over t to a tolerance, one step size for the batch, value and derivative by one `vjp`. PyTorch
+packages are in `in_torch.py`.
 """
 
 from collections.abc import Callable
@@ -19,8 +18,10 @@ from scipy.integrate import solve_ivp
 
 
 class Run(NamedTuple):
-    """log p `(B,)` in nats, evaluations of the field, passes of the network, alone or with its
-    derivative."""
+    """Result of one run: log p `(B,)` in nats, evaluations of the field, passes of the network.
+
+    A pass is one evaluation of the network, alone or with its derivative.
+    """
 
     logp: np.ndarray
     nfe: float
@@ -28,14 +29,14 @@ class Run(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A likelihood that is ready to run, and the programs of XLA that it calls."""
+    """A likelihood that is ready to run, and the compiled XLA programs that it calls."""
 
     run: Callable[[], Run]
     programs: list
 
 
 def scipy_rk45(problem, probe: jax.Array, exact: bool, tol: float = 1e-5) -> Method:
-    """The scheme of score_sde; `exact` sums over all unit vectors in place of the one probe."""
+    """Return the scheme of score_sde; `exact` sums over all unit vectors in place of one probe."""
     (_, path, predict, x, _, end_logp, _) = problem
     shape, dims = x.shape, x[0].size
 
@@ -74,7 +75,7 @@ def scipy_rk45(problem, probe: jax.Array, exact: bool, tol: float = 1e-5) -> Met
 
 
 def diffrax_plain(problem, probe: jax.Array, exact: bool, tol: float = 1e-5) -> Method:
-    """The same, in one compiled solve."""
+    """Return Diffrax's recipe: the whole solve, with the trace, is one compiled program."""
     (_, path, predict, x, _, end_logp, _) = problem
     shape, dims = x.shape, x[0].size
     basis = jnp.eye(dims, dtype=x.dtype).reshape(dims, 1, *shape[1:])

@@ -1,7 +1,7 @@
-"""The problems of `benchmarks.likelihood`, 32 examples drawn from the law at eps, D = 64.
+"""The problems of `benchmarks.likelihood`: 32 examples drawn from the law at eps, D = 64.
 
 `gaussian`, with the covariance of the digits, and `mixture`, N(x_i, 0.2^2) over 512 digits, have an
-exact score and a formula for log p. `network` is a trained one, of a run.
+exact score and a formula for log p. `network` has the trained network of a run.
 """
 
 from collections.abc import Callable
@@ -25,13 +25,16 @@ LAWS = {"vp": VP(), "ve": VE(), "edm": EDM(), "flow": Flow()}
 STD = 0.2
 EXAMPLES = 32
 KEYS = example_keys(0, jnp.arange(EXAMPLES))
-TRUTH = Adams(511)  # of a network
+TRUTH = Adams(511)  # the solver whose log p is the truth for `network`
 
 
 class Problem(NamedTuple):
-    """A law, its network, examples of the law at eps, the truth in nats `(B,)`, and the density at
-    t1 `end`: the true one, so that no method is charged for the prior. `data` is what a peer makes
-    the exact score of: moments, or points and the std of each."""
+    """A law, a prediction function, examples `x` of the law at eps, and their true log p.
+
+    `truth` `(B,)` is in nats. `end` is the log density at t1: the true one where it is known, so
+    that no method has an error from the prior. Peers compute the exact score from `data`: moments,
+    or points and their common std.
+    """
 
     name: str
     path: AffinePath
@@ -43,14 +46,14 @@ class Problem(NamedTuple):
 
 
 def noised(path: AffinePath, data: np.ndarray) -> jax.Array:
-    """Examples of the law at t0, where a likelihood begins."""
+    """Return examples of the law at t0, where a likelihood begins, float32."""
     a, c = (float(v) for v in path.coeffs(jnp.asarray(path.t0)))
     z = np.random.default_rng(1).standard_normal(data.shape)
     return jnp.asarray(a * data + c * z, jnp.float32)
 
 
 def gaussian(law: str) -> Problem:
-    """N(mean, covariance) of the digits, with 0.05^2 added to every variance."""
+    """Return the problem N(mean, covariance) of the digits, with 0.05^2 added to every variance."""
     path, digits = LAWS[law], load_digits().data / 8.0 - 1.0
     found = moments(digits)
     cov = np.cov(digits.T, bias=True) + 0.05**2 * np.eye(64)
@@ -84,8 +87,10 @@ def mixture(law: str) -> Problem:
 
 
 def network(config: Path, workdir: Path, known: bool = True) -> Problem:
-    """The averaged network of a run, on its test data, dequantised. Unless `known` its truth, which
-    takes long, is left nan."""
+    """Return the problem of a run's averaged network on its dequantised test data.
+
+    The truth takes long to compute, and is nan unless `known`.
+    """
     import runpy
 
     from builders.experiment import build
@@ -101,7 +106,7 @@ def network(config: Path, workdir: Path, known: bool = True) -> Problem:
     problem = Problem(name, path, predict, x, np.full(EXAMPLES, np.nan), path.prior_logp)
     if not known:
         return problem
-    # The network computes in float32; what its values are added to, in float64.
+    # The network computes in float32, the sums of its values in float64.
     exact = partial(log_likelihood, KEYS, path, predict, divergence=DIVERGENCES["exact"](1))
     with jax.enable_x64(True):
         truth = jax.jit(partial(exact, solver=TRUTH))(jnp.asarray(x, jnp.float64)).logp

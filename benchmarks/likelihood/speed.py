@@ -1,17 +1,21 @@
-"""How near the truth is log p, after how many passes of the network, how many seconds, how much
-memory? Ours beside the scheme of score_sde, Diffrax's plain recipe, and packages of torch.
+"""How exact is log p, and how many passes of the network, seconds and memory does it take?
 
     python -m benchmarks.likelihood [methods] [slopes] [probes] [mates]
                                     [--only network] [--json OUT] [--plot OUT.png] [--repeats 5]
                                     [--config configs/digits_vp.py --workdir runs/digits]
 
-`methods`: the problems of `problem.py`; the network where --workdir has one. Error: the
-mean over examples of |log p - truth| in nats per dimension, by the exact trace; the truth is a
-formula, for the network a solve in 511 steps, in float64. Seconds: the median of interleaved runs
-with one probe of signs, compiled before. Memory: what XLA plans for one call of a compiled program,
-its arguments without. A pass is one evaluation of the network, alone or with its derivative. `*`:
-an error of at most that of score_sde's scheme in a third of its time and half of its passes.
-The other tables are those of `checks.py`.
+The table `methods` compares our solvers with the scheme of score_sde, Diffrax's plain recipe and
+PyTorch packages, on the problems of `problem.py`, and on a trained network if --workdir has one.
+
+- The error is the mean over examples of |log p - truth| in nats per dimension, with the exact
+  trace. The truth is a formula, or for the network a solve in 511 steps in float64.
+- Seconds are the median of interleaved runs with one Rademacher probe, compiled beforehand.
+- Memory is XLA's plan for one call of a compiled program, without its arguments.
+- A pass is one evaluation of the network, alone or with its derivative.
+- `*` marks an error of at most that of score_sde's scheme, with a third of the scheme's time and
+  half of its passes.
+
+The other tables are in `checks.py`.
 """
 
 import argparse
@@ -34,7 +38,7 @@ from sde_lib.noise import rademacher_like
 
 TABLES = ("methods", "slopes", "probes", "mates")
 BASE = "score_sde's scheme"
-# Ours: the name, and the solver.
+# Our methods: name and solver.
 OURS = {
     **{f"adams 4, {n} steps, angle": Adams(n) for n in (31, 47, 63, 83)},
     "adams 4, 63 steps, lam": Adams(63, variable="lam"),
@@ -46,7 +50,7 @@ OURS = {
 
 
 def ours(problem: Problem, solver: Solver | Adams, exact: bool) -> Method:
-    """`log_likelihood` as it is called."""
+    """Return our `log_likelihood`, compiled."""
     divergence = DIVERGENCES["exact" if exact else "rademacher"](1)
 
     def call(keys, x):
@@ -66,7 +70,7 @@ def ours(problem: Problem, solver: Solver | Adams, exact: bool) -> Method:
 
 
 def methods(problem: Problem) -> dict[tuple[str, str], Callable[[bool], Method]]:
-    """By `(source, method)` a function of whether the trace is exact."""
+    """Return {(source, method): make}, where `make(exact)` returns a `Method`."""
     probe = rademacher_like(KEYS, problem.x)
     found = {("ours", name): partial(ours, problem, solver) for name, solver in OURS.items()}
     found[BASE, "SciPy RK45 1e-5, t"] = partial(scipy_rk45, problem, probe)
@@ -77,7 +81,7 @@ def methods(problem: Problem) -> dict[tuple[str, str], Callable[[bool], Method]]
 
 
 def measure(problem: Problem, repeats: int) -> list[dict]:
-    """Rows of all methods on a problem."""
+    """Return the rows of all methods on a problem."""
     made = {name: (make(True), make(False)) for name, make in methods(problem).items()}
     seconds = interleaved({name: pair[1].run for name, pair in made.items()}, repeats)
     rows, dims = [], problem.x[0].size
@@ -101,7 +105,7 @@ def measure(problem: Problem, repeats: int) -> list[dict]:
 
 
 def better(row: dict, base: dict) -> bool:
-    """Whether the error is at most that of `base`, in a third of its time and half its passes."""
+    """Whether the error is at most that of `base`, with a third of its time and half its passes."""
     return (
         row["error_nats_per_dim"] <= base["error_nats_per_dim"]
         and row["seconds"] <= base["seconds"] / 3.0
@@ -110,7 +114,7 @@ def better(row: dict, base: dict) -> bool:
 
 
 def memory(program) -> float:
-    """MiB that a compiled program allocates besides its arguments."""
+    """Return the MiB that a compiled program allocates besides its arguments."""
     found = program.memory_analysis()
     return (found.temp_size_in_bytes + found.output_size_in_bytes) / 2**20
 
@@ -129,7 +133,7 @@ def show(rows: list[dict]) -> None:
 
 
 def compare(makers: list[Callable[[], Problem]], repeats: int) -> list[dict]:
-    """The rows of all problems."""
+    """Print and return the rows of all problems."""
     print("source, method, |error| nats/dim, evaluations, passes, seconds, of score_sde's, memory")
     rows = []
     for make in makers:

@@ -1,1 +1,1 @@
-"""How near samplers come to a known end, and of which order they are."""
+"""Errors of samplers at a known end point, and their orders of convergence."""

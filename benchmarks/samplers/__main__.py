@@ -1,4 +1,4 @@
-"""`python -m benchmarks.samplers`: see `few_steps.py`."""
+"""Entry point of `python -m benchmarks.samplers`; see `few_steps.py`."""
 
 from benchmarks.samplers.few_steps import main
 

@@ -1,15 +1,16 @@
-"""How good are denoised chain states against full runs, evaluation by evaluation?
+"""How good are denoised chain states compared with full runs, for equal numbers of evaluations?
 
     python -m benchmarks.samplers.denoising_mcmc [--chains 256] [--rounds 4] [--update argmax]
                                         [--quick] [--json OUT]
 
-The digits and their exact network, as in `search/problem.py`, with the exact p(level | y). Each
-row is a set of samples: the energy distance to 4096 draws of the data, unbiased (zero is perfect),
-the mean of `rounds` rounds of `chains` samples; in brackets the standard deviation of one such
-round of perfect samples. `changed` is the share of a chain's outputs whose nearest digit is another
-one than that of its output before: chains that hardly move keep the quality of their start and
-repeat it. NFE of a chain's output are those of the moves, the integrator and the last denoising;
-the start (40 NFE of Heun, denoised) and the burn-in are not in them.
+The data are the digits with their exact network, as in `search/problem.py`, and with the exact
+p(level | y). Each row gives the energy distance of samples to 4096 draws of the data. The distance
+is unbiased (zero is perfect), and a mean over `rounds` rounds of `chains` samples. The figure in
+brackets is the standard deviation of one such round of perfect samples. `changed` is the share of a
+chain's outputs whose nearest digit differs from that of the previous output. It is small for chains
+that hardly move: they keep the quality of their start and repeat it. The NFE of a chain's output
+count the moves, the integrator and the last denoising, but not the start (40 NFE of Heun, denoised)
+and the burn-in.
 """
 
 import argparse
@@ -45,7 +46,7 @@ FULL = (2, 3, 4, 5, 6, 7, 9, 12)
 
 
 class Data(NamedTuple):
-    """Draws `(DRAWS, D)` of the mixture and the mean distance of two of them."""
+    """Draws `(DRAWS, D)` of the mixture, and the mean distance between two of them."""
 
     draws: np.ndarray
     within: float
@@ -62,17 +63,20 @@ def mean_within(x: np.ndarray) -> float:
 
 
 def energy(x: np.ndarray, data: Data) -> float:
-    """`2 E|x - y| - E|x - x'| - E|y - y'|` without bias (Szekely & Rizzo 2013)."""
+    """Return `2 E|x - y| - E|x - x'| - E|y - y'|` without bias (Szekely & Rizzo 2013)."""
     return 2.0 * float(cdist(x, data.draws).mean()) - mean_within(x) - data.within
 
 
 def floor(problem: Problem, data: Data, n: int, repeats: int = 20) -> float:
-    """The standard deviation of the energy distance of n perfect samples."""
+    """Return the standard deviation of the energy distance of n perfect samples."""
     return float(np.std([energy(draw(problem, n, 100 + i), data) for i in range(repeats)]))
 
 
 def changed(problem: Problem, rounds: np.ndarray) -> float:
-    """The share of outputs `(rounds, chains, D)` nearest to another point than the one before."""
+    """Return the share of outputs whose nearest point differs from that of the previous output.
+
+    `rounds` are the outputs of all chains, `(rounds, chains, D)`.
+    """
     nearest = np.stack([cdist(x, problem.x).argmin(axis=1) for x in rounds])
     return float(np.mean(nearest[1:] != nearest[:-1]))
 
@@ -84,7 +88,7 @@ def full_run(problem: Problem, make, grid: str, steps: int, keys, x) -> np.ndarr
 
 
 def chain_run(problem: Problem, walk: Walk, steps: int, rounds: int, keys, x):
-    """Outputs `(rounds, chains, D)` and the median sigma that they were denoised from."""
+    """Return outputs `(rounds, chains, D)`, and the median sigma from which they were denoised."""
     levels, predict = make_levels(LAW, LEVELS), predict_fn(problem)
     ts = make_grid("karras", LAW, START_STEPS, LAW.t0)
     start = lambda key, predict, x: sample(key, predict, heun(LAW), x, ts, denoise=True)

@@ -1,13 +1,13 @@
-"""How near do samplers come to a known end point with few evaluations, ours and the peers'?
+"""How near do our samplers and those of other packages come to a known end with few evaluations?
 
     python -m benchmarks.samplers [--data digits] [--nfe 5 8 10 15 20 40]
                                   [--json OUT] [--plot OUT.png]
 
-Starts, data and network of `search/problem.py`. The error is the median over starts of the RMS
-difference per pixel between what a sampler returns and the exact end point, denoised at 0.002 by
-the exact conditional mean. Evaluations are counted where they are made. A sampler's result is its
-own: "... + denoise" has the last evaluation at 0.002 counted, without it the noise of 0.002 stays.
-The table shows the best rows at each NFE; the JSON has all of them.
+Starts, data and network are those of `search/problem.py`. The error is the median over starts of
+the RMS difference per pixel between the sampler's result and the exact end point, which is denoised
+at 0.002 by the exact conditional mean. Evaluations are counted inside the network. Grids named
+"... + denoise" include a last evaluation at 0.002; on other grids the result keeps the noise of
+0.002. The table shows the best rows at each NFE; the JSON has all rows.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from search.problem import LAW, Problem, load_problem, predict_fn, reference, sc
 
 FORMS = ("noise", "data")
 
-# Deterministic methods, `(name, path -> Sampler)`: a new one is a line here.
+# Deterministic methods, `(name, path -> Sampler)`. To add a method, add a line.
 OURS: list[tuple[str, Callable]] = [
     ("ddim", samplers.ddim),
     ("heun", samplers.heun),
@@ -70,13 +70,13 @@ OURS: list[tuple[str, Callable]] = [
     ("lml 0.3, ddim", lambda path: lml(path, samplers.ddim(path), 0.3)),
 ]
 
-# The one recipe recommended. Its size of the data and the two numbers of its grid were chosen on
-# other starts than those scored here, of digits 0-511 and 1536-1796, and on no other data.
+# The recommended recipe. Its size of the data and the two numbers of its grid were chosen only on
+# digits 0-511 and 1536-1796, from starts other than those scored here.
 DEFAULT = ("velocity_ab 4, size 1.25", "tangent")
 
 
 def ours(problem: Problem) -> list[Row]:
-    """Every method of `OURS` on every grid, with and without the last denoising."""
+    """Return rows of every method in `OURS` on every grid, with and without the last denoising."""
     rows = []
     for name, make in OURS:
         run = stepper(problem, make(LAW))
@@ -90,7 +90,7 @@ def ours(problem: Problem) -> list[Row]:
 
 
 def single_steps(problem: Problem) -> list[Row]:
-    """DPM-Solver-fast, which spends a budget by itself."""
+    """Return rows of DPM-Solver-fast, which divides a budget of n evaluations into steps itself."""
     calls = [0]
 
     def count():
@@ -114,8 +114,10 @@ def single_steps(problem: Problem) -> list[Row]:
 
 
 def stepper(problem: Problem, sampler: samplers.Sampler) -> Callable:
-    """`(grid, last, n) -> (result, NFE)`: the loop of `samplers.sample`, with one compiled step for
-    all grids and lengths."""
+    """Return `(grid, last, n) -> (result, NFE)`, which runs the loop of `samplers.sample`.
+
+    One compiled step serves all grids and numbers of steps n.
+    """
     calls = [0]
 
     def count():
@@ -140,7 +142,10 @@ def stepper(problem: Problem, sampler: samplers.Sampler) -> Callable:
 
 
 def levels_for(row: Row, nfe: int, probes: tuple[tuple[int, int], ...]) -> int | None:
-    """The n at which a row makes `nfe` evaluations, read off two runs `(n, NFE)`; None if none."""
+    """Return the n at which a row makes `nfe` evaluations, or None if there is no such n.
+
+    `probes` are two runs `(n, NFE)`, from which the count is extrapolated linearly.
+    """
     (n0, nfe0), (n1, nfe1) = probes
     each = (nfe1 - nfe0) // (n1 - n0)
     steps, rest = divmod(nfe - nfe0, each) if each > 0 else (0, 1)
@@ -149,7 +154,7 @@ def levels_for(row: Row, nfe: int, probes: tuple[tuple[int, int], ...]) -> int |
 
 
 def measure(row: Row, data: str, budgets: list[int], ends: np.ndarray) -> list[dict]:
-    """The row's errors at the budgets that it can meet exactly; none where it fails."""
+    """Return the row's errors at the budgets that it can meet exactly and where it succeeds."""
     found = []
     try:
         probes = tuple((n, row.run(n)[1]) for n in (5, 6))
@@ -179,7 +184,7 @@ def measure(row: Row, data: str, budgets: list[int], ends: np.ndarray) -> list[d
 
 
 def best(rows: list[dict], count: int = 1) -> dict[tuple[int, str], list[dict]]:
-    """The least errors by `(nfe, source)`, least first."""
+    """Return the `count` rows with the least errors by `(nfe, source)`, least first."""
     groups = {}
     for row in sorted(rows, key=lambda row: row["rmse"]):
         groups.setdefault((row["nfe"], row["source"]), []).append(row)
@@ -196,7 +201,7 @@ def table(rows: list[dict]) -> None:
 
 
 def plot(rows: list[dict], path: str) -> None:
-    """The best error of each peer over NFE, and those of our two recipes."""
+    """Draw the best error of each peer over NFE, and the errors of our two recipes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -220,7 +225,7 @@ def plot(rows: list[dict], path: str) -> None:
 
 
 def compare(problem: Problem, budgets: list[int], folder: Path | None) -> list[dict]:
-    """All rows of all sources."""
+    """Return all rows of all sources."""
     truth = reference(problem, folder)
     print(f"reference: {truth.seconds:.1f} s when it was made")
     rows = []

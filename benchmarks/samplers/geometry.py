@@ -1,13 +1,13 @@
-"""Do sampling trajectories have the shape that an independent computation found?
+"""Do sampling trajectories have the geometry that an independent computation found?
 
     python -m benchmarks.samplers.geometry [table] [laws] [displaced] [--seed 0]
 
-The problem of the reference figures: the 1797 digits of 8x8 in [-1, 1], their optimal denoiser,
-Euler on 40 nodes from sigma = 20 to 0.01 with rho = 7, 300 starts, float64 (Chen et al. 2023, arXiv
-2305.19947, has the definitions; the figures are ours, of other starts and other code). Each row is
-judged in standard errors of the difference of two such means, once the last digit printed of the
-reference is allowed for. `laws`: the same curves under VE, VP and sub-VP. `displaced`: how often
-the density falls when the denoiser is off.
+The problem of the reference figures is: the 1797 digits of 8x8 in [-1, 1], their optimal denoiser,
+Euler on 40 nodes from sigma = 20 to 0.01 with rho = 7, 300 starts, float64. Chen et al. 2023 (arXiv
+2305.19947) define the quantities; the reference figures were computed with other starts and other
+code. `table` gives the distance of each figure from its reference, less the rounding of the
+reference's last digit, in standard errors of the difference. `laws` compares the same curves under
+VE, VP and sub-VP. `displaced` counts how often the density falls when the denoiser has an error.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from sde_lib import EDM, VE, VP, SubVP
 KEY = jax.random.key(0)
 LAW = EDM(t0=0.01, t1=20.0)
 RUNS, STEPS = 300, 39
-# As they were printed: a figure's last digit is what it may be off by.
+# Figures as they were printed, as text, because the number of digits gives their rounding.
 REFERENCE = {
     "chord of the states": ["158"],
     "chord of the outputs": ["4.2"],
@@ -47,8 +47,11 @@ JUMP_NODES = [0, 12, 16, 20, 24, 28]  # sigma = 20, 4.1, 2.2, 1.1, 0.51, 0.22
 
 
 class Measured(NamedTuple):
-    """`data` `(1797, 64)`; `deviation` holds the optimal run and that of the Gaussian of the data's
-    moments from the same starts; `told`, the curves of the optimal one."""
+    """Data and runs. `data` is `(1797, 64)`.
+
+    `deviation` has the run of the optimal denoiser, and the run of the denoiser of a Gaussian with
+    the data's moments from the same starts; `told` has the curves of the optimal run.
+    """
 
     data: np.ndarray
     ready: Points
@@ -63,18 +66,21 @@ class Row(NamedTuple):
     stderr: np.ndarray
 
     def places(self) -> list[int]:
-        """Decimals of each figure of the reference."""
+        """Return the number of decimals of each reference figure."""
         return [len(text.partition(".")[2]) for text in self.reference]
 
     def errors(self) -> np.ndarray:
-        """Distances from the reference, less half its last digit, in standard errors of both."""
+        """Return distances from the reference, less half a unit of its last digit.
+
+        The unit is the standard error of the difference of two such means.
+        """
         rounding = 0.5 * 10.0 ** -np.array(self.places())
         apart = np.abs(self.found - np.array(self.reference, float)) - rounding
         return np.maximum(apart, 0.0) / (np.sqrt(2.0) * self.stderr)
 
 
 def measure(seed: int = 0) -> Measured:
-    """The reference run with starts of our own. Wants float64."""
+    """Repeat the reference run with other starts. Needs float64."""
     data = load_digits().data / 8.0 - 1.0
     ready, model = points(data), moments(data)
     ts = make_grid("karras", LAW, STEPS, LAW.t0)
@@ -93,7 +99,7 @@ def normal(seed: int, *shape: int) -> np.ndarray:
 
 
 def rows(measured: Measured) -> list[Row]:
-    """The figures of the optimal run in the order of `REFERENCE`, with standard errors."""
+    """Return the figures of the optimal run in the order of `REFERENCE`, with standard errors."""
     run, told = measured.deviation.optimal, measured.told
     found = [
         over_runs(chord(run.y)[None]),
@@ -110,19 +116,22 @@ def rows(measured: Measured) -> list[Row]:
 
 
 def over_runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means and standard errors of `(F, B)`."""
+    """Return means and standard errors over B of `(F, B)`."""
     return values.mean(1), values.std(1, ddof=1) / values.shape[1] ** 0.5
 
 
 def median(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """With the standard error of a median of normal draws."""
+    """Return the median, and the standard error of a median of normal draws."""
     stderr = np.sqrt(np.pi / 2) * values.std(ddof=1) / len(values) ** 0.5
     return np.array([np.median(values)]), np.array([stderr])
 
 
 def energies(y: np.ndarray, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At five nodes. The reference counts an example as a pair with itself, which adds
-    `E|x - x'| / n` of either set to the unbiased distance."""
+    """Return the energy distance to the data at five nodes, and its standard errors.
+
+    The reference also counts pairs of an example with itself, which adds `E|x - x'| / n` for each
+    of the two sets to the unbiased distance. The same is added here.
+    """
     kernel = lambda a, b: -cdist(a, b)
     pairs = [mmd_squared(y[n], data, kernel) for n in ENERGY_NODES]
     of_data = pdist(data).mean() / len(data)
@@ -132,7 +141,7 @@ def energies(y: np.ndarray, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def laws(measured: Measured) -> dict[str, float]:
-    """Largest difference of any curve from that of EDM, over the curve's largest value."""
+    """Return by law the largest difference of any curve from EDM's, over the curve's maximum."""
     sigma = measured.deviation.optimal.sigma
     differences = {}
     for name, law in (("VE", VE()), ("VP", VP()), ("sub-VP", SubVP())):
@@ -147,14 +156,19 @@ def laws(measured: Measured) -> dict[str, float]:
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:
-    """The difference of two curves where both have a value: a path that stands still has no
-    angle."""
+    """Return the largest difference of two curves, over the largest value of the second.
+
+    Points where a curve is nan are left out: a path that does not move has no angle.
+    """
     return float(np.nanmax(np.abs(one - other)) / np.nanmax(np.abs(other)))
 
 
 def displaced(measured: Measured, size: float) -> tuple[int, int]:
-    """Falls of the density at the bandwidth of the node, of steps and of outputs, with
-    `size |D* - y|` added to D* in a random direction, at every step of the optimal run."""
+    """Count the steps and the outputs that lower the density when the denoiser has an error.
+
+    The error is `size |D* - y|` in a random direction, added to D* at every step of the optimal
+    run. The density is that of the data with the bandwidth of the node.
+    """
     run: Trajectory = measured.deviation.optimal
     tell = jax.jit(lambda p, y, sigma: posterior(LAW, p, y, sigma).logp)
     directions = normal(1, *run.y.shape)
@@ -192,7 +206,7 @@ def print_table(measured: Measured) -> None:
 
 
 def magnitude(measured: Measured) -> tuple[float, float]:
-    """Least and largest ratio of the states' norm to that of data with noise, over the nodes."""
+    """Return the least and largest ratio, over nodes, of the states' RMS norm to the law's."""
     energy, sigma = np.mean(np.sum(measured.data**2, axis=1)), measured.deviation.optimal.sigma
     truth = np.sqrt(energy + measured.data.shape[1] * sigma**2)
     ratio = np.sqrt(np.mean(measured.told["norm_state"] ** 2, axis=1)) / truth

@@ -1,11 +1,12 @@
-"""What does the path of least kinetic energy save, in energy and in Euler steps?
+"""How much does the path of least kinetic energy save, in energy and in Euler steps?
 
     python -m benchmarks.samplers.kinetic [energies] [digits] [--iterations 2000] [--seeds 2]
 
-Energies of the marginal field along five paths, for sets drawn from a Gaussian and for the digits,
-all scaled to mean square 1. Then flow matching on the digits by a small perceptron, the same one
-for three paths, and the sliced 2-Wasserstein distance to the 1500 training digits of as many
-samples by a few even Euler steps. (Shaul et al. 2023, arXiv 2306.06626, section 5.)
+`energies` prints the kinetic energy of the marginal field along five paths, for sets drawn from a
+Gaussian and for the digits. `digits` trains a small perceptron by flow matching on the digits, the
+same one for three paths. It prints the sliced 2-Wasserstein distance between the 1500 training
+digits and as many samples, drawn in a few even Euler steps. (Shaul et al. 2023, arXiv 2306.06626,
+section 5.)
 """
 
 import argparse
@@ -36,7 +37,7 @@ BATCH = 128
 
 @struct.dataclass
 class Trigonometric(AffinePath):
-    """`a = cos(pi t / 2)`, `c = sin(pi t / 2)`."""
+    """The law with `a = cos(pi t / 2)` and `c = sin(pi t / 2)`."""
 
     t0: float = ENDS[0]
     t1: float = ENDS[1]
@@ -50,7 +51,7 @@ class Trigonometric(AffinePath):
 
 
 def digits() -> np.ndarray:
-    """The training digits as a network sees them, over their root mean square, `(1500, 64)`."""
+    """Return the training digits as a network sees them, divided by their RMS, `(1500, 64)`."""
     train = load("train")
     raw = jnp.asarray(train.fetch(np.arange(train.size)))
     x = np.asarray(Scaler(train.levels, True, True).to_model(jax.random.key(0), raw), np.float64)
@@ -58,9 +59,11 @@ def digits() -> np.ndarray:
 
 
 def energies() -> None:
-    """Energies of VP and sub-VP from t0 = 1e-5, which grow like log(1 / t0) / 40; of the others
-    from end to end. VE has no place here: the state itself grows to 50, at an energy of about
-    10^4."""
+    """Print the energies of all paths.
+
+    Energies of VP and sub-VP are from t0 = 1e-5, and grow like log(1 / t0) / 40; those of the other
+    paths are from end to end. VE is left out: its state grows to 50, at an energy of about 10^4.
+    """
     print("\nkinetic energy, a dimension; off line: max |a - (1 - t)| of the optimum")
     columns = ("L", "optimal", "straight", "trig", "VP", "sub-VP", "off line")
     print(f"{'n, D':>16}" + "".join(f"{name:>10}" for name in columns))
@@ -83,7 +86,7 @@ def print_energies(name: str, found: Separation) -> None:
 
 
 def flow_matching(law: AffinePath, data: Array, iterations: int, seed: int):
-    """A prediction function, trained on `|F - (a' x0 + c' z)|^2` at uniform times."""
+    """Return a prediction function trained on `|F - (a' x0 + c' z)|^2` at uniform times."""
     network = MLP(width=192, depth=2, embedding_type="linear", embedding_scale=2.0)
     key = jax.random.key(seed)
     params = network.init(key, data[:1], jnp.zeros(1))["params"]
@@ -113,8 +116,12 @@ def flow_matching(law: AffinePath, data: Array, iterations: int, seed: int):
 
 
 def exact_field(law: AffinePath, data: Array):
-    """The prediction function that no network can better: the posterior mean over the data."""
-    halves = 0.5 * jnp.sum(data**2, axis=1)  # here, or the compiler spends seconds on folding it
+    """Return the exact prediction function for the data points: x0 is the mean of their posterior.
+
+    It has the least flow-matching loss of all functions.
+    """
+    # Computed outside `predict`; inside, the compiler takes seconds to fold it.
+    halves = 0.5 * jnp.sum(data**2, axis=1)
 
     def predict(x, t):
         a, c = law.coeffs(t)
@@ -126,8 +133,10 @@ def exact_field(law: AffinePath, data: Array):
 
 
 def sliced_w2(x: np.ndarray, y: np.ndarray, directions: int = 500) -> float:
-    """Root mean square over directions of the 2-Wasserstein distance of the projections of two sets
-    of one size (Bonneel et al. 2015)."""
+    """Return the sliced 2-Wasserstein distance of two sets of the same size (Bonneel et al. 2015).
+
+    It is the RMS over random directions of the 2-Wasserstein distance of the projections.
+    """
     u = np.random.default_rng(0).standard_normal((x.shape[1], directions))
     u /= np.linalg.norm(u, axis=0)
     return float(np.sqrt(np.mean((np.sort(x @ u, axis=0) - np.sort(y @ u, axis=0)) ** 2)))
@@ -139,7 +148,7 @@ def on_digits(iterations: int, seeds: int) -> None:
     laws = {
         "optimal": Kinetic.from_gamma(*found[:2]),
         "straight": Flow(),
-        # The target of VP has the size of 1 / sqrt(t): from a little later.
+        # VP starts a little later, because its target grows like 1 / sqrt(t) towards t = 0.
         "VP": VP(t0=1e-3),
     }
     data = jnp.asarray(points, jnp.float32)

@@ -1,12 +1,13 @@
-"""How far should restoration-degradation look back, and how well does it sample laws not affine?
+"""How far should restoration-degradation look back, and does it sample laws that are not affine?
 
     python -m benchmarks.samplers.nonlinear
 
-Restoration-degradation (Chen, Daras, Dimakis 2023) with exact scores, in one dimension. First the
-affine VP law from t = 1 to 0.05, in steps even in t: the RMS distance to the end of the flow, for
-look-backs ell that are a number of steps h or a share of t (t itself is DDIM). Then two laws with
-a cubic drift, by their Euler kernel: the 1-Wasserstein distance to the data of what comes back,
-from quantiles of the law at t1 and of the law's own prior. The data are two peaks.
+Restoration-degradation (Chen, Daras, Dimakis 2023) runs with exact scores, in one dimension; the
+data have two peaks. The first table is for the affine VP law from t = 1 to 0.05 in steps even in t.
+It has the RMS distance to the end of the flow, for look-backs ell that are a number of steps h or a
+share of t (ell = t is DDIM). The other tables are for two laws with a cubic drift, by their Euler
+kernel. They have the 1-Wasserstein distance of the samples to the data. The starts are quantiles of
+the law at t1, or of the law's prior.
 """
 
 import jax
@@ -46,8 +47,10 @@ EULER = {
 
 
 def log_density(x, a=1.0, c=0.0):
-    """The log density of `a x0 + c z`, elementwise; a and c are numbers or one per example of x
-    `(B, 1)`."""
+    """Return the log density of `a x0 + c z` for each number in x `(B, 1)`.
+
+    a and c are numbers, or arrays with one number per example.
+    """
     a, c = (jnp.asarray(v)[..., None, None] for v in (a, c))
     v = a**2 * STD**2 + c**2
     terms = jnp.log(WEIGHTS) - 0.5 * (x[..., None] - a * MEANS) ** 2 / v - 0.5 * jnp.log(v)
@@ -63,7 +66,7 @@ def head(title: str) -> None:
 
 
 def affine() -> None:
-    """The law whose kernel is exact."""
+    """Print the table of the affine law, whose kernel is exact."""
     law = VP()
 
     def score(x, t):

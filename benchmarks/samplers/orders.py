@@ -1,11 +1,12 @@
-"""What is the order of every deterministic method, and do known tables of errors come out?
+"""What is the order of every deterministic method, and are known tables of errors reproduced?
 
     python -m benchmarks.samplers.orders [orders] [mixture] [bdia] [--json OUT]
 
-`orders`: the slope `log2(e_N / e_2N)` of the RMS distance to the closed flow of correlated Gaussian
-data (`exact/gaussian.py`), N = 128 steps even in log-SNR, beside the order of the literature.
-`mixture`: errors on M1, 0.4 N(-1.2, 0.35^2) + 0.6 N(0.9, 0.35^2), beside an independent
-computation. `bdia`: what a round trip loses (arXiv 2307.10829).
+`orders` prints the slope `log2(e_N / e_2N)` and the order of the literature. The error e is the RMS
+distance to the closed-form flow of correlated Gaussian data (`exact/gaussian.py`), with N = 128
+steps even in log-SNR. `mixture` prints errors on M1, 0.4 N(-1.2, 0.35^2) + 0.6 N(0.9, 0.35^2),
+beside those of an independent computation. `bdia` prints the error of a round trip (arXiv
+2307.10829).
 """
 
 import argparse
@@ -28,14 +29,14 @@ from search.known import multistep, single
 KEY = jax.random.key(0)  # nothing is drawn from it
 LAWS = {"VP": VP(), "sub-VP": SubVP(), "VE": VE(), "EDM": EDM(), "flow": Flow(t1=0.95)}
 SIZES = (128, 256)
-EXACT = 4  # states put on the flow, for the column without the start of a method
+EXACT = 4  # first states that are set to the exact flow, for the last column of `orders`
 FORMS = ("noise", "data")
 _L, _U = np.linalg.eigh(np.array([[0.5, 0.2], [0.2, 0.3]]))
 DATA = GaussianMoments(np.array([0.4, -0.7]), _U, _L)
 
 
 def _each(name: str, method, orders) -> dict:
-    """Both forms of each order."""
+    """Return the entries of `METHODS` for both forms of each order."""
     return {
         f"{name} {k} {form}": (partial(method, order=k, form=form), k)
         for k in orders
@@ -64,7 +65,7 @@ METHODS = {
     "restoration_degradation 1": (samplers.restoration_degradation, 1),
     "lml 0.3, noise, of ddim": (lambda path: samplers.lml(path, samplers.ddim(path), 0.3), 1),
 }
-# The same as schedules, of nodes lam.
+# Methods as schedules: `name: (nodes lam -> Schedule, order of the literature)`.
 SCHEDULES = {
     "unified, dpm 2 data": (partial(multistep, order=2, form="data", kind="dpm"), 2),
     "unified, single 3 noise": (partial(single, order=3), 3),
@@ -80,7 +81,7 @@ NOTE = """
    dpm_multistep 3: the published weight has half the second derivative, which leaves order 2."""
 
 NFES = (24, 48, 96, 192, 384)
-# RMS errors by an independent computation: name, method, evaluations a step, figures.
+# RMS errors by an independent computation: name, method, evaluations per step, errors at `NFES`.
 REFERENCE = [
     ("DDIM", "ddim", 1, (6.6e-2, 3.3e-2, 1.7e-2, 8.4e-3, 4.2e-3)),
     ("DPM-2S", "dpm_solver 2 noise", 2, (2.4e-2, 5.4e-3, 1.3e-3, 3.2e-4, 7.9e-5)),
@@ -99,20 +100,22 @@ def slope(errors) -> float:
 
 
 def rms(ends, truth) -> np.ndarray:
-    """The root mean square error of each of the runs `(S, B, D)`."""
+    """Return the root mean square error of each of the runs `(S, B, D)`, `(S,)`."""
     return np.sqrt(np.mean((np.asarray(ends) - np.asarray(truth)[None]) ** 2, axis=(1, 2)))
 
 
 def start_of(law):
-    """64 starts at the noisy end, the end of the grid, and where the exact flow leads."""
+    """Return 64 starts at the noisy end, eps, and the ends of the exact flow at eps."""
     x = law.prior_std() * jnp.asarray(np.random.default_rng(0).standard_normal((64, 2)))
     eps = max(1e-3, law.t0)
     return x, eps, gaussian_flow(law, DATA, x, law.t1, eps)
 
 
 def errors_of(law, sampler, predict, x, grids, truth) -> np.ndarray:
-    """One compiled run for all grids: a step of length zero, at the end of the short ones, leaves
-    x alone."""
+    """Return the RMS errors on several grids, by one compiled run.
+
+    Short grids are padded with steps of length zero, which do not change x.
+    """
     length = max(map(len, grids))
     ts = jnp.stack([jnp.pad(grid, (0, length - len(grid)), mode="edge") for grid in grids])
     run = lambda ts: samplers.sample(KEY, predict, sampler, x, ts).x
@@ -120,8 +123,11 @@ def errors_of(law, sampler, predict, x, grids, truth) -> np.ndarray:
 
 
 def begun_exactly(sampler: Sampler, flow) -> Sampler:
-    """The sampler with the states after the first steps put where `flow(x, s)` leads from x at the
-    start: its memory is then that of a run without error."""
+    """Return the sampler with exact states after the first `EXACT` steps.
+
+    The state at time s is replaced by `flow(x, s)` with the start x, so that the sampler's memory
+    is that of a run without error.
+    """
 
     def init(x, t):
         return State(x, (sampler.init(x, t).memory, x, 0))
@@ -135,7 +141,7 @@ def begun_exactly(sampler: Sampler, flow) -> Sampler:
 
 
 def begun_slope(make) -> float:
-    """On M1, from 192 to 384 steps."""
+    """Return the slope on M1 from 192 to 384 steps, with the first states exact."""
     law, eps, predict, x, truth = mixture_problem(200)
     exact = lambda x, s: runge_kutta(law, predict, x, s, 12)
     grids = [samplers.make_grid("uniform_lam", law, n, eps) for n in (192, 384)]
@@ -158,7 +164,10 @@ def orders() -> list[dict]:
 
 
 def gaussian_errors(name: str, make, law) -> np.ndarray:
-    """At N and 2N steps; for a schedule `make` is of nodes, else of the law."""
+    """Return the errors at N and 2N steps.
+
+    `make` takes the nodes for a method of `SCHEDULES`, and the law for the other methods.
+    """
     (x, eps, truth), predict = start_of(law), gaussian_predict(law, DATA)
     if name not in SCHEDULES:
         grids = [samplers.make_grid("uniform_lam", law, n, eps) for n in SIZES]
@@ -170,8 +179,11 @@ def gaussian_errors(name: str, make, law) -> np.ndarray:
 
 
 def m1(law):
-    """The posterior means of M1: with `v = a^2 s^2 + c^2` and `d = x - a m_j`, x0 is
-    `m_j + a s^2 d / v` and eps is `c d / v`, each weighed by the share of its component."""
+    """Return the exact prediction function of M1.
+
+    With `v = a^2 s^2 + c^2` and `d = x - a m_j`, component j gives x0 = `m_j + a s^2 d / v` and
+    eps = `c d / v`. Both are averaged with the posterior probabilities of the components.
+    """
     weights, means, std = np.array([[0.4, 0.6]]), np.array([[-1.2, 0.9]]), 0.35
 
     def predict(x, t):
@@ -186,7 +198,7 @@ def m1(law):
 
 
 def runge_kutta(law, predict, x, eps, steps):
-    """Classical RK4 on `dy / dlam = -exp(-lam) eps`, `y = x / a`, from t1 to eps."""
+    """Solve `dy / dlam = -exp(-lam) eps` with `y = x / a` from t1 to eps by classical RK4."""
     first, last = (law.lam(jnp.asarray(t)) for t in (law.t1, eps))
     h = (last - first) / steps
 
@@ -206,14 +218,17 @@ def runge_kutta(law, predict, x, eps, steps):
 
 @lru_cache
 def mixture_problem(n: int):
-    """`(law, eps, predict, x, truth)` of M1 on VP, n normal starts."""
+    """Return `(law, eps, predict, x, truth)` of M1 on VP, for n standard normal starts."""
     law, eps = LAWS["VP"], 0.01
     x, predict = jnp.asarray(np.random.default_rng(0).standard_normal((n, 1))), m1(law)
     return law, eps, predict, x, jax.jit(lambda x: runge_kutta(law, predict, x, eps, 1000))(x)
 
 
 def mixture() -> list[dict]:
-    """VP from 1 to 0.01, 2000 normal starts, RMS to a solve by RK4: ours (independent)."""
+    """Print RMS errors of 2000 starts on VP from 1 to 0.01, and in brackets the independent ones.
+
+    The truth is a solve by RK4.
+    """
     (law, eps, predict, x, truth), rows = mixture_problem(2000), []
     print(f"\n{'M1, NFE':<8}" + "".join(f"{n:>20}" for n in NFES) + f"{'largest':>9}")
     for name, method, each, reference in REFERENCE:
@@ -227,7 +242,7 @@ def mixture() -> list[dict]:
 
 
 def bdia() -> list[dict]:
-    """The largest error over 200 starts on M1, VP from 1 to 0.01."""
+    """Print the largest error of BDIA's round trips over 200 starts on M1, VP from 1 to 0.01."""
     print(f"\n{'BDIA':<15}{'down and up again':<30}up and down again")
     print(f"{'':<15}" + "".join(f"{f'gamma {g}':<10}" for g in 2 * GAMMAS))
     rows = []
@@ -242,8 +257,11 @@ def bdia() -> list[dict]:
 
 
 def round_trips(law, steps: int) -> list[list[float]]:
-    """For each gamma: noise, sampled and inverted from its last two states, less the noise; and the
-    sample, inverted from itself alone and decoded, less the sample."""
+    """Return the largest error of two round trips, for each gamma.
+
+    Down and up: the noise is sampled and inverted from the last two states, and compared with the
+    noise. Up and down: the sample alone is inverted and decoded, and compared with the sample.
+    """
     predict, ts = m1(law), samplers.make_grid("uniform_lam", law, steps, 0.01)
     gammas = np.repeat(GAMMAS, 200)
     method = samplers.bdia(law, gammas, frame="unit")

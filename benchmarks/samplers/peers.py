@@ -1,10 +1,10 @@
-"""Peers' samplers on the same problem, each handed the exact denoiser through its own API.
+"""Samplers of other packages on the same problem, each given the exact denoiser by its own API.
 
-A peer is a list of `Row(source, sampler, grid, run)`; `run(n) -> (result, NFE)` for n grid levels,
-with the evaluations counted where the denoiser is called. `recipe(nfe)` marks rows of our own. A
-package that cannot be imported is left out (requirements-bench.txt). A grid called "... to 0" ends
-with a step from 0.002 to 0, which returns the denoised state; one called "... + denoise" has that
-evaluation added by us.
+Each package gives a list of `Row(source, sampler, grid, run)`. `run(n) -> (result, NFE)` takes the
+number n of grid levels; evaluations are counted inside the denoiser. `recipe(nfe)` marks rows of
+our own. A package that cannot be imported is left out (requirements-bench.txt). A grid called
+"... to 0" ends with a step from 0.002 to 0, which returns the denoised state. For a grid called
+"... + denoise" this file adds the denoising evaluation.
 """
 
 import importlib.util
@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
 
 class Counted:
-    """The exact denoiser for torch tensors, counting its calls."""
+    """The exact denoiser for torch tensors, which counts its calls."""
 
     def __init__(self, problem: Problem):
         self.problem, self.calls = problem, 0
@@ -44,7 +44,7 @@ class Counted:
 
 
 def peers(problem: Problem) -> list[Row]:
-    """The rows of all peers that are installed."""
+    """Return the rows of all peers that are installed."""
     rows = []
     for name, make in (("diffusers", diffusers), ("k_diffusion", k_diffusion), ("azula", azula)):
         if importlib.util.find_spec(name) is None:
@@ -80,7 +80,7 @@ def k_diffusion(problem: Problem) -> list[Row]:
         model = Counted(problem)
         x = torch.from_numpy(problem.starts)
         sigmas = grid(n, **LEVELS).double()
-        # The SDE solvers ask for a noise source even at eta = 0.
+        # The SDE solvers need a noise source even at eta = 0.
         extra = {"noise_sampler": lambda *_: 0.0} if isinstance(method, partial) else {}
         out = method(model, x, sigmas if to_zero else sigmas[:-1], disable=True, **extra)
         return out.numpy(), model.calls
@@ -104,8 +104,11 @@ def fast(sampling, problem, n):
 
 
 def load_k_diffusion():
-    """`k_diffusion.sampling` alone: the package's import wants skimage, clip and kornia, and of its
-    `utils` the samplers use one function."""
+    """Import `k_diffusion.sampling` alone.
+
+    Importing the whole package needs skimage, clip and kornia. The samplers use a single function
+    of its `utils`, which is defined here.
+    """
     folder = importlib.util.find_spec("k_diffusion").submodule_search_locations[0]
     package = types.ModuleType("k_diffusion")
     package.__path__ = [folder]
@@ -186,7 +189,10 @@ def diffusers(problem: Problem) -> list[Row]:
 
 
 def edm(problem, make, grid, options, n):
-    """Schedulers of the EDM form, which precondition: the network's output is undone from D."""
+    """Run a scheduler of the EDM form, which expects the raw output of a preconditioned network.
+
+    The raw output is computed from the denoised D: `(D - skip x) / out`.
+    """
     import torch
 
     scheduler = make(**LEVELS, sigma_data=0.5, sigma_schedule=grid, **options)
@@ -202,7 +208,7 @@ def edm(problem, make, grid, options, n):
 
 
 def with_levels(make, grid, **options):
-    """A scheduler whose table of 1000 levels runs from 0.002 to 80, in float64."""
+    """Return a scheduler whose table of 1000 noise levels runs from 0.002 to 80, in float64."""
     import torch
 
     table = np.geomspace(LAW.t0, LAW.t1, 1000)
@@ -214,7 +220,10 @@ def with_levels(make, grid, **options):
 
 
 def vp(problem, make, grid, options, n):
-    """Schedulers of the VP form: `x_t = (x_0 + sigma z) / sqrt(1 + sigma^2)`, noise predicted."""
+    """Run a scheduler of the VP form, with noise prediction.
+
+    The state is `x_t = (x_0 + sigma z) / sqrt(1 + sigma^2)`.
+    """
     import torch
 
     scheduler = with_levels(make, grid, **options)
@@ -229,7 +238,7 @@ def vp(problem, make, grid, options, n):
 
 
 def ve(problem, make, grid, n):
-    """Schedulers whose state is `x_0 + sigma z`, noise predicted."""
+    """Run a scheduler whose state is `x_0 + sigma z`, with noise prediction."""
     import torch
 
     scheduler = with_levels(make, grid)

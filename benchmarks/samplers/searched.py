@@ -1,8 +1,8 @@
-"""Rows of the sampler benchmark for the schedules of configs/solvers/, and their held-out figures.
+"""Rows of the sampler benchmark for the schedules of configs/solvers/, and their held-out errors.
 
     python -m benchmarks.samplers.searched [--nfe 5 8 10 15 20 40] [--starts 256]
 
-prints the errors on data that no search has seen, beside those of the default recipe.
+prints the errors on data that no search has used, beside those of the default recipe.
 """
 
 import argparse
@@ -21,13 +21,16 @@ from search.problem import LAW, Problem, predict_fn
 from search.score import Trajectories
 from search.sets import HELD_OUT, sets_of
 
-# A use of starts that no search has.
+# Selects starts that no search uses.
 HELD_OUT_USE = 9
 
 
 def rows(problem: Problem) -> list[Row]:
-    """One row, "searched": the schedule of a budget where there is one. For other budgets UniPC of
-    order 1 on the nodes of the nearest; such a row is not marked as a recipe."""
+    """Return one row, "searched": the schedule for the budget, if there is one.
+
+    For other budgets the row is UniPC of order 1 on the nodes of the nearest schedule, and is not
+    marked as a recipe.
+    """
     files, calls = found(), [0]
 
     def count():
@@ -49,26 +52,29 @@ def rows(problem: Problem) -> list[Row]:
 
 
 def between(n: int) -> Schedule:
-    """For a budget without a schedule."""
+    """Return UniPC of order 1 on learned nodes, for a budget without a schedule."""
     with jax.enable_x64(True):
         lam = np.asarray(LAW.lam(learned(LAW, n, LAW.t0)))
     return multistep(lam, 1, "noise", "b1")
 
 
 def default(n: int, predict, x) -> SampleResult:
-    """The default recipe of `benchmarks/samplers/few_steps.py`."""
+    """Sample by the default recipe of `benchmarks/samplers/few_steps.py`, in n steps."""
     ts = make_grid("tangent", LAW, n, LAW.t0)
     return sample(jax.random.key(0), predict, velocity_ab(LAW, 4, 1.25), x, ts)
 
 
 def error(run, paths: Trajectories) -> float:
-    """Median over starts of the RMS difference per pixel, of `run(predict, x) -> SampleResult`."""
+    """Return the median over starts of the RMS difference per pixel to the known ends.
+
+    `run` is `(predict, x) -> SampleResult`.
+    """
     end = jax.jit(lambda x: run(paths.predict, x).x)(paths.x)
     return float(np.median(np.sqrt(np.mean((np.asarray(end) - paths.ends) ** 2, axis=1))))
 
 
 def held_out(budgets: list[int], starts: int) -> dict[int, dict[str, list[float]]]:
-    """The errors of the schedules and of the default by budget, for the sets of `HELD_OUT`."""
+    """Return the errors of the schedules and of the default by budget, for each `HELD_OUT` set."""
     sets, figures = sets_of(HELD_OUT, 0, HELD_OUT_USE, starts), {}
     for nfe in budgets:
         sampler = unified(LAW, load(found()[nfe]))

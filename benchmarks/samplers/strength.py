@@ -1,13 +1,14 @@
-"""What does noise on the way cost where the network is right, and mend where it is wrong?
+"""How much error does noise in the steps add with an exact network, and remove with a wrong one?
 
     python -m benchmarks.samplers.strength [--nfe 20 40 80] [--samples 1024] [--json OUT]
 
-The digits and their exact network (`search/problem.py`), and the same network spoilt above
-`sigma = 1`, where its data are drawn a fifth of the way to their mean: what a run decides early is
-then wrong, and what it does late is right. The figure is the energy distance to 4096 draws of the
-data, unbiased (zero is perfect), in brackets the standard deviation of that of as many perfect
-samples. `eta` is the strength of `exponential/integrals.py`: 0 the ODE, 1 the reverse SDE; K
-restarts are of strength K on their interval.
+The networks are the exact network of the digits (`search/problem.py`), and the same network spoilt
+above `sigma = 1`, where its x0 is moved a fifth of the way to the mean of the data. With the
+spoilt network, early steps are wrong and late steps are right. The figure is the energy distance to
+4096 draws of the data, unbiased (zero is perfect). The first line printed is the standard deviation
+of this distance for as many perfect samples. `eta` is the strength of noise as in
+`samplers/exponential/integrals.py`: 0 is the ODE, 1 the reverse SDE. K restarts count as strength K
+on their interval.
 """
 
 import argparse
@@ -26,13 +27,13 @@ from sde_lib.prediction import Prediction
 from search.problem import LAW, Problem, load_problem, predict_fn
 
 SPOILT_ABOVE, SHARE = 1.0, 0.2
-# Between these noise levels the restarts go up and down, by this many steps of Heun.
+# A restart goes between these noise levels; the way down has this many steps of Heun.
 INTERVAL, RETURN = (0.1, 1.0), 4
 BATCH = 256
 
 
 def spoilt(problem: Problem):
-    """The exact network below `sigma = 1`; above, its data drawn towards the mean of all."""
+    """Return the network that is exact up to `sigma = 1`, and above moves x0 towards the mean."""
     exact, centre = predict_fn(problem), jnp.asarray(problem.x.mean(axis=0))
 
     def predict(x, t):
@@ -46,7 +47,7 @@ def spoilt(problem: Problem):
 
 
 def plain(make, nfe: int):
-    """`(sampling function, NFE)` of a sampler on the Karras grid, denoised at its end."""
+    """Return `(sampling function, NFE)` of a sampler on the Karras grid, denoised at its end."""
     sampler = make(LAW)
     steps = (nfe - 1) // sampler.nfe
     ts = make_grid("karras", LAW, steps, LAW.t0)
@@ -54,7 +55,10 @@ def plain(make, nfe: int):
 
 
 def restarted(times: int, nfe: int):
-    """Heun with restarts, whose share of the budget is what they need; None if it is all of it."""
+    """Return `(sampling function, NFE)` of Heun with restarts, within the budget `nfe`.
+
+    Returns None if the restarts leave fewer than four steps for the run itself.
+    """
     steps = (nfe - 1) // 2 - times * RETURN
     if steps < 4:
         return None

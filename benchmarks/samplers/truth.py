@@ -1,9 +1,10 @@
-"""How far samplers and likelihood are from the truth, where the truth is a formula.
+"""How far are samplers and likelihood from the truth, where the truth is a formula?
 
     python -m benchmarks.samplers.truth [orders] [moments] [likelihood]
 
-Orders of convergence of the ODE samplers, moments of the stochastic ones at 10 to 2000 steps, and
-errors of log p, all with the exact score. The closed forms are those of the tests.
+prints the orders of convergence of the ODE samplers, the moments of the stochastic samplers at 10
+to 2000 steps, and the errors of log p, all with the exact score. The closed forms are those of the
+tests.
 """
 
 import argparse
@@ -47,8 +48,10 @@ def row(name: str, values, form: str) -> None:
 
 
 def orders() -> None:
-    """RMS distance to the closed flow map of correlated Gaussian data, N = 256 to 512. All other
-    methods: `python -m benchmarks.samplers.orders`."""
+    """Print the order of the RMS distance to the closed-form flow map, from N = 256 to 512 steps.
+
+    The data are correlated Gaussian. `python -m benchmarks.samplers.orders` has the other methods.
+    """
     print("\norder of convergence, N = 256 to 512")
     row("", LAWS, "")
     for name, make in ODE_METHODS.items():
@@ -69,8 +72,11 @@ def order(law, data, make) -> float:
 
 
 def moments(n: int = 20_000) -> None:
-    """Sample mean and variance less their expectation, in standard errors; and the expectation's
-    own distance from the data, which is what finite steps cost."""
+    """Print sample mean and variance minus their expectation, in standard errors.
+
+    Then print the expected variance relative to that of the data, in per cent: the error of a
+    finite number of steps.
+    """
     print(f"\nmoments of {n} samples: (mean, variance) less the recursion's, in standard errors;")
     print("the recursion's variance against the data's, in per cent")
     row("", [f"N = {steps}" for steps in STEPS], "")
@@ -94,7 +100,7 @@ def moment(law, key: str, make, step, steps: int, n: int) -> tuple[float, float,
 
 
 def likelihood() -> None:
-    """Largest error of log p over 64 draws in 3 dimensions, nats per dimension."""
+    """Print the largest error of log p over 64 draws in 3 dimensions, in nats per dimension."""
     data = {
         "Gaussian": Gaussian(np.array([0.4, -0.7, 0.1]), np.diag([0.5, 0.2, 0.8])),
         "mixture": Mixture(

@@ -1,1 +1,1 @@
-"""Speed and memory, side by side with a peer."""
+"""Time and memory of the code, compared with alternatives and with other packages."""

@@ -1,10 +1,11 @@
-"""Where XLA on a CPU falls off a cliff, and what the code does about it.
+"""Which operations does XLA compile very badly on a CPU, and does the code avoid them?
 
     python -m benchmarks.speed.cpu_cliffs [--repeats 15]
 
-Each row times two forms of the same computation, interleaved, and says which one the code uses:
-the default `n_jitted_steps = 1`, the likelihood's forward mode, FIR filters as shifted slices and
-nearest upsampling by broadcast, and norms as products with ones follow from these.
+Each row times two forms of the same computation, interleaved: one that the code avoids, and the one
+that it uses. These ratios are the reasons for the default `n_jitted_steps = 1`, forward mode in the
+likelihood, FIR filters as shifted slices, nearest upsampling by broadcast, and norms as products
+with ones.
 """
 
 import argparse
@@ -27,7 +28,7 @@ def conv(x, kernel):
 
 
 def weight_gradient_in_scan():
-    """The gradient of a convolution for its weights: in a scan of steps, and step by step."""
+    """Gradient of a convolution by its weights: in a scan over steps, and in single calls."""
     x = jax.random.normal(jax.random.key(0), (16, 16, 16, 32))
     kernel = 0.05 * jax.random.normal(jax.random.key(1), (3, 3, 32, 32))
     gradient = jax.grad(lambda k: jnp.mean(conv(jax.nn.relu(conv(x, k)), k) ** 2))
@@ -45,7 +46,7 @@ def weight_gradient_in_scan():
 
 
 def reverse_mode_in_loop():
-    """Field and divergence inside a loop, as in a likelihood: `vjp` and `jvp`."""
+    """Field and divergence in a loop, as in a likelihood: by `vjp`, and by `jvp`."""
     x = jax.random.normal(jax.random.key(0), (16, 16, 16, 3))
     into = 0.1 * jax.random.normal(jax.random.key(1), (3, 3, 3, 32))
     middle = 0.05 * jax.random.normal(jax.random.key(2), (3, 3, 32, 32))
@@ -73,7 +74,7 @@ def reverse_mode_in_loop():
 
 
 def fir_gradient():
-    """A FIR filter and its gradient: as a depthwise convolution and as shifted slices."""
+    """Gradient of a FIR filter: as a depthwise convolution, and as shifted slices."""
     x = jax.random.normal(jax.random.key(0), (32, 32, 32, 64))
     taps = jnp.asarray([1.0, 3.0, 3.0, 1.0]) / 8.0
     kernel = jnp.tile(jnp.outer(taps, taps)[:, :, None, None], (1, 1, 1, 64))
@@ -93,7 +94,7 @@ def fir_gradient():
 
 
 def upsampling_gradient():
-    """Nearest upsampling and its gradient: by `jnp.repeat` and by broadcast."""
+    """Gradient of nearest upsampling: by `jnp.repeat`, and by broadcast."""
     x = jax.random.normal(jax.random.key(0), (32, 16, 16, 64))
     repeat = lambda y: jnp.repeat(jnp.repeat(y, 2, axis=1), 2, axis=2)
     gradient = lambda f: jax.jit(jax.grad(lambda y: jnp.sum(jnp.sin(f(y)))))
@@ -102,7 +103,7 @@ def upsampling_gradient():
 
 
 def norm_gradient():
-    """GroupNorm and swish with its gradient: with sums over pixels, and as products with ones."""
+    """Gradient of GroupNorm and swish: with sums over pixels, and with products with ones."""
     x = jax.random.normal(jax.random.key(0), (4, 32, 32, 256))
     ours, flax = group_norm(256, dtype=jnp.float32), nn.GroupNorm(32, epsilon=1e-6)
     params = ours.init(jax.random.key(1), x)

@@ -3,10 +3,10 @@
     python -m benchmarks.speed.first_step [--config configs/ve/cifar10_ncsnpp_deep_continuous.py]
                                     [--batch 4] [--rounds 3] [--json OUT]
 
-Every round begins with an empty folder for compiled programs and starts three processes one after
-the other, with what `main.py` runs: the initial state and the step of `jit_step`. The first finds
-nothing in the cache, the others what it left. The images are made up. Times are from the start of
-the process, that of Python included.
+Every round begins with an empty folder for compiled programs, and starts three processes one after
+the other. Each of them runs what `main.py` runs: the initial state and the step of `jit_step`. The
+first process finds an empty cache; the others find the first one's programs. The images are random.
+Times are from the start of the process, including the start of Python.
 """
 
 import argparse
@@ -22,12 +22,12 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 DEEP = ROOT / "configs/ve/cifar10_ncsnpp_deep_continuous.py"
-# What a process tells of itself; seconds, each from the end of the one before.
+# Stages of a process; the seconds of each are from the end of the previous stage.
 STAGES = ("imports", "state", "traced", "compiled", "first_step")
 
 
 def start(config: Path, batch: int, cache: Path) -> dict[str, float]:
-    """The stages of a process of its own, their `total`, and its peak memory."""
+    """Run a process; return the seconds of its stages, their `total`, and its peak MiB."""
     argv = [sys.executable, "-m", "benchmarks.speed.first_step", f"--config={config.resolve()}"]
     argv += [f"--batch={batch}", f"--cache={cache}"]
     begin = time.time()
@@ -37,14 +37,14 @@ def start(config: Path, batch: int, cache: Path) -> dict[str, float]:
 
 
 def lengths(begin: float, marks: dict[str, float]) -> dict[str, float]:
-    """Seconds of each stage from the times at which the stages ended."""
+    """Return the seconds of each stage, from the times at which the stages ended."""
     ends = [begin, *(marks[stage] for stage in STAGES)]
     return {**dict(zip(STAGES, np.diff(ends).tolist())), "total": ends[-1] - begin}
 
 
 def child(config: Path, batch: int, cache: Path) -> None:
-    """Imports, builds, compiles and makes a step, and tells when each was done."""
-    import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
+    """Import, build, compile and run a step, and print the time at which each stage ended."""
+    import xla_flags  # noqa: F401, I001 - sets XLA's flags before jax is imported
     import jax
 
     from benchmarks.speed.train_step_jax import first_state_and_step, peak_mib
@@ -65,7 +65,7 @@ def child(config: Path, batch: int, cache: Path) -> None:
 
 
 def rounds_of(config: Path, batch: int, rounds: int) -> list[dict[str, Any]]:
-    """Rows of every process, in the order in which they ran."""
+    """Return a row for every process, in the order in which they ran."""
     rows = []
     for i in range(rounds):
         with tempfile.TemporaryDirectory() as folder:

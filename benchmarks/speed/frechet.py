@@ -1,14 +1,14 @@
-"""What do streamed moments and the Frechet distance cost beside NumPy and SciPy directly?
+"""What do streamed moments and the Frechet distance cost, compared with plain NumPy and SciPy?
 
     OPENBLAS_NUM_THREADS=1 python -m benchmarks.speed.frechet [--dims 2048] [--examples 10000]
         [--sizes 5000 10000 20000]
 
-Features are drawn batch by batch, float32, as an extractor hands them over. `streamed` is
-`metrics.statistics.stream` on the batches; `direct` holds all features in float64 and takes
-`np.mean` and `np.cov`. The distance between two such sets is `frechet_distance` beside the trace of
-`scipy.linalg.sqrtm(C1 @ C2)`. Both direct forms are those of pytorch-fid. They are timed in turn
-with ours, drawing excluded; the ratio is the median over rounds. Memory: each row is a process of
-its own (Linux), and the number is how far the peak of its resident memory rises above what it held.
+Features are drawn batch by batch in float32, as an extractor would return them. `streamed` is
+`metrics.statistics.stream` on the batches; `direct` holds all features in float64 and uses
+`np.mean` and `np.cov`. For the distance between two such sets, `frechet_distance` is compared with
+the trace of `scipy.linalg.sqrtm(C1 @ C2)`. Both direct forms are those of pytorch-fid. They are
+timed in turn with ours, without the drawing; the ratio is the median over rounds. For memory, each
+row is a process of its own (Linux), and the figure is the rise of the peak of its resident memory.
 """
 
 import argparse
@@ -30,7 +30,10 @@ SPACE = FeatureSpace("given", "given", lambda features: features)
 
 
 def drawn(n: int, d: int, batch: int, seed: int) -> Iterator[np.ndarray]:
-    """Non-negative and skew like the features of a network, scales from 0.1 to 1, (batch, d)."""
+    """Yield batches (batch, d) of features, non-negative and skewed like those of a network.
+
+    The scales of the d features go from 0.1 to 1.
+    """
     rng = np.random.default_rng(seed)
     scale = np.geomspace(0.1, 1.0, d, dtype=np.float32)
     for start in range(0, n, batch):
@@ -39,7 +42,7 @@ def drawn(n: int, d: int, batch: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def gathered(batches, n: int, d: int) -> np.ndarray:
-    """All features in float64."""
+    """Return all features (n, d) in float64."""
     features, start = np.empty((n, d)), 0
     for batch in batches:
         features[start : start + len(batch)] = batch
@@ -57,8 +60,9 @@ def by_sqrtm(a: Moments, b: Moments) -> float:
 
 
 def child(form: str, n: int, d: int, batch: int) -> None:
-    """Peak memory of one way to the moments, MiB, printed as JSON."""
-    stream(SPACE, drawn(batch, d, batch, 1))  # what libraries allocate once
+    """Print the peak memory of one way to compute the moments, in MiB, as JSON."""
+    # Libraries allocate some memory once, at their first use; it is not counted.
+    stream(SPACE, drawn(batch, d, batch, 1))
     held = forget()
     if form == "streamed":
         stream(SPACE, drawn(n, d, batch, 0))

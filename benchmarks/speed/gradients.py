@@ -2,9 +2,10 @@
 
     python -m benchmarks.speed.gradients [--repeats 5]
 
-Memory and seconds: a perceptron of width 2048 on 64 dimensions, 32 examples, one Rademacher probe;
-memory is what XLA plans besides arguments. Error: on correlated Gaussian data of 64 dimensions,
-exact trace, where the gradient is the score at eps; root mean square over that of the score.
+Memory and seconds are those of a perceptron of width 2048 on 64 dimensions, with 32 examples and
+one Rademacher probe. Memory is XLA's plan without the arguments. The error is measured on
+correlated Gaussian data of 64 dimensions with the exact trace, where the gradient is the score at
+eps: RMS of the difference, divided by the RMS of the score.
 """
 
 import argparse
@@ -35,7 +36,7 @@ SOLVERS = {
 
 
 def wide() -> Problem:
-    """A network whose inside is far larger than its states."""
+    """Return a problem whose network has hidden layers far larger than its states."""
     problem = gaussian("vp")
     keys = jax.random.split(jax.random.key(0), 3)
     first, last = (
@@ -48,7 +49,7 @@ def wide() -> Problem:
 
 
 def gradient(problem: Problem, solver: Solver | Adams, exact: bool, of: bool = True) -> Callable:
-    """The compiled sum of log p over examples, or its gradient."""
+    """Return the compiled gradient of the sum of log p over examples; the sum if `of` is False."""
     divergence = DIVERGENCES["exact" if exact else "rademacher"](1)
 
     def total(x):

@@ -1,10 +1,10 @@
-"""What the house adds to the network: samplers, and the training step.
+"""How much time do samplers and the training step add to that of the network alone?
 
     python -m benchmarks.speed.overhead [--repeats 15]
 
-Sampling: time of a fixed-step sampler over (NFE x one jitted network call), with the number of
-calls measured by looping over a jitted call. Training: time of the jitted step (clipping, Adam,
-EMA, preprocessing, on a mesh) over one jitted value-and-gradient of the same loss.
+For sampling, the figure is the time of a fixed-step sampler divided by that of NFE jitted calls of
+the network, one after the other. For training, it is the time of the jitted step (clipping, Adam,
+EMA, preprocessing, on a mesh) divided by that of one jitted value-and-gradient of the same loss.
 """
 
 import argparse
@@ -33,7 +33,7 @@ STEPS = 50
 
 
 def problems() -> dict[str, SimpleNamespace]:
-    """The digits perceptron as configured, and a small NCSN++ on the same images."""
+    """Return two configs: the digits perceptron, and a small NCSN++ on the same images."""
     perceptron = digits("vp")
     convolutional = digits("vp")
     options = {"nf": 32, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (4,)}
@@ -43,14 +43,14 @@ def problems() -> dict[str, SimpleNamespace]:
 
 
 class Loop(NamedTuple):
-    """`program(params, x)` is a jitted sampler, which calls the network `nfe` times."""
+    """A jitted sampler `program(params, x)`, which calls the network `nfe` times."""
 
     program: Callable[..., Array]
     nfe: int
 
 
 def loops(path: AffinePath, predict: Callable, keys: Array, steps: int) -> dict[str, Loop]:
-    """Fixed-step samplers by name, for as many examples as there are keys."""
+    """Return fixed-step samplers by name; there is one key per example."""
     ts = samplers.make_grid("uniform", path, steps, 1e-3)
     methods = {
         "ddim": samplers.ddim(path),
@@ -69,7 +69,7 @@ def loops(path: AffinePath, predict: Callable, keys: Array, steps: int) -> dict[
 
 
 def bare(predict: Callable) -> Callable[..., Array]:
-    """`(params, x, nfe)`: the network alone, so many jitted calls one after the other."""
+    """Return `(params, x, nfe) -> x`: nfe jitted calls of the network, one after the other."""
     call = jax.jit(lambda p, x: predict(p)(x, jnp.asarray(0.5)).eps)
 
     def run(params: Any, x: Array, nfe: int) -> Array:

@@ -1,15 +1,15 @@
-"""What does the loop of a sampler add to the network, and how fast is it beside diffusers'?
+"""How much time does a sampler's loop add to the network, and how fast is it beside diffusers?
 
     python -m benchmarks.speed.sampling [--steps 5] [--batch 8] [--rounds 5] [--torch PYTHON]
         [--json OUT]
 
-DDPM for CIFAR-10 (35 M parameters, float32), `--steps` steps. Ours: DDIM and Heun on the flow's
-ODE, ancestral sampling, and reverse diffusion with a Langevin corrector (PC). Beside them the
-UNet2DModel of diffusers in the loops of its DDIMScheduler and DDPMScheduler, in PyTorch. Each side
-is a process of its own, and all run in turn. `overhead` is the time of a loop over that of as many
-calls of the same network, the median over rounds of the ratio in a round. `ratio` is images a
-second over those of ours by the same method. PYTHON is an interpreter with the peers, see
-`benchmarks.speed.train_step`.
+The network is DDPM for CIFAR-10 (35 M parameters, float32), sampled in `--steps` steps. Our methods
+are DDIM and Heun on the flow ODE, ancestral sampling, and reverse diffusion with a Langevin
+corrector (PC). They are compared with the UNet2DModel of diffusers in the loops of its
+DDIMScheduler and DDPMScheduler, in PyTorch. Each side is a process of its own, and the two run in
+turn. `overhead` is the time of a loop divided by that of as many calls of the same network, as the
+median over rounds. `ratio` is images per second divided by those of our code with the same method.
+PYTHON is an interpreter with the peers, see `benchmarks.speed.train_step`.
 """
 
 import argparse
@@ -23,12 +23,12 @@ import numpy as np
 
 from benchmarks.speed.train_step import PAUSE, Worker, has_peers
 
-# Where the methods of the two sides are the same: diffusers' name, and ours.
+# Methods that both sides have: diffusers' name, and ours.
 SAME = {"DDIMScheduler": "ddim", "DDPMScheduler": "ancestral"}
 
 
 def measure(workers: list[Worker], rounds: int) -> list[dict[str, list[float]]]:
-    """Seconds of everything that each worker can run, by its name, in every round."""
+    """Return, for each worker, the seconds in every round of everything it runs, by name."""
     times = [{name: [] for name in asked(worker)} for worker in workers]
     for i in range(rounds):
         order = list(zip(workers, times))
@@ -41,7 +41,7 @@ def measure(workers: list[Worker], rounds: int) -> list[dict[str, list[float]]]:
 
 
 def asked(worker: Worker) -> list[str]:
-    """The samplers, and the network alone for each number of calls that they make."""
+    """Return what is timed: the samplers, and the network alone for each of their NFE."""
     counts = sorted({loop["nfe"] for loop in worker.facts["loops"].values()})
     return [*worker.facts["loops"], *(f"bare {count}" for count in counts)]
 
@@ -49,7 +49,7 @@ def asked(worker: Worker) -> list[str]:
 def rows_of(
     facts: dict[str, Any], seconds: dict[str, list[float]], batch: int, ours: dict[str, list[float]]
 ) -> list[dict[str, Any]]:
-    """One row a sampler of a side; `ours` are the seconds of our side."""
+    """Return a row for each sampler of a side; `ours` are the seconds of our side."""
     rows = []
     for name, loop in facts["loops"].items():
         took, alone = np.asarray(seconds[name]), np.asarray(seconds[f"bare {loop['nfe']}"])

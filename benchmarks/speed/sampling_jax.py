@@ -1,6 +1,6 @@
-"""Our side of `benchmarks.speed.sampling`: a process that draws images when it is asked to."""
+"""Our side of `benchmarks.speed.sampling`: a process that draws images on request."""
 
-import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
+import xla_flags  # noqa: F401, I001 - sets XLA's flags before jax is imported
 
 import argparse
 import time
@@ -22,7 +22,7 @@ METHODS = ("ddim", "ancestral", "heun", "reverse_diffusion + langevin")
 
 
 def make(batch: int, steps: int) -> tuple[dict[str, Any], Answers]:
-    """What is told of the samplers, and what can be asked for."""
+    """Return the facts about the samplers, and the measurements that can be requested."""
     config = cifar10("vp", "ddpm")
     path, model = build_path(config.sde), build_model(config, SHAPE)
     predict = build_predict(config, path, model)

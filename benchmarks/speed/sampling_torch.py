@@ -1,6 +1,6 @@
 """The peer's side of `benchmarks.speed.sampling`: diffusers' DDPM in the loops of its schedulers.
 
-The faster of the two layouts of memory is taken, as in `train_step_torch`.
+The network runs in the faster of two memory layouts, as in `train_step_torch`.
 """
 
 import argparse
@@ -18,7 +18,7 @@ NAMES = {torch.contiguous_format: "channels first", torch.channels_last: "channe
 
 
 def draw(network: torch.nn.Module, scheduler: Any, x: torch.Tensor) -> torch.Tensor:
-    """As diffusers' own pipelines go through the steps of a scheduler."""
+    """Sample by a scheduler, with the same loop as diffusers' own pipelines."""
     for t in scheduler.timesteps:
         x = scheduler.step(network(x, t).sample, t, x).prev_sample
     return x
@@ -31,7 +31,7 @@ def bare(network: torch.nn.Module, x: torch.Tensor, nfe: int) -> torch.Tensor:
 
 
 def fastest(batch: int) -> tuple[torch.nn.Module, torch.Tensor, str]:
-    """The network and noise in the layout in which a call is fastest, and the layout's name."""
+    """Return the network and noise in the memory layout with the fastest call, and its name."""
     found = []
     for layout in LAYOUTS:
         torch.manual_seed(0)
@@ -44,7 +44,7 @@ def fastest(batch: int) -> tuple[torch.nn.Module, torch.Tensor, str]:
 
 
 def make(batch: int, steps: int) -> tuple[dict[str, Any], dict[str, Callable]]:
-    """What is told of the samplers, and what can be asked for."""
+    """Return the facts about the samplers, and the measurements that can be requested."""
     begin = time.perf_counter()
     network, x, layout = fastest(batch)
     built = time.perf_counter() - begin
@@ -52,7 +52,7 @@ def make(batch: int, steps: int) -> tuple[dict[str, Any], dict[str, Callable]]:
     for make_scheduler in (DDIMScheduler, DDPMScheduler):
         scheduler = make_scheduler(num_train_timesteps=1000)
         scheduler.set_timesteps(steps)
-        # Nothing is compiled: the time to build the network and to choose its layout.
+        # Nothing is compiled; this is the time to build the network and to choose its layout.
         told[make_scheduler.__name__] = {"nfe": steps, "compile_s": built}
         answers[make_scheduler.__name__] = lambda s=scheduler: seconds_of(
             lambda: draw(network, s, x)

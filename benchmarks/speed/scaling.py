@@ -1,16 +1,16 @@
-"""What does a training step exchange between devices, and what would it take on a pod?
+"""What does a training step exchange between devices, and how long would that take on a pod?
 
     python -m benchmarks.speed.scaling [--config configs/vp/ddpm/cifar10_continuous.py] [--batch 16]
                                  [--json OUT]
 
-Compiles the step for 1 to 8 devices, made of this machine's processor, and reads from the programs
-which collectives there are and how many bytes they move, beside the least there can be: one sum of
-all gradients, and where the state is split one gathering of its split leaves. Nothing is run. Then
-a projection of step times from these bytes, XLA's count of operations and published peaks; its
-assumptions are in docs/devices.md.
+The script compiles the step for 1 to 8 simulated devices on the processor, and reads from the
+programs which collectives they have and how many bytes these move. Beside them stands the least
+possible: one sum of all gradients and, where the state is split, one gathering of its split leaves.
+Nothing is run. Then the script projects step times from these bytes, XLA's count of operations and
+published peaks; docs/devices.md has the assumptions.
 """
 
-import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
+import xla_flags  # noqa: F401, I001 - sets XLA's flags before jax is imported
 
 import argparse
 import json
@@ -31,13 +31,16 @@ from training.step import make_train_step
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 SIZES = {"f32": 4, "u32": 4, "s32": 4, "bf16": 2, "f16": 2, "u8": 1, "pred": 1}
-# Devices and, of them, those over which the state is split.
+# (number of devices, number over which the state is split)
 MESHES = ((1, 1), (2, 1), (4, 1), (8, 1), (8, 2), (8, 8))
 
 
 class Chip(NamedTuple):
-    """Published peaks of a device in a job: operations, and bytes to memory and to the others in
-    one direction, each a second."""
+    """Published peaks of a device, per second.
+
+    `flops` are operations, `memory` bytes to and from its memory, `links` bytes to the other
+    devices in one direction; `devices` is the number of devices in the job.
+    """
 
     name: str
     devices: int
@@ -51,11 +54,11 @@ CHIPS = (
     Chip("8 x H100 SXM, bfloat16", 8, 989.4e12, 3.35e12, 450e9),
     Chip("v5e-256, bfloat16", 256, 197e12, 819e9, 200e9),
 )
-SHARES = (0.2, 0.4, 0.6)  # of the peak, which a projection cannot know
+SHARES = (0.2, 0.4, 0.6)  # of the peak; the true share is unknown, so three are projected
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:
-    """Number and bytes of the results of each kind of collective in a compiled program."""
+    """Return (number, bytes of results) of each kind of collective in a compiled program."""
     found = dict.fromkeys(KINDS, (0, 0))
     for shape, kind in re.findall(rf"= (.*?) ({'|'.join(KINDS)})(?:-start)?\(", text):
         count, total = found[kind]
@@ -64,7 +67,7 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
 
 
 def bytes_of(shape: str) -> int:
-    """Bytes of the arrays in a shape as XLA writes it, `(f32[3,4]{1,0}, s32[])`."""
+    """Return the bytes of the arrays in a shape as XLA writes it, `(f32[3,4]{1,0}, s32[])`."""
     arrays = re.findall(r"([a-z]+[0-9]*)\[([0-9,]*)\]", shape)
     number = lambda dims: math.prod(int(d) for d in dims.split(",") if d)
     return sum(SIZES[dtype] * number(dims) for dtype, dims in arrays)
@@ -75,13 +78,13 @@ def compiled(config: Any, step: Step, devices: int, fsdp: int) -> Any:
     tx = build_optimizer(config.optim, config.training.n_iters)
     run = make_train_step(gathered(step.loss, mesh), tx, config.training.ema_rate)
     jitted = jit_step(run, mesh, 1, state_shardings(step.state, mesh))
-    # Which collectives there are is decided before the code is optimised.
+    # XLA chooses the collectives before it optimises the code, so the optimisation can be skipped.
     options = {**KEEP_BARRIERS, "xla_backend_optimization_level": 0}
     return jitted.lower(step.state, step.batch).compile(compiler_options=options)
 
 
 def row(config: Any, step: Step, devices: int, fsdp: int) -> dict[str, Any]:
-    """What the program of a mesh exchanges, beside the least of it."""
+    """Return what the program of a mesh exchanges, and the least possible, in MiB."""
     program = compiled(config, step, devices, fsdp)
     found, memory = collectives(program.as_text()), program.memory_analysis()
     params = step.state.params
@@ -100,15 +103,19 @@ def row(config: Any, step: Step, devices: int, fsdp: int) -> dict[str, Any]:
 
 
 def projection(chip: Chip, flops: float, parameters: int, share: float) -> dict[str, float]:
-    """Milliseconds of a step, one after the other: operations, the passes of Adam and EMA over
-    their state, and the sum of float32 gradients around a ring.
+    """Return the milliseconds of a step and of its parts, which run one after the other.
+
+    The parts are the operations of the network, the passes of Adam and EMA over their state, and
+    the sum of float32 gradients around a ring.
 
     Args:
-        flops: of a step on one device.
+        flops: operations of a step on one device.
+        parameters: number of parameters.
+        share: share of the chip's peak rate that the operations reach.
     """
     n = chip.devices
     compute = flops / (share * chip.flops)
-    # Parameters, average and two moments are read and written, the gradient is read.
+    # Parameters, average and the two moments are read and written; the gradient is read.
     update = 9 * 4 * parameters / chip.memory
     exchange = 2 * (n - 1) / n * 4 * parameters / chip.links
     parts = {"compute": compute, "update": update, "exchange": exchange}
@@ -116,7 +123,7 @@ def projection(chip: Chip, flops: float, parameters: int, share: float) -> dict[
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
-    """Number and MiB of sums and gatherings, the least of each in brackets."""
+    """Print number and MiB of sums and gatherings, with the least possible in brackets."""
     print("devices fsdp    summed, MiB           gathered, MiB        others  state, MiB  GFLOP")
     for r in rows:
         summed, gather = r["all-reduce"], r["all-gather"]
@@ -131,7 +138,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def project(step: Step, gflop_per_image: float, batch: int) -> list[dict[str, Any]]:
-    """Prints and returns the projections for a global batch."""
+    """Print and return the projections for a global batch."""
     parameters, rows = parameter_count(step.state.params), []
     print(f"\nProjected, batch {batch}, {gflop_per_image:.1f} GFLOP an image, ms a step")
     for chip in CHIPS:

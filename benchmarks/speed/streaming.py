@@ -2,12 +2,13 @@
 
     python -m benchmarks.speed.streaming [--points 60000] [--dims 784 3072] [--states 64 1024]
 
-Each row is a process of its own (Linux): how far the peak of its resident memory rises above what
-it held before, while the points are made ready and in the first calls in float32, compilation
-included; the time is the median of three calls. `stream` is `empirical_predict`, `dense` the same
-formula with all `(B, N)` distances at once. Then the error of the mean against NumPy in float64
-with the differences themselves, on data in pairs three noise levels apart, where the weights are
-neither 0 nor 1 and a float32 product alone is not enough.
+Each row is a process of its own (Linux). The memory is the rise of the peak of its resident memory,
+first while the points are prepared, then in the first calls in float32, compilation included. The
+time is the median of three calls. `stream` is `empirical_predict`; `dense` is the same formula with
+all `(B, N)` distances at once. The last table has the error of the posterior mean against NumPy in
+float64, where distances are computed from the differences. Its data are pairs of points about three
+noise levels apart, so that weights are neither 0 nor 1, and a float32 product of the points
+themselves would not be exact enough.
 """
 
 import argparse
@@ -30,7 +31,7 @@ CHECKED = 8  # states compared with float64
 
 
 def pairs(count: int, dims: int, sigma: float) -> np.ndarray:
-    """Uniform in [-1, 1], and each a second time at a distance near 3 sigma, float32."""
+    """Return points uniform in [-1, 1], each with a second one about 3 sigma away, float32."""
     rng = np.random.default_rng(0)
     first = rng.uniform(-1.0, 1.0, (count // 2, dims)).astype(np.float32)
     apart = 3.0 * sigma / dims**0.5 * rng.standard_normal(first.shape, np.float32)
@@ -38,7 +39,7 @@ def pairs(count: int, dims: int, sigma: float) -> np.ndarray:
 
 
 def between(data: np.ndarray, count: int, sigma: float) -> np.ndarray:
-    """States halfway between the examples of a pair, with noise of sigma, `(count, D)`."""
+    """Return states `(count, D)` halfway between the points of a pair, with noise of sigma."""
     half = len(data) // 2
     chosen = np.linspace(0, half - 1, count).astype(int)
     noise = np.random.default_rng(1).standard_normal((count, data.shape[1]), np.float32)
@@ -46,7 +47,7 @@ def between(data: np.ndarray, count: int, sigma: float) -> np.ndarray:
 
 
 def dense(ready: Points, x: jax.Array, sigma: jax.Array) -> jax.Array:
-    """The same mean with one softmax over `(B, N)`."""
+    """Return the posterior mean `(B, D)` by one softmax over `(B, N)`."""
     flat = ready.blocks.reshape(-1, x.shape[1])[: ready.size]
     y, squares = x - ready.mean[None], ready.squares.reshape(-1)[: ready.size]
     full = jax.lax.Precision.HIGHEST
@@ -60,7 +61,7 @@ def stream(ready: Points, x: jax.Array, sigma: jax.Array) -> jax.Array:
 
 
 def exact(data: np.ndarray, x: np.ndarray, sigma: float) -> np.ndarray:
-    """In float64, one state at a time."""
+    """Return the posterior means in float64, computed one state at a time."""
     means = []
     for state in x.astype(np.float64):
         parts = np.array_split(data, -(-len(data) // 4096))
@@ -71,13 +72,13 @@ def exact(data: np.ndarray, x: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def resident(field: str) -> float:
-    """MiB: "VmRSS" that this process holds, or "VmHWM", the most since the last `forget`."""
+    """Return MiB: "VmRSS", which this process holds, or "VmHWM", the most since `forget`."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(field)) / 1024.0
 
 
 def forget() -> float:
-    """Sets the peak back to what is held, which is returned; what is free goes back first."""
+    """Return free memory to the system, reset the peak, and return the MiB that are held."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
@@ -85,7 +86,7 @@ def forget() -> float:
 
 
 def child(form: str, count: int, dims: int, states: int, block: int) -> None:
-    """One row, printed as JSON."""
+    """Print one row as JSON."""
     sigma = 0.01
     data = pairs(count, dims, sigma)
     x, size = jnp.asarray(between(data, states, sigma)), data.nbytes / 2**20
@@ -111,7 +112,7 @@ def measured(*arguments) -> dict[str, float]:
 
 
 def errors(count: int, dims: int, sigma: float, block: int) -> tuple[float, float]:
-    """Largest error of a mean's value in units of sigma: streamed, and dense."""
+    """Return the largest error of a mean's value in units of sigma: streamed, and dense."""
     data = pairs(count, dims, sigma)
     x, ready = between(data, CHECKED, sigma), points(data, block=block)
     truth = exact(data, x, sigma)

@@ -1,10 +1,11 @@
-"""How often does a kernel meet a pixel? The work of a convolution without its padding."""
+"""Count the products of a convolution without those on its padding."""
 
 
 def taps_inside(size: int, out: int, taps: int, stride: int, before: int) -> int:
-    """Along one axis of `size` pixels, the pairs of an output and a tap that read a pixel.
+    """Return the number of pairs (output, tap) that read a pixel, along one axis.
 
-    out: outputs; before: pixels of padding ahead of the first one.
+    `size` is the number of pixels, `out` that of outputs, and `before` that of padding pixels ahead
+    of the first one.
     """
     return sum(
         0 <= stride * position + tap - before < size

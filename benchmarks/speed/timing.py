@@ -1,4 +1,4 @@
-"""Timing on a machine that is shared and noisy: interleave, take medians, quote ratios."""
+"""Timing on a shared and noisy machine: interleaved calls, medians and ratios."""
 
 import time
 from collections.abc import Callable
@@ -9,9 +9,10 @@ import numpy as np
 
 
 def interleaved(functions: dict[str, Callable[[], object]], repeats: int = 20) -> dict[str, float]:
-    """Median seconds of each function, all called in turn in every round.
+    """Return the median seconds of each function; every round calls all of them in turn.
 
-    A function returns arrays, which are waited for. The first, compiling call is not counted.
+    The time of a call ends when the arrays that it returns are ready. The first call, which
+    compiles, is not counted.
     """
     for function in functions.values():
         jax.block_until_ready(function())
@@ -27,10 +28,10 @@ def interleaved(functions: dict[str, Callable[[], object]], repeats: int = 20) -
 def ratio_of(
     one: Callable[[], object], other: Callable[[], object], repeats: int = 20
 ) -> tuple[float, float, float]:
-    """`(ratio, seconds of one, seconds of other)`: the median over rounds of the ratio in a round.
+    """Return `(ratio, seconds of one, seconds of other)`, each a median over rounds.
 
-    The two are called in turn, in an order that alternates, so slow stretches of the machine hit
-    both.
+    `ratio` is the median of the ratio within a round. The two functions are called in turn, in
+    alternating order, so that slow stretches of the machine affect both.
     """
     jax.block_until_ready((one(), other()))
     first, second = [], []
@@ -44,7 +45,7 @@ def ratio_of(
 
 
 def matmul(n: int = 3072) -> tuple[Callable[[], jax.Array], float]:
-    """A product of two n x n matrices, whose rate stands for the machine's peak, and its GFLOP."""
+    """Return a product of n x n matrices and its GFLOP; its rate is taken as the machine's peak."""
     a = jnp.asarray(np.random.default_rng(0).standard_normal((n, n)), jnp.float32)
     product = jax.jit(lambda a: a @ a)
     return lambda: product(a), 2e-9 * n**3

@@ -1,18 +1,23 @@
-"""How fast is a training step beside PyTorch, and how near to the machine's peak?
+"""How fast is a training step compared with PyTorch, and how near to the machine's peak?
 
     python -m benchmarks.speed.train_step [--network ddpm ncsnpp] [--rounds 7] [--torch PYTHON]
                                     [--json OUT] [--sweep] [--one-core]
 
-DDPM for CIFAR-10 (35 M parameters, batch 8) beside diffusers' UNet2DModel, and NCSN++ continuous
-(63 M, batch 4) beside that of score-models: forward, backward, clipping, Adam and average, float32,
-with dropout. Every implementation is a process of its own (`train_step_jax`, `train_step_torch`),
-so that memory is told apart and thread pools do not share a core; they step in turn, and what
-counts is the median over rounds of the ratio in a round. Peak is the best product of two 3072 x
-3072 matrices that any of them made in the same rounds. Work is what `speed/work.py` counts of
-each network forwards, three times. PYTHON is an interpreter with torch, diffusers and score-models;
-without one, ours runs alone. `--sweep` tells what a step of ours costs by batch, resolution and
-width instead. `--one-core` is for a busy machine, where PyTorch on all cores took four times as
-long: everything runs on the last core, and seconds are those of CPU time.
+DDPM for CIFAR-10 (35 M parameters, batch 8) is compared with diffusers' UNet2DModel, and the
+continuous NCSN++ (63 M, batch 4) with that of score-models. A step is forward, backward, clipping,
+Adam and average, in float32 with dropout.
+
+- Every implementation is a process of its own (`train_step_jax`, `train_step_torch`), so that each
+  has its own memory and thread pools do not share a core. The processes step in turn, and the
+  result is the median over rounds of the ratio in a round.
+- The peak is the rate of a product of two 3072 x 3072 matrices, which every process makes in every
+  round. It is the median of the fastest products, as many as there are rounds.
+- The work is three times that of a forward pass, which `speed/work.py` counts for each network.
+
+PYTHON is an interpreter with torch, diffusers and score-models; without one, our code runs alone.
+With `--sweep` the script measures our step by batch, resolution and width instead. `--one-core` is
+for a busy machine, where PyTorch on all cores took four times as long: everything runs on the last
+core, and seconds are CPU seconds.
 """
 
 import argparse
@@ -27,10 +32,10 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-# Batch of each network, and who steps.
+# Batch and peer of each network.
 NETWORKS = {"ddpm": (8, "diffusers"), "ncsnpp": (4, "score-models")}
-PAUSE = 0.3  # seconds in which the threads of the one before go to sleep
-# Options of the networks in a sweep: resolution at a width that a CPU can, and the others at 32.
+PAUSE = 0.3  # seconds, in which the threads of the previous process go to sleep
+# Options of a sweep. Resolutions have width 32, so that a CPU can run them; the others have 32 px.
 SWEEP = [
     *({"batch": batch} for batch in (1, 2, 4, 8, 16)),
     *({"nf": nf, "batch": 4} for nf in (32, 64, 128)),
@@ -39,7 +44,10 @@ SWEEP = [
 
 
 class Worker:
-    """A process that answers `step` with seconds, `matmul` with GFLOP/s and `peak` with MiB."""
+    """A process that answers requests with measurements.
+
+    It answers `step` and `forward` with seconds, `matmul` with GFLOP/s and `peak` with MiB.
+    """
 
     def __init__(self, python: str, module: str, **options: Any):
         argv = [python, "-m", f"benchmarks.{module}"]
@@ -47,7 +55,7 @@ class Worker:
         self._process = subprocess.Popen(
             argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        # What it is: implementation, parameters, gflop of a step, compile_s.
+        # Implementation, parameters, gflop of a step, compile_s.
         self.facts = self._answer()
 
     def ask(self, what: str) -> float:
@@ -72,7 +80,7 @@ def has_peers(python: str) -> bool:
 
 
 def compare(network: str, rounds: int, torch: str | None) -> list[dict[str, Any]]:
-    """Rows of all implementations of a network, ours first."""
+    """Return a row for each implementation of a network, ours first."""
     batch, peer = NETWORKS[network]
     workers = [Worker(sys.executable, "train_step_jax", network=network, batch=batch)]
     if torch:
@@ -85,7 +93,8 @@ def compare(network: str, rounds: int, torch: str | None) -> list[dict[str, Any]
         order = range(len(workers))
         for k in order if i % 2 else reversed(order):
             time.sleep(PAUSE)
-            # Not counted: on some hosts a process that waited gets its memory back page by page.
+            # This step is not counted, because on some hosts a process that waited gets its memory
+            # back page by page.
             workers[k].ask("step")
             seconds[i, k], forward[i, k] = workers[k].ask("step"), workers[k].ask("forward")
             rates.append(workers[k].ask("matmul"))
@@ -103,7 +112,7 @@ def compare(network: str, rounds: int, torch: str | None) -> list[dict[str, Any]
             "share_of_peak": worker.facts["gflop"] / step / peak,
             "peak_gflops": peak,
             "peak_mib": worker.ask("peak"),
-            # Images a second of this one over those of ours, round by round.
+            # Images per second of this row divided by those of ours, round by round.
             "ratio": float(np.median(seconds[:, 0] / seconds[:, k])),
         })  # fmt: skip
         worker.close()

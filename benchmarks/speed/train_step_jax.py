@@ -1,6 +1,6 @@
-"""Our side of `benchmarks.speed.train_step`: a process that steps when it is asked to."""
+"""Our side of `benchmarks.speed.train_step`: a process that makes training steps on request."""
 
-import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
+import xla_flags  # noqa: F401, I001 - sets XLA's flags before jax is imported
 
 import argparse
 import resource
@@ -36,7 +36,7 @@ Answers = dict[str, Callable[[], float]]
 def first_state_and_step(
     config: ConfigDict, batch: int, shape: tuple[int, ...]
 ) -> tuple[TrainState, dict[str, jax.Array], Any]:
-    """The initial state, a batch of made-up images, and the jitted step, as in training."""
+    """Return the initial state, a batch of random images, and the jitted step, as in training."""
     model = build_model(config, shape)
     scaler = Scaler(256, config.data.centered, config.data.uniform_dequantization)
     loss = build_loss(config, build_path(config.sde), model, scaler)
@@ -52,7 +52,7 @@ def first_state_and_step(
 
 
 def forward_work(config: ConfigDict, shape: tuple[int, ...]) -> float:
-    """GFLOP of the convolutions and matrix products of the network for one image."""
+    """Return the GFLOP of a forward pass for one image: convolutions and matrix products."""
     model = build_model(config, shape)
     x, cond = jnp.zeros((1, *shape)), jnp.ones(1)
     params = abstract_params(model, shape)
@@ -60,7 +60,7 @@ def forward_work(config: ConfigDict, shape: tuple[int, ...]) -> float:
 
 
 def make(network: str, batch: int, size: int, nf: int) -> tuple[dict[str, Any], Answers]:
-    """What is told of the step, and what can be asked for."""
+    """Return the facts about the step, and the measurements that can be requested."""
     config = cifar10(*CONFIGS[network])
     config.model.nf = nf
     model, shape = build_model(config, (size, size, 3)), (size, size, 3)
@@ -78,7 +78,7 @@ def make(network: str, batch: int, size: int, nf: int) -> tuple[dict[str, Any], 
     facts = {
         "implementation": "scorefield",
         "parameters": parameter_count(state.params),
-        # Forwards once, and backwards twice: for what came in and for the parameters.
+        # Once forward, and twice backward: the gradients for the inputs and for the parameters.
         "gflop": 3 * batch * forward_work(config, shape),
         "planned_mib": plan.state_mib + plan.besides_mib,
         "compile_s": plan.seconds,
@@ -92,7 +92,7 @@ def make(network: str, batch: int, size: int, nf: int) -> tuple[dict[str, Any], 
 
 
 def peak_mib() -> float:
-    """The largest resident memory that this process had."""
+    """Return the largest resident memory that this process has had, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -1,7 +1,8 @@
 """The peers of `benchmarks.speed.train_step`, in PyTorch: diffusers' DDPM and score-models' NCSN++.
 
-The faster of the two layouts of memory, channels first and channels last, is taken; Adam is fused,
-clipping and average run over all parameters at once: each as fast as PyTorch has it.
+Each part is in PyTorch's fastest form: the network runs in the faster of two memory layouts
+(channels first, channels last), Adam is fused, and clipping and average treat all parameters at
+once.
 """
 
 import argparse
@@ -22,7 +23,7 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 
 def ddpm() -> torch.nn.Module:
-    """With the options of google/ddpm-cifar10-32."""
+    """Return DDPM with the options of google/ddpm-cifar10-32."""
     from diffusers import UNet2DModel
 
     plain = "DownBlock2D", "UpBlock2D"
@@ -42,8 +43,10 @@ def ddpm() -> torch.nn.Module:
 
 
 def ncsnpp() -> torch.nn.Module:
-    """As near to the continuous NCSN++ of CIFAR-10 as its options go: attention is in the middle
-    alone."""
+    """Return a network as near to the continuous NCSN++ of CIFAR-10 as score-models' options allow.
+
+    It has attention only in the middle.
+    """
     from score_models.architectures.ncsnpp import NCSNpp
 
     return NCSNpp(
@@ -54,7 +57,7 @@ def ncsnpp() -> torch.nn.Module:
         dropout=0.1,
         progressive="none",
         progressive_input="residual",
-        init_scale=1e-10,  # as near to 0 as it takes; ours does the same
+        init_scale=1e-10,  # almost 0; ours does the same
     )
 
 
@@ -96,7 +99,7 @@ class Step:
 
 
 def make(network: str, batch: int) -> tuple[dict[str, Any], dict[str, Callable]]:
-    """What is told of the step, and what can be asked for."""
+    """Return the facts about the step, and the measurements that can be requested."""
     begin = time.perf_counter()
     steps = [Step(network, batch, layout) for layout in LAYOUTS]
     first = time.perf_counter() - begin
@@ -111,7 +114,7 @@ def make(network: str, batch: int) -> tuple[dict[str, Any], dict[str, Callable]]
         "implementation": f"{PEERS[network][0]}, {name}",
         "parameters": sum(p.numel() for p in step.parameters),
         "gflop": 3 * forward_work(step),
-        "compile_s": first,  # nothing is compiled: the time to build the network
+        "compile_s": first,  # nothing is compiled; this is the time to build the network
     }
     return facts, {
         "step": lambda: seconds_of(step),
@@ -122,14 +125,14 @@ def make(network: str, batch: int) -> tuple[dict[str, Any], dict[str, Callable]]
 
 
 def forward_work(step: Step) -> float:
-    """GFLOP of a pass forwards, as `benchmarks.speed.work` counts."""
+    """Return the GFLOP of a forward pass, counted as in `benchmarks.speed.work`."""
     with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
         step.forward()
     return counter.get_total_flops() / 1e9
 
 
 def of_convolution(image, kernel, bias, stride, padding, dilation, transposed, *_, out_shape, **__):
-    """Without the padding; a FIR filter, which has one channel, is no work."""
+    """Return the operations of a convolution without its padding; 0 for FIR filters (1 channel)."""
     if transposed or set(dilation) != {1}:
         raise ValueError("Transposed and dilated convolutions are not counted.")
     axes = zip(image[2:], out_shape[2:], kernel[2:], stride, padding)
@@ -148,7 +151,7 @@ COUNTED = {
 
 
 def peak_mib() -> float:
-    """The largest resident memory that this process had."""
+    """Return the largest resident memory that this process has had, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

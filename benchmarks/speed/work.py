@@ -1,9 +1,9 @@
-"""How much work is a network? Floating-point operations of its convolutions and matrix products.
+"""Count the floating-point operations of a network's convolutions and matrix products.
 
-Two for every multiplication whose factors are both there: positions of a kernel that lie on the
-padding are left out, and so are products with a single term or a single row, which are the
-broadcasts and sums of `models/pixels.py`. What passes over memory alone is no work here, so that a
-rate over that of a matrix product tells how much of a step is arithmetic.
+Every multiplication counts as two operations. Kernel positions on the padding are left out, and so
+are products with a single term or a single row, which are the broadcasts and sums of
+`models/pixels.py`. Operations that only pass over memory are not counted. So the rate of a step,
+relative to that of a matrix product, shows how much of the step is arithmetic.
 """
 
 import math
@@ -17,7 +17,11 @@ from benchmarks.speed.taps import taps_inside
 
 
 def work(function: Callable, *args: Any) -> float:
-    """FLOP of one call of `function`, which is traced and not run; args may be shapes."""
+    """Return the FLOP of one call of `function`, which is traced and not run; args may be shapes.
+
+    Raises:
+        ValueError: the function has a dilated or grouped convolution.
+    """
     return float(_of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr))
 
 
@@ -52,15 +56,18 @@ def _of_product(equation: core.JaxprEqn) -> int:
 
 
 def _of_definition(equation: core.JaxprEqn) -> int:
-    """What `models.winograd` computes, by its definition and not by its products, which are fewer:
-    so shares of a peak can be compared, and go beyond one."""
+    """Return the operations of `models.winograd` by the definition of its convolution.
+
+    Winograd's form has fewer products. Counting by the definition makes shares of the peak
+    comparable, but a share can exceed one.
+    """
     image, kernel = (variable.aval.shape for variable in equation.invars)
     inside = math.prod(taps_inside(size, size, 3, 1, 1) for size in image[1:3])
     return 2 * image[0] * inside * kernel[2] * kernel[3]
 
 
 def _of_convolution(equation: core.JaxprEqn) -> int:
-    """Without dilation or groups, which the networks that are measured do not have."""
+    """Return the operations of a convolution. Raises ValueError for dilation or groups."""
     params, numbers = equation.params, equation.params["dimension_numbers"]
     image, kernel = (variable.aval.shape for variable in equation.invars)
     dilations = *params["lhs_dilation"], *params["rhs_dilation"]

@@ -1,4 +1,4 @@
-"""A process that measures what it is asked for, line by line; knows neither JAX nor PyTorch."""
+"""A process that answers requests for measurements, line by line; imports no JAX or PyTorch."""
 
 import json
 import os
@@ -9,7 +9,10 @@ from typing import Any
 
 
 def serve(facts: dict[str, Any], answers: dict[str, Callable[[], float]]) -> None:
-    """Makes every measurement once, unheeded, tells the facts, and answers to the end of input."""
+    """Print the facts, then answer a request for each line of the standard input.
+
+    Every measurement is first made once without being reported, as a warm-up.
+    """
     for answer in answers.values():
         answer()
     print("answer", json.dumps(facts), flush=True)
@@ -18,6 +21,9 @@ def serve(facts: dict[str, Any], answers: dict[str, Callable[[], float]]) -> Non
 
 
 def clock() -> float:
-    """Seconds: of the wall, or where the process has a single core, of the process alone, so that
-    what else runs there counts only by the caches and the memory that it takes."""
+    """Return the time in seconds: wall time, or CPU time if the process has a single core.
+
+    On a single core, CPU time leaves out other processes, except for their use of caches and
+    memory.
+    """
     return time.process_time() if len(os.sched_getaffinity(0)) == 1 else time.perf_counter()

@@ -54,6 +54,7 @@ def times(recipe: Recipe, path: AffinePath, eps: float) -> np.ndarray:
         ValueError: where the nodes do not rise, or an end does not lie beyond its neighbour.
     """
     lam = np.asarray(recipe.lam, np.float64)
+    inner = lam[1:-1]
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         ts = np.array(path.t_of_lam(jnp.asarray(lam)))
     ts[0], ts[-1] = path.t1, eps

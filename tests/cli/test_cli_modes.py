@@ -103,6 +103,15 @@ def test_waiting(trained):
     )
 
 
+@pytest.mark.parametrize("which", ["--wait", "--config.eval.all_ckpts"])
+def test_each_checkpoint_but_a_damaged_one(beside, which):
+    damage(beside / "checkpoints" / "3", "truncated")
+    result = call(beside, "eval", which, eval__enable_sampling=False)
+    assert (result.status, result.err) == (0, "")
+    assert "checkpoint 6\n" in result.out and "checkpoint 3\n" not in result.out
+    assert result.out.count("cannot be read") == result.out.count("It is passed over.") == 1
+
+
 def test_sample(trained):
     result = call(trained, "sample", "--seeds", "3-12")
     assert (result.status, result.err) == (0, "")

@@ -113,6 +113,7 @@ def test_without_a_test_array_some_rows_are_held_out(tmp_path):
         ({"x": GREY, "x_test": VECTORS}, r"`x` is uint8 .* and `x_test` float64"),
         ({"x": GREY, "x_test": GREY[:, :1]}, r"must have one shape"),
         ({"x": np.zeros((4, 3, 8, 8), np.uint8)}, r"looks like \(N, C, H, W\)"),
+        ({"x": np.zeros((4, 4, 32, 32), np.float32)}, r"looks like \(N, C, H, W\)"),
     ],
 )
 def test_other_files_are_answered_with_the_rule(tmp_path, arrays, message):

@@ -1,4 +1,4 @@
-"""Editing: noise by region, energies, time travel and SDEdit, on data whose laws are known."""
+"""Editing: noise by region, energies, time travel and SDEdit, on data with known laws."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ ETA = np.array([1.0, 0.0])
 
 
 def without_drift(path, eta):
-    """Wrong: the noise is added, and nothing taken from the direction for it."""
+    """Return a wrong sampler, which adds noise without reducing the direction term."""
 
     def step(key, predict, state, span):
         t, s = span.t, span.s
@@ -31,7 +31,7 @@ def without_drift(path, eta):
 
 
 def from_the_prior(sampler, law, eps, n):
-    """Samples of PAIR in 300 steps, from exact starts; float64 for their moments."""
+    """Return samples of PAIR in 300 steps from exact starts, as float64."""
     ts = make_grid("uniform_lam", law, 300, eps)
     start = np.random.default_rng(0).multivariate_normal(*PAIR.moments(law, law.t1), n)
     run = jax.jit(lambda x: sample(KEY, PAIR.predict(law), sampler, x, ts).x)
@@ -40,7 +40,7 @@ def from_the_prior(sampler, law, eps, n):
 
 @pytest.mark.parametrize("name", ["ve", "vp"])
 def test_noise_by_region_keeps_the_law(name):
-    """Correlations between a noisy and a noiseless coordinate included."""
+    """Noise by region keeps the law, with correlations of noisy and noiseless coordinates."""
     law, n = LAWS[name], 10_000
     mean, cov = PAIR.moments(law, EPS[name])
     x = from_the_prior(regional(law, ETA), law, EPS[name], n)
@@ -49,14 +49,13 @@ def test_noise_by_region_keeps_the_law(name):
 
 
 def test_noise_without_its_drift_widens_the_law():
-    """What the test above would see."""
+    """The test above would notice noise without its drift."""
     x = from_the_prior(without_drift(VP(), ETA), VP(), EPS["vp"], 1000)
     assert np.cov(x.T)[0, 0] > 2.0 * PAIR.moments(VP(), EPS["vp"])[1][0, 0]
 
 
 def test_the_ends_of_eta(x64):
-    """1 is the posterior variance of ancestral sampling, 0 is DDIM; between them each for itself,
-    with the same noise."""
+    """eta = 1 is ancestral sampling and eta = 0 is DDIM; each coordinate has its own eta."""
     law, x = VP(), np.random.default_rng(0).standard_normal((3, 2))
     samplers = {
         "one": regional(law, 1.0),
@@ -83,8 +82,10 @@ def test_the_ends_of_eta(x64):
 
 @pytest.mark.parametrize(("name", "solver", "order"), [("flow", ddim, 1), ("ve", heun, 3)])
 def test_inverting_and_regenerating_returns(name, solver, order, x64):
-    """The image comes back with an error that falls at the order of a round trip. Each solver on
-    another law; Heun's on VP is in the test below."""
+    """Inverting and regenerating returns the image, with an error of the order of a round trip.
+
+    Each solver has another law. A test below has a flow edit on VP.
+    """
     law, x = LAWS[name], PRIOR.draw(np.random.default_rng(0), 8)
     predict, errors = PRIOR.predict(law), []
     for steps in (64, 128):
@@ -99,7 +100,7 @@ def test_inverting_and_regenerating_returns(name, solver, order, x64):
 
 
 def test_two_flows_carry_from_one_law_to_another(x64):
-    """Up the flow of one Gaussian and down that of another: the composition of the closed maps."""
+    """Going up one Gaussian's flow and down another's is the composition of their flow maps."""
     law, eps, strength = VP(), 1e-3, 0.7
     other = Gaussian(np.array([-1.0, 0.3]), np.array([[0.3, -0.1], [-0.1, 0.6]]))
     x = PAIR.draw(np.random.default_rng(0), 5)
@@ -111,7 +112,7 @@ def test_two_flows_carry_from_one_law_to_another(x64):
 
 
 def travel(law, x, ts, repeats, guide=None, **options):
-    """DDIM with the steps between 0.3 and 0.7 of the grid repeated."""
+    """Run DDIM with repeats of the steps between t = 0.3 and 0.7."""
     predict, window = PAIR.predict(law), (0.3, 0.7)
     return time_travel(
         KEY, law, predict, ddim(law), x, ts, guide=guide, window=window, repeats=repeats, **options
@@ -119,7 +120,10 @@ def travel(law, x, ts, repeats, guide=None, **options):
 
 
 def test_time_travel_alone_changes_nothing(x64):
-    """But for an error of the steps, that falls as their number; the cost is what is said."""
+    """Time travel without a guide changes nothing, up to an error that falls like one over steps.
+
+    The number of evaluations is the stated one.
+    """
     law, x = VP(), np.random.default_rng(0).standard_normal((8, 2))
     moved, plain = [], []
     for steps in (50, 100):
@@ -134,14 +138,17 @@ def test_time_travel_alone_changes_nothing(x64):
         assert (once.nfe, often.nfe) == (steps, steps + 3 * 2 * window)
         moved.append(np.abs(often.x - once.x).max())
         plain.append(np.abs(once.x - PAIR.flow_map(law, x, law.t1, 1e-3)).max())
-    # There and back is twice the error of a step, three times over.
+    # Each of the three returns adds the errors of a step back and a step down.
     assert 1e-5 < moved[1] < moved[0] < 6.0 * plain[0]
     assert np.log2(moved[0] / moved[1]) == pytest.approx(1.0, abs=0.2)
 
 
 def test_more_repeats_lower_the_energy():
-    """None, every other step of the window three times, and all of them eight times; the second
-    also ends with the conditional mean."""
+    """The energy falls with more repeats: no guide, one pass, some repeats, and all eight times.
+
+    In the third run every other step of the window is taken three times, and the run ends with the
+    conditional mean.
+    """
     law, target = VP(), 2.5
     x = np.random.default_rng(0).standard_normal((64, 2))
     energy = lambda x0: 0.5 * (x0[:, 0] - target) ** 2
@@ -160,8 +167,10 @@ def test_more_repeats_lower_the_energy():
 
 
 def test_an_energy_is_a_likelihood(x64):
-    """The guide of `|y - x0|^2 / (2 n^2)` is DPS, and of the state a sum of scores; no energy and a
-    scale of zero leave the prediction."""
+    """The guide of the energy `|y - x0|^2 / (2 n^2)` is DPS.
+
+    An energy of the state x adds its gradient to the score. A scale of zero changes nothing.
+    """
     law, t, noise = VP(), 0.4, 0.3
     y = np.array([0.3, -1.0])
     x = np.random.default_rng(0).standard_normal((3, 2))
@@ -193,7 +202,10 @@ def test_an_energy_is_a_likelihood(x64):
 
 
 def test_windows():
-    """Of time and of log-SNR, for a time each; what is not finite outside does no harm."""
+    """A window in time or in log-SNR applies for each example's time.
+
+    Energies that are not finite outside the window do no harm.
+    """
     law, t, x = VP(), np.array([0.2, 0.5, 0.8]), np.ones((3, 2))
     energy = lambda x, t: jnp.sum(x, axis=1) / (t < 0.7)
     lam = tuple(float(law.lam(u)) for u in (0.6, 0.4))
@@ -209,7 +221,10 @@ def test_windows():
 
 
 def test_regional_gradients(x64):
-    """An edit has no part where m = 0, and a blend is a blend; a mask lowers the change outside."""
+    """An edit's gradient is zero where m = 0, and a mask lowers the change outside.
+
+    With a content energy the gradients are blended by m.
+    """
     law, x = VP(), np.random.default_rng(0).standard_normal((16, D))
     ts = make_grid("uniform_lam", law, 60, 1e-3)
     edit = lambda x0, t: 0.5 * jnp.sum((x0 - 3.0) ** 2, axis=1)
@@ -243,7 +258,7 @@ SIZE, LEVELS = 16, (0.0, 0.5, 1.0)
 
 
 def picture(row, column, level):
-    """A blob, and a stripe along the lower edge whose brightness an edit should keep."""
+    """Return an image of a blob, and a stripe at the lower edge that an edit should keep."""
     i, j = np.mgrid[:SIZE, :SIZE]
     image = np.exp(-((i - row) ** 2 + (j - column) ** 2) / (2 * 1.5**2))
     image[-2:] = level
@@ -251,7 +266,7 @@ def picture(row, column, level):
 
 
 def test_a_blob_is_moved():
-    """To where the energy of blurred images asks for it, with the rest as it was."""
+    """An edit moves the blob to the minimum of an energy of blurred images, and keeps the rest."""
     law, eps = VP(), 1e-3
     places = [(r, c) for r in range(3, 11) for c in range(3, 13)]
     labels = [(r, c, level) for r, c in places for level in LEVELS]
@@ -269,7 +284,7 @@ def test_a_blob_is_moved():
 
     @jax.jit
     def run(images, weight):
-        """Of weight 0 neither edited nor noised."""
+        """Edit the images; with weight 0 there is neither an edit nor noise."""
         edit = lambda x0, t: weight * distance(x0, wanted, near)
         content = lambda x0, t: weight * distance(x0, images, 1.0 - near)
         eta = lambda t: weight * jnp.where((last < t) & (t <= first), 0.4, 0.0) * near

@@ -1,4 +1,4 @@
-"""Edits by noise: images noised part of the way and sampled down, with and without a mask."""
+"""SDEdit: images with noise of some level are sampled down, with and without a mask."""
 
 import jax
 import numpy as np
@@ -14,7 +14,10 @@ KEY = jax.random.key(0)
 
 @pytest.mark.parametrize(("name", "strength", "unit"), [("vp", 0.3, "part"), ("ve", 0.8, "sigma")])
 def test_sdedit_of_gaussian_data(name, strength, unit):
-    """Down by the flow: `m + a G (image - m)` and `c^2 G^2`, G the gain of the flow."""
+    """For Gaussian data and the flow, mean and covariance of the results have closed forms.
+
+    They are `m + a G (image - m)` and `c^2 G^2`, where G is the gain of the flow.
+    """
     law, eps, n = LAWS[name], EPS[name], 20_000
     image = np.array([1.5, 0.5])
     run = lambda images: sdedit(
@@ -41,13 +44,16 @@ def test_sdedit_of_gaussian_data(name, strength, unit):
     x = np.asarray(result.x, np.float64)
     assert np.all(np.abs(x.mean(0) - mean) < 4.0 * np.sqrt(np.diag(cov) / n))
     assert np.all(np.abs(np.cov(x.T) - cov) < 4.0 * covariance_error(cov, n))
-    # The start alone has another mean and covariance.
+    # The mean and covariance of the start differ visibly from these.
     assert np.abs(mean - a * image).max() > 0.05 and np.abs(cov[0, 1]) > 0.02
 
 
 def test_more_strength_forgets_more():
-    """From the image to the data's own law, by a sampler of the SDE: draws of `p(x0 | x_t)` for
-    `x_t = a image + c z`, whose mean and covariance are known."""
+    """With a stochastic sampler, results are draws of `p(x0 | x_t)` for `x_t = a image + c z`.
+
+    Their mean and covariance are known. With more strength they are farther from the image and
+    nearer to the data's law.
+    """
     law, n, image = VP(), 4000, np.array([3.0, -3.0])
     away = []
     for strength in (0.2, 1.0):
@@ -67,7 +73,7 @@ def test_more_strength_forgets_more():
 
 
 def test_what_a_mask_keeps_is_kept():
-    """To the last bit, while the rest is drawn; whatever the other images are."""
+    """A mask keeps its part to the last bit; the rest is drawn, whatever the other images are."""
     law, keep = VE(), np.array([1, 0])
     images = PAIR.draw(np.random.default_rng(0), 5).astype(np.float32)
 
@@ -82,8 +88,8 @@ def test_what_a_mask_keeps_is_kept():
     assert np.abs(x[:, 1] - images[:, 1]).min() > 1e-3
     np.testing.assert_allclose(others, x[rows], rtol=1e-4, atol=1e-4)
 
-    # The start is `a image + c z` in both parts, and not twice the image in one: a step that swaps
-    # them shows what the first one was.
+    # The start is `a image + c z` in both parts, and the kept part is not added twice. A step that
+    # swaps the coordinates shows the start's first coordinate in the second one.
     swap = ancestral(law)._replace(step=lambda key, predict, state, span: State(state.x[:, ::-1]))
     start = jax.jit(
         lambda x: sdedit(KEY, law, PAIR.predict(law), swap, x, 0.2, steps=1, keep=keep).x

@@ -13,8 +13,10 @@ from scipy.special import dawsn
 
 from builders.editing import build_editing
 from builders.experiment import build
+from editing import Edit
 from evaluation.tasks.editing import edit, run_editing
 from evaluation.tasks.given import given_images
+from samplers.base import SampleResult
 from sde_lib import example_keys
 
 SHAPE, D, N = (4, 4, 1), 16, 12
@@ -228,6 +230,15 @@ def test_numbers_out_of_range(images, key):
     changes = {f"edit__{key}": -1 if key == "samples" else -1.0, "edit__method": "flow"}
     with pytest.raises(ValueError, match=rf"edit\.(flow\.)?{key} is -1"):
         build_editing(experiment(images, **changes))
+
+
+def test_an_edit_that_is_not_finite(images, tmp_path):
+    """One of six is nan: that is said, and nothing becomes a level."""
+    known = experiment(images, edit__samples=2)
+    run = lambda keys, predict, guided, x: SampleResult(x.at[3, 1, 2].set(jnp.nan), None, 1)
+    with pytest.raises(ValueError, match=r"^1 of 6 edits are not finite"):
+        run_editing(Edit(run, None), known, PARAMS, tmp_path, 3, range(3))
+    assert not list(tmp_path.iterdir())
 
 
 def test_images_that_are_not_there(images):

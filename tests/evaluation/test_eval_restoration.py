@@ -11,7 +11,9 @@ from known_data import LEVELS, PARAMS, config
 from PIL import Image
 
 from builders.experiment import build
+from builders.operators import build_operator
 from builders.restoration import build_restoration
+from configs.base import base
 from data import Scaler
 from evaluation.tasks.restoration import (
     Restored,
@@ -264,6 +266,7 @@ def test_pictures_are_measured(images, tmp_path):
         ({"guidance__operator": "mark"}, "guidance.operator 'mark'; did you mean 'mask'"),
         ({"guidance__factor": 3}, "downsample has the factor 3 for 4 x 4 pixels"),
         ({"guidance__operator": "greyscale"}, "3"),
+        ({"guidance__operator": "complex_fourier"}, "has 1 channels, and a complex image is two"),
         ({"guidance__method": "dps"}, "noise_std is 0.0; .* above 0"),
         ({"guidance__method": "impute"}, "rows that are not orthonormal"),
         (
@@ -313,6 +316,13 @@ def test_pictures_are_measured(images, tmp_path):
 def test_bad_options(images, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         build_restoration(experiment(images, **{"guidance__method": "pigdm", **changes}))
+
+
+def test_a_config_names_a_scan():
+    """Three of eight lines of a complex image: 24 points, of two numbers each."""
+    section = base("vp", "mlp", "digits").guidance
+    section.update(operator="complex_fourier", complex_fourier={"lines": 3})
+    assert build_operator(section, (8, 8, 2)).shape_out == (24, 1, 2)
 
 
 def test_examples_that_are_not_there(images):

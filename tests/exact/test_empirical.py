@@ -1,4 +1,4 @@
-"""The optimal denoiser of a data set against closed form, autodiff, and itself in float64."""
+"""The optimal denoiser of a data set against closed forms, autodiff, and float64."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,10 @@ TIMES = np.array([0.05, 0.2, 0.5, 0.9])
 @pytest.mark.usefixtures("x64", "strict_ranks")
 @pytest.mark.parametrize("law_name", LAWS)
 def test_all_predictions_and_the_density(law_name):
-    """Without and with a blur, at a time for each example; five blocks of eight, one padded."""
+    """Predictions and density are right with and without blur, at a time per example.
+
+    The data are in five blocks of eight points, of which one is padded.
+    """
     law, x, t = LAWS[law_name], RNG.standard_normal((4, 3, 2)), TIMES
 
     @jax.jit
@@ -37,7 +40,7 @@ def test_all_predictions_and_the_density(law_name):
 
 @pytest.mark.usefixtures("x64")
 def test_blocks_change_nothing():
-    """One point a block, and one block; a number for the time, too."""
+    """Blocks of one point and a single block give the same; the time is a number."""
     x, t = RNG.standard_normal((4, 3, 2)), np.float64(0.4)
     told = jax.jit(lambda data, x, t: posterior(EDM(), data, x, t))
     for a, b in zip(told(points(DATA, block=1), x, t), told(points(DATA, block=1000), x, t)):
@@ -46,7 +49,7 @@ def test_blocks_change_nothing():
 
 @pytest.mark.usefixtures("x64")
 def test_the_denoiser_is_the_gradient_of_the_density():
-    """D* = x + sigma^2 grad log p; and the gradient by t is finite, padding or not."""
+    """D* = x + sigma^2 grad log p; the gradient by t is finite, also with padding."""
     data, x, t, h = points(DATA, block=8), RNG.standard_normal((4, 3, 2)), TIMES, 1e-6
     total = lambda x, t: jnp.sum(empirical_logp(EDM(), data, x, t))
 
@@ -65,7 +68,7 @@ def test_the_denoiser_is_the_gradient_of_the_density():
 def test_the_nearest_point_and_its_weight():
     data = points(DATA, block=8)
     x = np.concatenate([DATA[[5, 36]] + 1e-3, RNG.standard_normal((2, 3, 2))])
-    # The last three lie on a point: there the distance is nought, not the root of a rounding.
+    # The last three lie on a point: their distance is 0, and not the root of a rounding error.
     x = np.concatenate([x, DATA[:3]])
     found = jax.device_get(jax.jit(posterior)(EDM(), data, x, 0.7))
     assert found.distance[-3:].max() < 1e-14
@@ -91,13 +94,16 @@ def test_the_inequality_behind_monotone_likelihood():
     norm2 = lambda v: np.sum(np.asarray(v) ** 2, axis=(1, 2))
     bound = (norm2(x - at_x.mean) - norm2(w - at_x.mean)) / (2 * sigma**2)
     assert np.min((gain - bound) / (1 + np.abs(bound))) > -1e-12
-    # It is tight where w is near x: half of these lie within their first-order term of it.
+    # The bound is tight for w near x: half of the gaps are below half of the typical bound.
     assert np.median(gain - bound) < 0.5 * np.median(np.abs(bound))
 
 
 def test_float32_at_small_noise():
-    """Between two images a few sigma apart the weights need `|y - x_i|^2` to sigma^2 digits: a
-    matrix product in float32 alone is off by far more."""
+    """In float32, weights of two images a few sigma apart are right.
+
+    They need `|y - x_i|^2` with an error below sigma^2. A float32 matrix product alone has a far
+    larger error.
+    """
     dims, sigma = 784, 0.01
     first = RNG.uniform(-1, 1, (200, dims))
     apart = RNG.standard_normal((200, dims)) * 3.0 * sigma / dims**0.5
@@ -127,8 +133,10 @@ def test_the_mixture_of_the_sampler_benchmark_is_a_case():
 
 
 def test_memory_does_not_hold_states_against_data():
-    """The plan for 1024 states and 60,000 points, which as (B, N) floats are 234 MiB. Nothing is
-    allocated."""
+    """XLA's plan for 1024 states and 60,000 points holds no (B, N) array, which takes 234 MiB.
+
+    Nothing is allocated.
+    """
     shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)
     blocks = -(-60_000 // 1024)
     data = points(np.zeros((2, 64))).replace(

@@ -1,4 +1,4 @@
-"""Densities and scores on a grid, against laws for which they are known."""
+"""Densities and scores on a grid, against laws with known densities."""
 
 import functools
 
@@ -28,12 +28,14 @@ def on_vp(n, m):
 
 
 def test_mixture_under_vp():
-    """A law with drift and noise that change in time: density and score of M1, of order 2 in the
-    widths of space and time taken together."""
+    """Density and score of M1 under VP converge with order 2 in the widths of space and time.
+
+    VP's drift and noise depend on time.
+    """
     errors = []
     for n, m in ((201, 26), (401, 51), (801, 101)):
         density = on_vp(n, m)
-        # At the nodes themselves, where nothing is interpolated.
+        # Compare at the nodes, where nothing is interpolated.
         nodes, times = density.grid, density.times[1 :: (m - 1) // 25]
         middle = 0.5 * (nodes[1:] + nodes[:-1])
         logp, score = exact(nodes, times)[0], exact(middle, times)[1]
@@ -46,7 +48,7 @@ def test_mixture_under_vp():
 
 
 def exact(x, times):
-    """log p and score of M1 under VP, `(m, n)` each."""
+    """Return log p and score of M1 under VP, `(m, n)` each."""
     a, c = (np.asarray(v)[:, None, None] for v in VP_LAW.coeffs(np.asarray(times)))
     means, variances = a * M1.means[:, 0], a**2 * M1.stds**2 + c**2
     d = x[None, :, None] - means
@@ -55,8 +57,7 @@ def exact(x, times):
 
 
 def test_interpolation():
-    """Between nodes the error of the cubic is of order 3 at least, its slope has no jumps, and
-    time goes in straight lines."""
+    """Between nodes the cubic has at least order 3 and a continuous slope; time is linear."""
     x = np.linspace(-0.9, 0.9, 181)[:, None]
     errors = []
     for n in (21, 41, 81):
@@ -68,12 +69,12 @@ def test_interpolation():
     assert np.all(np.log2(np.asarray(errors[:-1]) / np.asarray(errors[1:])) > 2.7), errors
     slope = jax.jit(jax.vmap(jax.grad(lambda v: density.logp(v[None, None], 1.0)[0])))
     at = grid[20:60]
-    # Below and above a node; the second derivative jumps, by less than 0.1 here.
+    # Slopes below and above a node; the second derivative jumps, by less than 0.1 here.
     np.testing.assert_allclose(slope(at - 1e-9), slope(at + 1e-9), atol=1e-9)
 
 
 class Student:
-    """`dx = -x dt + sqrt(1 + x^2) dw`, at rest in `p ~ (1 + x^2)^-2`, Student's law of 3."""
+    """`dx = -x dt + sqrt(1 + x^2) dw`, with the stationary law `p ~ (1 + x^2)^-2` (Student's)."""
 
     diffusion_type = "diagonal"
 
@@ -90,7 +91,7 @@ def test_noise_that_depends_on_the_state():
     density = fokker_planck(Student(), start, grid, np.asarray([0.0, 20.0]), 100)
     rest = np.log(2.0 / np.pi) - 2.0 * np.log1p(grid**2)
     near = np.abs(grid) < 5.0
-    # What lies beyond the grid is 8e-5 of the mass.
+    # Beyond the grid lies 8e-5 of the mass.
     np.testing.assert_allclose(density.table[1][near], rest[near], atol=2e-3)
 
 
@@ -113,14 +114,16 @@ def test_coordinates_are_independent():
     score, logp, alone, slope = jax.device_get(run(x, t))
     assert score.shape == x.shape and logp.shape == (3,)
     np.testing.assert_allclose(logp, alone.reshape(3, 4).sum(1), rtol=1e-12)
-    # Two interpolations of one density, of log p and of its differences.
+    # The score interpolates differences of log p, the slope is that of interpolated log p.
     np.testing.assert_allclose(score.ravel(), slope, rtol=2e-3, atol=1e-3)
     np.testing.assert_allclose(logp[0], np.sum(PEAKS(x[0])), atol=1e-3)
 
 
 def test_likelihood_of_a_law_that_is_not_affine():
-    """The flow from the data to the prior and its divergence give back the density at t0, once the
-    prior is the density at t1: two unlike uses of one score."""
+    """With the density at t1 as prior, log p by the flow equals the density at t0.
+
+    So two different uses of the score agree.
+    """
     density, x = well(), np.asarray([[-1.8, 0.5], [-1.4, 0.2], [0.1, -0.4], [1.2, 0.6]])
 
     @jax.jit
@@ -137,7 +140,7 @@ def test_likelihood_of_a_law_that_is_not_affine():
 
 
 def test_prediction_of_a_score_alone():
-    """Velocity and restored state are those of the score, which is evaluated once."""
+    """Velocity and restored state follow from the score, which is evaluated once."""
     calls = []
 
     def score(x, t):
@@ -159,7 +162,7 @@ def test_prediction_of_a_score_alone():
 
 
 def test_restored_state_is_the_conditional_mean_to_first_order():
-    """Under VP the mean of x at t0 given x_t is known; the error falls as (t - t0)^2."""
+    """Under VP, the restored state equals the known mean of x_t0 given x_t, up to (t - t0)^2."""
     x = np.asarray([[-1.0], [0.2], [0.9]])
     predict = score_only(VP_LAW, M1.score(VP_LAW))
 
@@ -175,8 +178,10 @@ def test_restored_state_is_the_conditional_mean_to_first_order():
 
 
 def test_gap_is_the_rate_of_relaxation():
-    """The distance to rest falls by `exp(-gap)` per unit of time, once only the slowest part is
-    left. (Data to one side of the middle, which have that part.)"""
+    """The distance to the stationary law falls by `exp(-gap)` per unit of time at late times.
+
+    Then only the slowest mode is left. The data lie on one side, so that they contain this mode.
+    """
     grid = np.linspace(-4.0, 4.0, 401)
     times = np.asarray([0.0, 4.0, 6.0])
     density = fokker_planck(WELL, lambda x: norm.logpdf(x, 1.0, 0.3), grid, times, 100)

@@ -20,7 +20,7 @@ EPS = {"edm": 2e-3}
 RNG = np.random.default_rng(0)
 DIGITS = load_digits().data / 8.0 - 1.0
 D = 5
-# Of rank 5 and of rank 2, in directions of no axis.
+# Models of rank 5 and of rank 2, with directions that are not axes.
 FULL = RNG.standard_normal((D, D)) * np.array([2.0, 1.0, 0.5, 0.3, 0.1])
 THIN = FULL[:, :2]
 MEAN = RNG.standard_normal(D)
@@ -60,7 +60,7 @@ def prediction(law, model, x, t):
 
 @pytest.mark.parametrize("images", [False, True])
 def test_moments_of_real_images(images):
-    """One array, and batches of unequal size: NumPy's mean and covariance, axes flattened."""
+    """Moments of one array and of batches of unequal size are NumPy's for flattened images."""
     data = DIGITS.reshape(-1, 8, 8, 1) if images else DIGITS
     whole = moments(data)
     for found in (whole, moments(iter(np.split(data, [100, 101, 900])))):
@@ -73,7 +73,7 @@ def test_moments_of_real_images(images):
 
 
 def test_moments_of_few_examples():
-    """Fewer examples than dimensions: rank n - 1, the same by SVD as by the covariance."""
+    """With fewer examples than dimensions the rank is n - 1; SVD and covariance agree."""
     few = DIGITS[:20]
     by_svd, by_eigh = moments(few), moments([few])
     assert by_svd.U.shape == by_eigh.U.shape == (64, 19)
@@ -106,7 +106,7 @@ def test_moments_refuse(data, rank, message):
 @pytest.mark.parametrize("law_name", LAWS)
 @pytest.mark.parametrize("model", MODELS)
 def test_prediction_equals_the_dense_one(law_name, model):
-    """Woodbury with r directions against the inverse of the whole covariance."""
+    """Woodbury's formula with r directions equals the inverse of the whole covariance."""
     law, x = LAWS[law_name], starts(LAWS[law_name])
     for t in (law.t1, 0.05 * law.t1):
         a, c = numbers(law, t)
@@ -124,8 +124,10 @@ def test_prediction_equals_the_dense_one(law_name, model):
 @pytest.mark.parametrize("law_name", LAWS)
 @pytest.mark.parametrize("model", MODELS)
 def test_flow_is_the_solution_of_the_ode(law_name, model):
-    """Against the dense closed form and an adaptive solve of `dy / d lam = -exp(-lam) eps`, with a
-    dense inverse; forth and back, and in two parts."""
+    """The flow equals the dense closed form and an adaptive solve of `dy / d lam = -exp(-lam) eps`.
+
+    The solve uses a dense inverse. The flow is also run forth and back, and in two parts.
+    """
     law, x, (t1, eps) = LAWS[law_name], starts(LAWS[law_name]), ends(law_name)
     flow = lambda x, s, t: np.asarray(flow_of(law, model, x, s, t))
     found = flow(x, t1, eps)
@@ -163,8 +165,10 @@ def test_flow_with_a_time_per_example():
 
 @pytest.mark.parametrize("law_name", LAWS)
 def test_flow_carries_one_gaussian_to_the_other(law_name):
-    """Its Jacobian J takes the covariance at s to that at t, `J C_s J^T = C_t`, mean to mean; and
-    what lies outside the directions shrinks as the noise does."""
+    """The flow maps mean to mean, and its Jacobian J the covariances, `J C_s J^T = C_t`.
+
+    Outside the model's directions it scales states as the noise.
+    """
     law, (s, t) = LAWS[law_name], ends(law_name)
     for model, cov in COVS.items():
         data = Gaussian(MEAN, cov)
@@ -179,13 +183,16 @@ def test_flow_carries_one_gaussian_to_the_other(law_name):
 
 
 def test_denoiser_along_the_path():
-    """Wang & Vastola 2023: the conditional mean is `m + sum_k chi_k c_k u_k` with `chi = a_t L /
-    sqrt(v_t v_T)`, and reaches `1 / sqrt 2` of its end where `a^2 L = c^2`: large L first."""
+    """Along the flow the conditional mean is `m + sum_k chi_k c_k u_k` (Wang & Vastola 2023).
+
+    Here `chi = a_t L / sqrt(v_t v_T)`. A mode reaches `1 / sqrt 2` of its end where `a^2 L = c^2`;
+    modes of large L come first.
+    """
     law, model = LAWS["vp"], MODELS["full"]
     x = starts(law)
     a_T, c_T = numbers(law, 1.0)
     coordinates = (x - a_T * MEAN[None]) @ model.U
-    # The times at which exp(-lam), the noise per signal, is sqrt(L).
+    # The times at which exp(-lam), the noise-to-signal ratio, is sqrt(L).
     crossings = np.asarray(law.t_of_lam(-0.5 * np.log(model.L)))
     assert np.all(np.diff(crossings) < 0.0)
     for k, t in enumerate(crossings):
@@ -200,7 +207,7 @@ def test_denoiser_along_the_path():
 
 
 def unexplained(score, model):
-    """`E|score - model|^2 / E|score|^2`, one minus the explained variance."""
+    """Return `E|score - model|^2 / E|score|^2`, one minus the explained variance."""
     return float(np.sum((score - np.asarray(model)) ** 2) / np.sum(score**2))
 
 
@@ -211,9 +218,12 @@ def empirical_score(x, sigma):
 
 
 def test_explained_variance_on_real_digits():
-    """Of the digits' exact score: all of it where the noise is large, the rest falling as
-    `sigma^-6` (third moments are what it lacks); in between isotropic < Gaussian < ten Gaussians;
-    least at small noise."""
+    """The Gaussian model explains the digits' exact score fully at large noise.
+
+    The unexplained share falls as `sigma^-6`, because third moments are missing. At medium noise,
+    ten Gaussians explain more than one, and one more than an isotropic model. At small noise the
+    share is largest.
+    """
     law, model = EDM(), moments(DIGITS)
     spread = GaussianMoments(model.mean, np.zeros((64, 0)), np.zeros(0))
     isotropic = GaussianMoments(model.mean, np.eye(64), np.full(64, model.L.sum() / 64))
@@ -239,7 +249,7 @@ def test_explained_variance_on_real_digits():
 
 
 def mixture_score(x, parts, sigma):
-    """The score of a mixture of Gaussians with the moments of the parts, dense, at a = 1."""
+    """Return the score at a = 1 of a mixture of Gaussians with the parts' moments, densely."""
     logp, scores = [], []
     for part in parts:
         cov = np.cov(part.T, bias=True) + sigma**2 * np.eye(64)
@@ -251,7 +261,7 @@ def mixture_score(x, parts, sigma):
 
 
 def test_paths_turn_in_a_plane():
-    """Painters' picture: on the digits' moments x_t stays near the plane of its two ends."""
+    """With the digits' moments, x_t stays near the plane of its two ends ("Painters")."""
     law, model = VP(), moments(DIGITS)
     start = np.random.default_rng(3).standard_normal((20, 64))
     flow = jax.jit(lambda t: gaussian_flow(law, model, start, 1.0, t))
@@ -265,7 +275,7 @@ def test_paths_turn_in_a_plane():
 
 @pytest.mark.parametrize("shape", [(4, 4), (4, 2)], ids=["whole", "few"])
 def test_products_are_at_full_precision(shape):
-    """On accelerators too, which multiply matrices at half of it unless they are told."""
+    """Matrix products ask for full precision; by default accelerators use lower precision."""
     model = GaussianMoments(np.zeros(4), np.eye(*shape), np.ones(shape[1]))
     for run in (
         lambda x: gaussian_predict(VP(), model)(x, np.float32(0.5)),

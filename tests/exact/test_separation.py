@@ -1,4 +1,4 @@
-"""Data separation: quadrature over few points, the Gaussian formula, and a proven bound."""
+"""Data separation gamma: quadrature for few points, the Gaussian formula, and a proven bound."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,13 +11,13 @@ from exact.separation import estimate, gaussian_gamma
 from sde_lib import EDM
 
 pytestmark = pytest.mark.usefixtures("x64")
-# Neither centred nor of mean square one.
+# Points that are not centred and whose mean square is not one.
 FIVE = np.array([[1.0, 0.2], [2.1, -0.5], [0.4, 1.3], [1.6, 0.9], [1.1, 0.1]])
 DRAWS = 4000
 
 
 def quadrature(points, theta):
-    """gamma by Gauss-Hermite over the noise of every point, with the oracle's posterior mean."""
+    """Return gamma by Gauss-Hermite quadrature over the noise, with the exact posterior mean."""
     n, dims = points.shape
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     z = np.stack(np.meshgrid(*[nodes] * dims), axis=-1).reshape(-1, dims)
@@ -34,7 +34,10 @@ def quadrature(points, theta):
 
 @pytest.mark.parametrize("points", [np.array([[-1.0], [1.0]]), FIVE], ids=["two", "five"])
 def test_few_points_against_quadrature(points):
-    """Within its own standard error over eight seeds, which with much noise is next to nothing."""
+    """Estimates over eight seeds equal the quadrature within the reported standard error.
+
+    At large noise this error is very small.
+    """
     runs = [estimate(points, 12, DRAWS, seed) for seed in range(8)]
     theta, scale = runs[0].theta, runs[0].scale
     truth = quadrature(points / scale, theta[4:-1])
@@ -48,7 +51,7 @@ def test_few_points_against_quadrature(points):
 
 
 def test_gamma_is_that_of_the_shape_alone():
-    """A scale of the data comes out as `scale` and changes nothing else, nor do the blocks."""
+    """Scaling the data changes `scale` and nothing else."""
     one, three = estimate(FIVE, 12, 500), estimate(3.0 * FIVE, 12, 500)
     np.testing.assert_allclose(three.scale, 3.0 * one.scale, rtol=1e-12)
     np.testing.assert_allclose(three.gamma, one.gamma, rtol=1e-9)
@@ -62,7 +65,7 @@ def test_blocks_change_nothing(monkeypatch):
 
 
 def test_gaussian_data():
-    """gamma from the published `lam`, zero for the standard normal, and the limits at both ends."""
+    """gamma of Gaussian data follows from the published `lam`, is 0 for N(0, I), and has limits."""
     theta = np.linspace(0.1, 1.5, 8)
     np.testing.assert_allclose(gaussian_gamma(theta, np.ones(3)), 0.0, atol=1e-15)
     L, mean2 = np.array([2.0, 0.7, 0.3, 0.2]), 0.2
@@ -77,7 +80,7 @@ def test_gaussian_data():
 
 
 def test_many_gaussian_points_approach_the_formula():
-    """2000 points of one dimension look Gaussian at a noise of their own size."""
+    """2000 one-dimensional points have nearly the gamma of a Gaussian, if the noise is as large."""
     x = np.random.default_rng(0).standard_normal((2000, 1)) * 0.8 + 0.6
     found = estimate(x, 12, DRAWS)
     near = found.theta > 0.6
@@ -87,8 +90,10 @@ def test_many_gaussian_points_approach_the_formula():
 
 @pytest.mark.parametrize("n, dims", [(2, 1024), (4, 784), (8, 3136)])
 def test_bound_on_the_separation_of_few_points(n, dims):
-    """Theorem 4.1: `int 1 - lam ds <= 3 n / sqrt(D)`, an integral of 1 - gamma over theta, here
-    well below the pi / 2 that any data obey."""
+    """Theorem 4.1: `int 1 - lam ds <= 3 n / sqrt(D)`, an integral of 1 - gamma over theta.
+
+    Here the bound is well below pi / 2, which holds for all data.
+    """
     x = np.random.default_rng(0).standard_normal((n, dims))
     found = estimate(x, 40, 1000)
     integral = simpson(1.0 - found.gamma, x=found.theta)

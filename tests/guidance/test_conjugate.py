@@ -1,4 +1,4 @@
-"""Conjugate gradients, an example at a time."""
+"""Conjugate gradients and conjugate residuals, for each example of a batch on its own."""
 
 import functools
 
@@ -23,14 +23,17 @@ def product(M):
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def run(solve, M, b, iterations, rough=None):
-    """A program for each number of iterations."""
+    """Solve M x = b; each number of iterations is a program."""
     more = () if rough is None else (product(rough),)
     return solve(product(M), b, iterations, *more)
 
 
 @pytest.mark.parametrize("solve", SOLVERS)
 def test_solves(solve, x64):
-    """To rounding after as many iterations as unknowns; no harm by more, here preconditioned."""
+    """With as many iterations as unknowns the solution is exact to rounding.
+
+    More iterations, here with a preconditioner, do no harm.
+    """
     rough = np.stack([np.diag(1.0 / np.diag(matrix)) for matrix in M])
     for found in (run(solve, M, B, 7), run(solve, M, B, 40, rough)):
         np.testing.assert_allclose(found, TRUTH, rtol=1e-7)
@@ -38,7 +41,10 @@ def test_solves(solve, x64):
 
 @pytest.mark.parametrize("solve", SOLVERS)
 def test_few_iterations_are_the_best_of_their_krylov_space(solve, x64):
-    """In span(b, M b, M^2 b) the error in the norm of M is least, or the residual."""
+    """After 3 iterations, the error in the norm of M or the residual is least in the Krylov space.
+
+    The space is span(b, M b, M^2 b).
+    """
     for matrix, b, x in zip(M, B, np.asarray(run(solve, M, B, 3))):
         basis = np.linalg.qr(np.stack([b, matrix @ b, matrix @ matrix @ b], 1))[0]
         left = basis if solve is conjugate_gradients else matrix @ basis
@@ -48,14 +54,13 @@ def test_few_iterations_are_the_best_of_their_krylov_space(solve, x64):
 
 @pytest.mark.parametrize("solve", SOLVERS)
 def test_preconditioned(solve, x64):
-    """With the inverse itself one iteration is enough."""
+    """With the inverse as preconditioner one iteration is enough."""
     np.testing.assert_allclose(run(solve, M, B, 1, np.linalg.inv(M)), TRUTH, rtol=1e-8)
 
 
 @pytest.mark.parametrize("solve", SOLVERS)
 def test_examples_are_apart(solve, x64):
-    """An example is the same among copies of itself and beside one that is a million times as
-    large."""
+    """An example has the same solution among copies of itself and beside much larger examples."""
     b = B * np.array([1.0, 1e6, 1e-6, 0.0])[:, None]
     together = np.asarray(run(solve, M, b, 3))
     for i, one in enumerate(together):
@@ -66,7 +71,7 @@ def test_examples_are_apart(solve, x64):
 
 @pytest.mark.parametrize("solve", SOLVERS)
 def test_stays_finite_where_it_should_stop(solve):
-    """Long after the residual is rounding, and along a direction of negative curvature."""
+    """Solutions stay finite after many iterations, and with a direction of negative curvature."""
     bad = M.copy()
     bad[0] -= 30.0 * np.eye(7)
     for matrices in (M, bad):

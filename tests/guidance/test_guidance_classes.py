@@ -1,4 +1,4 @@
-"""Guidance to a class where all is known: mixtures, whose components are the classes."""
+"""Guidance to a class, for mixtures whose components are the classes, with known scores."""
 
 import jax
 import jax.numpy as jnp
@@ -32,14 +32,14 @@ def states(path, t, seed=0):
 
 
 def by_class(path, x, t):
-    """The exact prediction of each example's own class."""
+    """Return the exact prediction for each example's own class."""
     t = np.broadcast_to(t, x.shape[:1])
     rows = [CLASSES[j].predict(path)(x[i : i + 1], t[i : i + 1]) for i, j in enumerate(LABEL)]
     return jax.tree.map(lambda *v: np.concatenate(v), *rows)
 
 
 def known_and_not(path):
-    """A network of classes: that of a class, or for number 3 of none."""
+    """Return an exact network conditional on a class; label 3 means no class."""
 
     def predict(x, t, label):
         flat, a, c, da, dc = _columns(path, x, t)
@@ -54,14 +54,14 @@ def known_and_not(path):
 
 
 def agree(found, expected, tol=1e-9):
-    """Each field relative to its own size at that noise level."""
+    """Assert that two predictions agree, each field relative to its largest value."""
     for name, one, other in zip(found._fields, found, expected):
         np.testing.assert_allclose(
             one, other, rtol=tol, atol=tol * np.max(np.abs(other)), err_msg=name
         )
 
 
-# Laws by pairs: three of them with the gradient of a classifier, the other two without one.
+# Three laws are tested with the gradient of a classifier, the other two without a classifier.
 
 
 @pytest.mark.parametrize("law", ["subvp", "ve", "flow"])
@@ -72,7 +72,7 @@ def test_an_exact_classifier_gives_the_score_of_the_class(law):
     def run(x, t, ts):
         guide = lambda label: classifier_guidance(path, exact_logits(path), label)
         of = lambda label, t: guide(label)(DATA.predict(path))(x, t)
-        # One class for all, a time for each example.
+        # One class for all examples, and a time per example.
         return of(LABEL, t), of(jnp.asarray(1), ts)
 
     for place in (0.02, 0.4, 0.9):
@@ -95,7 +95,7 @@ def test_scale_multiplies_the_gradient():
 
 @pytest.mark.parametrize("law", LAWS)
 def test_logits_see_states_of_unit_size(law):
-    """Drawn from data of that standard deviation, and the noise level of the data beside them."""
+    """A classifier gets states of variance one, for data of std sigma_data, and the noise level."""
     path, std = LAWS[law], 0.6
     z = np.random.default_rng(0).standard_normal((2, 4000, 2))
     seen = lambda x, s: jnp.concatenate([x, s[:, None]], axis=1)
@@ -157,7 +157,7 @@ def test_it_is_the_guidance_of_the_classifier_that_it_implies():
 
 
 def test_the_interval_is_of_noise_levels():
-    path, t = LAWS["edm"], np.array([0.4, 0.5, 1.0, 2.0, 2.1])  # of EDM the noise levels
+    path, t = LAWS["edm"], np.array([0.4, 0.5, 1.0, 2.0, 2.1])  # under EDM t is the noise level
     x = states(path, 1.0)
     options = ((4.0, {"interval": (0.5, 2.0)}), (4.0, {}), (0.0, {"interval": (0.5, 2.0)}))
     make = lambda w, more: classifier_free(path, known_and_not(path), 3, w, **more)
@@ -168,7 +168,7 @@ def test_the_interval_is_of_noise_levels():
     expected = np.where(inside[:, None], every, plain.score)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
     assert not np.allclose(every[~inside], plain.score[~inside])
-    # With w = 0 the outside still has the class.
+    # With w = 0 the prediction outside the interval is still that of the class.
     outside = np.where(inside[:, None], DATA.predict(path)(x, t).score, plain.score)
     np.testing.assert_allclose(none, outside, rtol=1e-9)
 
@@ -205,7 +205,7 @@ def test_bad_options(options, sentence):
 
 
 def test_an_example_of_one_value_has_no_spread_to_bring_back():
-    """Its x0 is what guidance makes of it, by hand `u + w (c - u)`, whatever the rescale."""
+    """For examples of one value `rescale` has no effect; x0 is `u + w (c - u)`, found by hand."""
     path, t, x = LAWS["ve"], jnp.asarray(0.4), jnp.asarray([[0.3], [-2.0]])
     said = lambda label: jnp.where(label == 1, 0.0, 1.0 + label)[:, None]
     predict = lambda x, t, label: prediction_of(path, x, t, said(label), x)
@@ -215,8 +215,10 @@ def test_an_example_of_one_value_has_no_spread_to_bring_back():
 
 
 def test_a_condition_of_several_parts():
-    """A mean and a strength beside it: `u + w (c - u)` of each example's own, and of those of none,
-    by hand `0.5 + 2 (mean + bias - 0.5)`."""
+    """A condition may be a dict: each example gets `u + w (c - u)` of its own condition.
+
+    By hand this is `0.5 + 2 (mean + bias - 0.5)`.
+    """
     path, t, x = LAWS["ve"], jnp.asarray(0.4), jnp.zeros((3, 1))
     said = lambda cond: cond["mean"] + cond["bias"][:, None]
     predict = lambda x, t, cond: prediction_of(path, x, t, said(cond), x)
@@ -227,7 +229,7 @@ def test_a_condition_of_several_parts():
 
 
 def test_a_strength_for_each_example():
-    """`u + w (c - u)` with u = 0.5 and w of its own, also one by one under `vmap`."""
+    """Each example gets `u + w (c - u)` with its own w, in a batch and under `vmap`; u = 0.5."""
     path, t, x = LAWS["ve"], jnp.asarray(0.4), jnp.zeros((4, 1))
     predict = lambda x, t, cond: prediction_of(path, x, t, cond[:, None], x)
     guided = classifier_free(path, predict, 0.5, 7.0)

@@ -1,4 +1,4 @@
-"""What cannot be done is answered with the value, the rule and a way out."""
+"""Errors of guidance name the value, the rule and a remedy."""
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from guidance import GUIDES, annealed, dps, dps_steps, mmps, pigdm
 from operators import (
     OPERATORS,
     blur,
+    complex_fourier,
     downsample,
     fourier,
     gaussian_kernel,
@@ -45,6 +46,8 @@ OPERATOR_CASES = [
     (lambda: downsample(IMAGE, 0), "at least 1 and divide both"),
     (lambda: fourier(IMAGE, np.zeros(8)), "keeps nothing"),
     (lambda: fourier(IMAGE, np.ones(7)), r"fourier has shape \(7,\)"),
+    (lambda: complex_fourier((8, 8, 3)), "has 3 channels, and a complex image is two"),
+    (lambda: complex_fourier((8, 8, 2), np.ones(7)), r"complex_fourier has shape \(7,\)"),
     (lambda: random_lines(8, 9, 2, np.random.default_rng(0)), "9 lines of 8 with 2"),
     (lambda: radon((8, 8, 3), 5), "one channel and at most 4096"),
     (lambda: radon((65, 64, 1), 5), "at most 4096 pixels"),

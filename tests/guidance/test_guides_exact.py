@@ -1,4 +1,4 @@
-"""Guides against conditional scores that are known: at any state, at any time, for every law."""
+"""Guides against known conditional scores, at any state and time, for every law."""
 
 import jax
 import jax.numpy as jnp
@@ -30,13 +30,16 @@ NO_SVD = OPERATOR._replace(svd=None)
 
 
 def check(found, truth, rtol):
-    """All four fields, relative to the largest of each."""
+    """Assert that two predictions agree, each field relative to its largest value."""
     for one, other in zip(found, truth):
         np.testing.assert_allclose(one, other, rtol=0, atol=rtol * np.max(np.abs(other)))
 
 
 def at_all_times(law, guide, data, truth, rtol):
-    """At both ends of the law and between, a few states each, in one call with a time for each."""
+    """Check a guide at four times, from one end of the law to the other, a few states each.
+
+    One call has all states, with a time per example.
+    """
     x = np.concatenate([states(law, data, t) for t in times(law)])
     t = np.repeat(times(law), len(x) // len(times(law)))
     found = jax.device_get(jax.jit(guide(data.predict(law)))(x, t))
@@ -47,8 +50,10 @@ def at_all_times(law, guide, data, truth, rtol):
 
 @pytest.mark.parametrize("law", ["subvp", "ve", "flow"])
 def test_mmps_is_exact_for_gaussian_data(law, x64):
-    """Correlated data, a random matrix: the posterior's score after three iterations for the three
-    values of y. VP is in the next test, EDM in `test_both_ends_in_float32`."""
+    """For correlated data and a random matrix, three iterations give the posterior's score.
+
+    y has three values. VP is in the next test, EDM in `test_both_ends_in_float32`.
+    """
     guide = mmps(LAWS[law], OPERATOR, Y, NOISE, iterations=3)
     at_all_times(LAWS[law], guide, PRIOR, posterior(PRIOR, A, Y, NOISE), 1e-11)
 
@@ -59,7 +64,7 @@ def test_mmps_by_forward_products_and_conjugate_gradients(x64):
 
 
 def test_mmps_of_too_few_iterations_is_not(x64):
-    """What the iterations are for."""
+    """With fewer iterations than values of y, MMPS has an error."""
     law, t = LAWS["vp"], 0.3
     x, predict = states(law, PRIOR, t), PRIOR.predict(law)
     run = lambda x: [
@@ -69,7 +74,7 @@ def test_mmps_of_too_few_iterations_is_not(x64):
     truth = posterior(PRIOR, A, Y, NOISE).predict(law)(x, t).x0
     errors = [np.sqrt(np.mean((found - truth) ** 2)) for found in jax.jit(run)(x)]
     assert errors[0] > 4 * errors[1] > 1e6 * errors[2]
-    # Preconditioned, the same answer sooner.
+    # With a preconditioner the error falls faster.
     assert errors[3] < 0.5 * errors[0] and errors[4] < errors[1]
 
 
@@ -77,13 +82,16 @@ def test_mmps_of_too_few_iterations_is_not(x64):
     ("law", "operator"), [("subvp", OPERATOR), ("edm", OPERATOR), ("vp", NO_SVD)]
 )
 def test_pigdm_is_exact_for_round_data(law, operator, x64):
-    """With the right data_std; without the SVD after three iterations."""
+    """PiGDM with the right data_std is exact for data of round covariance.
+
+    Without the SVD it needs three iterations.
+    """
     guide = pigdm(LAWS[law], operator, Y, NOISE, data_std=0.7, iterations=3)
     at_all_times(LAWS[law], guide, ROUND, posterior(ROUND, A, Y, NOISE), 1e-11)
 
 
 def test_mmps_preconditioned_by_the_truth(x64):
-    """For round data of its data_std the first iteration is all; without noise too."""
+    """For round data of std data_std, one iteration of MMPS is exact, also without noise."""
     law, x = LAWS["vp"], states(LAWS["vp"], ROUND, 0.2)
     run = lambda x: [
         (
@@ -97,7 +105,7 @@ def test_mmps_preconditioned_by_the_truth(x64):
 
 
 def test_pigdm_without_noise(x64):
-    """y exactly known: the limit of little noise, and no division by it."""
+    """Without noise PiGDM gives the limit of small noise, and does not divide by the noise."""
     law, x = LAWS["vp"], states(LAWS["vp"], ROUND, 0.2)
     rows = matrix((D,), np.concatenate([A, A[:1]]))  # of rank 3: the fourth row repeats the first
     y = np.append(Y, Y[0])
@@ -106,7 +114,10 @@ def test_pigdm_without_noise(x64):
 
 
 def test_annealed_is_exact_for_data_of_which_nothing_is_known(x64):
-    """`flat` is the limit for data of growing variance, which it nears in proportion."""
+    """Form "flat" is exact in the limit of data of large variance.
+
+    The error falls in proportion to one over the variance.
+    """
     law, x = LAWS["vp"], states(LAWS["vp"], ROUND, 0.4)
     wides = [Gaussian(np.zeros(D), v * np.eye(D)) for v in (1e3, 1e4)]
 
@@ -125,7 +136,7 @@ def test_annealed_is_exact_for_data_of_which_nothing_is_known(x64):
 
 @pytest.mark.parametrize("form", ["residual", "drawn"])
 def test_annealed_forms(form, x64):
-    """Against the derivative of the Gaussian that each form states, `(y_t - A x) A / variance`."""
+    """Each form adds the gradient of its Gaussian, `(y_t - A x) A / variance`, to the score."""
     law, t, gamma = LAWS["edm"], 0.3, 0.7
     x = states(law, PRIOR, t)
 
@@ -143,7 +154,7 @@ def test_annealed_forms(form, x64):
 
 
 def test_dps_is_the_derivative_of_its_likelihood(x64):
-    """`(zeta / n^2) J^T A^T (y - A x0)`, with the Jacobian J of the exact x0 in x."""
+    """DPS adds `(zeta / n^2) J^T A^T (y - A x0)`, with the Jacobian J of the exact x0 by x."""
     law, t = LAWS["flow"], 0.35
     x, a, c = states(law, PRIOR, t), 1.0 - t, t
     score = jax.jit(dps(law, OPERATOR, Y, NOISE, zeta=0.8)(PRIOR.predict(law)))(x, t).score
@@ -155,7 +166,7 @@ def test_dps_is_the_derivative_of_its_likelihood(x64):
 
 @pytest.mark.parametrize("law", ["vp", "ve", "flow"])
 def test_with_score_is_tweedie(law, x64):
-    """`x0 = (x + c^2 score) / a` and the rest, as for a network of that score."""
+    """`with_score` gives `x0 = (x + c^2 score) / a` and all fields of a network with this score."""
     law = LAWS[law]
     gradient = np.random.default_rng(5).standard_normal((4, D))
     raw = lambda x, t: PRIOR.score(law)(x, t) + gradient
@@ -167,7 +178,7 @@ def test_with_score_is_tweedie(law, x64):
 
 
 def test_a_measurement_for_each(x64):
-    """One y per example is each example with its own y, whatever is beside it."""
+    """With one y per example, each example gives the same as beside other examples."""
     law, x = LAWS["edm"], states(LAWS["edm"], PRIOR, 0.5)
     y = np.random.default_rng(2).standard_normal((4, 3))
     run = jax.jit(
@@ -176,14 +187,14 @@ def test_a_measurement_for_each(x64):
         ]
     )
     together = jax.device_get(run(x, y))
-    # An example and its measurement among copies of both.
+    # Compare each example with itself among copies of it and its measurement.
     for i in range(4):
         for one, copies in zip(together, run(x[[i] * 4], y[[i] * 4])):
             np.testing.assert_allclose(copies, np.tile(one[i], (4, 1)), rtol=1e-9)
 
 
 def test_guides_stack(x64):
-    """Two measurements, one after the other, are both at once: for Gaussian data exactly."""
+    """Two guides, one around the other, are exact for both measurements of Gaussian data."""
     law = LAWS["vp"]
     first, second = matrix((D,), A[:1]), matrix((D,), A[1:])
     inner = mmps(law, first, Y[:1], NOISE, 1)
@@ -197,7 +208,10 @@ def test_guides_stack(x64):
     ("law", "kind"), [("vp", "eps"), ("ve", "eps"), ("edm", "x0"), ("flow", "velocity")]
 )
 def test_both_ends_in_float32(law, kind):
-    """A network of a usual kind: near the exact answer at both ends of time, and a time `()`."""
+    """In float32 guides are finite at both ends of time, and MMPS is near the exact answer.
+
+    The network has a usual prediction kind, and the time is a scalar.
+    """
     law, exact = LAWS[law], posterior(PRIOR, A, Y, NOISE).predict(LAWS[law])
     predict = parametrize(kind, law, lambda x, t: getattr(PRIOR.predict(law)(x, t), kind))
     run = jax.jit(lambda x, t: [make(law, OPERATOR, Y, NOISE)(predict)(x, t) for make in GUIDES])
@@ -206,13 +220,13 @@ def test_both_ends_in_float32(law, kind):
         every = jax.device_get(run(x, t))
         for v in jax.tree.leaves(every):
             assert v.dtype == np.float32 and np.all(np.isfinite(v))
-        # What rounding of the network's output becomes in V = (c^2 / a) J.
+        # The second term is the rounding of the network's output, amplified by V = (c^2 / a) J.
         a, c = (float(v) for v in law.coeffs(t))
         check(every[0][:2], exact(x, t)[:2], 1e-3 + 6e-7 * (c / a) ** 2)
 
 
 def test_where_a_is_zero():
-    """The flow law at t = 1: x says nothing, and nothing becomes infinite."""
+    """At t = 1 of the flow law, where a = 0 and x holds no information, guides stay finite."""
     law = Flow(t1=1.0)
     predict = PRIOR.predict(law)
     run = lambda x: [make(law, OPERATOR, Y, NOISE)(predict)(x, 1.0)[:2] for make in GUIDES]

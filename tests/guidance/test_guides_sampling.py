@@ -1,7 +1,7 @@
-"""Guides in samplers: the posterior is reached, by the number of evaluations that is stated.
+"""Guides in samplers: samples follow the posterior, with the stated number of evaluations.
 
-On Gaussian data a deterministic sampler is an affine map of its start. It is read off at the unit
-vectors, so that mean and covariance of what it returns are known without drawing anything.
+On Gaussian data a deterministic sampler is an affine map of its start. The tests read off this map
+at zero and the unit vectors, so mean and covariance of its samples are known without draws.
 """
 
 import jax
@@ -41,7 +41,7 @@ CORNERS = np.concatenate([np.zeros((1, D)), np.eye(D)])
 
 
 def ends(run, law, eps):
-    """Mean and covariance of what `run(x)` returns from exact starts, and those at eps, exactly."""
+    """Return mean and covariance of `run(x)` from exact starts, and the exact ones at eps."""
     out = np.asarray(jax.jit(run)(CORNERS))
     gain = out[1:] - out[:1]
     mean, cov = EXACT.moments(law, law.t1)
@@ -49,7 +49,7 @@ def ends(run, law, eps):
 
 
 def check_moments(found, truth, tolerance):
-    """In posterior standard deviations, and relative to the posterior covariance."""
+    """Compare means in posterior standard deviations, and covariances relative to their size."""
     std = np.sqrt(np.diag(EXACT.cov))
     np.testing.assert_allclose(found[0] / std, truth[0] / std, rtol=0, atol=tolerance)
     scale = np.outer(std, std)
@@ -58,7 +58,7 @@ def check_moments(found, truth, tolerance):
 
 @pytest.mark.parametrize("law", ["vp", "ve", "flow"])
 def test_mmps_reaches_the_posterior(law, x64):
-    """In 60 steps of DPM-Solver++ 2M, for every law."""
+    """With MMPS, 60 steps of DPM-Solver++ 2M reach the posterior."""
     law, eps = LAWS[law], EPS[law]
     predict = mmps(law, OPERATOR, Y, NOISE)(PRIOR.predict(law))
     ts = make_grid("uniform_lam", law, 60, eps)
@@ -67,7 +67,7 @@ def test_mmps_reaches_the_posterior(law, x64):
 
 
 def test_mmps_in_few_steps(x64):
-    """The fast recipe takes a guide as it takes a network: 20 evaluations."""
+    """The fast recipe with MMPS reaches the posterior in 20 evaluations."""
     law = EDM()
     predict = mmps(law, OPERATOR, Y, NOISE)(PRIOR.predict(law))
     ts = make_grid("tangent", law, 20, 2e-3)
@@ -93,7 +93,7 @@ STOCHASTIC = {
 @pytest.mark.optimised
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_mmps_reaches_the_posterior_with_noise(name):
-    """Mean and covariance within four standard errors of 4000 samples, in float32."""
+    """Stochastic samplers reach the posterior within four standard errors of 4000 samples."""
     law, n = VP(), 4000
     predict = mmps(law, OPERATOR, Y, NOISE)(PRIOR.predict(law))
     ts = make_grid("uniform_lam", law, 200, 1e-3)
@@ -114,7 +114,7 @@ def test_mmps_reaches_the_posterior_with_noise(name):
 
 @pytest.mark.parametrize("law", ["subvp", "edm", "flow"])
 def test_dps_is_too_sure_by_the_formula(law, x64):
-    """The flow of a scalar Gaussian under DPS in closed form, between the ends of this law.
+    """DPS gives a scalar Gaussian a variance that is too small, by a closed form of its flow.
 
     In `w = s^2 + sigma^2`, with `k = s^2 / (2 noise_std^2)` and `u = s^2 / w`, the flow is
 
@@ -136,27 +136,27 @@ def test_dps_is_too_sure_by_the_formula(law, x64):
     out = np.asarray(jax.jit(lambda x: sample(KEY, predict, heun(law), x, ts).x)(x)).ravel()
     out = out / float(law.coeffs(eps).a)
     np.testing.assert_allclose([out[0], out[1] - out[0]], [mean, gain], rtol=1e-3)
-    # Between noise without end and none it is what the docstring of `dps` says: too sure.
+    # From infinite noise to none, the bias is that of the docstring of `dps`.
     limit = quad(lambda u: np.exp(k * (u - 1.0)) / np.sqrt(u), 0.0, 1.0)[0]
     assert np.isclose(k * limit, 2.0 * np.sqrt(k) * dawsn(np.sqrt(k)))
     assert np.exp(-2 * k) < 0.5 / (1 + 2 * k) and k * limit > 2 * k / (1 + 2 * k)
 
 
 def stationary(score):
-    """Mean and covariance of the Gaussian of this score, read off at the unit vectors."""
+    """Return mean and covariance of the Gaussian with this score at zero and the unit vectors."""
     cov = np.linalg.inv(score[:1] - score[1:])
     return cov @ score[0], cov
 
 
 def test_annealed_is_right_at_the_end_and_not_on_the_way(x64):
-    """What Langevin steps would settle at: the posterior at little noise, another law at much."""
+    """The stationary law of Langevin steps is the posterior at low noise, and not at high noise."""
     law = EDM()
 
     forms = (("flat", 1.0), ("residual", 1.0), ("drawn", 0.0), ("drawn", 1.0))
 
     @jax.jit
     def run(x, t):
-        # One z for all, so that the score is one affine map.
+        # All examples have the same z, so that the score is one affine map.
         keys = jnp.stack([KEY] * (D + 1))
         guides = [annealed(law, OPERATOR, Y, NOISE, form, gamma, keys) for form, gamma in forms]
         return [guide(PRIOR.predict(law))(x, t).score for guide in guides]
@@ -171,7 +171,7 @@ def test_annealed_is_right_at_the_end_and_not_on_the_way(x64):
 
 
 def test_redrawn_draws_for_each_step(x64):
-    """Each step has its own z, all evaluations of one step the same; the base keeps its noise."""
+    """Each step draws its own z for all its evaluations; the base sampler keeps its noise."""
     law, seen = EDM(), []
 
     def make(key):
@@ -197,7 +197,7 @@ def test_redrawn_draws_for_each_step(x64):
 
 
 def test_dps_steps_is_the_published_update(x64):
-    """`x_s - (zeta / |r|) grad |r|^2` after a step of DDIM with noise, against autodiff."""
+    """A step is DDIM with noise and then `x_s - (zeta / |r|) grad |r|^2`, with autodiff's grad."""
     law, t, s, zeta = VP(), 0.5, 0.4, 0.3
     x = np.random.default_rng(0).standard_normal((3, D))
     predict, base = PRIOR.predict(law), ddim(law, eta=1.0)
@@ -215,7 +215,7 @@ def test_dps_steps_is_the_published_update(x64):
 
 
 def ways(law):
-    """Every method as `(sampler, guide)`."""
+    """Yield every method as `(sampler, guide)`."""
     plain = lambda predict: predict
     yield from ((ddim(law), make(law, OPERATOR, Y, NOISE)) for make in (mmps, pigdm, dps, annealed))
     yield ddim(law), mmps(law, OPERATOR, Y, NOISE, products="jvp")
@@ -225,14 +225,14 @@ def ways(law):
 
 
 def test_the_network_is_evaluated_once():
-    """In every step as often as the sampler says, products with the derivative notwithstanding."""
+    """Each step evaluates the network `sampler.nfe` times, also with products of its derivative."""
     law, calls = VP(), []
     every, ts = list(ways(law)), make_grid("uniform_lam", law, 3, 1e-2)
 
     def counted(number):
         def predict(x, t):
             jax.debug.callback(lambda: calls.append(number))
-            # A law as good as any, and the shortest: data N(0, 1).
+            # Data N(0, 1) have the shortest formula.
             return prediction_of(law, x, t, law.coeffs(t).a * x, law.coeffs(t).c * x)
 
         return predict

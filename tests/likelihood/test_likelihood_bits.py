@@ -1,4 +1,4 @@
-"""The bound of several draws, for a density whose integral over the pixel is known."""
+"""The importance-weighted bound, for a density whose integral over a pixel is known."""
 
 import jax
 import numpy as np
@@ -12,13 +12,13 @@ TRUTH = np.log(norm.cdf(EDGES + 1, MEAN, STD) - norm.cdf(EDGES, MEAN, STD))
 
 
 def draws(k, n):
-    """log q(u + U) of three pixels u, dequantised k times for each of n repeats: `(k, 3 n)`."""
+    """Return log q(u + U) `(k, 3 n)` of three pixels u, with k dequantisations in n repeats."""
     U = np.random.default_rng(0).random((k, n, 3))
     return norm.logpdf(EDGES + U, MEAN, STD).reshape(k, -1)
 
 
 def expected(k):
-    """`E log (1/k sum q(u + U_j))` of each pixel, by Gauss-Legendre in every U_j, for k to 3."""
+    """Return `E log (1/k sum q(u + U_j))` of each pixel, by Gauss-Legendre in each U_j; k <= 3."""
     x, w = np.polynomial.legendre.leggauss(60)
     U, w = (x + 1) / 2, w / 2
     found = []
@@ -33,7 +33,10 @@ def expected(k):
 
 
 def test_expectation_rises_with_k_from_the_plain_bound_to_the_truth(x64):
-    """k = 1, 2, 3 against quadrature, and many draws against the integral over the pixel."""
+    """For k = 1, 2, 3 draws the bound equals a quadrature, rises with k, and is below the truth.
+
+    The truth is the integral over the pixel.
+    """
     n, last = 20_000, np.full(3, -np.inf)
     for k in (1, 2, 3):
         value = weighted(draws(k, n)).logp.reshape(n, 3)
@@ -45,8 +48,10 @@ def test_expectation_rises_with_k_from_the_plain_bound_to_the_truth(x64):
 
 
 def test_many_draws_find_the_truth_within_the_stated_error(x64):
-    """With 1000 draws the bias, half the variance, is far below the error of one estimate; the
-    distances in units of the stated error have variance 1."""
+    """With 1000 draws, distances from the truth in units of the reported error have variance 1.
+
+    The bias, half of the variance, is far below the error of one estimate.
+    """
     n = 400
     result = weighted(draws(1000, n))
     value, stderr = result.logp.reshape(n, 3), result.stderr.reshape(n, 3)

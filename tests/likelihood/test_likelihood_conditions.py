@@ -1,4 +1,4 @@
-"""log p(x | cond) and codes given cond, for Gaussian data of which cond is the mean and spread."""
+"""log p(x | cond) and codes given cond, for Gaussian data with mean and spread given by cond."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def predict(x, t, cond):
 
 
 def at(t, cond):
-    """Mean and standard deviation of `x_t | cond`, `(B, 1)`."""
+    """Return mean and standard deviation of `x_t | cond`, `(B, 1)`."""
     a, c = (float(v) for v in LAW.coeffs(jnp.asarray(t)))
     return a * cond["mean"][:, None], np.sqrt((a * cond["std"]) ** 2 + c**2)[:, None]
 
@@ -38,7 +38,7 @@ def test_the_density_of_each_given_its_own(name):
     given = {"divergence": DIVERGENCES["exact"](), "solver": SOLVERS[name], "eps": EPS}
     run = lambda x, cond: log_likelihood(jax.random.key(0), LAW, predict, x, cond=cond, **given)
     found = jax.jit(run)(X, COND)
-    # The prior is N(0, 1), where the flow ends in the law at t1.
+    # The flow ends in the law of x at t1, and the prior there is N(0, 1).
     mean, std = at(EPS, COND)
     top, spread = at(LAW.t1, COND)
     moved = top + spread * (X - mean) / std
@@ -49,7 +49,10 @@ def test_the_density_of_each_given_its_own(name):
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_code_decoded_under_another_condition_is_a_translation(name):
-    """The map of one Gaussian onto the other, up to the difference of their means at t1."""
+    """Decoding under another condition maps one Gaussian onto the other.
+
+    The formula includes the difference of their means at t1.
+    """
 
     def run(x, cond, other):
         code = encode(LAW, predict, x, SOLVERS[name], EPS, cond=cond)
@@ -63,7 +66,7 @@ def test_a_code_decoded_under_another_condition_is_a_translation(name):
 
 
 def test_the_bound_of_each_given_its_own():
-    """For the exact eps the bound is log p of the data but for the noise at eps, c = 0.01."""
+    """With exact predictions the bound is log p of the data, up to the noise at eps, c = 0.01."""
     run = lambda x, cond: elbo_continuous(
         jax.random.key(0), LAW, predict, x, num_times=8192, eps=1e-3, cond=cond
     )

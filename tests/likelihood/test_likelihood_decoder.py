@@ -1,4 +1,4 @@
-"""Decoders: levels and points of known probability, whose law at eps is a known mixture."""
+"""Decoders of levels and points with known probabilities, whose law at eps is a known mixture."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def numbers(law, t):
 
 
 def exactly(law, data, eps):
-    """`(key, x) -> LogLik` from a closed density."""
+    """Return `(key, x) -> LogLik` from a density in closed form."""
 
     def log_p(key, x):
         del key
@@ -52,13 +52,13 @@ def levels(P):
 
 
 def kernels(law=LAW, eps=EPS):
-    """`N(x; a y_u, c^2)` on the grid X, `(4, 20001)`."""
+    """Return `N(x; a y_u, c^2)` on the grid X, `(4, 20001)`."""
     a, c = numbers(law, eps)
     return norm.pdf(X[None], a * VALUES[:, None], c)
 
 
 def draws(P, n, num_draws=1, law=LAW, eps=EPS):
-    """`(num_draws, 4, n)`, n examples of each level, in one program."""
+    """Return draws `(num_draws, 4, n)` of the bound for n examples of each level."""
     u = np.repeat(np.arange(4), n)[:, None]
     log_p = exactly(law, levels(P), eps)
     run = jax.jit(
@@ -71,16 +71,17 @@ def draws(P, n, num_draws=1, law=LAW, eps=EPS):
 
 @jax.jit
 def log_decoder_at(law, eps, values, u, x):
-    """At one time, and at one for each example."""
+    """Return the log decoder at one common time, and at one time per example."""
     times = jnp.full(x.shape[:1], eps)
     return log_decoder(law, eps, values, u, x), log_decoder(law, times, values, u, x)
 
 
 @pytest.mark.parametrize("law, eps", [(VP(), 1e-5), (VE(), 1e-5), (SubVP(), 1e-3)])
 def test_log_decoder_in_float32_at_a_tiny_c(law, eps):
-    """256 levels, c of 1e-3, 1e-2 and 1e-4: states at their level, half way to the next, far off.
+    """The log decoder of 256 levels is right in float32 for c of 1e-3, 1e-2 and 1e-4.
 
-    What float32 leaves of `x - a y` is 1e-7, and in units of c it is multiplied by the distance.
+    States lie at their level, half way to the next one, and far away. The rounding of `x - a y` is
+    1e-7; in the exponent it is divided by c and multiplied by the distance in units of c.
     """
     rng, values = np.random.default_rng(0), np.linspace(-1, 1, 256).astype(np.float32)
     a, c = numbers(law, eps)
@@ -123,15 +124,17 @@ def test_expected_log_decoder_against_scipy(eps, x64):
 
 
 def test_bound_is_tight_where_the_decoder_is_the_posterior(x64):
-    """Equal levels: every single draw is `log P(u)`, whatever the noise."""
+    """If all levels are equally likely, every single draw is `log P(u)`, for any noise."""
     for law, eps in ((LAW, EPS), (VE(), 0.4), (SubVP(), 0.3)):
         found = draws(np.full(4, 0.25), 16, 2, law, eps)
         np.testing.assert_allclose(found, np.log(0.25), rtol=1e-10)
 
 
 def test_gap_is_the_divergence_of_decoder_and_posterior(x64):
-    """Unequal levels. Each level's mean by quadrature; the mean over the data falls short of the
-    mean of `log P` by `E_x KL(posterior | decoder)`; and no level exceeds the model's own P."""
+    """For unequal levels, the bound is below the mean of `log P` by `E_x KL(posterior | decoder)`.
+
+    The mean of each level equals a quadrature, and is below the model's own log P.
+    """
     n, q = 40_000, kernels()
     found = draws(UNEVEN, n)[0]
     error = found.std(axis=1) / n**0.5
@@ -139,7 +142,7 @@ def test_gap_is_the_divergence_of_decoder_and_posterior(x64):
     decoder = q / q.sum(0)
     kl = np.sum(UNEVEN @ q * np.sum(posterior * np.log(posterior / decoder), axis=0)) * DX
     log_model = np.log(np.sum(UNEVEN @ q * decoder, axis=1) * DX)
-    # the definition, term by term: log p_eps + log p(u | x) - log q(x | u)
+    # Definition of the bound: log p_eps + log p(u | x) - log q(x | u).
     each = np.sum(q * (np.log(UNEVEN @ q) + np.log(decoder) - np.log(q)), axis=1) * DX
     assert np.all(abs(found.mean(axis=1) - each) < 4 * error)
     gap = UNEVEN @ (np.log(UNEVEN) - found.mean(axis=1))
@@ -150,19 +153,21 @@ def test_gap_is_the_divergence_of_decoder_and_posterior(x64):
 
 
 def test_many_draws_find_the_probability_of_the_model(x64):
-    """`P(u) = int p_eps(x) p(u | x) dx`, by `importance_weighted` over 256 draws."""
+    """`importance_weighted` over 256 draws gives `P(u) = int p_eps(x) p(u | x) dx`."""
     q, n = kernels(), 300
     truth = np.log(np.sum(UNEVEN @ q * (q / q.sum(0)), axis=1) * DX)
     result = weighted(draws(UNEVEN, n, 256).reshape(256, -1))
     z = ((result.logp.reshape(4, n) - truth[:, None]) / result.stderr.reshape(4, n)).ravel()
-    # the bias of 256 draws is half their variance: a fortieth of an error or less
+    # The bias of 256 draws is half of their variance, at most a fortieth of their error.
     assert np.max(result.stderr) < 0.06
     assert abs(z.mean()) < 4 / z.size**0.5 and abs(z.var() - 1.0) < 4 * (2 / z.size) ** 0.5
 
 
 def test_density_of_continuous_data(x64):
-    """Gaussian data: the mean of the draws in closed form, and the model they bound, which is
-    `N(m, S + 2 (c / a)^2)`."""
+    """For Gaussian data the mean of the draws has a closed form, below the model's log density.
+
+    The model is `N(m, S + 2 (c / a)^2)`.
+    """
     data = Gaussian.scalar(0.4, 0.7, 2)
     law, eps, n = VP(), 0.2, 400
     a, c = numbers(law, eps)
@@ -175,7 +180,7 @@ def test_density_of_continuous_data(x64):
     )
     found = run(x)
     s2 = 0.7**2 + (c / a) ** 2
-    # in units of x: E log N(x + c z / a; m, s2)
+    # The mean of the draws is E log N(x + c z / a; m, s2).
     mean = norm.logpdf(points, 0.4, s2**0.5).sum(1) - (c / a) ** 2 / s2
     each = np.asarray(found).reshape(128, 3, n)
     error = each.std(axis=(0, 2)) / (128 * n) ** 0.5
@@ -189,9 +194,9 @@ def test_density_of_continuous_data(x64):
 
 @pytest.mark.slow
 def test_with_the_flow_as_density_in_float32():
-    """The same draws as with the closed density, for images, to the tolerance of the solve."""
+    """With log p by the flow, draws for images equal those of the closed form to 3e-3 nats."""
     data, eps = Gaussian.scalar(0.0, 0.6, 12), 0.01
-    # one probe is exact where the Jacobian is a multiple of the identity
+    # The Jacobian is a multiple of the identity, so one probe gives the exact trace.
     flow = lambda key, x: log_likelihood(
         key, LAW, data.predict(LAW), x,
         divergence=DIVERGENCES["rademacher"](), eps=eps, solver=Solver("heun", 1e-4, 1e-4),
@@ -211,7 +216,7 @@ def test_with_the_flow_as_density_in_float32():
     assert result.logp.shape == (2, 3) and result.latent.shape == (2, 3, 2, 2, 3)
     np.testing.assert_allclose(result.logp, plain.logp, atol=3e-3)
     assert len(np.unique(result.logp)) == 6 and not np.any(result.failed)
-    # an example draws from its own key
+    # Each example draws from its own key.
     np.testing.assert_allclose(closed(order).logp, plain.logp[:, order], rtol=1e-5)
 
 
@@ -231,8 +236,10 @@ def test_what_is_refused():
 
 
 def test_integer_values_are_numbers():
-    """Values 0 to 3 as integers: the same as their floats, at a time that is no integer; against a
-    sum over the nodes of the noise in float64."""
+    """Integer values 0 to 3 give the same as floats, at a time that is not an integer.
+
+    The truth is a sum over a grid of the noise in float64.
+    """
     a, c = numbers(LAW, EPS)
     z = np.linspace(-8.0, 8.0, 2001)
     logits = -0.5 * ((a * np.arange(4)[:, None, None] + c * z[:, None] - a * np.arange(4)) / c) ** 2

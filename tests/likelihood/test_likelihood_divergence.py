@@ -1,4 +1,4 @@
-"""Divergence estimators, what they cost, and bits per dimension."""
+"""Divergence estimators: values, errors and cost; and bits per dimension."""
 
 import functools
 
@@ -23,7 +23,7 @@ keys = jax.jit(lambda n: jax.random.split(KEY, n), static_argnums=0)
 
 
 def coupled(x):
-    """A field on (B, 2, 2, 3) whose Jacobian has no structure."""
+    """Evaluate a field on (B, 2, 2, 3) whose Jacobian has no structure."""
     flat = x.reshape(x.shape[0], -1)
     return (jnp.tanh(flat @ MIX) + 0.1 * flat**2).reshape(x.shape)
 
@@ -33,7 +33,7 @@ def images(n=5):
 
 
 def jacobians(x):
-    """Of `coupled`, `(B, 12, 12)`, in closed form."""
+    """Return the Jacobians of `coupled` in closed form, `(B, 12, 12)`."""
     flat = np.float64(x).reshape(len(x), 12)
     slope = 1.0 - np.tanh(flat @ MIX) ** 2
     return slope[:, :, None] * MIX.T + 0.2 * flat[:, :, None] * np.eye(12)
@@ -65,7 +65,7 @@ def test_value_is_the_field_and_shapes_are_stated(name):
 
 
 def test_exact_is_the_trace_of_the_jacobian(x64):
-    """At once, and in blocks: twelve dimensions, five at a time."""
+    """The exact divergence is the trace, at once and in blocks (12 dimensions, five at a time)."""
     x, whole, parts = images(), DIVERGENCES["exact"](), exact(block=5)
 
     @jax.jit
@@ -80,8 +80,10 @@ def test_exact_is_the_trace_of_the_jacobian(x64):
 
 
 def test_all_orthogonal_probes_are_exact(x64):
-    """With as many as dimensions the mean is the trace; fewer are at right angles, of length
-    sqrt(D)."""
+    """With as many orthogonal probes as dimensions, the mean is the trace.
+
+    Fewer probes are orthogonal too, with length sqrt(D).
+    """
     x, divergence = images(3), DIVERGENCES["orthogonal"](12)
 
     @jax.jit
@@ -100,8 +102,11 @@ def test_all_orthogonal_probes_are_exact(x64):
 
 
 def test_hutch_pp_on_a_jacobian_of_low_rank(x64):
-    """Rank 3 and 4 directions: exact, whatever the probes. Full rank with a few large parts: less
-    than a tenth of the variance of signs at the same number of tangents."""
+    """Hutch++ with 4 directions is exact for a Jacobian of rank 3, with any probes.
+
+    For a Jacobian of full rank with a few large eigenvalues, its variance is less than a tenth of
+    that of Rademacher probes with the same number of tangents.
+    """
     rng = np.random.default_rng(3)
     low, x = rng.standard_normal((12, 3)), images(1)
     thin = low @ rng.standard_normal((3, 12))
@@ -126,7 +131,10 @@ def test_hutch_pp_on_a_jacobian_of_low_rank(x64):
 
 @pytest.fixture(scope="module")
 def groups():
-    """`name -> (means, stderrs)` of 4000 groups of probes, 8 each, 3 for hutch_pp; float64."""
+    """Return `name -> (means, stderrs, first)` of 4000 groups of 8 probes (3 for hutch_pp).
+
+    `first` has the estimate of the first probe of each group. All are float64.
+    """
 
     @functools.cache
     def run(name):
@@ -144,8 +152,11 @@ def groups():
 
 
 def test_hutch_pp_knows_its_error(groups, x64):
-    """Given the subspace the estimates are independent and unbiased, so the mean squared stderr is
-    the variance of the means. Their law is not Student's: few dimensions are left."""
+    """The mean square of the reported stderr is the variance of the means, and there is no bias.
+
+    Given the subspace, the estimates are independent and unbiased. Their distances from the truth
+    do not have Student's law, because few dimensions are left outside the subspace.
+    """
     means, stderrs, _ = groups("hutch_pp")
     assert abs(np.mean(means) - true_traces(images(1))[0]) < 4 * np.std(means) / 4000**0.5
     np.testing.assert_allclose(np.mean(stderrs**2), np.var(means), rtol=0.15)
@@ -162,21 +173,25 @@ def test_rademacher_is_exact_where_the_jacobian_is_diagonal(x64):
 
 @pytest.mark.parametrize("name", ["rademacher", "gaussian", "orthogonal"])
 def test_hutchinson_is_unbiased_and_knows_its_error(name, groups, x64):
-    """Over 4000 groups of 8 probes: the mean is the trace within its error, and the distances of
-    the groups from it, in units of the stderr each group reports, have the law of Student's t with
-    7 degrees of freedom: variance 7 / 5."""
+    """Over 4000 groups of 8 probes the mean is the trace, and the reported errors are right.
+
+    The distances of the groups from the trace, in units of each group's stderr, have Student's t
+    law with 7 degrees of freedom, whose variance is 7 / 5.
+    """
     means, stderrs, _ = groups(name)
     truth = true_traces(images(1))[0]
     assert abs(np.mean(means) - truth) < 4 * np.std(means) / 4000**0.5
     z = (means - truth) / stderrs
-    # the variance of the variance of t_7 is 6 / (7 - 4) + 2 in units of it, over the groups
+    # The sample variance of t_7 has the relative variance (6 / (7 - 4) + 2) / groups.
     assert abs(np.var(z) / (7 / 5) - 1.0) < 4 * (4 / 4000) ** 0.5
     assert np.isnan(DIVERGENCES[name](1).stderr(means[:1], 12))
 
 
 def test_rademacher_has_the_lower_variance(groups, x64):
-    """By `2 sum_i J_ii^2`, the part of the diagonal, which signs do not see: of one probe, the
-    first of each group."""
+    """The variance of a Rademacher probe is lower by `2 sum_i J_ii^2`, the part of the diagonal.
+
+    The variances are those of the first probe of each group.
+    """
     spread = {name: np.var(groups(name)[2]) for name in ("rademacher", "gaussian")}
     (J,) = jacobians(images(1))
     S = (J + J.T) / 2
@@ -186,7 +201,7 @@ def test_rademacher_has_the_lower_variance(groups, x64):
 
 
 def count(jaxpr, name):
-    """How often a primitive stands in a jaxpr, inner ones included."""
+    """Return how often a primitive occurs in a jaxpr, including inner jaxprs."""
     total = 0
     is_jaxpr = lambda value: hasattr(value, "eqns")
     for eqn in jaxpr.eqns:
@@ -200,8 +215,11 @@ def count(jaxpr, name):
 @pytest.mark.parametrize("name", DIVERGENCES)
 @pytest.mark.parametrize("probes", [1, 4])
 def test_one_network_evaluation_for_value_and_divergence(name, probes):
-    """`erf` marks the network; its derivative is an exponential. One forward pass has one marker,
-    whatever the number of probes; a value and a derivative computed apart would have two."""
+    """Value and divergence need one forward pass, for any number of probes.
+
+    The network contains one `erf`, whose derivative is an exponential. So a pass for the value and
+    the derivative has one `erf`; two separate passes would have two.
+    """
     divergence = DIVERGENCES[name](probes)
     network = lambda x, cond: jax.lax.erf(x @ MIX[:6, :6])
     predict = parametrize("eps", LAW, network)
@@ -213,13 +231,13 @@ def test_one_network_evaluation_for_value_and_divergence(name, probes):
     x, e = np.ones((2, 6), np.float32), jax.eval_shape(divergence.probes, KEY, np.ones((2, 6)))
     jaxpr = jax.make_jaxpr(evaluate)(x, e)
     assert count(jaxpr.jaxpr, "erf") == 1
-    # and the counter does count: two calls, two markers
+    # The counter finds two in two calls.
     assert count(jax.make_jaxpr(lambda x: network(network(x, 0), 0))(x).jaxpr, "erf") == 2
 
 
 @pytest.fixture(scope="module")
 def counted():
-    """`(keys, x) -> LogLik` by two Gaussian probes, and a list that grows by a network call."""
+    """Return `(keys, x) -> LogLik` with two Gaussian probes, and a list of the network's calls."""
     calls, divergence = [], DIVERGENCES["gaussian"](2)
 
     def predict(x, t):
@@ -231,7 +249,7 @@ def counted():
 
 
 def test_nfe_is_the_number_of_network_calls(counted):
-    """Counted on the host: the forward pass runs once per evaluation of the pair (x, log p)."""
+    """The network runs once per evaluation of the pair (x, log p), counted on the host."""
     run, calls = counted
     x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
     jax.effects_barrier()
@@ -242,7 +260,7 @@ def test_nfe_is_the_number_of_network_calls(counted):
 
 
 def test_example_does_not_depend_on_its_batch(counted):
-    """Same key and image beside others: no difference, or float rounding."""
+    """An example with the same key and image in another batch differs at most by rounding."""
     run, _ = counted
     x = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
     far = np.concatenate([x[:1], 5.0 * x[1:]])
@@ -253,16 +271,16 @@ def test_example_does_not_depend_on_its_batch(counted):
     order = np.array([2, 0, 3, 1])
     moved = run(example_keys(0, order), x[order])
     np.testing.assert_allclose(moved.logp, first.logp[order], rtol=1e-5)
-    # its probe is its own: the same image four times, four estimates
+    # Each example has its own probe: the same image four times gives four estimates.
     same = run(own, np.tile(x[:1], (4, 1)))
     assert len(np.unique(same.logp)) == 4 and np.all(same.stderr > 0)
 
 
 def test_estimates_scatter_about_the_exact_value_by_their_stderr(x64):
-    """One image, 400 keys, 8 probes each: unbiased, and the stderr is that of the scatter.
+    """Estimates of log p with 8 probes, for 400 keys, are unbiased, and their stderr is right.
 
-    In twelve dimensions a single estimate is nearly normal, so half of the distances in units of
-    stderr should be below 0.711, the quartile of Student's t with 7 degrees of freedom.
+    In twelve dimensions a single estimate is nearly normal. So half of the distances, in units of
+    stderr, should be below 0.711, the upper quartile of Student's t with 7 degrees of freedom.
     """
     A = np.random.default_rng(2).standard_normal((12, 12)) / 3
     data = Gaussian(np.zeros(12), A @ A.T + 0.1 * np.eye(12))
@@ -295,7 +313,7 @@ def test_failure_is_reported():
 
 
 def test_bits_of_a_uniform_law():
-    """256 equal levels are 8 bits, 17 are log2(17), however the data are scaled and shaped."""
+    """256 equal levels give 8 bits and 17 give log2(17), for any scaling and shape of the data."""
     dims = 48
     for levels in (2, 17, 256):
         for low, high in ((0.0, 1.0), (-1.0, 1.0), (-3.0, 5.0)):
@@ -306,7 +324,10 @@ def test_bits_of_a_uniform_law():
 
 
 def test_bits_of_a_two_level_law_bound_its_entropy():
-    """A dequantised coin: the density on [0, 1] is 2 p or 2 (1 - p), the mean bits its entropy."""
+    """The mean bits of a dequantised coin are its entropy.
+
+    The density on [0, 1] is 2 p on one half and 2 (1 - p) on the other.
+    """
     p = 0.2
     u = np.random.default_rng(0).random(200_000) < p
     logp = np.log(np.where(u, 2 * p, 2 * (1 - p)))

@@ -1,4 +1,4 @@
-"""The variational bound against Gaussian data and levels, for which it is known in closed form."""
+"""The variational bound for Gaussian data and for levels, where its value is known."""
 
 from functools import partial
 
@@ -21,7 +21,7 @@ from sde_lib import VE, VP, Flow, SubVP, example_keys
 from sde_lib.prediction import Prediction
 
 KEY = jax.random.key(0)
-# Each stops where a or c differ visibly from those of the data, so that no term can be left out.
+# At these eps, a and c differ visibly from 1 and 0, so that an omitted term would show.
 CASES = {
     "vp": (VP(), 0.1),
     "subvp": (SubVP(), 0.15),
@@ -42,14 +42,14 @@ def numbers(law, t):
 
 
 def gaussian_mean(x, mean, cov, c):
-    """`E_z log N(x + c z; mean, cov)`, `(n,)`."""
+    """Return `E_z log N(x + c z; mean, cov)`, `(n,)`."""
     d, inverse = x - mean, np.linalg.inv(cov)
     square = np.einsum("nd,de,ne->n", d, inverse, d) + c**2 * np.trace(inverse)
     return -0.5 * (square + np.linalg.slogdet(2 * np.pi * cov)[1])
 
 
 def exact_bound(law, eps, x, data=DATA):
-    """`E log p_eps(a x + c z) + D log a + E log(prior / p_t1)`, every law of x_t a Gaussian."""
+    """Return `E log p_eps(a x + c z) + D log a + E log(prior / p_t1)`; all laws are Gaussian."""
     (a, c), (a1, c1), one = numbers(law, eps), numbers(law, law.t1), np.eye(x.shape[1])
     at_eps = gaussian_mean(a * x, a * data.mean, a**2 * data.cov + c**2 * one, c)
     at_t1 = gaussian_mean(a1 * x, a1 * data.mean, a1**2 * data.cov + c1**2 * one, c1)
@@ -63,7 +63,7 @@ def repeated(points, n):
 
 @pytest.fixture(scope="module")
 def bound():
-    """`(which, eps, x) -> Elbo` with the exact prediction for DATA, of any of the laws."""
+    """Return `(which, eps, x) -> Elbo` with the exact prediction for DATA, for all laws."""
 
     @jax.jit
     def run(which, eps, x):
@@ -75,8 +75,11 @@ def bound():
 
 @pytest.mark.parametrize("name", CASES)
 def test_bound_of_gaussian_data_is_exact(name, bound):
-    """In float32, as used. For each point: the mean of 2000 estimates within four of its errors,
-    and the squares of the stated errors equal to the squares of the true ones."""
+    """For each point, 2000 estimates in float32 have the right mean and report the right error.
+
+    The mean is within four standard errors, and the mean square of the reported errors equals the
+    variance of the estimates.
+    """
     (law, eps), n = CASES[name], 2000
     result = bound([*CASES].index(name), eps, repeated(POINTS, n))
     result = jax.tree.map(lambda v: np.asarray(v, np.float64).reshape(3, n), result)
@@ -84,7 +87,7 @@ def test_bound_of_gaussian_data_is_exact(name, bound):
     error = result.logp - truth[:, None]
     of_mean = error.std(axis=1) / n**0.5
     assert np.all(abs(error.mean(axis=1)) < 4 * of_mean)
-    # a tenth of the integral would be seen, and D log a where a is not 1
+    # An error of a tenth of the integral would show, and so would an omitted D log a.
     a = 0.5 if name == "ve" else numbers(law, eps)[0]
     assert 6 * of_mean.max() < min(0.1 * result.diffusion.mean(axis=1).min(), -3 * np.log(a))
     ratio = error**2 - result.stderr**2
@@ -106,7 +109,7 @@ def test_prior_term(name, x64):
 
 @pytest.fixture(scope="module")
 def fall():
-    """`(which, eps, d, x)` to the difference of two bounds: right, and wrong by d in eps."""
+    """Return `(which, eps, d, x) -> ` the exact bound minus the bound with eps wrong by d."""
     data = Gaussian.scalar(0.2, 0.6, 3)
 
     @jax.jit
@@ -125,7 +128,7 @@ def fall():
 
 @pytest.mark.parametrize("name", ["vp", "subvp", "ve"])
 def test_bound_falls_by_what_the_predictor_is_wrong_by(name, fall):
-    """eps + d instead of eps. With data N(m, s^2) the fall is, over the range of lam,
+    """With eps + d instead of eps and data N(m, s^2), the bound falls over the range of lam by
 
     |d|^2 (lam_eps - lam_t1) + 2 d (x - m) / s [arctan(s e^lam)]
     """
@@ -141,8 +144,11 @@ def test_bound_falls_by_what_the_predictor_is_wrong_by(name, fall):
 
 
 def test_noise_of_known_mean_is_taken_off():
-    """With eps = 0 everything but the lowest cell is exact: of D = 48 dimensions and C cells the
-    variance is `(range / C)^2 D`, and without the control it would be C times that."""
+    """The control variate removes the variance of the noise, except in the lowest cell of lam.
+
+    With prediction eps = 0, D = 48 dimensions and C cells, the variance is `(range / C)^2 D`.
+    Without the control variate it would be C times as large.
+    """
     law, n, cells = VP(), 500, 16
     zero = lambda x, t: Prediction(x, jnp.zeros_like(x), x, x)
     x = np.zeros((n, 4, 4, 3), np.float32)
@@ -153,13 +159,16 @@ def test_noise_of_known_mean_is_taken_off():
     width = (lam[0] - lam[1]) / cells
     error = np.asarray(value, np.float64) - 48 * (lam[0] - lam[1])
     assert abs(error.mean()) < 4 * error.std() / n**0.5
-    # the variance of a variance, for sums of 96 squares: 2 + 12 / 96 in units of it
+    # For sums of 96 squares, a sample variance has the relative variance (2 + 12 / 96) / n.
     assert abs(error.var() / (48 * width**2) - 1.0) < 4 * (2.2 / n) ** 0.5
     assert abs(np.mean(np.asarray(stderr) ** 2) / (48 * width**2) - 1.0) < 4 * (2.2 / n) ** 0.5
 
 
 def test_what_is_taken_off_is_independent_of_what_it_is_taken_from():
-    """In one dimension a factor from the same cell would be wrong by 0.13 nats."""
+    """The factor of the control variate comes from other cells.
+
+    In one dimension, a factor from the same cell would give a bias of 0.13 nats.
+    """
     (law, eps), n = CASES["vp"], 4000
     data, point = Gaussian.scalar(0.4, 0.7), np.array([[0.8]])
     run = jax.jit(
@@ -170,7 +179,7 @@ def test_what_is_taken_off_is_independent_of_what_it_is_taken_from():
 
 
 def test_bound_of_levels_is_exact():
-    """Two independent dimensions of four unequal levels: each level's bound by quadrature."""
+    """For two independent dimensions of four unequal levels, the bound equals a quadrature."""
     law, eps, n = VP(), 0.1, 2000
     values, P = np.array([-1.0, -0.3, 0.2, 1.0]), np.array([0.1, 0.5, 0.15, 0.25])
     one = Mixture(P, values[:, None], np.zeros(4)).predict(law)
@@ -199,12 +208,12 @@ def test_bound_of_levels_is_exact():
     error = found.std(axis=1) / n**0.5
     assert np.all(abs(found.mean(axis=1) - truth) < 4 * error) and np.max(error) < 0.02
     np.testing.assert_allclose(result.reconstruction, table[u.astype(int)].sum(1), rtol=1e-6)
-    # a bound, on average over the data, of the entropy of the levels
+    # On average over the data, it bounds the entropy of the levels.
     assert P @ (closed + prior) < P @ np.log(P)
 
 
 def test_times_and_noise_belong_to_the_example():
-    """The same in any order; one image with four keys has four estimates."""
+    """Results do not depend on the order; one image with four keys has four estimates."""
     law, data = VP(), Gaussian.scalar(0.1, 0.5, 12)
     x = np.random.default_rng(0).standard_normal((4, 2, 2, 3)).astype(np.float32)
     given, order = np.arange(4), np.array([2, 0, 3, 1])

@@ -1,4 +1,7 @@
-"""Log-likelihoods against closed densities: an error of 8.7 nats once passed a check of shapes."""
+"""Log-likelihoods against densities in closed form.
+
+Values are compared because an error of 8.7 nats once passed a test of shapes.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -42,10 +45,10 @@ def states_at_t0(law, data, n):
 
 @pytest.fixture(scope="module")
 def solved():
-    """`(which, data_name, x, eps) -> LogLik` with the exact score, trace and density at t1.
+    """Return `(which, data_name, x, eps) -> LogLik` with the exact score, trace and density at t1.
 
-    The true density at t1 takes the place of the prior, so that nothing but the solve is judged. A
-    program for each kind of data, and the law is a number to it.
+    The true density at t1 replaces the prior, so that errors are those of the solve. There is one
+    program for each kind of data, with the law's number as an argument.
     """
 
     @partial(jax.jit, static_argnums=1)
@@ -59,13 +62,16 @@ def solved():
     return run
 
 
-# Gaussian data meet every law in the tests further down as well.
+# Tests below also run Gaussian data under every law.
 CASES = [(law, "mixture") for law in LAWS] + [("vp", "gaussian")]
 
 
 @pytest.mark.parametrize("name, data_name", CASES)
 def test_log_density_in_closed_form(name, data_name, solved, x64):
-    """Within 1e-4 nats per dimension. Flow's drift is singular just behind its t1 = 0.999."""
+    """log p is right within 1e-4 nats per dimension.
+
+    Flow's drift is singular just above its t1 = 0.999.
+    """
     law, data = LAWS[name], DATA[data_name]
     x = states_at_t0(law, data, 8)
     result = solved([*LAWS].index(name), data_name, x, law.t0)
@@ -89,7 +95,7 @@ def test_eps_chooses_which_law_the_data_are_taken_to_follow(solved, x64):
 
 @pytest.fixture(scope="module")
 def as_used():
-    """`(which, x) -> LogLik` in float32, tolerance 1e-5, with the law's own prior."""
+    """Return `(which, x) -> LogLik` in float32, tolerance 1e-5, with the law's own prior."""
 
     @jax.jit
     def run(which, x):
@@ -101,8 +107,10 @@ def as_used():
 
 @pytest.mark.parametrize("name", ["vp", "subvp", "ve"])
 def test_default_prior_in_float32(name, as_used):
-    """Zero-mean data. The mean over the data differs from the truth by KL(p_T | prior), which is
-    known and tiny: below 1e-7 nats for data with as little spread as these against each prior."""
+    """With the default prior, mean log p of zero-mean data is below the truth by KL(p_T | prior).
+
+    This divergence is known, and below 1e-7 nats for data of so small a spread.
+    """
     law, data, dims = LAWS[name], ISOTROPIC, len(ISOTROPIC.mean)
     x = np.float32(states_at_t0(law, data, 64))
     result = as_used([*LAWS].index(name), x)
@@ -120,7 +128,7 @@ GOLDENS = np.load(Path(__file__).parent / "goldens" / "likelihood.npz")
 
 
 class Modes(NamedTuple):
-    """x0 ~ N(0, U diag(L) U^T), by arrays that a program may be given; one example at a time."""
+    """x0 ~ N(0, U diag(L) U^T) with arrays that can be arguments; for one example at a time."""
 
     U: jax.Array
     L: jax.Array
@@ -137,7 +145,7 @@ class Modes(NamedTuple):
 
 @pytest.fixture(scope="module")
 def with_given_probes():
-    """`(which, modes, x, probes) -> LogLik`, each example a batch of one with its own probe."""
+    """Return `(which, modes, x, probes) -> LogLik`; each example is a batch with its own probe."""
 
     @jax.jit
     def run(which, modes, x, probes):
@@ -156,10 +164,10 @@ def with_given_probes():
     "case", ["vp_cov", "vp_cov_gaussian_eps", "ve_cov", "vp_iso", "subvp_iso", "ve_iso"]
 )
 def test_original_implementation(case, with_given_probes):
-    """Bits per dimension and latent code of yang-song/score_sde, with its own Hutchinson probe.
+    """bits/dim and latent codes are those of yang-song/score_sde, with its Hutchinson probe.
 
-    Its offset is 7 bits where data are scaled to [-1, 1] (VP and sub-VP) and 8 where not. All four
-    images share a step there, so values agree to its tolerance of 1e-5, not to rounding.
+    Its offset is 7 bits for data scaled to [-1, 1] (VP and sub-VP) and 8 otherwise. In the original
+    all four images share the step size, so values agree to its tolerance of 1e-5, not to rounding.
     """
     get = lambda key: GOLDENS[f"{case}/{key}"]
     modes = Modes(get("cov_evecs") if "cov" in case else np.eye(64), get("cov_evals"))
@@ -173,5 +181,5 @@ def test_original_implementation(case, with_given_probes):
     latent = np.max(abs(get("z")))
     np.testing.assert_allclose(result.latent[:, 0], get("z"), atol=1e-3 * latent)
     if case.endswith("iso"):
-        # the probe is exact where the Jacobian is a multiple of the identity
+        # If the Jacobian is a multiple of the identity, the probe gives the exact trace.
         np.testing.assert_allclose(bits, get("bpd_analytic"), atol=1e-4)

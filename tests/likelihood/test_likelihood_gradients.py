@@ -1,4 +1,4 @@
-"""Gradients of log p through the solve: with respect to x the score, to a parameter its formula."""
+"""Gradients of log p through the solve: by x (the score), and by a parameter (a known formula)."""
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,10 @@ def a_and_c(t):
 
 
 def logp(mean, x, solver):
-    """Of Gaussian data of that mean and of PLANE's covariance, with the density of PLANE at t1 in
-    place of the prior, so that all is known."""
+    """Return log p of Gaussian data with the given mean and PLANE's covariance.
+
+    The density of PLANE at t1 replaces the prior, so that log p has a closed form.
+    """
     predict = Gaussian(mean, PLANE.cov).predict(LAW)
     end = lambda y: PLANE.logp(LAW, y, LAW.t1)
     return log_likelihood(
@@ -39,9 +41,12 @@ def logp(mean, x, solver):
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_they_are_the_score_and_the_formula(name, x64):
-    """With respect to x the score. With respect to the mean m, by which x arrives at
-    `y = a1 m + R (x - a0 m)` where R turns the covariance at eps into that at t1: of `log N(y; a1
-    m0, C1)`, whose m0 does not move, `-(a1 - R a0)^T C1^-1 (y - a1 m0)`, at `m = m0`."""
+    """The gradient by x is the score, and the gradient by the mean m has a closed form.
+
+    The flow with mean m takes x to `y = a1 m + R (x - a0 m)`, where R maps the covariance at eps to
+    that at t1. log p contains `log N(y; a1 m0, C1)` with a fixed m0. So the gradient by m at m = m0
+    is `-(a1 - R a0)^T C1^-1 (y - a1 m0)`.
+    """
     total = lambda mean, x: jnp.sum(logp(mean, x, SOLVERS[name]))
     of_mean, of_x = jax.jit(jax.grad(total, argnums=(0, 1)))(PLANE.mean, POINTS)
     score = PLANE.score(LAW)(POINTS, LAW.t0)
@@ -57,7 +62,10 @@ def test_they_are_the_score_and_the_formula(name, x64):
 
 
 def test_memory_of_fixed_steps_does_not_hold_the_network():
-    """64 steps of a network whose inner arrays are 4096 wide: what is kept is the states, of 16."""
+    """The gradient through fixed steps keeps the states and not the inside of the network.
+
+    States have 16 values, inner arrays of the network 4096.
+    """
     rng = np.random.default_rng(0)
     draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
     inner, outer, x = draw(16, 4096) / 4.0, draw(4096, 16) / 64.0, draw(32, 16)

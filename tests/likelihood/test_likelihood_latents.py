@@ -1,4 +1,4 @@
-"""Codes against the closed flow of Gaussian data, and their moments against N(0, I)."""
+"""Codes against the closed-form flow of Gaussian data, and their moments against N(0, I)."""
 
 from functools import partial
 
@@ -21,13 +21,13 @@ DATA = Gaussian(
     np.array([[0.5, 0.2, 0.0], [0.2, 0.3, 0.1], [0.0, 0.1, 0.8]]),
 )
 TIGHT = Solver("dopri5", 1e-7, 1e-7)
-# In lam; over t the adaptive solve is that of `test_the_code_is_the_latent_of_the_likelihood`.
+# Over lam; `test_the_code_is_the_latent_of_the_likelihood` has the adaptive solve over t.
 SOLVERS = {"tight": TIGHT._replace(variable="lam"), "adams": Adams(64)}
 CASES = [("vp", "tight"), ("ve", "tight"), ("edm", "tight"), ("vp", "adams"), ("ve", "adams")]
 
 
 def at_eps(law, data, n, eps):
-    """Draws of the law at eps, float64."""
+    """Return draws of the law at eps, float64."""
     rng = np.random.default_rng(1)
     a, c = (float(v) for v in law.coeffs(jnp.asarray(eps)))
     x0 = data.draw(rng, n)
@@ -36,8 +36,10 @@ def at_eps(law, data, n, eps):
 
 @pytest.fixture(scope="module")
 def there_and_back():
-    """`(name, solver, x, eps) -> (codes, decoded)`; an adaptive solve is one program for all
-    laws."""
+    """Return `(name, solver, x, eps) -> (codes, decoded)`.
+
+    An adaptive solve is one program for all laws.
+    """
 
     def both(law, solver, x, eps):
         codes = encode(law, DATA.predict(law), x, SOLVERS[solver], eps)
@@ -60,7 +62,7 @@ def there_and_back():
 
 @pytest.mark.parametrize(("name", "solver"), CASES)
 def test_codes_are_the_closed_flow_and_decode_to_the_data(name, solver, there_and_back, x64):
-    """From eps of its own, 1e-3, not t0; in units of the prior."""
+    """Codes from eps = 1e-3 (not t0) are the closed-form flow's, in units of the prior's std."""
     law, eps = LAWS[name], max(1e-3, LAWS[name].t0)
     x = at_eps(law, DATA, 6, eps)
     codes, back = there_and_back(name, solver, x, eps)
@@ -79,7 +81,7 @@ SPREAD = Mixture(np.array([0.5, 0.5]), np.array([[-0.6, 0.6], [0.6, -0.6]]), np.
 
 @pytest.fixture(scope="module")
 def encoded():
-    """`(which, x) -> Latents`, as used: float32."""
+    """Return `(which, x) -> Latents` in float32, as in use."""
 
     @jax.jit
     def run(which, x):
@@ -91,10 +93,10 @@ def encoded():
 
 @pytest.mark.parametrize("name", LAWS)
 def test_codes_are_standard_normal(name, encoded):
-    """Each moment within four of its standard errors, over 2000 draws.
+    """Moments of 2000 codes are those of N(0, I) within four standard errors.
 
-    The prior leaves out what is left of the data at t1, so they are data of zero mean whose spread
-    is small beside the prior of VE, 50, or is that of the prior.
+    The prior ignores what remains of the data at t1. So the data have zero mean, and their spread
+    is either small beside VE's prior std of 50, or equals the prior's.
     """
     law, n = LAWS[name], 2000
     x = np.float32(at_eps(law, SPREAD, n, law.t0))
@@ -106,7 +108,7 @@ def test_codes_are_standard_normal(name, encoded):
     assert np.all(np.abs(np.diag(cov) - 1) < 4 * (2 / n) ** 0.5)
     assert abs(cov[0, 1]) < 4 / n**0.5
     assert np.all(np.abs((z**4).mean(0) - 3) < 4 * (96 / n) ** 0.5)
-    # The data are far from it: correlated, and of two parts.
+    # The data themselves are far from N(0, I): correlated, with two components.
     assert abs(np.corrcoef(x.T)[0, 1]) > 0.5
 
 
@@ -125,7 +127,10 @@ def test_the_code_is_the_latent_of_the_likelihood(solver, x64):
 
 
 def test_a_batch_mate_changes_nothing():
-    """One so far off that it takes many more steps; to the last bit, as no matrix is multiplied."""
+    """An example that needs many more steps does not change the others of its batch.
+
+    They are equal to the last bit, because this network has no matrix products.
+    """
     law = LAWS["vp"]
     data = Mixture(np.array([0.5, 0.5]), np.array([[-1.0, 0.5], [1.0, 0.5]]), np.array([0.05, 0.1]))
     x = np.array([[0.9, 0.4], [0.01, 30.0], [-1.0, 0.6]], np.float32)
@@ -142,7 +147,7 @@ def test_a_batch_mate_changes_nothing():
     "solver", [Solver("tsit5", 1e-3, 1e-3, max_steps=100), Adams(16)], ids=["adaptive", "fixed"]
 )
 def test_a_failure_is_reported_and_kept_from_the_others(solver):
-    """Values that are not finite, by either solver."""
+    """An example with a value that is not finite fails alone, with either solver."""
     law = LAWS["vp"]
     predict = DATA.predict(law)
     x = np.array([[0.1, 0.2, 0.3], [0.1, np.inf, 0.3]], np.float32)

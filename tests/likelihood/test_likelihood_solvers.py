@@ -1,4 +1,4 @@
-"""Likelihoods in a fixed number of steps and in other variables, against closed densities."""
+"""Likelihoods in fixed steps and in other variables, against densities in closed form."""
 
 from functools import partial
 
@@ -29,7 +29,7 @@ def states(law, data, n=4):
 
 
 def with_true_end(law, data, solver, x):
-    """log p with the true density at t1 in place of the prior."""
+    """Return log p with the true density at t1 in place of the prior."""
     end = lambda y: data.logp(law, y, law.t1)
     return log_likelihood(
         KEY, law, data.predict(law), x, divergence=exact(), solver=solver, prior_logp=end
@@ -43,8 +43,10 @@ def errors(law, data, solver, x):
 
 @pytest.mark.parametrize("order", [1, 3, 6])
 def test_weights_integrate_polynomials(order):
-    """The predictor those of degree k - 1, the corrector of degree k; on uneven nodes, from the
-    first step on with what there is."""
+    """The predictor integrates polynomials of degree k - 1 exactly, the corrector of degree k.
+
+    The nodes are uneven. The first steps have a lower k, because they have fewer past values.
+    """
     us = 0.2 + 1.5 * np.linspace(0.0, 1.0, 10) ** 1.5
     first, second = weights(us, order)
     for degree in range(order + 1):
@@ -68,9 +70,11 @@ def test_weights_integrate_polynomials(order):
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_order_of_convergence(order, x64):
-    """On y' = cos(u) y: order k + 1, that of the corrector, evaluated at the prediction. The nodes
-    lie closer at the start, whose error of low order would else be all: with k = 4 it still falls
-    faster than the rest."""
+    """On y' = cos(u) y the order is k + 1, that of the corrector evaluated at the prediction.
+
+    The nodes lie closer together at the start; otherwise the low order of the first steps would
+    dominate the error. With k = 4 the error of the start still falls faster than the rest.
+    """
 
     @jax.jit
     def solve():
@@ -87,7 +91,7 @@ def test_order_of_convergence(order, x64):
 
 @pytest.fixture(scope="module")
 def adaptive():
-    """`(variable, which, x) -> LogLik`, to 1e-6: a program for each variable."""
+    """Return `(variable, which, x) -> LogLik` to 1e-6, with a program for each variable."""
 
     @partial(jax.jit, static_argnums=0)
     def run(variable, which, x):
@@ -100,8 +104,10 @@ def adaptive():
 @pytest.mark.parametrize("variable", VARIABLES)
 @pytest.mark.parametrize("name", LAWS)
 def test_every_law_and_variable(name, variable, adaptive, x64):
-    """Adaptive, within 1e-4 nats per dimension of the truth, and the code that of the closed
-    flow."""
+    """Adaptive solves are within 1e-4 nats per dimension of the truth.
+
+    The latent is that of the closed-form flow.
+    """
     law, x = LAWS[name], states(LAWS[name], PLANE)
     result = jax.device_get(adaptive(variable, [*LAWS].index(name), x))
     assert np.max(np.abs(result.logp - PLANE.logp(law, x, law.t0))) < 2e-4
@@ -110,14 +116,14 @@ def test_every_law_and_variable(name, variable, adaptive, x64):
     np.testing.assert_allclose(result.latent, latent, atol=1e-4 * float(law.prior_std()))
 
 
-# A law and a variable each at least once, and the angle, which is the default, twice. In t EDM,
-# flow and VE need hundreds of steps or thousands, whence the other variables.
+# Each law and each variable occurs at least once, and the angle, the default, twice. Over t, EDM,
+# flow and VE would need hundreds or thousands of steps, so they have other variables.
 FIXED = [("vp", "t"), ("subvp", "lam"), ("ve", "angle"), ("edm", "lam"), ("flow", "angle")]
 
 
 @pytest.mark.parametrize(("name", "variable"), FIXED)
 def test_many_fixed_steps(name, variable, x64):
-    """As good."""
+    """160 fixed steps are within 1e-4 nats per dimension of the truth, as adaptive solves are."""
     law, x = LAWS[name], states(LAWS[name], PLANE)
     result, error = errors(law, PLANE, Adams(160, variable=variable), x)
     assert np.max(np.abs(error)) < 2e-4 and result.nfe[0] == 161
@@ -126,8 +132,10 @@ def test_many_fixed_steps(name, variable, x64):
 
 
 def test_few_steps_in_the_angle(x64):
-    """32 evaluations are within 1e-3 nats a dimension on a mixture, where an adaptive solve over t
-    to 1e-5, as the original's, takes more than twice as many."""
+    """32 evaluations over the angle are within 1e-3 nats per dimension on a mixture.
+
+    An adaptive solve over t to 1e-5, as in the original, takes more than twice as many.
+    """
     law, x = VP(), states(VP(), TWO, 16)
     result, error = errors(law, TWO, Adams(31), x)
     assert np.max(np.abs(error)) < 2 * 1e-3 and result.nfe[0] == 32
@@ -136,7 +144,7 @@ def test_few_steps_in_the_angle(x64):
 
 
 def test_data_of_the_size_given_need_one_step():
-    """Gaussian data of standard deviation sigma_data do not move in the frame."""
+    """One step is exact for Gaussian data of std sigma_data, which do not move in this frame."""
     law, data = VE(), Gaussian.scalar(0.0, 0.6, 3)
     x = np.float32(states(law, data))
 
@@ -155,7 +163,7 @@ def test_data_of_the_size_given_need_one_step():
 
 
 def test_fixed_steps_do_not_depend_on_the_batch():
-    """In whatever order and company."""
+    """log p of an example does not depend on the order or on the other examples of its batch."""
     law, solver = VP(), Adams(12)
     x, keys = np.float32(states(law, TWO, 5)), example_keys(0, np.arange(5))
 

@@ -1,4 +1,4 @@
-"""The loss of a classifier against the posterior of classes that are Gaussians."""
+"""The loss of a classifier of noisy states, for classes that are Gaussians."""
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,10 @@ def batch():
 
 
 def exact(path):
-    """The network whose logits are exact at (temperature, bias) = (1, 0)."""
+    """Return a network whose logits are exact at (temperature, bias) = (1, 0)."""
 
     def network(params, x, sigma, dropout_key):
-        # It is handed x at unit size; undo that by what the law has at this noise level.
+        # The network gets x scaled to unit size, so it first undoes this scaling.
         t = path.t_of_lam(-jnp.log(sigma))
         a, c = path.coeffs(t)
         state = x * jnp.sqrt((STD * a) ** 2 + c**2)[:, None]
@@ -39,8 +39,10 @@ def exact(path):
 
 @pytest.fixture(scope="module")
 def at_and_around():
-    """`(which, data)` to values, metrics and slopes at the posterior and at a bias and a
-    temperature of 0.3 to either side: one program for all laws."""
+    """Return `(which, data) -> ((values, metrics), gradients)`, one program for all laws.
+
+    They are at the posterior, and at values of the bias and of the temperature 0.3 below and above.
+    """
     places = np.array([[1.0, 0.0], [1.0, -0.3], [1.0, 0.3], [0.7, 0.0], [1.3, 0.0]], np.float32)
 
     @jax.jit
@@ -58,17 +60,17 @@ def at_and_around():
 def test_it_is_least_at_the_posterior(law, at_and_around):
     (value, metrics), slope = jax.device_get(at_and_around([*LAWS].index(law), batch()))
     np.testing.assert_array_equal(metrics["loss"], value)
-    # of the temperature and of the bias
+    # Gradients by the temperature and by the bias are zero.
     assert np.all(abs(slope[0]) < 4 * np.array([5.0, 0.5]) * N**-0.5)
     assert np.all(value[1:] > value[0] + 1e-3)
-    # Between all and nothing, and no better than the prior where noise is all.
+    # The accuracy is between that of the larger class and 1, and the loss below the prior's.
     assert DATA.weights.max() < metrics["accuracy"][0] < 1.0
     noisy = metrics["t"][0] > 0.99 * LAWS[law].t1
     assert noisy.any() and 0.0 < value[0] < -np.sum(DATA.weights * np.log(DATA.weights))
 
 
 def test_value_is_the_cross_entropy():
-    """Of logits that are constant, whatever the noise."""
+    """With constant logits the loss is their cross-entropy with the labels, for any noise."""
     logits = np.log(np.array([0.1, 0.9], np.float32))
     constant = lambda params, x, sigma, key: jnp.broadcast_to(logits, x.shape)
     data, loss = batch(), classification_loss(VP(), constant)
@@ -85,7 +87,7 @@ def test_labels_are_left_out_at_a_rate():
     gone = left == 10
     assert gone.mean() == pytest.approx(0.2, abs=4 * (0.16 / gone.size) ** 0.5)
     np.testing.assert_array_equal(left[~gone], label[~gone])
-    # As often of each class.
+    # Each class loses labels at the same rate.
     each = gone.reshape(10, -1).mean(axis=1)
     assert np.ptp(each) < 8 * (0.16 / 5000) ** 0.5
     np.testing.assert_array_equal(drop(0.0), label)

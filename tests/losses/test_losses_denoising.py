@@ -1,4 +1,4 @@
-"""The denoising loss: its value, its minimiser, and parity with the original implementation."""
+"""The denoising loss: its value, its minimiser, and agreement with the original implementation."""
 
 from functools import partial
 from pathlib import Path
@@ -20,11 +20,11 @@ KEY = jax.random.key(0)
 
 
 def answering(law, kind, means):
-    """A network whose output, whatever it stands for, means `means(x, t) -> (x0, eps)`."""
+    """Return a network of any kind whose output decodes to `means(x, t) -> (x0, eps)`."""
     entry = kinds(SIGMA_DATA)[kind]
 
     def network(y, t):
-        # The network is given x up to a factor of t; undo it.
+        # The network gets x times a function of t, so it first undoes this factor.
         x = y / entry.scale_in(law, jnp.ones_like(y), t)
         x0, eps = means(x, t)
         return entry.target(law, x0, eps, t)
@@ -33,7 +33,7 @@ def answering(law, kind, means):
 
 
 def some_means(law):
-    """Neither right nor trivial, and consistent: `a x0 + c eps = x`."""
+    """Return x0 and eps that are wrong but consistent: `a x0 + c eps = x`."""
 
     def means(x, t):
         a, c = (v[:, None] for v in law.coeffs(t))
@@ -45,7 +45,7 @@ def some_means(law):
 
 @pytest.fixture(scope="module")
 def terms_of_all_kinds():
-    """`(which, t, x0, z) -> {(weighting, kind): terms}` and `eps`, what the networks mean."""
+    """Return `(which, t, x0, z) -> {(weighting, kind): terms}` and the networks' common `eps`."""
 
     @jax.jit
     def run(which, t, x0, z):
@@ -65,14 +65,16 @@ def terms_of_all_kinds():
 
 @pytest.mark.parametrize("name", LAWS)
 def test_all_kinds_have_the_same_loss(name, terms_of_all_kinds, x64):
-    """Networks of every kind that mean the same (x0, eps): element by element one value,
-    `w |eps - z|^2`, from t0 on."""
+    """Networks of every kind that decode to the same (x0, eps) have the same loss.
+
+    Element by element the loss is `w |eps - z|^2`, from t0 on.
+    """
     law = LAWS[name]
     x0, z = (np.random.default_rng(seed).standard_normal((16, 3)) for seed in (0, 1))
     t = np.geomspace(law.t0, law.t1, 16)
     found, eps = jax.device_get(terms_of_all_kinds([*LAWS].index(name), t, x0, z))
     c, g2 = (np.asarray(v)[:, None] for v in (law.coeffs(t).c, law.g2(t)))
-    # lambda = c^2 or g^2 on scores, that of the kernel being -z / c
+    # The weight on scores is lambda = c^2 or g^2, and the score of the kernel is -z / c.
     lambda_ = {"variance": c**2, "likelihood": g2}
     for (weighting, kind), terms in found.items():
         expected = lambda_[weighting] * (-eps / c - -z / c) ** 2
@@ -93,7 +95,7 @@ def test_reductions():
 
 
 def gaussian_means(law, mean, std):
-    """The exact denoiser of N(mean, std^2), as a function of the two: differentiable in them."""
+    """Return the exact denoiser of N(mean, std^2), differentiable in mean and std."""
 
     def means(x, t):
         a, c = (v[:, None] for v in law.coeffs(t))
@@ -103,14 +105,16 @@ def gaussian_means(law, mean, std):
     return means
 
 
-# The kinds have one loss, element by element (above), so one besides eps will do here.
+# All kinds have the same loss (see above), so this test needs only one kind besides eps.
 CASES = [(name, "eps") for name in LAWS] + [("vp", "edm")]
 
 
 @pytest.fixture(scope="module")
 def gradients():
-    """`(kind, which, mean, std)` to gradients in the two, at and off them, of 400 batches: one
-    program for all laws."""
+    """Return `(kind, which, mean, std) -> gradients` by mean and std for 400 batches.
+
+    The gradients are at the given values, and off them. One program serves all laws.
+    """
 
     @partial(jax.jit, static_argnums=0)
     def run(kind, which, mean, std):
@@ -136,26 +140,30 @@ def gradients():
 
 @pytest.mark.parametrize("name, kind", CASES)
 def test_minimiser_is_the_denoiser_of_the_data(name, kind, gradients):
-    """At the data's own mean and std the gradient is zero in expectation, judged by its standard
-    error over 400 batches; at others it is not. On EDM, whose times are mostly far above one, the
-    data have the size of such noise."""
+    """The gradient is zero at the data's mean and std, and points back at other values.
+
+    It is compared with its standard error over 400 batches. EDM's times are mostly far above one,
+    so for EDM the data are as large as that noise.
+    """
     mean, std = (10.0, 20.0) if name == "edm" else (0.5, 0.8)
     found = np.asarray(gradients(kind, [*LAWS].index(name), mean, std))
     true, off_mean, off_std = np.mean(found, 0) / np.std(found, 0) * 20
     assert np.all(abs(true) < 4), true
-    # and it points back
+    # Off the data's values, the gradient points back to them.
     assert off_mean[0] > 6 and off_std[1] > 6, (off_mean, off_std)
 
 
-# VE's g^2 / c^2 is constant, so importance has nothing to even out there.
+# For VE, g^2 / c^2 is constant, so importance sampling cannot reduce the variance.
 SAMPLED = {name: type(LAWS[name])(t0=1e-3) for name in ("vp", "subvp", "ve")}
 STD, DIMS = 0.8, 3
 
 
 @pytest.fixture(scope="module")
 def losses_at_the_optimum():
-    """`which -> {(weighting, time_sampling, stratify): (values, metrics)}` of 200 batches; the
-    stratified ones are means over the dimensions, the others half sums."""
+    """Return `which -> {(weighting, time_sampling, stratify): (values, metrics)}` of 200 batches.
+
+    Losses with stratified times are means over the dimensions, the others half of the sums.
+    """
 
     @jax.jit
     def run(which):
@@ -187,14 +195,14 @@ def losses_at_the_optimum():
 
 @pytest.mark.parametrize("name", SAMPLED)
 def test_least_value_in_closed_form(name, losses_at_the_optimum):
-    """At the optimum the loss is the mean of `w Var(z | x_t) = w a^2 s^2 / (a^2 s^2 + c^2)`, an
-    integral over uniform t, however times are drawn; half as much per dimension for half sums.
+    """At the optimum the loss is the mean of `w Var(z | x_t) = w a^2 s^2 / (a^2 s^2 + c^2)`.
 
-    With t0 = 1e-3, behind which the likelihood weighting of a uniform t has too heavy a tail for
-    its standard error to be trusted.
+    The mean is over uniform t for every way to draw times; half sums have half of it per dimension.
+    With t0 below 1e-3, the likelihood weighting of a uniform t would have such a heavy tail that
+    its standard error could not be trusted.
     """
     law = SAMPLED[name]
-    # in log t, where the integrand is smooth
+    # The integral is over log t, in which the integrand is smooth.
     t = np.geomspace(law.t0, law.t1, 4001)
     (a, c), g2 = (jax.tree.map(np.float64, v) for v in (law.coeffs(t), law.g2(t)))
     variance = a**2 * STD**2 / (a**2 * STD**2 + c**2)
@@ -218,7 +226,10 @@ def test_least_value_in_closed_form(name, losses_at_the_optimum):
 
 
 def test_loss_passes_on_what_the_network_needs():
-    """Parameters and a dropout key, which is neither that of the draws nor the same each time."""
+    """The network gets the parameters and a dropout key, which is not that of the draws.
+
+    The dropout key is another one in each call.
+    """
     seen = []
 
     def network(params, x, cond, dropout_key):
@@ -239,7 +250,7 @@ def test_loss_passes_on_what_the_network_needs():
 
 
 def test_draws_are_what_they_say():
-    """Times in float32 within [t0, t1], noise like the data and independent of the times."""
+    """Times are float32 in [t0, t1]; noise has the data's shape and is independent of the times."""
     law, x0 = VP(), np.zeros((4096, 1), np.float32)
     ways = ("uniform", False), ("uniform_lam", True)
     for t, weight, z in jax.device_get(jax.jit(lambda: [draw(law, KEY, x0, *w) for w in ways])()):
@@ -253,7 +264,7 @@ GOLDENS = np.load(Path(__file__).parent / "goldens" / "losses.npz")
 
 
 def original_network(name, a, b):
-    """The linear model that the reference was made with: per channel a, scalar b."""
+    """Return the linear model of the reference: a per channel, b a scalar."""
 
     def network(x, label):
         s = label[:, None, None, None]
@@ -269,7 +280,7 @@ READ_AS = {"vp": ("eps", "label"), "subvp": ("eps", "label"), "ve": ("score", "s
 
 @pytest.mark.parametrize("name", READ_AS)
 def test_original_losses_and_gradients(name):
-    """By both weightings and both reductions."""
+    """Losses and gradients are the original's, for both weightings and both reductions."""
     law, data = LAWS[name], GOLDENS["data"]
     t, z, a, b = (GOLDENS[f"{name}/{key}"] for key in ("t", "z", "a", "b"))
     kind, conditioning = READ_AS[name]
@@ -297,7 +308,10 @@ def test_original_losses_and_gradients(name):
 
 @pytest.mark.parametrize("name", READ_AS)
 def test_original_score(name):
-    """Label and score at t from 1e-5 to 1. The original's std is off by a rounding of 1 - exp."""
+    """Label and score are the original's, at t from 1e-5 to 1.
+
+    The original's std has the rounding error of 1 - exp in float32.
+    """
     law, x, t = LAWS[name], GOLDENS["score_fn/x"], GOLDENS["score_fn/t"]
     get = lambda key: GOLDENS[f"score_fn/{name}/{key}"]
     kind, conditioning = READ_AS[name]

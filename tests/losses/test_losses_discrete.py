@@ -1,4 +1,4 @@
-"""DDPM's and SMLD's losses: value, labels, and parity with the original implementation."""
+"""DDPM's and SMLD's losses: value, labels, and agreement with the original implementation."""
 
 from pathlib import Path
 
@@ -17,13 +17,13 @@ from sde_lib.tables import make_tables
 GOLDENS = np.load(Path(__file__).parent / "goldens" / "losses.npz")
 KEY = jax.random.key(0)
 STD, N = 0.8, 30
-# Law, kind of network, its label: as the original has them.
+# Law, prediction kind and conditioning of the original's losses.
 CASES = {"ddpm": (VP(), "eps", "step"), "smld": (VE(), "score", "level")}
 cases = pytest.mark.parametrize("case", CASES)
 
 
 def levels(case):
-    """a and c of each level by the papers, in the order of the network's labels."""
+    """Return a and c of each level by the papers, in the order of the network's labels."""
     if case == "ddpm":
         a2 = np.cumprod(1 - np.linspace(0.1, 20.0, N) / N)
         return np.sqrt(a2), np.sqrt(1 - a2)
@@ -31,7 +31,7 @@ def levels(case):
 
 
 def denoiser(case, kind):
-    """The network that answers with the exact conditional mean for data N(0, STD^2)."""
+    """Return a network with the exact conditional mean for data N(0, STD^2)."""
     a, c = (np.float32(v) for v in levels(case))
 
     def network(params, x, label, dropout_key):
@@ -49,8 +49,11 @@ def denoiser(case, kind):
     [("ddpm", "eps", True), ("ddpm", "x0", False), ("smld", "score", False)],
 )
 def test_least_value_in_closed_form(case, kind, reduce_mean):
-    """At the optimum the loss is the mean over the N levels of `Var(z | x_i)`, that is
-    `a^2 s^2 / (a^2 s^2 + c^2)`: all are equally likely, and their noise errors count alike."""
+    """At the optimum the loss is the mean over the N levels of `Var(z | x_i)`.
+
+    This variance is `a^2 s^2 / (a^2 s^2 + c^2)`. All levels are equally likely, and their errors of
+    the noise have equal weights.
+    """
     law, _, conditioning = CASES[case]
     dims = 3
     loss = discrete_loss(
@@ -77,7 +80,7 @@ def test_least_value_in_closed_form(case, kind, reduce_mean):
 
 @cases
 def test_levels_are_uniform_and_told_as_the_original_tells_them(case):
-    """All N of them, the first and the last too, independent of the noise; `t = i / (N - 1)`."""
+    """All N levels are equally likely and independent of the noise; `t = i / (N - 1)`."""
     law, kind, conditioning = CASES[case]
     tables, x0 = make_tables(law, N), np.zeros((60_000, 1), np.float32)
     told = []
@@ -99,13 +102,13 @@ def test_levels_are_uniform_and_told_as_the_original_tells_them(case):
     assert len(counts) == N and abs(chi2 - (N - 1)) < 4 * (2 * (N - 1)) ** 0.5
     assert abs(np.corrcoef(i, z[:, 0])[0, 1]) < 4 / 60_000**0.5 and np.all(weight == 1.0)
     np.testing.assert_allclose(label / (N - 1), t if case == "ddpm" else 1.0 - t, atol=1e-6)
-    # the noise in x is that of the level: its size, over 200 dimensions
+    # The standard deviation of x over 200 dimensions is the c of its level.
     size = levels(case)[1][label.astype(int)]
     assert np.all(abs(np.std(x, axis=1) / size - 1.0) < 5 / 400**0.5)
 
 
 def test_loss_passes_on_what_the_network_needs():
-    """Parameters, and another dropout key each time."""
+    """The network gets the parameters, and another dropout key in each call."""
     seen = []
 
     def network(params, x, label, dropout_key):
@@ -127,7 +130,7 @@ def test_loss_passes_on_what_the_network_needs():
 
 
 def original_network(case, a, b):
-    """The linear model that the reference was made with: per channel a, scalar b."""
+    """Return the linear model of the reference: a per channel, b a scalar."""
 
     def network(x, label):
         s = label[:, None, None, None]
@@ -141,7 +144,7 @@ def original_network(case, a, b):
 
 @cases
 def test_original_losses_and_gradients(case):
-    """By both reductions."""
+    """Losses and gradients are the original's, for both reductions."""
     law, kind, conditioning = CASES[case]
     tables = make_tables(law, {"ddpm": 1000, "smld": 232}[case])
     data, labels = GOLDENS["data"], GOLDENS[f"{case}/labels"]
@@ -173,7 +176,7 @@ def test_original_losses_and_gradients(case):
 
 
 def test_every_kind_but_velocity_has_one_loss():
-    """Networks that mean the same noise lose the same, element by element."""
+    """Networks that decode to the same noise have the same loss, element by element."""
     tables, x0 = make_tables(VP(), N), np.ones((N, 2), np.float32)
     z = np.tile(np.array([0.5, -1.0], np.float32), (N, 1))
 
@@ -193,7 +196,7 @@ def test_every_kind_but_velocity_has_one_loss():
 
     found, eps = jax.device_get(run())
     for kind, terms in found.items():
-        # a is down to 0.003 at the last levels, and x0 made of a difference there
+        # At the last levels a is only 0.003, and x0 is computed as a difference.
         np.testing.assert_allclose(terms, (eps - z) ** 2, rtol=1e-3, atol=1e-5, err_msg=kind)
 
 

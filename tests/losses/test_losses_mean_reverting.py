@@ -1,4 +1,4 @@
-"""The loss on pairs: one value for all kinds, that of the affine law of w, and its minimiser."""
+"""The mean-reverting loss on pairs (x0, mu): one value for all kinds, and its minimiser."""
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ GAIN, SHIFT, SPREAD = 0.8, 0.1, 0.15
 
 
 def exact_means(x, mu, t, gain=GAIN, shift=SHIFT, spread=SPREAD):
-    """`(x0, eps)` for `x0 | mu ~ N(gain mu + shift, spread^2)`."""
+    """Return the exact `(x0, eps)` for `x0 | mu ~ N(gain mu + shift, spread^2)`."""
     a, b, c = (v[:, None] for v in LAW.ends.coeffs(t))
     centre, v = gain * mu + shift, a**2 * spread**2 + c**2
     off = x - a * centre - b * mu
@@ -23,7 +23,7 @@ def exact_means(x, mu, t, gain=GAIN, shift=SHIFT, spread=SPREAD):
 
 
 def answering(kind, means):
-    """A network that sees x and mu and says what the means are, in the terms of a kind."""
+    """Return a network of x and mu whose output, of the given kind, decodes to `means`."""
     entry, share = given_kinds()[kind]
 
     def network(x, mu, t):
@@ -35,7 +35,11 @@ def answering(kind, means):
 
 @pytest.fixture(scope="module")
 def terms_of_all():
-    """`{weighting: {kind: terms}}`, those of the plain loss, and what must come out, for pairs."""
+    """Return `() -> (terms, scales, plain, squares, t)` for pairs (x0, mu).
+
+    terms is `{weighting: {kind: terms}}`, scales the `eps_scale` of each kind, plain the terms of
+    `denoising_terms` in w, and squares the expected `(eps - z)^2`.
+    """
     rng = np.random.default_rng(0)
     x0, mu, z = rng.standard_normal((3, 16, 3))
     t = np.geomspace(1e-3, 1.0, 16)
@@ -64,8 +68,10 @@ def terms_of_all():
 
 @pytest.mark.parametrize("weighting", [*WEIGHTINGS, "target"])
 def test_all_kinds_have_the_loss_of_the_noise_in_w(weighting, terms_of_all, x64, strict_ranks):
-    """Element by element, and it is `denoising_terms` of the affine law with the same network;
-    "target" is the error of the output, so `eps_scale^2` of it is the noise's."""
+    """All kinds have the terms of `denoising_terms` for the affine law of w, element by element.
+
+    Weighting "target" gives the error of the output; times `eps_scale^2` it is that of the noise.
+    """
     terms, scales, plain, squares, t = terms_of_all()
     named = "variance" if weighting == "target" else weighting
     c, g2 = (np.asarray(v)[:, None] for v in (LAW.coeffs(t).c, LAW.g2(t)))
@@ -78,7 +84,7 @@ def test_all_kinds_have_the_loss_of_the_noise_in_w(weighting, terms_of_all, x64,
 
 
 def test_network_is_given_the_noisy_state_and_its_mu(x64):
-    """And the metrics tell the times."""
+    """The network gets x_t and mu, and the metrics hold the times."""
     mu = np.random.default_rng(0).standard_normal((5, 2))
     seen = {}
 
@@ -100,13 +106,15 @@ def test_network_is_given_the_noisy_state_and_its_mu(x64):
     value, t, z, given = jax.device_get(run(batch))
     np.testing.assert_array_equal(given["cond"], t)
     np.testing.assert_array_equal(given["mu"], mu)
-    # A network that says 0 is off by the noise.
+    # The error of a network with output 0 is the noise itself.
     np.testing.assert_allclose(value, np.mean(z**2), rtol=1e-5)
 
 
 def test_minimiser_is_the_denoiser_given_mu():
-    """At the pairs' own gain, shift and spread the gradient is zero in expectation, judged by its
-    standard error over 400 batches; at others it points back."""
+    """The gradient is zero at the pairs' gain, shift and spread, and points back at other values.
+
+    It is compared with its standard error over 400 batches.
+    """
 
     def network(params, x, mu, cond, dropout_key):
         del dropout_key

@@ -1,4 +1,4 @@
-"""The classifier's cross-entropy, whose least value and minimiser are known."""
+"""The cross-entropy of the classifier of noise levels: its least value and its minimiser."""
 
 import jax
 import jax.numpy as jnp
@@ -26,13 +26,13 @@ def of_levels(law, network):
 
 
 def posterior(scale, y):
-    """log p(k | y) times `scale`: the exact logits at 1."""
+    """Return log p(k | y) times `scale`; with scale 1 these are the exact logits."""
     logp = jax.vmap(lambda s: DATA.logp(EDM(), y, s), out_axes=1)(jnp.asarray(SIGMAS))
     return scale * logp
 
 
 def entropy():
-    """H(k | y) in nats: `mean_k E_{y | k} -log p(k | y)`, by quadrature."""
+    """Return H(k | y) in nats, `mean_k E_{y | k} -log p(k | y)`, by quadrature."""
     y = np.linspace(-90.0, 90.0, 40_001)
     v = DATA.stds**2 + SIGMAS[:, None, None] ** 2
     parts = np.exp(-0.5 * (y[:, None] - DATA.means[:, 0]) ** 2 / v) / np.sqrt(2 * np.pi * v)
@@ -42,8 +42,11 @@ def entropy():
 
 @pytest.mark.parametrize("name", LAWS)
 def test_the_least_value_is_the_entropy_and_its_place_the_posterior(name, x64):
-    """With exact logits the mean loss is H(k | y) and its gradient zero, both to their standard
-    errors over 300 batches; with logits off by a tenth the gradient points back."""
+    """With exact logits the mean loss is H(k | y) and its gradient is zero.
+
+    Both hold within their standard errors over 300 batches. With logits that are wrong by a tenth,
+    the gradient points back.
+    """
     law = LAWS[name]
     loss = of_levels(law, lambda scale, y, cond, dropout_key: posterior(scale, y))
 
@@ -64,7 +67,7 @@ def test_the_least_value_is_the_entropy_and_its_place_the_posterior(name, x64):
 
 
 def test_levels_are_uniform_and_the_state_is_data_plus_noise():
-    """The network is handed x0 + sigma_k z and a dropout key; the times told are those of k."""
+    """The network gets x0 + sigma_k z and a dropout key; the metrics' times are those of k."""
     law, seen = LAWS["vp"], []
 
     def network(params, y, cond, dropout_key):
@@ -93,8 +96,10 @@ def test_levels_are_uniform_and_the_state_is_data_plus_noise():
 
 
 def test_a_linear_classifier_learns_the_posterior():
-    """One point at zero in 16 dimensions: log p(k | y) is linear in |y|^2, so a linear network in
-    it finds the posterior, and its likeliest level."""
+    """A network that is linear in |y|^2 learns the exact posterior, and its most likely level.
+
+    The data are one point at zero in 16 dimensions, for which log p(k | y) is linear in |y|^2.
+    """
     dims, law = 16, LAWS["edm"]
 
     def network(params, y, cond, dropout_key):

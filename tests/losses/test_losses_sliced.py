@@ -26,7 +26,10 @@ MEAN, STD = 0.8, 0.5
 
 
 def test_terms_are_the_trace_and_half_the_square(x64):
-    """Over all signs, for a field with a full Jacobian: `tr ds/dx + |s|^2 / 2`."""
+    """The mean of the terms over all probes of signs is `tr ds/dx + |s|^2 / 2`.
+
+    The field has a full Jacobian.
+    """
     A = np.random.default_rng(0).standard_normal((3, 3))
     x = np.random.default_rng(1).standard_normal((1, 3))
     signs = np.array(list(itertools.product((-1.0, 1.0), repeat=3)))[:, None]
@@ -39,14 +42,17 @@ def test_terms_are_the_trace_and_half_the_square(x64):
 
 
 def moments(t):
-    """Mean and variance of x_t under the straight law, VP with beta = 1."""
+    """Return mean and variance of x_t under the straight law, VP with beta = 1."""
     xp = jnp if isinstance(t, jax.core.Tracer) else np
     return MEAN * xp.exp(-0.5 * t), STD**2 * xp.exp(-t) - xp.expm1(-t)
 
 
 def test_minimiser_is_the_score_and_value_is_half_its_square():
-    """Gaussian data under the straight law. At the true mean and spread the gradient is zero by its
-    own error over 200 batches, and the loss is `-E 1 / (2 v)`; at others it is neither."""
+    """At Gaussian data's mean and spread the gradient is zero and the loss `-E 1 / (2 v)`.
+
+    Both hold within their standard errors over 200 batches under the straight law; at other values
+    neither holds.
+    """
 
     def network(params, x, cond, dropout_key):
         shift, scale = params
@@ -74,7 +80,7 @@ def test_minimiser_is_the_score_and_value_is_half_its_square():
 
 
 def test_draws_have_the_law_of_their_times():
-    """x given t, by the moments of the straight law: standardised, mean 0 and variance 1."""
+    """x standardised by the straight law's moments at t has mean 0 and variance 1."""
     x0 = np.float32(MEAN + STD * np.random.default_rng(0).standard_normal((20_000, 1)))
     run = jax.jit(lambda key: draw(STRAIGHT, key, x0, 100, True))
     x, t, v = jax.device_get(run(jax.random.key(1)))
@@ -86,7 +92,7 @@ def test_draws_have_the_law_of_their_times():
 
 
 class Net(nn.Module):
-    """What is added to the prior's score: small, and told of the time on several scales."""
+    """A small network that is added to the prior's score; it gets the time on several scales."""
 
     @nn.compact
     def __call__(self, x, t):
@@ -118,8 +124,11 @@ def trained(updates=700, size=256):
 
 
 def test_a_network_learns_the_score_of_a_law_without_kernel():
-    """`dx = -x^3 dt + dw` from two peaks, against the Fokker-Planck equation: the score by its own
-    mean square, and the data when the flow is run back from the exact density at t1."""
+    """A network learns the score of `dx = -x^3 dt + dw` from data of two peaks.
+
+    Its score is compared with the Fokker-Planck equation's, relative to the mean square of the
+    latter. The flow is run back from the exact density at t1 and compared with the data.
+    """
     grid, times = np.linspace(-4.0, 4.0, 801), np.linspace(0.0, 1.0, 81) ** 2
     logp = lambda x: np.log(0.4 * norm.pdf(x, -1.2, 0.35) + 0.6 * norm.pdf(x, 0.9, 0.35))
     density, score = fokker_planck(CUBIC, logp, grid, times), trained()

@@ -1,4 +1,4 @@
-"""Where in time a training step looks: the weights undo the choice, whatever it is."""
+"""Sampling of training times: the weights make every way of sampling unbiased."""
 
 import functools
 
@@ -14,14 +14,14 @@ from sde_lib import SDES
 
 LAWS = {name: law() for name, law in SDES.items()}
 laws = pytest.mark.parametrize("law", LAWS)
-# Even in (0, 1): the mean over these u is the midpoint rule for the integral over u.
+# Evenly spaced in (0, 1), so that a mean over u is the midpoint rule for an integral over u.
 U = ((np.arange(20_000) + 0.5) / 20_000).astype(np.float32)
 FROM_ZERO = np.linspace(0.0, 1.0, 1001, dtype=np.float32)[:-1]
 
 
 @pytest.fixture(scope="module")
 def sampled():
-    """`name of a law -> {(name, grid): (t, w)}`, the grids U and FROM_ZERO: one program for all."""
+    """Return `name of a law -> {(sampling, grid): (t, w)}` for U and FROM_ZERO, as one program."""
     grids = {"even": U, "from zero": FROM_ZERO}
 
     @jax.jit
@@ -39,8 +39,11 @@ def sampled():
 @laws
 @pytest.mark.parametrize("name", TIME_SAMPLING)
 def test_weighted_means_are_integrals_over_uniform_time(law, name, sampled):
-    """`E[w h(t)]` is the mean of h over [t0, t1], for h flat, growing, oscillating, and peaked at
-    the data; in float32, up to the error of the rule (1e-4) and of float32 sums."""
+    """`E[w h(t)]` is the mean of h over [t0, t1].
+
+    h is flat, growing, oscillating, or peaked at the data. The tolerance is the error of the
+    midpoint rule (1e-4) and of float32 sums.
+    """
     t, w = (np.asarray(v, np.float64) for v in sampled(law)[name, "even"])
     law = LAWS[law]
     span = law.t1 - law.t0
@@ -59,7 +62,7 @@ def test_weighted_means_are_integrals_over_uniform_time(law, name, sampled):
 def test_times_cover_the_span_in_order(law, name, sampled):
     t, w = sampled(law)[name, "from zero"]
     assert np.all(np.diff(t) > 0) and np.all(w > 0) and t.dtype == np.float32
-    # t0 to the digits that lam keeps there in float32; VE's lam hardly moves near t0
+    # t0 is reached to the digits that lam has in float32; VE's lam hardly changes near t0.
     np.testing.assert_allclose(t[0], LAWS[law].t0, rtol=1e-4, atol=2e-7)
     assert t[-1] < LAWS[law].t1 * (1 + 1e-6)
 
@@ -69,16 +72,16 @@ def test_uniform_lam_is_uniform_in_lam(law, sampled):
     t, _ = sampled(law)["uniform_lam", "even"]
     a, c = (np.asarray(v, np.float64) for v in LAWS[law].coeffs(t))
     steps = np.diff(np.log(a / c))
-    # even on the whole; each step of 20,000 only to what float32 leaves of it
+    # lam is even over the whole range; single steps of 20,000 are even only to float32 rounding.
     blocks = steps[:19_990].reshape(10, -1).sum(1)
     np.testing.assert_allclose(blocks, blocks.mean(), rtol=2e-4)
 
 
 @laws
 def test_importance_evens_out_the_likelihood_weighting(law, sampled):
-    """`w g^2 / c^2` is one constant: its mean over uniform t, which is the ratio of two lams.
+    """`w g^2 / c^2` is constant, and equals the mean of `g^2 / c^2` over uniform t.
 
-    `g^2 / c^2 = -2 lam'`, so that mean is `2 (lam(t0) - lam(t1)) / (t1 - t0)`.
+    Because `g^2 / c^2 = -2 lam'`, this mean is `2 (lam(t0) - lam(t1)) / (t1 - t0)`.
     """
     t, w = sampled(law)["importance", "even"]
     law = LAWS[law]
@@ -87,14 +90,14 @@ def test_importance_evens_out_the_likelihood_weighting(law, sampled):
     high, low = np.asarray(law.lam(np.float32([law.t0, law.t1])), np.float64)
     constant = 2.0 * (high - low) / (law.t1 - law.t0)
     np.testing.assert_allclose(flat.mean(), constant, rtol=1e-3)
-    # within a cell of the table of 4096 the density is taken as constant
+    # The tolerance allows for a density that is constant in each of the table's 4096 cells.
     assert flat.std() / flat.mean() < 5e-3
     assert abs(flat / constant - 1.0).max() < 0.02
 
 
 @pytest.fixture(scope="module")
 def weightings():
-    """`(which, t) -> {name: weights}`."""
+    """Return `(which, t) -> {name: weights}`."""
 
     @jax.jit
     def run(which, t):
@@ -106,7 +109,7 @@ def weightings():
 
 @laws
 def test_weightings_are_factors_on_the_noise(law, weightings, x64):
-    """`lambda / c^2` for lambda = c^2 and lambda = g^2."""
+    """The weights on the noise error are `lambda / c^2`, with lambda = c^2 or lambda = g^2."""
     t = np.geomspace(LAWS[law].t0, LAWS[law].t1, 50)
     c, g = (np.asarray(v) for v in (LAWS[law].coeffs(t).c, LAWS[law].diffusion(t[:, None], t)))
     expected = {"variance": c**2, "likelihood": g**2}
@@ -126,7 +129,7 @@ def test_stratified_numbers_fill_every_cell_once(size):
 
 
 def test_each_stratified_number_is_uniform():
-    """Over keys, every position of the batch covers [0, 1): no example is tied to a noise level."""
+    """Over keys, every position of the batch covers [0, 1), so no example keeps one noise level."""
     n = 4000
     draw = lambda: jax.vmap(lambda k: stratified(k, 8))(jax.random.split(jax.random.key(0), n))
     u = np.asarray(jax.jit(draw)())

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 GOLDENS = Path(__file__).parent / "goldens"
 QUICK = {"xla_backend_optimization_level": 0}
-if version("jaxlib") == "0.10.2":  # another release may not know them, and would refuse them
+if version("jaxlib") == "0.10.2":  # other releases may refuse these options
     QUICK |= {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 
 
@@ -23,13 +23,13 @@ def _load(name: str) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def load():
-    """`load(name)`: the arrays of a reference file."""
+    """Return `load(name)`, which reads the arrays of a reference file."""
     return functools.cache(_load)
 
 
 @pytest.fixture(scope="session")
 def load_params(load):
-    """`load_params(name)`: its parameters as a tree, GroupNorm's brought to shape (C,)."""
+    """Return `load_params(name)`: a file's parameters as a tree, GroupNorm's in shape (C,)."""
 
     def params(name):
         flat = {}
@@ -44,7 +44,7 @@ def load_params(load):
 
 @pytest.fixture(scope="session")
 def load_options(load):
-    """`load_options(name, known)`: the constructor arguments that its configuration states."""
+    """Return `load_options(name, known)`: the constructor arguments of a file's configuration."""
 
     def options(name, known):
         config = json.loads(str(load(name)["config"]))
@@ -60,19 +60,20 @@ def load_options(load):
 
 @pytest.fixture(scope="session")
 def jit():
-    """`jax.jit` that hardly optimises: these networks run for microseconds, compile for seconds.
+    """Return `jax.jit` with little optimisation.
 
-    Fusions are emitted as they were before MLIR, in one module of LLVM: half the time of compiling.
+    The networks run for microseconds and compile for seconds. XLA's earlier code generator, with
+    one LLVM module, halves the time of compiling.
     """
     return functools.partial(jax.jit, compiler_options=QUICK)
 
 
 @pytest.fixture(scope="session")
 def draw():
-    """`draw(module, x, cond)`: random parameters, none of them zero, in the shapes of `init`.
+    """Return `draw(module, x, cond)`: random parameters in the shapes of `init`, none of them zero.
 
-    Kernels have variance 1 / fan_in, scales are about one; quicker than compiling `init`, and no
-    branch is hidden by a zero initialiser.
+    Kernels have variance 1 / fan_in, and scales are about one. Drawing is quicker than compiling
+    `init`, and no branch is hidden by a zero initialiser.
     """
 
     @functools.cache
@@ -97,5 +98,5 @@ def draw():
 
 @pytest.fixture(scope="session")
 def rel():
-    """`rel(a, b)`: `max |a - b| / max |b|`."""
+    """Return the function `rel(a, b)`, which is `max |a - b| / max |b|`."""
     return lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(b).max()

@@ -47,8 +47,9 @@ def test_tree_output_and_gradients(name, model, load, load_params, jit, rel):
     assert rel(x_grad, g["dy_dx"]) < 1e-4
 
     norms = json.loads(str(g["param_grad_norms"]))
-    # The bias of a key shifts all logits of a row alike, that of a convolution before a norm all
-    # pixels: such gradients are zero but for rounding, and their relative error means nothing.
+    # The bias of a key shifts all logits of a row alike, and the bias of a convolution before a
+    # norm shifts all pixels. Such gradients are zero up to rounding, so their relative error means
+    # nothing.
     floor = 1e-6 * max(norms.values())
     for path, grad in flatten_dict(jax.device_get(param_grads)).items():
         norm, expected = np.linalg.norm(grad), norms["/".join(path)]

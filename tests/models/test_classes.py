@@ -1,4 +1,4 @@
-"""Networks that are told a class, and networks that tell it."""
+"""Networks conditional on a class, and classifiers."""
 
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ CONVOLUTIONAL = {"nf": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resoluti
 TOLD = {
     "mlp": lambda n: MLP(width=16, depth=1, time_dim=16, num_classes=n),
     "ncsnpp": lambda n: NCSNpp(**CONVOLUTIONAL, embedding_type="positional", num_classes=n),
-    # Of 32 groups: one channel in each would normalise away what the embedding adds to it.
+    # 64 channels in 32 groups: with one channel per group, the norm would remove the embedding.
     "ddpm": lambda n: DDPM(**{**CONVOLUTIONAL, "nf": 64, "ch_mult": (1,)}, num_classes=n),
 }
 X = np.random.default_rng(0).standard_normal((3, 8, 8, 2), np.float32)
@@ -59,7 +59,7 @@ SMALL = {
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_logits_belong_to_their_example(name, draw, jit):
-    """And to its noise level; dropout is for training."""
+    """Logits depend on their own example and its noise level; dropout acts only in training."""
     model, sigma = SMALL[name], np.array([0.1, 1.0, 9.0], np.float32)
     variables = draw(model, X, sigma)
     apply = jit(model.apply)
@@ -74,7 +74,7 @@ def test_logits_belong_to_their_example(name, draw, jit):
 
 
 def test_the_papers_size():
-    """WRN-28-10 for RGB: 36.5 million, and what tells it the noise level."""
+    """WRN-28-10 for RGB has 36.5 million parameters, and those of the noise level's embedding."""
 
     def conv(i, o, side=3):
         return side * side * i * o + o

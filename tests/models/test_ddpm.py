@@ -1,4 +1,4 @@
-"""DDPM against NCSN++, some of whose options are DDPM; its size, options and dropout."""
+"""DDPM against NCSN++ with the same options; its size, options and dropout."""
 
 import dataclasses
 import math
@@ -26,7 +26,10 @@ def batch(*shape, seed=0):
     ],
 )
 def test_equals_the_same_choice_of_ncsnpp(options, draw, jit, rel):
-    """From 128 channels on both have 32 groups. NCSNpp is held to the original by its own tests."""
+    """DDPM equals NCSNpp with DDPM's options, from 128 channels on, where both have 32 groups.
+
+    Tests of NCSNpp compare it with the original.
+    """
     options = {"nf": 128, "ch_mult": (1, 1), "num_res_blocks": 1, "attn_resolutions": (), **options}
     successor = NCSNpp(
         **options,
@@ -45,7 +48,7 @@ def test_equals_the_same_choice_of_ncsnpp(options, draw, jit, rel):
 
 
 def test_published_size():
-    """Counted from the parameter tree of the original on CIFAR-10."""
+    """The number of parameters for CIFAR-10 is that of the original's parameter tree."""
     x, labels = jnp.zeros((1, 32, 32, 3)), jnp.ones(1)
     shapes = jax.eval_shape(DDPM().init, jax.random.key(0), x, labels)["params"]
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == 35_218_947
@@ -74,7 +77,7 @@ def test_scale_by_sigma_dropout_and_bfloat16(draw, jit, rel):
     labels = np.array([0, 1])
     model = DDPM(**TINY, dropout=0.5)
     variables = draw(model, x, labels)
-    y = np.asarray(jit(model.apply)(variables, x, labels))  # asks for no key
+    y = np.asarray(jit(model.apply)(variables, x, labels))  # needs no key
 
     ladder = {"scale_by_sigma": True, "num_scales": 2, "sigma_min": 0.5, "sigma_max": 4.0}
     scaled = jit(dataclasses.replace(model, **ladder).apply)(variables, x, labels)

@@ -1,4 +1,4 @@
-"""Dropout by halves of random words, against what it must be in distribution."""
+"""Dropout by halves of random words has the right distribution."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ import pytest
 
 from models.dropout import Dropout
 
-SHAPE = (64, 16, 16, 7)  # an odd number of channels, of which the last word gives one
+SHAPE = (64, 16, 16, 7)  # with an odd number of channels, the last word serves one channel
 
 
 @partial(jax.jit, static_argnums=0)
@@ -24,7 +24,7 @@ def dropped(rate, x=None, seed=0):
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_each_entry_at_the_rate_and_by_itself(rate):
-    """Shares of single channels and of pairs, judged by their standard errors."""
+    """Each entry is dropped at the rate and independently: shares of channels and of pairs."""
     zero = (dropped(rate) == 0).reshape(-1, SHAPE[-1])
     n = len(zero)
     error = np.abs(zero.mean(0) - rate) / np.sqrt(rate * (1 - rate) / n)

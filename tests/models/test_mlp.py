@@ -1,4 +1,4 @@
-"""The MLP: shapes, input features, embeddings, dropout, and that it learns."""
+"""The MLP: shapes, input features, embeddings, dropout, and training."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def test_fourier_features_are_an_input(draw, jit):
     x, cond = np.zeros((1, 6), np.float32), np.ones(1, np.float32)
     model = MLP(**SMALL, fourier_features=(64, 128))
     assert draw(model, x, cond)["params"]["input"]["kernel"].shape == (6 * 5, 32)
-    # x and x + 1/64 differ by whole periods of both features: hide x itself, and they are equal.
+    # x and x + 1/64 differ by whole periods of both features, so without x itself they are equal.
     variables = draw(model, x, cond)
     kernel = variables["params"]["input"]["kernel"]
     kernel[:6] = 0
@@ -100,8 +100,11 @@ def test_bfloat16(draw, jit, rel):
 
 
 def test_learns_the_noise_of_gaussian_data():
-    """Data N(mu, s^2), x = x0 + sigma z: the best prediction of z is sigma (x - mu) / (s^2 +
-    sigma^2), whose dependence on the noise level no network can fake that ignores its label."""
+    """The network learns the best prediction of z, sigma (x - mu) / (s^2 + sigma^2).
+
+    The data are N(mu, s^2), and x = x0 + sigma z. A network that ignores its label cannot learn the
+    dependence on the noise level.
+    """
     mu, s = np.array([1.0, -0.5, 0.0]), 0.5
     model = MLP(width=64, depth=2, time_dim=32, embedding_type="fourier")
     tx = optax.adam(optax.cosine_decay_schedule(5e-3, 200))

@@ -1,4 +1,4 @@
-"""Single layers: against the original's outputs, and their initial values."""
+"""Single layers: outputs against the original's, and initial values."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def layers(load):
 @pytest.mark.parametrize("dim", [8, 9, 32, 128])
 def test_timestep_embedding(dim, layers):
     y = jax.jit(timestep_embedding, static_argnums=1)(layers["timestep_embedding/t"], dim)
-    # Arguments up to 1e3 are rounded to 6e-5 before the sine is taken.
+    # The sine's arguments are up to 1e3, and are rounded to 6e-5.
     np.testing.assert_allclose(y, layers[f"timestep_embedding/dim{dim}"], atol=1e-4)
 
 
@@ -61,7 +61,7 @@ def test_resampling_modules(key, module, layers, jit, rel):
 
 def test_group_norm(layers, jit, rel):
     params = {k: layers[f"group_norm/{k}"].reshape(-1) for k in ("scale", "bias")}
-    # Inputs of 1e-3 make an epsilon of 1e-6 as large as the variance.
+    # With inputs of 1e-3 the epsilon of 1e-6 is as large as the variance.
     y = jit(group_norm(4, dtype=F32).apply)({"params": params}, 1e-3 * layers["x"])
     assert rel(y, layers["group_norm/out_groups1"]) < 1e-5
 
@@ -96,7 +96,7 @@ def test_default_init(scale, expected):
     kernel = np.asarray(draw(jax.random.key(0)))
     fan_average = 9 * (40 + 60) / 2
     variance = expected / fan_average
-    # 21600 uniform draws: the sample variance is good to 0.6 %.
+    # With 21600 uniform draws the sample variance is right to 0.6 %.
     assert np.var(kernel) == pytest.approx(variance, rel=0.03)
     assert np.abs(kernel).max() <= np.sqrt(3 * variance) * 1.0001
 

@@ -27,7 +27,7 @@ def map_kernels(f, variables):
 
 
 def primitives(jaxpr):
-    """(name, output dtype) of every operation, those inside calls included."""
+    """Yield (name, output dtype) of every operation, also of those inside calls."""
     for eqn in jaxpr.eqns:
         if eqn.outvars:
             yield eqn.primitive.name, eqn.outvars[0].aval.dtype
@@ -37,9 +37,12 @@ def primitives(jaxpr):
 
 @pytest.mark.parametrize("options", [{}, {"resblock_type": "ddpm", "progressive": "residual"}])
 def test_image_that_is_not_square(options, draw, jit, rel):
-    """Transposing the image and every kernel transposes the output; an image's batch-mates are
-    nothing to it; and five channels come out where five went in."""
-    attention = {"attn_resolutions": (16, 8, 4)}  # at every level, whichever side is the height
+    """Transposing an image that is not square, and every kernel, transposes the output.
+
+    An image's output does not depend on other images of the batch. The number of channels stays
+    five.
+    """
+    attention = {"attn_resolutions": (16, 8, 4)}  # at every level, for both orientations
     model = NCSNpp(**{**SMALL, **attention, **options, "fir_kernel": (1, 2, 5, 3)})
     x, sigma = batch(2, 16, 8, 5)
     variables = draw(model, x, sigma)
@@ -70,8 +73,10 @@ def test_attention_goes_by_the_height():
 
 
 def test_two_channels(draw, jit, rel):
-    """Exchanging the channels of the input, and those of the kernels that meet an image,
-    exchanges the channels of the output."""
+    """Exchanging the channels of the input exchanges those of the output.
+
+    The channels of all kernels that act on images are exchanged too.
+    """
     options = {"progressive": "output_skip", "progressive_input": "input_skip", "fir": False}
     model = NCSNpp(**SMALL, **options)
     x, sigma = batch(2, 8, 8, 2)
@@ -91,8 +96,10 @@ def test_two_channels(draw, jit, rel):
 
 
 def test_residual_pyramids_replace_the_features(draw, jit, rel):
-    """What the second level of either pyramid resamples is the sum formed at the first; with two
-    levels, as in the reference files, nothing would depend on that."""
+    """The second level of each residual pyramid resamples the sum formed at the first level.
+
+    With two levels, as in the reference files, the output would not depend on this.
+    """
     both = {"progressive_input": "residual", "progressive": "residual", "ch_mult": (1, 1, 1)}
     model = NCSNpp(**{**SMALL, **both})
     x, sigma = batch(2, 8, 8, 3)
@@ -106,8 +113,8 @@ def test_residual_pyramids_replace_the_features(draw, jit, rel):
         y = jit(module.apply)({"params": variables["params"][name]}, total)
         assert rel(y, outputs[name]["__call__"][0]) < 1e-5
 
-    # Blocks are counted through: a block and a halving at levels 0 and 1, a block at level 2, two
-    # in the middle, two and a doubling at level 2, two at level 1.
+    # Numbers of the blocks: a block and a halving at levels 0 and 1, a block at level 2, two in the
+    # middle, two and a doubling at level 2, two at level 1.
     check(Downsample, "Downsample_1", "Downsample_0", "ResnetBlockBigGANpp_1")
     check(Upsample, "Upsample_1", "Upsample_0", "ResnetBlockBigGANpp_11")
 
@@ -117,7 +124,7 @@ def test_dropout_only_in_training(draw, jit):
     model = NCSNpp(**TINY, dropout=0.5)
     variables = draw(model, x, label)
     train = jit(lambda k: model.apply(variables, x, label, train=True, rngs={"dropout": k}))
-    evaluate = jit(model.apply)(variables, x, label)  # asks for no key
+    evaluate = jit(model.apply)(variables, x, label)  # needs no key
     keys = [jax.random.key(seed, impl="rbg") for seed in (0, 1)]
     evaluate, first, second = map(np.asarray, (evaluate, *map(train, keys)))
     assert np.abs(first - second).max() > 0.01
@@ -160,7 +167,7 @@ def test_centered_and_unconditional(draw, jit, rel):
 def test_starts_at_zero(jit):
     x, label = batch(2, 4, 4, 1)
     model = NCSNpp(**TINY, init_scale=0.0)
-    # Its kernels have standard deviation 1e-5 over sqrt(fan); the last one decides.
+    # Kernels have standard deviation 1e-5 over sqrt(fan); the last kernel sets the output's size.
     y, _ = jit(model.init_with_output)(jax.random.key(0, impl="rbg"), x, label)
     assert 0 < np.abs(y).max() < 1e-4
 
@@ -199,7 +206,7 @@ def test_remat(draw, jit, rel):
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_strict_promotion_and_float64_mode(name):
-    """No silent broadcasting or promotion, and float32 throughout although JAX is in float64."""
+    """Networks never broadcast ranks or promote types, and stay in float32 in jax's x64 mode."""
     options = {"nf": 8, "scale_by_sigma": True}
     if name == "ncsnpp":
         options |= {**SMALL, "embedding_type": "positional"}

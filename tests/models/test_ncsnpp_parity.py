@@ -50,8 +50,8 @@ def test_output_and_gradients(name, load, load_options, load_params, jit, rel):
     assert rel(x_grad, g["dy_dx"]) < 1e-4
 
     norms = json.loads(str(g["param_grad_norms"]))
-    # A shift of every key by the same amount leaves the softmax alone: the gradient of the key's
-    # bias is zero but for rounding, so its relative error means nothing.
+    # A shift of every key by the same amount does not change the softmax. So the gradient of the
+    # key's bias is zero up to rounding, and its relative error means nothing.
     floor = 1e-6 * max(norms.values())
     for path, grad in flatten_dict(jax.device_get(param_grads)).items():
         norm, expected = np.linalg.norm(grad), norms["/".join(path)]

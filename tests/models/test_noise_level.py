@@ -1,4 +1,4 @@
-"""Classifiers of noise levels: their input's size and their shapes."""
+"""Classifiers of noise levels: the scaling of their input, and their shapes."""
 
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ def normal(*shape):
 
 
 def test_unit_size():
-    """`y / sqrt(1 + mean y^2)`, over all axes but the first, and the log of that root."""
+    """The input is `y / sqrt(1 + mean y^2)` per example; the features are the root's log, log^2."""
     y = normal(4, 3, 2, 1) * np.array([1e-3, 1.0, 50.0, 1e4], np.float32)[:, None, None, None]
     unit, features = map(np.asarray, jax.jit(to_unit_size)(y))
     size = np.sqrt(1.0 + np.mean(y.astype(np.float64) ** 2, axis=(1, 2, 3)))
@@ -31,7 +31,7 @@ def conv(fan_in, fan_out):
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (32, 32, 3), (28, 28, 1)])
 def test_the_convolutions_are_the_papers(shape):
-    """32, 64, 128 and 256 channels and a linear head of 1000, which also sees the size."""
+    """Convolutions have 32, 64, 128, 256 channels; the head of 1000 also gets the size features."""
     model = NoiseLevelCNN()
     widths = (shape[-1], 32, 64, 128, 256)
     count = sum(conv(a, b) for a, b in pairwise(widths)) + (256 + 2 + 1) * 1000
@@ -42,7 +42,7 @@ def test_the_convolutions_are_the_papers(shape):
 
 
 def draw_params(model, y, seed=0):
-    """Random parameters of variance 1 / fan_in, without compiling `init`."""
+    """Return random parameters of variance 1 / fan_in, without compiling `init`."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(model.init, jax.random.key(0), y)["params"]
     scale = lambda leaf: np.prod(leaf.shape[:-1]) ** -0.5 if len(leaf.shape) > 1 else 0.1
@@ -50,7 +50,7 @@ def draw_params(model, y, seed=0):
 
 
 def test_average_pooling_and_no_other_look_at_the_place(jit):
-    """The convolutional network against its definition in loops, on 5x6 pixels."""
+    """The convolutional network equals its definition in loops, on 5x6 pixels."""
     model, y = NoiseLevelCNN(levels=7, widths=(3, 4, 2)), normal(2, 5, 6, 2)
     params = draw_params(model, y)
     found = jit(model.apply)({"params": params}, y)

@@ -42,7 +42,7 @@ def test_original_conditional(layers, rel, jit):
 
 
 class Host(nn.Module):
-    """A layer by name, inside the module that it needs."""
+    """A module that holds a normalisation layer of the given name."""
 
     normalization: str
     dtype: Any
@@ -57,7 +57,7 @@ def batch(*shape, seed=0):
 
 
 def test_instance_norm(jit):
-    """The original's has no outputs: there its bias and the switch for it share a name."""
+    """Instance norm equals its formula; the original's fails, because a name is used twice."""
     x, scale, bias = 1e-2 * batch(2, 4, 6, 3), batch(1, 1, 1, 3, seed=1), batch(1, 1, 1, 3, seed=2)
     y = jit(InstanceNorm2d().apply)({"params": {"scale": scale, "bias": bias}}, x)
     x = np.float64(x)
@@ -68,7 +68,7 @@ def test_instance_norm(jit):
 
 @pytest.mark.parametrize("name", NORMALIZATIONS)
 def test_statistics_are_float32(name, jit):
-    """Of 200 + n no bfloat16 sum would keep the variance."""
+    """Statistics are computed in float32; a bfloat16 sum of 200 + n would lose the variance."""
     x = (200 + 8 * batch(2, 16, 16, 32)).astype(jnp.bfloat16)
 
     def run(key, dtype, x):

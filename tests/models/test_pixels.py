@@ -1,4 +1,4 @@
-"""Sums over pixels as matrix products, and the layers built on them, against flax's own."""
+"""Sums over pixels as matrix products, and layers built on them, against flax's layers."""
 
 import flax.linen as nn
 import jax
@@ -15,13 +15,15 @@ X = X * 2.0 + np.float32(0.7)
 
 @pytest.fixture(params=[True, False], ids=["products", "reductions"])
 def on_cpu(request, monkeypatch):
-    """Both forms: that of a CPU, and that of accelerators."""
+    """Run a test in the form for CPUs, and in that for accelerators."""
     monkeypatch.setattr(pixels, "on_cpu", lambda: request.param)
 
 
 def test_spread_and_sum(on_cpu, jit):
-    """Each is the transpose of the other; over images, and over pixels in a row, (B, H W, C), as
-    attention has them."""
+    """`spread` and `pixel_sum` are transposes of each other.
+
+    This holds for images, and for pixels in a row, (B, H W, C), as in attention.
+    """
     v, rows = np.arange(24, dtype=np.float32).reshape(3, 8), WEIGHT.reshape(3, 24, 8)
 
     def down(v, weight):
@@ -54,7 +56,7 @@ def test_spread_and_sum(on_cpu, jit):
     ids=["norm", "conv", "strided"],
 )
 def test_layers_equal_those_of_flax(on_cpu, ours, flax, jit, draw_params):
-    """Parameters, output, both gradients, and the derivative forwards, which likelihoods take."""
+    """Layers have flax's parameters, outputs, gradients, and forward-mode derivatives."""
     assert shapes(ours) == shapes(flax)
     params = draw_params(flax)
 
@@ -74,7 +76,7 @@ def shapes(module):
 
 @pytest.fixture
 def draw_params():
-    """Parameters in the shapes of `init`, none of them at its initial value."""
+    """Return a function that draws random parameters in the shapes of `init`."""
 
     def draw(module):
         rng, tree = np.random.default_rng(2), jax.eval_shape(module.init, jax.random.key(3), X)
@@ -84,7 +86,7 @@ def draw_params():
 
 
 def test_a_constant_image_is_all_bias(on_cpu, jit):
-    """Zero variance, which rounding may make negative."""
+    """GroupNorm of a constant image is its bias, also if rounding makes the variance negative."""
     x, bias = np.full((2, 4, 4, 8), 100.3, np.float32), np.arange(8, dtype=np.float32)
     params = {"params": {"scale": np.ones(8, np.float32), "bias": bias}}
     y = np.asarray(jit(pixels.GroupNorm(2).apply)(params, x))

@@ -75,7 +75,7 @@ def test_initial_values_are_those_of_pytorch():
 
 
 def test_noise_levels(load):
-    """The list of the original falls from sigma_max to sigma_min."""
+    """The noise levels fall from sigma_max to sigma_min, as in the original."""
     level = jax.jit(lambda i: noise_level(i, 0.01, 1.0, 10))
     levels = np.asarray(level(np.arange(10)))
     np.testing.assert_allclose(levels, np.geomspace(1.0, 0.01, 10), rtol=1e-5)
@@ -83,7 +83,10 @@ def test_noise_levels(load):
 
 
 def test_output_is_divided_by_the_level(draw, jit, rel):
-    """The one thing that NCSNv2 knows of the label; and batch-mates are nothing to each other."""
+    """NCSNv2 divides its output by the noise level of the label, its only use of the label.
+
+    An image's output does not depend on other images of the batch.
+    """
     x, labels = image(2, 8, 4, 5), np.array([2, 9])
     model = NCSNv2_64(**SMALL, sigma_max=3.0)
     variables = draw(model, x, labels)
@@ -97,7 +100,7 @@ def test_output_is_divided_by_the_level(draw, jit, rel):
 
 @pytest.mark.parametrize("name", ["ncsn", "ncsnv2_64", "ddpm"])
 def test_remat_and_dtypes(name):
-    """Rematerialised blocks keep their names; convolutions obey the dtype, statistics do not."""
+    """Blocks with `remat` keep their names; convolutions use `dtype`, statistics use float32."""
     x, labels = image(2, 8, 8, 3), np.array([1, 7])
     plain, model = (MODELS[name](**SMALL, dtype=jnp.bfloat16, remat=on) for on in (False, True))
     tree = jax.eval_shape(model.init, jax.random.key(0), x, labels)
@@ -110,7 +113,7 @@ def test_remat_and_dtypes(name):
 
 
 def primitives(jaxpr):
-    """(name, output dtype) of every operation, those inside calls included."""
+    """Yield (name, output dtype) of every operation, also of those inside calls."""
     for eqn in jaxpr.eqns:
         if eqn.outvars:
             yield eqn.primitive.name, eqn.outvars[0].aval.dtype
@@ -118,7 +121,7 @@ def primitives(jaxpr):
             yield from primitives(inner)
 
 
-# Counted from the parameter trees of the original networks with 128 features; 10 labels for ncsn.
+# Parameters of the original networks with 128 features, from their trees; 10 labels for ncsn.
 COUNTS = {
     "ncsnv2_64": 33_970_563,
     "ncsnv2_128": 83_445_379,

@@ -1,4 +1,4 @@
-"""Resampling against zero insertion and scipy's two-dimensional convolution."""
+"""Resampling against zero insertion and SciPy's two-dimensional convolution."""
 
 import jax
 import numpy as np
@@ -7,9 +7,9 @@ from scipy.signal import convolve2d
 
 from models import resample
 
-# Lopsided on purpose: a filter applied backwards gives the same result for symmetric taps.
+# Taps that are not symmetric, because symmetric taps would hide a filter applied backwards.
 TAPS = [(1, 3, 3, 1), (1, 2, 5, 3), (4, 1, 2), (3, 1), (1, 4, 6, 4, 2), (1, 2, 0, 5, 3, 2)]
-MARGIN = 10  # zeros around an image, more than any filter here reaches
+MARGIN = 10  # width of the zeros around an image, more than any filter here needs
 
 
 def image(channels, seed=0):
@@ -27,14 +27,14 @@ def kernel_2d(taps, gain):
 
 
 def upsample_wide(x, taps):
-    """Zero insertion and full convolution on a wide canvas; and where output pixel 0 lies."""
+    """Return zero insertion and full convolution on a wide canvas, and the place of pixel 0."""
 
     def plane(p):
         z = np.zeros((2 * p.shape[0], 2 * p.shape[1]))
         z[::2, ::2] = p
         return convolve2d(np.pad(z, MARGIN), kernel_2d(taps, 4.0))
 
-    # A full convolution puts sample 0 at index 0; the filter's centre is at (K - 1) / 2, and the
+    # A full convolution has sample 0 at index 0, and the filter's centre is at (K - 1) / 2. The
     # centre of the two pixels that replace pixel 0 is half a new pixel after sample 0.
     return each_plane(x, plane), MARGIN + (len(taps) - 2) // 2
 
@@ -54,7 +54,7 @@ def test_fir_upsample(taps, channels, jit):
 @pytest.mark.parametrize("channels", [2, 5])
 def test_fir_downsample(taps, channels, jit):
     x = image(channels)
-    # Output pixel i is centred between the input pixels 2 i and 2 i + 1, or on the former.
+    # Output pixel i is centred between the input pixels 2 i and 2 i + 1, or on pixel 2 i.
     o = MARGIN + len(taps) // 2
     expected = each_plane(x, lambda p: convolve2d(np.pad(p, MARGIN), kernel_2d(taps, 1.0)))
     y = jit(resample.fir_downsample, static_argnums=1)(x, taps)
@@ -63,7 +63,7 @@ def test_fir_downsample(taps, channels, jit):
 
 
 def correlate(wide, kernel):
-    """Full correlation of (B, H, W, C) with (3, 3, C, C'); pixel i moves to i + 1."""
+    """Return the full correlation of (B, H, W, C) with (3, 3, C, C'); pixel i moves to i + 1."""
     out = np.zeros((len(wide), wide.shape[1] + 2, wide.shape[2] + 2, kernel.shape[-1]))
     for c in range(kernel.shape[2]):
         for d in range(kernel.shape[3]):

@@ -1,4 +1,4 @@
-"""3x3 convolutions by fewer products, against their definition and against XLA's own."""
+"""Winograd's 3x3 convolutions, against their definition and XLA's own convolution."""
 
 import json
 
@@ -20,7 +20,7 @@ X, KERNEL, Y = normal(3, 8, 12, 64), normal(3, 3, 64, 72, seed=1) / 24, normal(3
 
 
 def definition(x, kernel, dtype=np.float64):
-    """`y[p] = sum_d x[p + d] kernel[d]`, zeros beyond the border."""
+    """Return `y[p] = sum_d x[p + d] kernel[d]`, with zeros beyond the border."""
     x, kernel = dtype(x), dtype(kernel)
     height, width = x.shape[1:3]
     x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -35,7 +35,7 @@ def plain(x, kernel):
 
 
 def error(ours, exact) -> float:
-    """The root mean square of the error over that of the value."""
+    """Return the RMS of the error divided by the RMS of the value."""
     return float(np.sqrt(np.mean((ours - exact) ** 2) / np.mean(np.square(exact))))
 
 
@@ -46,8 +46,11 @@ def assert_equal(ours, other):
 
 
 def test_the_error_is_that_of_the_definition(jit):
-    """In float32, with the 2304 terms of the wide layers: within three times that of the plain sum
-    over the taps. XLA's own is not asked: its order of summation depends on the number of cores."""
+    """The float32 error is within three times that of the plain sum over the taps.
+
+    The sums have 2304 terms, as in wide layers. XLA's own convolution is not compared, because its
+    order of summation depends on the number of cores.
+    """
     x, kernel = normal(1, 16, 16, 256, seed=3), normal(3, 3, 256, 64, seed=4)
     exact = definition(x, kernel)
     ours = error(jit(winograd.conv3x3)(x, kernel), exact)
@@ -57,7 +60,10 @@ def test_the_error_is_that_of_the_definition(jit):
 
 
 def test_both_gradients(jit):
-    """By definition: for x the sum over taps the other way, for the kernel that over pixels."""
+    """Gradients equal their definitions.
+
+    For x it is the sum over reversed taps, for the kernel the sum over pixels.
+    """
     dx, dkernel = jit(lambda: jax.vjp(winograd.conv3x3, X, KERNEL)[1](jnp.asarray(Y)))()
     dkernel = np.asarray(dkernel)
     assert error(dx, definition(Y, np.swapaxes(KERNEL[::-1, ::-1], 2, 3))) < 1e-6
@@ -136,7 +142,7 @@ def test_a_block_has_them(monkeypatch, jit):
     )
     params = jax.tree.map(lambda leaf: normal(*leaf.shape, seed=6) / 24, shapes)
     gradient = jax.grad(lambda params: jnp.sum(block.apply({"params": params}, x, temb, False) * x))
-    # A new function each time: what was traced for the first would be taken.
+    # Each call makes a new function; otherwise jax would reuse the trace of the first.
     names = lambda: str(jax.make_jaxpr(lambda params: gradient(params))(params))
     assert names().count(" conv3x3_gradient ") == 2
     whole = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
@@ -146,7 +152,7 @@ def test_a_block_has_them(monkeypatch, jit):
     assert error(ours, whole(jit(lambda params: gradient(params))(params))) < 1e-5
 
 
-# A batch over four devices, as one program and as a program for each device.
+# Splits a batch over four devices, as one program and as a program for each device.
 SCRIPT = """
 import json, math, re
 import jax, jax.numpy as jnp, numpy as np
@@ -177,7 +183,7 @@ print(json.dumps({
 
 
 def test_over_devices():
-    """The gradient of a kernel is one sum over devices, as that of XLA's convolution."""
+    """The gradient by the kernel takes one sum over devices, as with XLA's convolution."""
     program = Program()
     result = program.script(SCRIPT, devices=4)
     program.close()

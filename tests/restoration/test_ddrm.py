@@ -1,4 +1,4 @@
-"""DDRM in its singular basis, against the published updates written with dense matrices."""
+"""DDRM against the published updates with dense matrices, and against a recursion of moments."""
 
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ from sde_lib import EDM, example_keys, normal_like
 NOISE, ETA, ETA_B = 0.3, 0.85, 0.9
 KEY = jax.random.key(1)
 RNG = np.random.default_rng(0)
-# Singular values of all three cases at once: seen clearly, drowned in noise, and zero.
+# Singular values of all three cases: large against the noise, small against the noise, and zero.
 LEFT, RIGHT = (np.linalg.qr(RNG.standard_normal((n, n)))[0] for n in (4, D))
 VALUES = np.array([2.0, 0.7, 0.05, 0.0])
 OPERATOR = matrix((D,), LEFT @ np.diag(VALUES) @ RIGHT[:, :4].T)
@@ -25,7 +25,7 @@ Y = RNG.standard_normal(4)
 
 
 def published(x, x0, z, a, now, then):
-    """Equations 4 and 5 for one state; `now` and `then` are the old and the new noise level."""
+    """Return equations 4 and 5 for one state; `now` and `then` are old and new noise level."""
     V, values = RIGHT.T, np.append(VALUES, np.zeros(D - 4))
     ybar = np.append(LEFT.T @ Y, np.zeros(D - 4))
     xbar, x0bar, zbar, out = V @ x / a, V @ x0, V @ z, np.zeros(D)
@@ -55,7 +55,7 @@ def test_step_is_the_published_one(law, x64, strict_ranks):
         found = sampler.step(keys, predict, sampler.init(x, t)._replace(x=x), Span(t, s)).x
         return found, normal_like(keys, x)
 
-    # Levels at which one, two and no measured direction is clear.
+    # At these levels, no, one or two measured directions have less noise than the state.
     levels = np.array([3.0, 1.0, 0.25, 0.1])
     times = np.asarray(law.t_of_lam(-np.log(levels)))
     for (t, s), (now, then) in zip(pairwise(times), pairwise(levels)):
@@ -67,7 +67,7 @@ def test_step_is_the_published_one(law, x64, strict_ranks):
 
 
 def test_start_is_turned_towards_y(x64):
-    """Along directions seen clearly N(y / s, sigma^2 - tau^2), along all others the prior."""
+    """The start is N(y / s, sigma^2 - tau^2) along clearly measured directions, else the prior."""
     law = EDM(t1=3.0)
     x = RNG.standard_normal((5, D)) * 3.0
     enter = jax.jit(lambda x: ddrm(law, OPERATOR, Y, NOISE).enter(x, 3.0))
@@ -80,8 +80,11 @@ def test_start_is_turned_towards_y(x64):
 
 
 def test_moments_by_recursion():
-    """Scalar Gaussians seen with three noise levels, 20 steps of the paper's defaults: mean and
-    variance of 4000 samples. What is seen without noise is in the two tests below."""
+    """Mean and variance of 4000 samples follow a recursion.
+
+    The data are scalar Gaussians measured with three noise levels, in 20 steps with the paper's
+    defaults. The two tests below have measurements without noise.
+    """
     law, n, S2, noise = EDM(t1=20.0), 4000, 0.64, 0.2
     values, y = np.array([10.0, 1.0, 0.1]), np.array([11.0, 1.1, 0.11])
     ts = make_grid("karras", law, 20, 0.01)
@@ -105,7 +108,7 @@ def test_moments_by_recursion():
 
 
 def test_of_a_blur():
-    """An image without noise: what is measured is what comes out, to the noise at the end."""
+    """For a blur without noise, blurred samples equal the measurement, up to the end's noise."""
     law, shape = EDM(), (8, 8, 1)
     data, operator = Gaussian.scalar(0.0, 0.5, 64), blur(shape, 1.0)
     image = 0.5 * RNG.standard_normal((1, *shape)).astype(np.float32)
@@ -123,7 +126,7 @@ def test_of_a_blur():
 
 
 def test_singular_values_that_are_rounding_do_no_harm():
-    """Measured with 1e-9 of the rest, and so not at all: the prior's x0 there, not y / s."""
+    """A singular value of 1e-9 counts as zero: that direction gets the prior's x0, not y / s."""
     law, data = EDM(), Gaussian.scalar(0.0, 0.5, 2)
     sampler = ddrm(law, matrix((2,), np.diag([1.0, 1e-9])), np.array([0.3, 1.0]), 0.0)
     start = lambda x: sampler.init(x, 80.0)

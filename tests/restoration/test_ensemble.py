@@ -1,7 +1,7 @@
-"""The ensemble against posteriors and evidences that are known, in units of its own spread.
+"""The ensemble against known posteriors and evidences.
 
-An average over independent ensembles is held to four of its standard errors, which the spread
-between them gives, and the spread to what so many draws of the posterior would have.
+The average over independent ensembles must be within four standard errors, which come from the
+spread between ensembles. This spread must be within a factor of that of as many posterior draws.
 """
 
 import jax
@@ -33,7 +33,7 @@ SCALAR = matrix((1,), np.eye(1))
 
 
 def problem(dims, rows, noise=0.5):
-    """Correlated data, more or fewer measurements than dimensions, and one measurement."""
+    """Return correlated data, a matrix `(rows, dims)`, and a measurement."""
     rng = np.random.default_rng(dims)
     root = rng.standard_normal((dims, dims)) / np.sqrt(dims)
     data = Gaussian(0.5 * rng.standard_normal(dims), root @ root.T + 0.1 * np.eye(dims))
@@ -43,7 +43,7 @@ def problem(dims, rows, noise=0.5):
 
 
 def truth(data, law, eps, A, y, noise):
-    """Posterior and log p(y) of the law at eps, where the ensemble ends."""
+    """Return posterior and log p(y) for x_eps, where the ensemble ends."""
     data = Gaussian(*data.moments(law, eps))
     cov = A @ data.cov @ A.T + noise**2 * np.eye(len(A))
     exact = posterior(data, A, y, noise)
@@ -51,9 +51,9 @@ def truth(data, law, eps, A, y, noise):
 
 
 def repeat(law, predict, misfit, n, steps, seeds, eps=1e-3, grid="uniform_lam", **options):
-    """Of `seeds` ensembles: means, covariances, log evidences, smallest ESS, resamplings.
+    """Return means, covariances, log evidences, smallest ESS and resamplings of `seeds` ensembles.
 
-    `misfit` is called in the program, so that what is made of y is part of it.
+    `misfit` is called inside the compiled program, with all its computations from y.
     """
     ts = make_grid(grid, law, steps, eps)
 
@@ -66,10 +66,10 @@ def repeat(law, predict, misfit, n, steps, seeds, eps=1e-3, grid="uniform_lam", 
 
 
 def check(found, exact, seeds, n, spread=5.0):
-    """The average is right, and each is as good as `n / spread^2` draws at the least.
+    """Assert that the average is right and each ensemble at least as good as `n / spread^2` draws.
 
-    Ensembles weighed by their evidence are without bias for any n: the sum over particles of
-    `Z w f(x)` is, of a plain average of ratios it holds for large n alone.
+    Ensembles are weighted by their evidence. The sum over particles of `Z w f(x)` has no bias for
+    any n; a plain average of ratios has none only for large n.
     """
     means, covs, logs = found[:3]
     ratio = np.exp(logs - logs.max())
@@ -83,16 +83,18 @@ def check(found, exact, seeds, n, spread=5.0):
 
 @pytest.mark.parametrize(("name", "dims", "rows"), [("flow", 3, 4)])
 def test_gaussian_posterior_and_evidence(name, dims, rows):
-    """More values than dimensions; as many are in the test below, and fewer in that of the modes,
-    both under VP."""
+    """Posterior and evidence are right, here with more measured values than dimensions.
+
+    Tests below, under VP, have as many values as dimensions, and fewer.
+    """
     law, eps, noise, seeds, n = LAWS[name], 1e-3, 0.5, 16, 1000
     data, A, y = problem(dims, rows)
     misfit = lambda: gaussian_misfit(matrix((dims,), A), y, noise)
     found = repeat(law, data.predict(law), misfit, n, 100, seeds, eps)
     exact, logp = truth(data, law, eps, A, y, noise)
     check(found, exact, seeds, n)
-    # `Z` and not its logarithm is estimated without bias, but for the start: the prior is not quite
-    # the law at t1.
+    # The estimate of Z (not of log Z) has no bias, except from the start: the prior differs a
+    # little from the law at t1.
     ratio = np.exp(found[2] - logp)
     prior = Gaussian(np.zeros(dims), float(law.prior_std()) ** 2 * np.eye(dims))
     at_start = [
@@ -107,7 +109,7 @@ def test_gaussian_posterior_and_evidence(name, dims, rows):
 
 @pytest.mark.optimised
 def test_the_error_falls_as_one_over_the_root_of_the_particles():
-    """From N = 250 to 2000: the slope of the error of mean and covariance, with its own error."""
+    """From N = 250 to 2000 particles, the slope of the log error of mean and covariance is -1/2."""
     law, noise, eps, seeds = VP(), 0.5, 1e-3, 48
     data, A, y = problem(2, 2)
     exact, _ = truth(data, law, eps, A, y, noise)
@@ -128,7 +130,10 @@ def test_the_error_falls_as_one_over_the_root_of_the_particles():
 
 @pytest.mark.optimised
 def test_scalar_of_the_derivation():
-    """Prior N(0, 1), noise 0.5, y = 1.2: mean 0.96 and variance 0.2, from noise of size 5."""
+    """For prior N(0, 1), noise 0.5 and y = 1.2 the posterior has mean 0.96 and variance 0.2.
+
+    The run starts at noise level 5.
+    """
     law, seeds, n = EDM(t1=5.0), 12, 2000
     data, y = Gaussian.scalar(0.0, 1.0), np.array([1.2])
     misfit = lambda: gaussian_misfit(SCALAR, y, 0.5)
@@ -136,7 +141,7 @@ def test_scalar_of_the_derivation():
     assert found[0].mean() == pytest.approx(0.960, abs=4 * found[0].std() / seeds**0.5)
     assert found[1].mean() == pytest.approx(0.200, abs=4 * found[1].std() / seeds**0.5)
     assert max(found[0].std(), found[1].std()) < 0.02 and found[4].mean() < 5
-    # All of the guidance followed: right only for many more particles, as its weights spread.
+    # With all of the guidance in the drift, the weights spread, and more particles are needed.
     whole = repeat(law, data.predict(law), misfit, n, 1000, 4, 2e-3, fraction=1.0)
     assert whole[4].min() > 40 and whole[2].std() > 10 * found[2].std()
 
@@ -146,7 +151,10 @@ WEAK = 1.5
 
 @pytest.mark.parametrize(("fraction", "eta"), [(0.0, 2.0), (1.0, 0.5)])
 def test_any_split_and_any_noise_give_the_posterior(fraction, eta):
-    """Where the weights of all splits are well behaved; dropping them would be seen."""
+    """Any splitting and any noise give the posterior, in a problem whose weights vary little.
+
+    Without the weights the error would show.
+    """
     law, seeds, n, y = VP(), 12, 2000, np.array([1.7])
     data = Gaussian.scalar(0.3, 0.8)
     misfit = lambda: gaussian_misfit(SCALAR, y, WEAK)
@@ -160,7 +168,10 @@ def test_any_split_and_any_noise_give_the_posterior(fraction, eta):
 
 
 def test_without_noise_only_weights_are_left():
-    """V = 0: `log w = mu(x_T) - mu(x_0)`, exact and worthless; the flow is that of the prior."""
+    """Without noise (V = 0) particles follow the prior's flow, and `log w = mu(x_T) - mu(x_0)`.
+
+    This is exact, but the weights are so uneven that it is of no use.
+    """
     law, n, noise, y = VP(), 1000, 0.1, np.array([1.0, -0.5])
     data = Gaussian(np.array([0.5, -0.2]), np.array([[1.0, 0.8], [0.8, 1.0]]))
     misfit = gaussian_misfit(matrix((2,), np.eye(2)), y, noise)
@@ -173,7 +184,7 @@ def test_without_noise_only_weights_are_left():
     back = np.sum((x - y) ** 2, 1) / (2 * noise**2)
     logs = -back - np.logaddexp.reduce(-back)
     np.testing.assert_allclose(result.log_weights, logs, atol=2e-3 * np.ptp(logs))
-    # The weights at the start are part of those: from the prior they are `exp(-mu(x_T))`.
+    # From starts of the prior, the weights at the start are `exp(-mu(x_T))`; they are included.
     assert np.std(np.sum((ends - y) ** 2, 1)) > 1.0
     assert result.ess[-1] < 30 and result.resamplings == 0 and result.nfe == 120
 
@@ -183,7 +194,10 @@ def nothing(x):
 
 
 def test_without_a_misfit_it_samples_the_prior_and_a_constant_moves_the_evidence_alone():
-    """One program for `weight mu(x) + c`."""
+    """Without a misfit samples follow the prior; a constant c in the misfit only changes log Z.
+
+    One program computes `weight mu(x) + c`.
+    """
     law, n, shift = VP(), 2000, 8.0
     data, A, y = problem(2, 2)
     value = gaussian_misfit(matrix((2,), A), y, 1.0).value
@@ -221,7 +235,10 @@ MODES = Mixture(
 
 
 def test_weights_of_modes_where_guides_do_not_find_them():
-    """The measured coordinate is spread in one mode and not in the other."""
+    """The ensemble gives the weights of two modes, which guides get wrong.
+
+    The measured coordinate has a larger variance in one mode than in the other.
+    """
     law, noise, y, seeds, n = VP(), 0.3, np.array([-0.4]), 8, 2000
     operator = matrix((2,), np.array([[0.0, 1.0]]))
     exact = mixture_posterior(MODES, operator, y, noise)
@@ -242,7 +259,7 @@ def test_weights_of_modes_where_guides_do_not_find_them():
 
 
 def test_a_measurement_that_is_not_linear():
-    """`y = x^2 + noise`, a posterior of two modes in one dimension, against quadrature."""
+    """For `y = x^2 + noise` the posterior has two modes; its moments equal a quadrature."""
     law, y, noise, seeds, n = VP(), 1.0, 0.8, 8, 2000
     data = Gaussian.scalar(0.3, 0.8)
     value = lambda x: 0.5 * jnp.sum((x**2 - y) ** 2, axis=1) / noise**2
@@ -260,8 +277,11 @@ def test_a_measurement_that_is_not_linear():
 
 
 def test_stiff_measurements():
-    """Solved in the singular basis they take any step; explicitly they need those that are named,
-    and with a fifth of them the particles leave."""
+    """Measurements with little noise are solved in the singular basis with any step size.
+
+    An explicit solve needs the number of steps that the error names; with a fifth of them the
+    particles diverge.
+    """
     law, noise, n, y = VP(), 0.02, 500, np.array([0.4])
     data = Gaussian.scalar(0.3, 0.8)
     linear = gaussian_misfit(SCALAR, y, noise)
@@ -281,7 +301,7 @@ def test_stiff_measurements():
 
 
 def test_resampling_and_draws():
-    """Each index as often as its weight says, give or take one; draws in no order."""
+    """Resampling takes each index in proportion to its weight, up to one; draws have no order."""
     logs = np.log([0.05, 0.5, 0.15, 0.3]) + 7.0
     choose = lambda key: jax.vmap(lambda k: systematic(k, logs, 50))(jax.random.split(key, 20))
     for chosen in np.asarray(jax.jit(choose)(KEY)):
@@ -297,12 +317,12 @@ def test_resampling_and_draws():
         return draws(KEY, particles, 5000), weighted_moments(particles)
 
     drawn, (mean, cov) = jax.device_get(jax.jit(run)(x, np.log(weights)))
-    # By the formulas of both.
+    # Weighted mean and covariance by their formulas.
     true_mean = weights @ x
     true_cov = (weights[:, None] * (x - true_mean)).T @ (x - true_mean)
     np.testing.assert_allclose(mean, true_mean, atol=1e-5)
     np.testing.assert_allclose(cov, true_cov, atol=1e-5)
-    # Five for each particle, so what is off is a fifth of a particle here and there.
+    # There are five draws per particle, so the counts err by at most a fifth of a particle.
     np.testing.assert_allclose(drawn.mean(0), mean, atol=0.01)
     np.testing.assert_allclose(np.cov(drawn.T), cov, atol=0.01)
     halves = drawn[:2500].mean(0) - drawn[2500:].mean(0)
@@ -310,7 +330,7 @@ def test_resampling_and_draws():
 
 
 def test_several_measurements_and_images():
-    """A map over misfits, states of any shape, and calls of the network that are counted."""
+    """Misfits can be mapped over, states may be images, and `nfe` counts the network's calls."""
     law, n, shape, noise = VP(), 200, (2, 2, 1), 0.3
     rng, calls = np.random.default_rng(0), []
     root = rng.standard_normal((4, 4))

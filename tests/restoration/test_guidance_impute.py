@@ -1,4 +1,4 @@
-"""Imputation of correlated Gaussian data, whose conditional is known."""
+"""Imputation of correlated Gaussian data, whose conditional law is known."""
 
 import functools
 
@@ -17,7 +17,7 @@ from sde_lib import EDM, VE, VP, Flow, SubVP, example_keys, fold_in
 LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "flow": Flow()}
 DATA = Gaussian(np.array([0.5, -0.2]), np.array([[1.0, 0.8], [0.8, 1.0]]))
 Y = 1.6
-# The second coordinate given the first.
+# Mean and variance of the second coordinate given the first.
 MEAN = -0.2 + 0.8 * (Y - 0.5)
 VARIANCE = 1.0 - 0.8**2
 FIRST = mask((2,), np.array([1, 0]))
@@ -26,13 +26,13 @@ KEY = jax.random.key(3)
 
 
 def starts(path):
-    """Draws of the prior, the same for all laws but for their size."""
+    """Return draws of the prior; they differ between laws only by their scale."""
     z = np.random.default_rng(0).standard_normal((N, 2))
     return (float(path.prior_std()) * z).astype(np.float32)
 
 
 def repeated(sampler, times):
-    """The method so many times in each step, as `chain` has them but in a loop."""
+    """Return a sampler that applies the method `times` times in each step, as a loop."""
 
     def step(key, predict, state, span):
         again = lambda i, state: sampler.step(fold_in(key, i), predict, state, span)
@@ -43,8 +43,10 @@ def repeated(sampler, times):
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def run(path, x, correct, steps, repeats=1):
-    """Samples, and the number of evaluations. A predictor and so many steps of a corrector, each
-    wrapped."""
+    """Return samples and the number of evaluations.
+
+    Each step has a predictor and `correct` steps of a corrector, each wrapped by `impute`.
+    """
     ts = make_grid("uniform", path, steps, 1e-3)
     predictor, predict = PREDICTORS["reverse_diffusion"](path), DATA.predict(path)
     corrector = CORRECTORS["langevin"](path, 0.2, 1, "batch", "end")
@@ -57,15 +59,21 @@ def run(path, x, correct, steps, repeats=1):
 
 
 def bias(path, *options):
-    """Of the mean of the second coordinate, in conditional standard deviations; its standard error
-    is 0.011."""
+    """Return the bias of the second coordinate's mean, in conditional standard deviations.
+
+    Its standard error is 0.011.
+    """
     x = np.asarray(run(path, starts(path), *options)[0], np.float64)[:, 1]
     return (x.mean() - MEAN) / VARIANCE**0.5
 
 
 @pytest.mark.optimised
 def test_the_bias_falls_with_steps_and_correctors():
-    """What is known pulls too weakly at high noise, which a corrector forgets and no predictor."""
+    """The bias of imputation falls with steps and correctors.
+
+    At high noise the known part has too little effect on the rest. A corrector removes this bias, a
+    predictor does not.
+    """
     few, more, fine, alone = (
         bias(VP(), correct, steps) for correct, steps in ((1, 30), (4, 30), (4, 120), (0, 120))
     )
@@ -92,7 +100,7 @@ def test_the_bias_falls_with_time_travel():
 
 @pytest.mark.optimised
 def test_time_travel_alone_changes_nothing():
-    """Unguided, with steps that are fine enough: the law of the data, as without."""
+    """Without a guide and with fine steps, time travel keeps the law of the data."""
     path = VP()
     ts = make_grid("uniform", path, 200, 1e-3)
     method, predict = PREDICTORS["reverse_diffusion"](path), DATA.predict(path)
@@ -104,9 +112,11 @@ def test_time_travel_alone_changes_nothing():
 
 
 def test_a_block_goes_back_once_for_each_repeat():
-    """A method that takes 1 off at each step and adds no noise: 12 of them, and on EDM, whose noise
-    adds up to `t^2 - s^2`, two returns of each of two blocks, `2 (1 - 0.2^2)` in all. One repeat is
-    `sample`."""
+    """Each of two blocks goes back twice for three repeats; one repeat equals `sample`.
+
+    The method subtracts 1 in each step and adds no noise: 12 steps are made. Under EDM noise from s
+    to t has the variance `t^2 - s^2`, so the returns add `2 (1 - 0.2^2)` in all.
+    """
     law, x, ts = EDM(t1=1.0), jnp.zeros((20_000, 1)), jnp.linspace(1.0, 0.2, 5)
     less = Sampler(start, lambda key, predict, state, span: State(state.x - 1.0), 1)
     draw = lambda key, predict, state, span: State(state.x + law.noise(key, state.x))
@@ -119,13 +129,13 @@ def test_a_block_goes_back_once_for_each_repeat():
 
     found, once = run(x)
     assert found.nfe == 12 and jnp.mean(found.x) == pytest.approx(-12.0, abs=0.04)
-    # The standard error of a variance is 1 % of it.
+    # The standard error of the variance is 1 %.
     assert jnp.var(found.x) == pytest.approx(2 * 0.96, rel=0.04)
     np.testing.assert_array_equal(*(result.x for result in once))
 
 
 def test_what_is_known_is_a_draw_of_its_law():
-    """At every node: `N(a y, c^2)` of the known coordinate, the prior's own at the start too."""
+    """The known coordinate has the law `N(a y, c^2)` at every node, also at the start."""
     path, y = VE(), np.array([Y])
     method = impute(path, FIRST, y, PREDICTORS["reverse_diffusion"](path))
     predict, t1 = DATA.predict(path), path.t1
@@ -144,7 +154,7 @@ def test_what_is_known_is_a_draw_of_its_law():
 
 
 def test_it_ends_with_the_mean_of_what_is_not_known():
-    """The last denoising acts on the unknown, and `fill` puts back the known as it was."""
+    """The last denoising gives the mean of the unknown part; `fill` puts the known part back."""
     path, y, exact = VP(), np.array([Y]), DATA.predict(VP())
     ts = make_grid("uniform", path, 30, 0.1)
     method = impute(path, FIRST, y, PREDICTORS["reverse_diffusion"](path))
@@ -162,7 +172,7 @@ def test_it_ends_with_the_mean_of_what_is_not_known():
 
 
 def test_a_measurement_for_each_example():
-    """As each has it by itself, whatever is beside it."""
+    """With one measurement per example, each example gives the same as alone or beside others."""
     path, ys = VP(), np.linspace(-2.0, 2.0, 4, dtype=np.float32)[:, None]
     ts, predict = make_grid("uniform", path, 30, 1e-3), DATA.predict(path)
 
@@ -180,7 +190,7 @@ def test_a_measurement_for_each_example():
 
 
 def test_colouring():
-    """The grey value of each pixel is kept, and the colour is sampled: a basis and not a mask."""
+    """Colouring keeps each pixel's grey value and samples its colour; this operator is no mask."""
     path, shape = VP(), (2, 2, 3)
     operator = greyscale(shape)
     rng = np.random.default_rng(0)
@@ -204,8 +214,11 @@ def test_colouring():
 
 
 def test_the_start_is_completed_once_by_the_whole_of_a_step():
-    """At sigma = 1 the known coordinate of a draw 0 of the prior is y, whatever follows in a
-    step; the network is not shown twice of it where noise takes the run back."""
+    """The start gets its known coordinate once, also if a step has several parts.
+
+    At sigma = 1 the known coordinate of the prior's draw 0 becomes y. `init` does not add y again,
+    as it would matter where noise takes the run back.
+    """
     path, y = EDM(t1=1.0), jnp.array([Y])
     x, t1 = jnp.zeros((1, 2)), jnp.asarray(1.0)
     parts = [PREDICTORS["ancestral"](path), *[CORRECTORS["langevin"](path)] * 2]

@@ -14,8 +14,10 @@ SCALAR = matrix((1,), np.eye(1))
 
 
 def test_laplacians(x64):
-    """The estimate is without bias: over all signs its mean is the trace. Of a quadratic it is the
-    same for all states."""
+    """The estimate of the Laplacian has no bias: its mean over all signs is the trace.
+
+    For a quadratic misfit the Laplacian is the same for all states.
+    """
     rng = np.random.default_rng(0)
     H = rng.standard_normal((3, 3))
     H = H @ H.T
@@ -40,7 +42,7 @@ def test_laplacians(x64):
 
 
 def test_the_misfit_of_a_linear_measurement(x64):
-    """Value, gradient and evidence in closed form, by either way to the singular basis."""
+    """Value, gradient and evidence have closed forms, with both ways to the singular basis."""
     rng = np.random.default_rng(0)
     wide = np.outer(rng.standard_normal(4), rng.standard_normal(3))
     cases = [

@@ -21,8 +21,8 @@ CASES = [(form, basis) for form in FORMS for basis in BASES]
 LAW = VP()
 
 
-# Pairwise: each order in lam, each basis, and each form with several of them. The weights are held
-# to quadrature for every form and basis below.
+# Each order in lam, each basis, and each form with several of them. A test below compares the
+# weights of every form and basis with quadrature.
 @pytest.mark.parametrize(
     "form, basis, order",
     [
@@ -34,14 +34,17 @@ LAW = VP()
     ],
 )
 def test_order_of_convergence_with_an_exact_history(form, basis, order):
-    """On M1, the first outputs being those of the solution. Order 1 is DDIM."""
+    """The method has its order on M1 if its first outputs are exact. Order 1 is DDIM."""
     found = seeded_slope(lambda p: adams_bashforth(p, order, form, basis), order - 1, form)
     assert abs(found - order) < 0.2, found
 
 
 def test_figures_of_the_mixture():
-    """Unseeded, VP 1 to 0.01, 24, 48, 96 and 192 steps: orders 2 and 3 are held to the figures of
-    DPM-Solver++ 2M and 3M, computed elsewhere. DDIM has its own in `test_samplers_order.py`."""
+    """Orders 2 and 3 have errors like DPM-Solver++ 2M and 3M, in figures computed independently.
+
+    The runs start without history, on VP from 1 to 0.01 in 24, 48, 96 and 192 steps.
+    `test_samplers_order.py` has the figures of DDIM.
+    """
     sizes = (24, 48, 96, 192)
     second, third = (mixture_errors(lambda p, k=k: adams_bashforth(p, k), sizes) for k in (2, 3))
     assert np.all(second < [1.2e-2, 2.8e-3, 7e-4, 1.8e-4])  # 2M: 8.7e-3, 2.3e-3, 6.0e-4, 1.5e-4
@@ -51,7 +54,7 @@ def test_figures_of_the_mixture():
 
 @functools.cache
 def runner(order, form, basis="lam", count=9):
-    """`(x (6, 1), ts (count, 6), means, stds) -> x`, for a mixture with the weights of M1."""
+    """Return `(x (6, 1), ts (count, 6), means, stds) -> x`, for a mixture with M1's weights."""
 
     @jax.jit
     def run(x, ts, means, stds):
@@ -62,8 +65,11 @@ def runner(order, form, basis="lam", count=9):
 
 
 def by_hand(x, ts, order, form):
-    """Order 1, which is DDIM, and order 2, DPM-Solver 2M in its "taylor" variant (Lu et al. 2022),
-    written in NumPy: the derivative from two outputs, times `phi_2`."""
+    """Run orders 1 and 2 in NumPy.
+
+    Order 1 is DDIM. Order 2 is DPM-Solver 2M in its "taylor" variant (Lu et al. 2022): the
+    derivative from two outputs, times `phi_2`.
+    """
     predict, last = M1.predict(LAW), None
     a, c = (np.asarray(v) for v in LAW.coeffs(ts))
     lam = np.log(a / c)
@@ -97,7 +103,7 @@ TIMES, LATER = np.array([0.4, 0.55, 0.55, 0.9]), 0.02
 
 @functools.cache
 def all_weights():
-    """`weights` of each of CASES, and `used`, in one program."""
+    """Return `weights` of each of CASES, and `used`, by one program."""
     both = lambda times, t, s: (
         jnp.stack([weights(LAW, form, times, t, s, basis) for form, basis in CASES]),
         used(times),
@@ -106,19 +112,21 @@ def all_weights():
 
 
 def lam_of(t):
-    """`-log(exp(B) - 1) / 2` of VP, in NumPy."""
+    """Return lam of VP, `-log(exp(B) - 1) / 2`, in NumPy."""
     return -0.5 * np.log(np.expm1(0.1 * t + 9.95 * t**2))
 
 
 def t_of(lam):
-    """The root of `9.95 t^2 + 0.1 t = B`."""
+    """Return the root t of `9.95 t^2 + 0.1 t = B`."""
     return (-0.1 + np.sqrt(0.01 + 39.8 * np.log1p(np.exp(-2.0 * lam)))) / 19.9
 
 
 @pytest.mark.parametrize("form, basis", CASES)
 def test_weights_integrate_polynomials_in_their_basis(form, basis):
-    """Against adaptive quadrature of each power, for uneven times, a step of 3.5 nats, and one of
-    the four entries empty."""
+    """The weights integrate each power as adaptive quadrature does.
+
+    The times are uneven, a step has 3.5 nats, and one of the four entries of the memory is empty.
+    """
     t, s = TIMES[0], LATER
     w, there = (np.asarray(v) for v in all_weights())
     w = w[CASES.index((form, basis))]
@@ -144,8 +152,11 @@ def test_weights_integrate_polynomials_in_their_basis(form, basis):
 
 @pytest.mark.parametrize("form, basis", [("noise", "t"), ("data", "rho")])
 def test_a_single_point_is_reached_in_one_step_or_in_any_other_number(form, basis):
-    """eps is then constant along a path, and x0 everywhere. One step for half of the examples,
-    which rest after it, and five steps for the others."""
+    """For data at one point, one step and five steps are both exact.
+
+    eps is then constant along a path, and x0 everywhere. Half of the examples take one step and
+    then steps of length zero.
+    """
     point, x = 0.3, 2.0 * starts(6)
     a, c = (np.asarray(v) for v in LAW.coeffs(np.array([1.0, 0.01])))
     truth = a[1] * point + c[1] / c[0] * (x - a[0] * point)
@@ -163,9 +174,11 @@ def test_rescaled_states_agree_between_laws():
 
 
 def test_resting_steps_change_nothing_and_times_may_be_one_per_example():
-    """A time met again is no new point: the grids of three examples in one run, with steps of
-    length zero in several places, each like its own grid alone; and like a run of a time for all,
-    which is the form of most runs."""
+    """Steps of length zero change nothing, also in the memory.
+
+    The grids of three examples with steps of length zero in several places run together. Each
+    example ends as on its own grid alone, and as in a run with one time for all examples.
+    """
     x = np.array([[0.5], [-1.0], [0.5]])
     ts = np.linspace(1.0, 0.01, 6)
     grids = [ts[[0, 0, 1, 2, 3, 4, 5]], 0.8 * ts[[0, 1, 2, 3, 4, 5, 5]], ts[[0, 1, 2, 3, 4, 5, 5]]]

@@ -1,4 +1,4 @@
-"""BDIA: exact return, accuracy against the exact flow, and the identities of its recursion."""
+"""BDIA: exact inversion, accuracy against the exact flow, and identities of its recursion."""
 
 import jax
 import jax.numpy as jnp
@@ -34,12 +34,12 @@ def normal(*shape):
 
 
 def even(steps):
-    """One grid even in lam, from 1 to 0.01."""
+    """Return a grid even in lam, from 1 to 0.01."""
     return even_in_lam(LAW, (steps,), 0.01)[:, 0]
 
 
 def there_and_back(predict, x, ts, gamma):
-    """Sampling from x, the inversion of its end, and what that makes of the start."""
+    """Sample from x and invert the end; return the recovered start."""
     method = bdia(LAW, gamma)
     run = sample(KEY, predict, method, x, ts, collect=lambda state: state)
     above = run.trace.memory.x[-1]
@@ -48,14 +48,16 @@ def there_and_back(predict, x, ts, gamma):
 
 
 def predict_by_float64(x, t):
-    """M1 to all digits of a float32: on states of 1e5, which the recursion makes of rounding, the
-    log densities of its components are of size 1e9, and a float32 has no digits for their
-    difference."""
+    """Return M1's prediction exact to float32, computed in float64.
+
+    The recursion can amplify rounding to states of 1e5. There the log densities of the components
+    are of size 1e9, and float32 cannot represent their difference.
+    """
     found = PREDICT(x.astype(jnp.float64), t.astype(jnp.float64))
     return jax.tree.map(lambda v: v.astype(x.dtype), found)
 
 
-# Largest error of the recovered start for each of GAMMAS: figures computed elsewhere, on M1.
+# Largest error of the recovered start for each of GAMMAS on M1, computed independently.
 RETURNS = {
     ("float64", 10): (1e-15, 4e-15, 3e-15, 7e-15, 2e-13),
     ("float64", 100): (1e-15, 7e-14, 5e-12, 1e-5, 4e14),
@@ -65,9 +67,10 @@ RETURNS = {
 
 @pytest.mark.parametrize(("dtype", "steps"), RETURNS)
 def test_inversion_returns_to_the_start(dtype, steps):
-    """Within `10 eps gamma^-N`, the growth of the inverse recursion, and of the figures' size.
+    """Inversion recovers the start within `10 eps gamma^-N`, the growth of the inverse recursion.
 
-    The largest rounding of a few hundred is a matter of luck: a factor of 30 either way.
+    The errors are also within a factor of 30 of the independent figures; the largest rounding error
+    of a few hundred varies by chance.
     """
     start, gamma = np.tile(normal(200, 1), (5, 1)).astype(dtype), np.repeat(GAMMAS, 200)
     run = jax.jit(lambda x, ts: there_and_back(predict_by_float64, x, ts, gamma))
@@ -79,7 +82,7 @@ def test_inversion_returns_to_the_start(dtype, steps):
 
 
 def test_ddim_does_not_return():
-    """DDIM's own inversion, evaluated at the wrong end of each step, is off by O(h)."""
+    """DDIM's own inversion evaluates at the wrong end of each step and has an error of O(h)."""
     start = np.tile(normal(200, 1), (2, 1))
     ts = np.repeat(even_in_lam(LAW, (50, 100), 0.01), 200, axis=1)
     down = lambda x, ts: sample(KEY, PREDICT, ddim(LAW), x, ts).x
@@ -89,7 +92,7 @@ def test_ddim_does_not_return():
 
 
 def exact_flow(x, t1, eps):
-    """The flow of a one-dimensional law keeps the order of states, and so their quantiles."""
+    """Return the ends of the exact flow: in one dimension it maps quantiles to quantiles."""
 
     coeffs = {t: tuple(float(v) for v in LAW.coeffs(np.asarray(t))) for t in (t1, eps)}
 
@@ -102,13 +105,13 @@ def exact_flow(x, t1, eps):
 
 
 def test_accuracy_against_the_exact_flow():
-    """RMS errors on M1 as parts of DDIM's, `(1 - g) / (1 + g)` in the limit; slopes 1 and 2."""
+    """RMS errors on M1 relative to DDIM's tend to `(1 - g) / (1 + g)`; the orders are 1 and 2."""
     gammas = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
     figures = {40: (0.614, 0.354, 0.166, 0.036), 160: (0.603, 0.338, 0.148, 0.009)}
     figures[640] = (0.601, 0.334, 0.144, 0.002)
     x = starts(100)
     reference = exact_flow(x, LAW.t1, 0.01)
-    # The grids at rest at their end, the gammas, and the starts: all in one run.
+    # One run holds all grids (short ones repeat their last time), gammas and starts.
     ts = np.repeat(even_in_lam(LAW, tuple(figures), 0.01), 500, axis=1)
     run = jax.jit(
         lambda x, ts: sample(KEY, PREDICT, bdia(LAW, np.tile(gammas.repeat(100), 3)), x, ts).x
@@ -117,7 +120,7 @@ def test_accuracy_against_the_exact_flow():
     rms = dict(zip(figures, np.sqrt(np.mean((found - reference.T[None]) ** 2, axis=2))))
     for steps, ratios in figures.items():
         np.testing.assert_allclose(rms[steps][1:4] / rms[steps][0], ratios[:3], rtol=0.1)
-        # The last figures have one digit or two.
+        # The last figures have only one or two digits.
         np.testing.assert_allclose(rms[steps][4] / rms[steps][0], ratios[3], rtol=0.1, atol=5e-4)
     np.testing.assert_allclose([rms[n][0] for n in figures], [4.0e-2, 1.0e-2, 2.5e-3], rtol=0.1)
     slopes = np.log(rms[160] / rms[640]) / np.log(4)
@@ -126,7 +129,7 @@ def test_accuracy_against_the_exact_flow():
 
 
 def one_step_method(x, ts, heun):
-    """DDIM, and Heun's method for the flow, in NumPy."""
+    """Run DDIM, or Heun's method for the flow, in NumPy."""
     a, c = (np.asarray(v) for v in LAW.coeffs(ts))
     for i in range(len(ts) - 1):
         out, h = PREDICT(x, ts[i]), ts[i + 1] - ts[i]
@@ -140,7 +143,10 @@ def one_step_method(x, ts, heun):
 
 @pytest.mark.parametrize("own", [ddim_step, data_step, heun_step])
 def test_gamma_zero_is_the_solver_itself(own):
-    """DDIM, its form in x0, and Heun, to round-off; and with one step, for any gamma."""
+    """With gamma 0, BDIA equals its solver: DDIM, DDIM in x0, or Heun.
+
+    With one step it equals the solver for any gamma.
+    """
     x, ts = normal(5, 1), even(12)
     gamma = np.repeat([0.0, 0.7], 5)
     both = np.stack([ts, np.where(np.arange(13) > 0, ts[1], ts[0])], axis=1).repeat(5, axis=1)
@@ -150,7 +156,7 @@ def test_gamma_zero_is_the_solver_itself(own):
         np.testing.assert_allclose(end, one_step_method(x, grid, own is heun_step), rtol=1e-11)
 
 
-# Pairwise: each solver, frame and law once.
+# Each solver, frame and law at least once.
 @pytest.mark.parametrize(
     ("own", "frame", "gamma", "law"),
     [
@@ -160,8 +166,10 @@ def test_gamma_zero_is_the_solver_itself(own):
     ],
 )
 def test_each_solver_and_frame_returns(own, frame, gamma, law):
-    """The round trip from data, and the calls of the network counted on both ways. The weight
-    `m_s / m_u` of a frame is undone as well."""
+    """A round trip from data returns to the data, with the stated number of network calls.
+
+    The inversion also undoes the weight `m_s / m_u` of a frame.
+    """
     calls = []
 
     def counted(way):
@@ -189,7 +197,10 @@ def test_each_solver_and_frame_returns(own, frame, gamma, law):
 
 @pytest.mark.parametrize(("own", "order"), [(data_step, 2), (heun_step, 1)])
 def test_order_with_other_solvers(own, order):
-    """On Gaussian data, gamma = 1: order 2 by x0 alone, and 1 by Heun with Euler's increment up."""
+    """On Gaussian data with gamma = 1, the x0 form has order 2; Heun has order 1.
+
+    For Heun the increment upwards is Euler's.
+    """
     data = Gaussian(np.array([0.4, -0.7]), np.array([[0.5, 0.2], [0.2, 0.3]]))
     x, sizes = normal(6, 2), (64, 128, 256)
     reference = data.flow_map(LAW, x, LAW.t1, 1e-2)
@@ -199,7 +210,7 @@ def test_order_with_other_solvers(own, order):
 
 
 def test_a_step_is_affine_in_the_state_before():
-    """`z_{i-1}` has the slope gamma in `z_{i+1}`, times `m_s / m_u`, whatever the network says."""
+    """`z_{i-1}` is affine in `z_{i+1}`, with slope gamma times `m_s / m_u`, for any network."""
     law, times = LAWS["subvp"], np.array([0.4, 0.35, 0.47])
     x = np.array([[0.3], [-1.0]])
 
@@ -224,8 +235,10 @@ def test_a_step_is_affine_in_the_state_before():
 
 
 def test_rescaled_states_agree_between_laws():
-    """In y, and in the unit frame, all laws give one result: that of VE in x, and that of VP in x.
-    These two differ."""
+    """In frame "y" all laws give the result of VE in x, and in frame "unit" that of VP in x.
+
+    The two results differ.
+    """
     y0 = np.exp(3.0) * normal(10, 1)
     law, ts, a, y = side_by_side(np.linspace(-3.0, 3.0, 41), y0)
 
@@ -243,7 +256,10 @@ def test_rescaled_states_agree_between_laws():
 
 
 def test_unit_frame_keeps_the_digits_of_large_states():
-    """EDM in float32: states of size 80 have digits of 1e-5, which in x spoil the data far more."""
+    """For EDM in float32, the unit frame keeps more digits than x.
+
+    States of size 80 have a rounding of 1e-5, which in x disturbs the data far more.
+    """
     with jax.enable_x64(False):
         law = EDM()
         data = Gaussian.scalar(0.3, 0.5, dims=4)
@@ -264,7 +280,7 @@ def test_unit_frame_keeps_the_digits_of_large_states():
 
 
 def test_real_digits_come_back():
-    """8 x 8 digits with the optimal denoiser of the set, 50 steps up and down at gamma = 1."""
+    """Digits of 8 x 8 return after 50 steps up and down, with their optimal denoiser, gamma = 1."""
     points = load_digits().data[:400] / 8.0 - 1.0
     predict, ts = Empirical(points).predict(LAW), even(50)
     a, c = (float(v) for v in LAW.coeffs(ts[-1]))
@@ -277,12 +293,12 @@ def test_real_digits_come_back():
 
     latents, back = (np.asarray(v) for v in trip(x, ts))
     assert np.max(np.abs(back - x)) < 1e-12
-    # They went all the way: the latents are far from any image.
+    # The latents are far from any image, so the trip went all the way up.
     assert np.min(np.linalg.norm(latents[:, None] - points[None], axis=-1)) > 3.0
 
 
 def test_editing_by_a_change_of_label():
-    """Up under label A and down under B lands in B."""
+    """Inverting under label A and decoding under B gives an image of class B."""
     halves = [
         Mixture(np.array([0.5, 0.5]), sign * np.array([[1.5, 1.0], [1.5, -1.0]]), np.full(2, 0.2))
         for sign in (-1.0, 1.0)

@@ -1,4 +1,4 @@
-"""The kept start: closed forms for a Gaussian, where the best one is known, and real digits."""
+"""One optimal start for conditional sampling: closed forms for a Gaussian, and real digits."""
 
 import functools
 
@@ -37,7 +37,7 @@ def images():
 
 
 def pooled(z):
-    """Means over 2 x 2 pixels, `(n, 16)`."""
+    """Return means over 2 x 2 pixels, `(n, 16)`."""
     return z.reshape(-1, 4, 2, 4, 2).mean((2, 4)).reshape(len(z), 16)
 
 
@@ -62,7 +62,10 @@ def candidates(count):
 
 @functools.cache
 def gaussian():
-    """`C`, conditional means m `(R, 64)` of 12 conditions, and images: m + r and m - r."""
+    """Return the covariance C, means m of 12 conditions and residuals r, both `(12, 64)`.
+
+    Images are m + r and m - r.
+    """
     z = images()
     mean, cov = z.mean(0), np.cov(z.T) + 1e-4 * np.eye(64)
     A = np.linalg.lstsq(np.eye(64), pooled(np.eye(64)), rcond=None)[0].T
@@ -75,7 +78,7 @@ def gaussian():
 
 
 def gaussian_predict_given(m):
-    """The exact prediction for N(m_i, C): that of N(0, C), moved by a m_i."""
+    """Return the exact prediction for N(m_i, C): that of N(0, C), moved by a m_i."""
     centred = Gaussian(np.zeros(64), gaussian()[0]).predict(LAW)
 
     def predict(x, t):
@@ -88,9 +91,9 @@ def gaussian_predict_given(m):
 
 
 def exact_flow(m):
-    """The flow from t1 to the data in closed form, as a solver of no steps."""
+    """Return the closed-form flow from t1 to the data, as a solver without steps."""
     L, U = np.linalg.eigh(gaussian()[0])
-    # Numbers, under `jit` too.
+    # These must be numbers also under `jit`.
     with jax.ensure_compile_time_eval():
         a, c = (float(v) for v in LAW.coeffs(np.array(1.0)))
     gain = np.sqrt(np.maximum(L, 0.0) / (a**2 * np.maximum(L, 0.0) + c**2))
@@ -104,7 +107,7 @@ def exact_flow(m):
 
 
 def weighted_norms(m, count):
-    """`sum_k C_k / (a^2 C_k + c^2) (u_k^T (x_T - a m_i))^2 / 64`, `(count, R)`."""
+    """Return `sum_k C_k / (a^2 C_k + c^2) (u_k^T (x_T - a m_i))^2 / 64`, `(count, R)`."""
     C = gaussian()[0]
     a, c = (float(v) for v in LAW.coeffs(np.array(1.0)))
     x = np.asarray(candidates(count)).reshape(count, 64)
@@ -118,7 +121,7 @@ def test_solver_meets_the_closed_form_of_the_map(x64):
     m = gaussian()[1]
     x = np.repeat(np.asarray(candidates(1)), 12, axis=0)
     predict = gaussian_predict_given(m)
-    # The mean at eps is the flow's end up to the spread that is left there.
+    # At t = 0.01 the state differs from the flow's end at 0 by the remaining noise.
     run = solver(60, dpm_multistep, denoise=False)
     end = np.asarray(jax.jit(lambda x: run(KEY, predict, x).x)(x))
     centred = Gaussian(np.zeros(64), gaussian()[0])
@@ -131,8 +134,11 @@ def test_solver_meets_the_closed_form_of_the_map(x64):
 
 
 def test_least_squares_picks_the_smallest_weighted_norm(x64):
-    """The images come in pairs m + r, m - r, so that what a start adds is seen without the chance
-    of a few images; then one pair is as good as all."""
+    """The best start by squared error is the one of the smallest weighted norm.
+
+    The images come in pairs m + r and m - r, so that the random parts cancel. One pair then chooses
+    the same start as all pairs.
+    """
     C, m, r = gaussian()
     m, r = np.repeat(m, 2, axis=0), np.stack([r, -r], axis=1).reshape(24, 64)
     targets = (m + r).reshape(24, *SHAPE)
@@ -142,11 +148,12 @@ def test_least_squares_picks_the_smallest_weighted_norm(x64):
     pairs = scores.reshape(40, 12, 2).mean(2)
     expected = norms.reshape(40, 12, 2).mean(2) + noise.reshape(12, 2).mean(1)
     np.testing.assert_allclose(pairs, expected, rtol=1e-6)
-    # a is 0.007 at t1: the norm without m has the same least candidate.
+    # Because a is 0.007 at t1, the norm without m has its minimum at the same candidate.
     lone = np.argmin(weighted_norms(np.zeros((1, 64)), 40)[:, 0])
     for subset in (slice(0, 2), slice(6, 12), slice(0, 24)):
         assert best(LAW, KEY, scores[:, subset], GIVEN).index == lone
-    # Zero is the mean and beats them all; what it costs is the spread of the images.
+    # The start zero gives the conditional mean, and is better than all candidates. Its error is the
+    # spread of the images.
     zero = from_boundary(Boundary(np.zeros(SHAPE), -1, 0.0, GIVEN), exact_flow(m))
     at_zero = mse(np.asarray(zero(KEY, None, targets).x), targets)
     np.testing.assert_allclose(np.mean(at_zero), np.mean(noise), rtol=1e-3)
@@ -154,21 +161,21 @@ def test_least_squares_picks_the_smallest_weighted_norm(x64):
     assert abs(np.mean(noise) * 64 / np.trace(C) - 1.0) < 0.5
 
 
-# Digits themselves as the law of z, given y = A z + 0.6 noise: far from Gaussian.
+# z is one of the digits, given y = A z + 0.6 noise; this posterior is far from Gaussian.
 
 R, COUNT = 128, 48
 
 
 @functools.cache
 def digits():
-    """Images, conditions; pairs 0 ... R - 1 choose, the R from 300 on judge."""
+    """Return images and conditions. The first R pairs choose a start, the R from 300 on test it."""
     z = images()[:600].astype(np.float32)
     noise = np.random.default_rng(1).standard_normal((len(z), 16))
     return z, (pooled(z) + 0.6 * noise).astype(np.float32)
 
 
 def digits_predict_given(y):
-    """`x0 = sum_j softmax_j(-|x - a z_j|^2 / 2 c^2 - |y - A z_j|^2 / 2 s^2) z_j`."""
+    """Predict `x0 = sum_j softmax_j(-|x - a z_j|^2 / 2 c^2 - |y - A z_j|^2 / 2 s^2) z_j`."""
     z = jnp.asarray(digits()[0])
     likelihood = -0.5 * jnp.sum((y[:, None] - pooled(z)[None]) ** 2, axis=-1) / 0.6**2
 
@@ -188,8 +195,10 @@ def both(x, y):
 
 @functools.cache
 def digit_scores():
-    """Scores of 6 steps for each set of candidates, on the choosing pairs and on the judging ones:
-    `(4, 2, COUNT, R, 2)`, by both distances."""
+    """Return the scores of runs of 6 steps, `(4, 2, COUNT, R, 2)`.
+
+    The axes are: set of candidates, choosing or testing pairs, candidate, pair, distance.
+    """
     (z, y), run = digits(), solver(6)
 
     @jax.jit
@@ -205,12 +214,15 @@ def digit_scores():
 @pytest.mark.optimised
 @pytest.mark.parametrize("metric", [0, 1], ids=["edges", "squares"])
 def test_a_start_chosen_on_some_digits_serves_others(metric):
-    """The order of the candidates is shared by other conditions, and the more of it is seen the
-    more pairs are asked; not all of it: that holds for Gaussians alone."""
+    """A start that is chosen on some conditions is better than average on others.
+
+    The ranks of the candidates agree between conditions, and more so with more pairs. They do not
+    agree completely, as they would for Gaussian data.
+    """
     chosen, judged = np.moveaxis(digit_scores()[..., metric], 1, 0)
     means = judged.mean(axis=2)
     kept = np.argmin(chosen.mean(axis=2), axis=1)
-    # Against random starts, which cost the mean over candidates.
+    # Compared with random starts, whose error is the mean over candidates.
     gain = np.mean([m[k] / m.mean() for m, k in zip(means, kept)])
     assert gain < 0.99
     rng = np.random.default_rng(0)
@@ -221,12 +233,15 @@ def test_a_start_chosen_on_some_digits_serves_others(metric):
             np.mean([spearmanr(c[:, i].mean(1), m)[0] for c, m in zip(chosen, means) for i in some])
         )
     assert 0.0 < agreement[0] < agreement[1] < agreement[2]
-    # Of candidates in no order its standard error is 1 / sqrt(47 * 4) = 0.07.
+    # For candidates in random order the standard error is 1 / sqrt(47 * 4) = 0.07.
     assert agreement[2] > 0.4
 
 
 def test_candidates_are_nested_and_belong_to_their_index(x64):
-    """So the best score can only fall with their number. They are draws of the prior."""
+    """Candidate k is the same for any number of candidates, and a draw of the prior.
+
+    So the best score can only fall with the number of candidates.
+    """
     _, m, r = gaussian()
     targets = (m + r).reshape(12, *SHAPE)
     score = lambda z: [
@@ -241,7 +256,7 @@ def test_candidates_are_nested_and_belong_to_their_index(x64):
 
 
 def test_a_kept_start_takes_the_chance_away():
-    """One image for a condition, whatever the key and the start; random starts differ."""
+    """With the kept start, a condition gives the same image for every key; random starts differ."""
     z, y = digits()
     run = solver(6)
     kept = Boundary(np.asarray(candidates(40))[2], 2, 0.0, GIVEN)

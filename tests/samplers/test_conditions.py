@@ -1,4 +1,4 @@
-"""Conditions: each example meets its own, in every method, of data whose law is known for each.
+"""Conditions: in every method each example uses its own condition.
 
 Given `cond = {"mean": (B, D), "std": (B,)}` the data are `N(mean, std^2 I)`, so the flow is
 
@@ -51,7 +51,7 @@ def drawn(n=3):
     return np.random.default_rng(0).standard_normal((n, 2)).astype(np.float32)
 
 
-# Of one condition for all, or another example's, the error is that of a mean: 0.5 at the least.
+# With one condition for all, or with another example's, the error would be at least 0.5.
 FLOWS = {
     "ode": (method("ode"), COND, 2e-3),
     "ode, joint": (method("ode", ode={"batching": "batch"}), COND, 2e-3),
@@ -73,7 +73,7 @@ def test_each_example_ends_where_its_own_flow_does(name):
 
 @pytest.mark.parametrize("name", ["sde", "score_sde"])
 def test_noise_leads_to_each_examples_own_point(name):
-    """Given a point m the end is a draw of `N(a m, c^2)`, to 4.5 of its standard deviations."""
+    """Given a point m, the end is a draw of `N(a m, c^2)`, within 4.5 standard deviations."""
     run = method(name, predictor="ancestral", corrector="none", steps=1000)
     keys, x = example_keys(0, np.arange(3)), drawn()
     found = jax.jit(lambda x, cond: run(keys, predict, x, cond).x)(x, POINTS)
@@ -83,7 +83,7 @@ def test_noise_leads_to_each_examples_own_point(name):
 
 @pytest.mark.parametrize("name", ["ode", "dpm_adaptive"])
 def test_a_class_of_ones_own_is_that_of_the_example_alone(name):
-    """Classes as conditions of an adaptive solve: in a batch, and each in a batch of one."""
+    """An adaptive solve with classes gives the same in a batch and in batches of one example."""
     run, keys, x = method(name), example_keys(0, np.arange(3)), drawn()
     table = jax.tree.map(jnp.asarray, COND)
     of_class = lambda x, t, k: predict(x, t, jax.tree.map(lambda v: v[k], table))
@@ -103,7 +103,7 @@ def test_without_a_condition_a_function_of_two_arguments_will_do():
 
 
 def test_a_network_is_told_its_condition():
-    """Beside x and the level; without one it is called with these two."""
+    """The network gets x, the level and its condition; without a condition only the first two."""
     told = []
     network = lambda x, level, *cond: told.append(cond) or x
     read = parametrize("eps", LAW, network)

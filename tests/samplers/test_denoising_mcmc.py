@@ -1,4 +1,4 @@
-"""Denoising MCMC: its parts, what it costs, and its samples against the law of the data."""
+"""Denoising MCMC: its parts, its number of evaluations, and its samples."""
 
 import functools
 
@@ -31,7 +31,7 @@ def logits(levels):
 
 
 def test_mixed_levels_are_separate_runs():
-    """Each example on its own grid ends where it ends alone, by the grid of its own top."""
+    """An example with a grid from its own top level ends as in a run of its own."""
     law, eps = VP(), 0.01
     tops, x = np.array([0.9, 0.4, 0.05, eps]), np.asarray(normal(4, 2))
     run = lambda x, ts: sample(jax.random.key(0), RING.predict(law), heun(law), x, ts).x
@@ -41,7 +41,7 @@ def test_mixed_levels_are_separate_runs():
         ts = jnp.stack([grids_from(law, tops, grid, 5, eps) for grid in FORMULAS])
         return ts, jax.vmap(run, in_axes=(None, 0))(x, ts)
 
-    # One time for all.
+    # Here all examples have the same times.
     alone = jax.jit(jax.vmap(run, in_axes=(None, 0)))
     own = jax.jit(lambda t1: [GRIDS[grid](law.replace(t1=t1), 5, eps) for grid in FORMULAS])
     ts, together = map(np.asarray, mixed(tops, x))
@@ -59,7 +59,7 @@ def coarse(steps, eps):
 
 
 CALLS = []
-# Noise in the integrator, and two evaluations a step.
+# An integrator with noise and two evaluations per step.
 INTEGRATOR = edm(LAW, s_churn=0.6)
 
 
@@ -70,8 +70,10 @@ def counted(x, t):
 
 @functools.cache
 def whole():
-    """`(order, x) -> SampleResult`: three samples of each of two chains, `order` the numbers of the
-    keys of the six."""
+    """Return `(order, x) -> SampleResult` for three samples of each of two chains.
+
+    `order` has the numbers of the keys of the six samples.
+    """
     walk = Walk(0.1, n_skip=5, burn_in=((2, 0.5), (3, 0.1)), start_std=0.5)
     logits = mixture_logits(ring_levels(), CENTRES, STD)
     chains = denoising_mcmc(
@@ -81,7 +83,10 @@ def whole():
 
 
 def test_the_whole_is_its_parts_and_counts_its_evaluations(levels, logits):
-    """Six samples of two chains, by hand from the parts; every evaluation is counted."""
+    """Six samples of two chains equal a run put together from the parts.
+
+    Every evaluation is counted.
+    """
     order, x = np.arange(6), 50.0 * np.asarray(normal(6, 2))
     CALLS.clear()
     result = jax.device_get(whole()(order, x))
@@ -95,7 +100,7 @@ def test_the_whole_is_its_parts_and_counts_its_evaluations(levels, logits):
 
     @jax.jit
     def first_chain(order, x):
-        """And the keys of the burn-in and of three outputs."""
+        """Return the chain at its start, and the keys of the burn-in and of three outputs."""
         begin_key, burn_key, walk_key = split(example_keys(0, order)[::3], 3)
         run_key, noise_key, _ = split(begin_key, 3)
         y = coarse(4, 0.05)(run_key, exact, x[::3]).x + 0.5 * LAW.noise(noise_key, x[::3])
@@ -119,8 +124,10 @@ def test_the_whole_is_its_parts_and_counts_its_evaluations(levels, logits):
 
 
 def test_a_chain_does_not_depend_on_its_batch():
-    """Samples 3 to 5 are the same in another place and with another chain beside them; with noise
-    in the integrator as well."""
+    """Samples 3 to 5 are the same at another position and beside another chain.
+
+    The integrator has noise too.
+    """
     x = 50.0 * np.asarray(normal(6, 2))
     first = np.asarray(whole()(np.arange(6), x).x)
     moved = np.asarray(whole()(np.array([3, 4, 5, 7, 8, 9]), np.concatenate([x[3:], -x[:3]])).x)
@@ -129,9 +136,11 @@ def test_a_chain_does_not_depend_on_its_batch():
 
 
 def test_fewer_evaluations_than_the_same_integrator_from_the_top():
-    """Six components in 32 dimensions, by the parts of a run. The variance about the nearest one
-    tends to that of the data as the steps become many; Heun with 11 evaluations a sample is off by
-    less than a quarter of what it is from sigma = 50."""
+    """With 11 evaluations, a chain's error is less than a quarter of Heun's from sigma = 50.
+
+    The data are six components in 32 dimensions. The error is that of the variance about the
+    nearest component, which tends to the data's variance for many steps.
+    """
     n, dims = 200, 32
     keys = keys_of(n)
     centres = np.random.default_rng(1).standard_normal((6, dims))
@@ -145,7 +154,7 @@ def test_fewer_evaluations_than_the_same_integrator_from_the_top():
 
     @jax.jit
     def outputs(keys, x):
-        """After 3 steps and after 40, from one state of each chain; and from the top in 5."""
+        """Return outputs of 3 and of 40 steps from one state per chain; of 5 from the top."""
         begin_key, burn_key, walk_key = split(keys, 3)
         _, chain = begin(begin_key, logits, coarse(20, 0.01), predict, x, walk)
         chain, _ = window(burn_key, move, chain, jnp.repeat(jnp.array([0.1, 0.02]), 10))
@@ -157,7 +166,7 @@ def test_fewer_evaluations_than_the_same_integrator_from_the_top():
         return short, long, coarse(5, 0.01)(keys, predict, x)
 
     def excess(y):
-        """Over the variance of `E[x0 | x_eps]` about its component."""
+        """Return the relative excess over the variance of `E[x0 | x_eps]` about its component."""
         gap = np.min(np.sum((np.asarray(y)[:, None] - centres[None]) ** 2, -1), 1)
         return np.mean(gap) / (dims * STD**2) * (1.0 + 0.01**2 / STD**2) - 1.0
 
@@ -169,7 +178,7 @@ def test_fewer_evaluations_than_the_same_integrator_from_the_top():
 
 
 def test_every_grid_is_a_formula_or_refused():
-    """A new grid belongs in the list, or cannot take the time of each example."""
+    """A new grid is in the list of formulas, or refuses a start time per example."""
     assert set(FORMULAS) == GRIDS.keys() - {"two_stage", "learned"}
 
 

@@ -1,4 +1,4 @@
-"""Adaptive DPM-Solver: errors against an exact flow, and who decides on the steps."""
+"""Adaptive DPM-Solver: errors against an exact flow, and the choice of steps."""
 
 import jax
 import numpy as np
@@ -18,14 +18,16 @@ def normals(n, dims):
 
 
 def scaled(factor, **options):
-    """Both tolerances times a factor, which may be traced."""
+    """Return the sampler with both tolerances times a factor, which may be traced."""
     return Control(rtol=0.05 * factor, atol=0.0078 * factor, **options)
 
 
 @pytest.mark.parametrize(("order", "form"), [(2, "noise"), (3, "data")])
 def test_a_tighter_tolerance_costs_more_and_errs_less(order, form, x64):
-    """On M1, of 200 starts: halved for order 2, quartered for order 3, whose error at the loosest
-    is that of the longest step. Every reported evaluation is one that was made.
+    """A tighter tolerance gives smaller errors on M1 and needs more evaluations.
+
+    The tolerance is halved for order 2. It is quartered for order 3, whose error at the loosest
+    tolerance is that of the longest step. The reported number of evaluations is the number made.
     """
     law, calls = VP(), []
     exact = M1.predict(law)
@@ -50,7 +52,7 @@ def test_a_tighter_tolerance_costs_more_and_errs_less(order, form, x64):
     assert errors[0] < 0.05 and errors[-1] < errors[0] / 1.5 and costs[0] < 40
 
 
-# Pairwise: every law and both forms of order 3, which the law does not know of.
+# Every law and both forms of order 3 at least once; the two do not interact.
 @pytest.mark.parametrize(
     ("name", "form"),
     [("vp", "noise"), ("subvp", "data"), ("ve", "data"), ("edm", "noise"), ("flow", "noise")],
@@ -58,8 +60,8 @@ def test_a_tighter_tolerance_costs_more_and_errs_less(order, form, x64):
 def test_no_sample_is_wrong_unnoticed(name, form):
     """In float32, every one of 2000 samples of Gaussian data ends within a few tolerances.
 
-    Without a longest step single samples of one dimension end units away: the two orders agree
-    by chance where their difference changes sign.
+    Without a longest step, single one-dimensional samples would end with errors of order one: where
+    the difference of the two orders changes sign, they agree by chance.
     """
     law, data = LAWS[name], Gaussian.scalar(0.3, 0.7)
     eps = 1e-2
@@ -74,7 +76,7 @@ def test_no_sample_is_wrong_unnoticed(name, form):
 
 @pytest.mark.parametrize("per_example", [True, False])
 def test_an_example_does_not_depend_on_its_batch_but_a_joint_run_does(per_example):
-    """The first example among others, and in another place."""
+    """The first example gives the same among other examples and at another position."""
     law = VP()
     method = dpm_adaptive(law, 0.01, 2, "noise", per_example=per_example)
     run = jax.jit(lambda x: method(KEY, M1.predict(law), x))
@@ -93,7 +95,7 @@ def test_an_example_does_not_depend_on_its_batch_but_a_joint_run_does(per_exampl
 
 
 def test_trials_by_hand(x64):
-    """Order 2 on M1, accepted and rejected trials: the same count, and end, from the formulas."""
+    """On M1, order 2 has the same number of trials, with rejected ones, and end as the formulas."""
     law, x, control = VP(), np.full((1, 1), 1.9), scaled(0.1)
     first_lam, end = np.asarray(law.lam(np.array([1.0, 0.01])))
 
@@ -103,7 +105,7 @@ def test_trials_by_hand(x64):
         return dpm_adaptive(law, 0.01, 2, "noise", control=options)(KEY, M1.predict(law), x)
 
     def coeffs(lam):
-        """Of a law with `a^2 + c^2 = 1`."""
+        """Return a and c of a law with `a^2 + c^2 = 1`."""
         return 1.0 / np.sqrt(1.0 + np.exp(-2.0 * lam)), 1.0 / np.sqrt(1.0 + np.exp(2.0 * lam))
 
     def eps_of(x, lam):
@@ -139,7 +141,7 @@ def test_trials_by_hand(x64):
 
 
 def test_failure_is_reported():
-    """Too few trials, or a value that is not finite: `failed`, and nan in place of an answer."""
+    """Too few trials or a value that is not finite give `failed` and nan."""
     law, x = VP(), np.float32(normals(3, 2))
     predict = Gaussian.scalar(0.3, 0.7, 2).predict(law)
     run = jax.jit(
@@ -161,7 +163,7 @@ def test_failure_is_reported():
 
 
 def test_a_point_is_reached_by_the_longest_steps(x64):
-    """Both orders are exact there, so E = 0: no division, no doubt, and few trials."""
+    """For data at one point both orders are exact, so E = 0, and steps have the longest length."""
     law, data = VP(), Gaussian(np.array([0.4]), np.zeros((1, 1)))
     x = normals(5, 1)
     method = dpm_adaptive(law, 0.01, 3, "noise", Control(longest=1.0))

@@ -21,28 +21,30 @@ pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 LAW, SIZES = VP(), (24, 48, 96, 192)
 CASES = [(2, "noise"), (2, "data"), (3, "noise"), (3, "data")]
 
-# Of 24, 48, 96 and 192 evaluations on M1, computed elsewhere.
+# RMS errors for 24, 48, 96 and 192 evaluations on M1, computed independently.
 FIGURES = {
     (2, "noise"): [1.1e-2, 3.2e-3, 8.9e-4, 2.3e-4],
     (2, "data"): [8.7e-3, 2.3e-3, 6.0e-4, 1.5e-4],
     (3, "noise"): [6.3e-3, 1.4e-3, 3.0e-4, 6.7e-5],
     (3, "data"): [3.1e-3, 6.0e-4, 1.3e-4, 3.2e-5],
 }
-# Six uneven steps, with rests at the end, at the start and at both.
+# Six uneven steps, with steps of length zero at the end, at the start, and at both.
 UNEVEN = np.linspace(1.0, 0.1, 7) ** 2
 RESTS = ((0, 186), (2, 184), (93, 93))
 
 
 @functools.cache
 def solution():
-    """100 normal starts on VP and where the flow of M1 takes them."""
+    """Return the ends of M1's flow on VP from 100 normal starts."""
     return runge_kutta(LAW, M1, starts(100), 0.01, 600)
 
 
 @functools.cache
 def ends(order, form):
-    """The ends `(8, 100, 1)` on M1, in one program: of the even grids of `SIZES`, of `UNEVEN` with
-    each of `RESTS`, and of the first of its steps alone."""
+    """Return the ends `(8, 100, 1)` on M1, by one program.
+
+    The grids are the even ones of `SIZES`, `UNEVEN` with each of `RESTS`, and its first step alone.
+    """
     uneven = [np.pad(UNEVEN, rest, mode="edge") for rest in RESTS]
     first = np.pad(UNEVEN[:2], (0, 191), mode="edge")
     ts = np.concatenate([even_in_lam(LAW, SIZES, 0.01), np.stack([*uneven, first], axis=1)], axis=1)
@@ -53,15 +55,17 @@ def ends(order, form):
 
 @pytest.mark.parametrize(("order", "form"), CASES)
 def test_mixture_figures(order, form):
-    """Within 10 %; all of them end in a slope of 2."""
+    """Errors are within 10 % of the figures, and all slopes end at 2."""
     found = np.sqrt(np.mean((ends(order, form)[:4] - solution()[None]) ** 2, axis=(1, 2)))
     np.testing.assert_allclose(found, FIGURES[order, form], rtol=0.1)
     assert abs(np.log2(found[2] / found[3]) - 2.0) < 0.25
 
 
 def by_hand(y, lam, order, form, falls=False):
-    """The published formulas for M1 in `y = x / a`, where a = 1 and `c = exp(-lam)` for any law:
-    step by step in NumPy, for steps of any length."""
+    """Run the published formulas for M1 in NumPy, for steps of any length.
+
+    The state is `y = x / a`, for which a = 1 and `c = exp(-lam)` under any law.
+    """
     outputs, lams, n = [], [], len(lam) - 1
     for i in range(n):
         (c, c_s), one = np.exp(-lam[i : i + 2]), np.ones((1, 1))
@@ -90,15 +94,14 @@ def by_hand(y, lam, order, form, falls=False):
 
 
 def in_x(ts, order, form):
-    """`by_hand` on VP from `starts(100)`."""
+    """Return x of `by_hand` on VP from `starts(100)`."""
     a, lam = np.asarray(LAW.coeffs(ts).a), np.asarray(LAW.lam(ts))
     return a[-1] * by_hand(starts(100) / a[0], lam, order, form)
 
 
 @pytest.mark.parametrize(("order", "form"), CASES)
 def test_uneven_grids_by_hand(order, form):
-    """Steps of unequal length, the grid padded at either side or both; and the first step, which is
-    DDIM's."""
+    """Runs on uneven grids equal the formulas, also with padding; the first step is DDIM's."""
     *uneven, first = ends(order, form)[4:]
     for found in uneven:
         np.testing.assert_allclose(found, in_x(UNEVEN, order, form), rtol=1e-9)
@@ -106,7 +109,7 @@ def test_uneven_grids_by_hand(order, form):
 
 
 def ddim_by_hand(ts):
-    """`a_s x0 + c_s eps`, step by step, from `starts(100)`."""
+    """Run DDIM, `a_s x0 + c_s eps`, step by step from `starts(100)`."""
     x, (a, c) = starts(100), (np.asarray(v) for v in LAW.coeffs(ts))
     for i in range(len(ts) - 1):
         out = M1.predict(LAW)(x, ts[i])
@@ -124,9 +127,11 @@ def test_order_one_is_ddim(form):
 
 @pytest.mark.parametrize(("order", "form"), [(2, "noise"), (3, "data")])
 def test_all_laws_and_a_falling_order(order, form):
-    """In `x / a` the same computation for every law, on the same grid in lam, the steps of unequal
-    length and the order down to 1 at the end; and data at one point are met exactly. Every example
-    has its own times."""
+    """In `x / a` every law gives the same result on the same uneven grid in lam.
+
+    The order falls to 1 at the end, and every example has its own times. Data at one point are
+    reached exactly.
+    """
     lam, y0 = np.array([-3.0, -2.0, -1.5, 0.2, 1.0, 2.2, 3.0]), np.exp(3.0) * starts(10)
     law, ts, a, y = side_by_side(lam, y0)
 
@@ -149,10 +154,10 @@ def test_all_laws_and_a_falling_order(order, form):
 
 
 def moments_of_sde(law, ts, eta, order):
-    """Mean and variance of SDE-DPM-Solver++ on one-dimensional Gaussian data, exactly.
+    """Return exact mean and variance of SDE-DPM-Solver++ on one-dimensional Gaussian data.
 
-    A step is affine in x and the last conditional mean m, so the pair (x, m) stays Gaussian; its
-    mean and covariance are followed.
+    A step is affine in x and in the previous conditional mean m. So the pair (x, m) stays Gaussian,
+    and a recursion gives its mean and covariance.
     """
     mean, cov = np.zeros(2), np.diag([PRIOR_STD[law] ** 2, 0.0])
     before = None
@@ -171,12 +176,12 @@ def moments_of_sde(law, ts, eta, order):
     return mean[0], cov[0, 0]
 
 
-# Each law once, and each order and strength: a law enters by its coefficients alone.
+# Each law, order and strength at least once; a law enters only by its coefficients.
 @pytest.mark.parametrize(
     ("name", "order", "eta"), [("ve", 1, 1.0), ("subvp", 2, 1.0), ("vp", 2, 0.4)]
 )
 def test_few_noisy_steps_follow_the_recursion(name, order, eta):
-    """Four steps of unequal length, 40 000 samples, four standard errors."""
+    """Four uneven steps give the recursion's moments, within four standard errors of 40 000."""
     n, law = 40_000, LAWS[name]
     ts = np.linspace(1.0, 0.1, 5) ** 2
     predict = Gaussian.scalar(MEAN, STD).predict(law)
@@ -190,7 +195,7 @@ def test_few_noisy_steps_follow_the_recursion(name, order, eta):
 
 @pytest.mark.parametrize("name", ["vp", "subvp", "ve"])
 def test_order_one_of_the_sde_is_ancestral_sampling(name):
-    """The two recursions, to which other tests tie the samplers."""
+    """The two recursions agree; other tests compare the samplers with them."""
     ts = np.linspace(1.0, 0.1, 5) ** 2
     ours = moments_of_sde(name, ts, 1.0, 1)
     np.testing.assert_allclose(ours, recursion(name, ts, step_posterior))
@@ -198,7 +203,7 @@ def test_order_one_of_the_sde_is_ancestral_sampling(name):
 
 @pytest.mark.parametrize("eta", [0.4, 1.0])
 def test_many_noisy_steps_give_the_law_of_the_data(eta):
-    """By the recursion, to which the test above ties the sampler: the bias falls as the square."""
+    """The bias falls with the square of the step, by the recursion that the test above checks."""
     gaps = []
     for steps in (25, 50, 100):
         ts = even_in_lam(LAW, (steps,), 0.01)[:, 0]
@@ -207,11 +212,11 @@ def test_many_noisy_steps_give_the_law_of_the_data(eta):
 
 
 def test_one_noisy_step_is_exact_on_a_point():
-    """From the exact law at t to the exact law at s: mean a m, standard deviation c."""
+    """For data at one point m, one step leads from the law at t to that at s, N(a m, c^2)."""
     n, names = 20_000, ("vp", "subvp", "edm")
     point = Gaussian(np.array([0.4]), np.zeros((1, 1)))
 
-    # Whose law an example has is an argument, for XLA evaluates what is made of constants.
+    # The law's number is an argument, because XLA would fold computations with constants.
     @jax.jit
     def both(key, z, lam, which):
         law = LawByExample([LAWS[name] for name in names], which)

@@ -1,4 +1,4 @@
-"""DPM-Solver in single steps and with a fixed budget, and the exponential steps they consist of."""
+"""DPM-Solver in single steps and with a fixed budget, and its exponential steps."""
 
 import functools
 import math
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 LAW, ENDS = VP(), np.array([1.0, 0.01])
 PLANE = Gaussian(np.array([0.4, -0.7]), np.array([[0.5, 0.2], [0.2, 0.3]]))
 
-# Of 24, 48, 96 and 192 evaluations on M1, computed elsewhere.
+# RMS errors for 24, 48, 96 and 192 evaluations on M1, computed independently.
 FIGURES = {
     (2, "noise"): [2.4e-2, 5.4e-3, 1.3e-3, 3.2e-4],
     (2, "data"): [2.4e-2, 7.1e-3, 2.0e-3, 5.3e-4],
@@ -33,7 +33,7 @@ FIGURES = {
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_phi_near_zero_and_far(dtype):
-    """Against the series in exact fractions."""
+    """The phi functions equal their series in exact fractions."""
     z = np.array([0.0, 1e-8, 1e-4, 1e-3, 0.03, 0.5, 0.99, 1.01, 3.0, 8.0])
     z = np.concatenate([z, -z]).astype(dtype)
     both = lambda z: ([phi(k, z) for k in range(1, 5)], jax.grad(lambda z: phi(2, z))(z[0]))
@@ -49,13 +49,13 @@ def test_phi_near_zero_and_far(dtype):
 
 @functools.cache
 def solution():
-    """Where the flow of M1 takes 400 normal starts on VP."""
+    """Return the ends of M1's flow on VP from 400 normal starts."""
     return runge_kutta(LAW, M1, starts(400), 0.01, 600)
 
 
 @pytest.mark.parametrize(("order", "form"), FIGURES)
 def test_mixture_figures(order, form):
-    """Within 10 %, and the slope between the two longest runs."""
+    """Errors are within 10 % of the figures, and the slope of the two longest runs is the order."""
     sizes = [nfe // order for nfe in (24, 48, 96, 192)]
     method = lambda law: dpm_solver(law, order, form)
     found = errors(LAW, M1, method, sizes, 0.01, starts(400), solution())
@@ -63,10 +63,10 @@ def test_mixture_figures(order, form):
     assert abs(np.log2(found[2] / found[3]) - order) < 0.2
 
 
-# Order 3 in the form "data" has no figures above, and order 2 is any r1's.
+# There are no figures above for order 3 in the form "data", nor for other r1 of order 2.
 @pytest.mark.parametrize(("order", "form"), [(2, "noise"), (3, "data")])
 def test_order_with_other_stages(order, form):
-    """Against the flow map of Gaussian data. The order hangs on r2 = 2/3 alone, not on r1."""
+    """The order against the flow map of Gaussian data depends on r2 = 2/3, but not on r1."""
     start, sizes = 2.0 * starts(12).reshape(6, 2), (64, 128)
     reference = PLANE.flow_map(LAW, start, 1.0, 1e-3)
     method = lambda law: dpm_solver(law, order, form, r1=0.4)
@@ -75,8 +75,10 @@ def test_order_with_other_stages(order, form):
 
 
 def by_hand(y, lam, orders, form):
-    """The published steps for M1 in `y = x / a`, where a = 1 and `c = exp(-lam)` for any law: the
-    states after each, in NumPy."""
+    """Return the states after each of the published steps for M1, in NumPy.
+
+    The state is `y = x / a`, for which a = 1 and `c = exp(-lam)` under any law.
+    """
     states = []
 
     def output(y, lam):
@@ -84,7 +86,7 @@ def by_hand(y, lam, orders, form):
         return eps if form == "noise" else x0
 
     def step(y, lam, h, now, slope=0.0):
-        """`slope` times `phi_2`, slope that of the output in the part of h done."""
+        """Return `slope` times `phi_2`; slope is that of the output over the part of h done."""
         if form == "noise":
             return y - np.exp(-lam - h) * (np.expm1(h) * now + (np.expm1(h) / h - 1.0) * slope)
         p = -np.expm1(-h)
@@ -107,13 +109,15 @@ def by_hand(y, lam, orders, form):
     return np.stack(states)
 
 
-# Pairwise: orders 2 and 3 in their other form are held to figures on VP above, and enter a law in
-# the same places.
+# Orders 2 and 3 in their other form are compared with figures on VP above; they use a law in the
+# same way.
 @pytest.mark.parametrize(("order", "form"), [(1, "noise"), (1, "data"), (2, "noise"), (3, "data")])
 def test_two_steps_by_hand_for_every_law(order, form):
-    """In `x / a` the same computation for every law, on the same grid in lam; of order 1, which is
-    DDIM. And data at one point: noise and data are constant along the path, so every order is
-    exact."""
+    """In `x / a` every law gives the states of the published steps on the same grid in lam.
+
+    Order 1 is DDIM. For data at one point, noise and data are constant along the path, so every
+    order is exact.
+    """
     lam, y0 = np.array([-2.0, 1.0, 3.0]), 10.0 * starts(10)
     law, ts, a, y = side_by_side(lam, y0)
 
@@ -134,7 +138,7 @@ def test_two_steps_by_hand_for_every_law(order, form):
 
 
 def test_small_steps_in_float32():
-    """2000 steps of order 3 stay at the flow map: no term of a short step is lost to rounding."""
+    """2000 steps of order 3 end at the flow map, so rounding loses no term of a short step."""
     start = 2.0 * starts(16).reshape(8, 2)
     reference = PLANE.flow_map(LAW, start, 1.0, 1e-3)
     ts = even_in_lam(LAW, (2000,), 1e-3)[:, 0]
@@ -148,7 +152,7 @@ def test_small_steps_in_float32():
 
 
 def calls(jaxpr):
-    """How often the marker `erf_inv` runs, inside loops of known length too."""
+    """Return how often the marker `erf_inv` runs, also inside loops of known length."""
     total = 0
     for equation in jaxpr.eqns:
         total += equation.primitive.name == "erf_inv"
@@ -164,7 +168,7 @@ def test_a_budget_is_spent_exactly():
         marked = jax.lax.erf_inv(x)
         return Prediction(marked, marked, marked, marked)
 
-    # Every rest over 3, runs of one order and of several, and with the last denoising.
+    # Budgets with every remainder modulo 3, of one order and of several, and with a last denoising.
     for nfe, denoise in ((1, True), (2, False), (3, False), (4, True), (11, False), (27, True)):
         run = dpm_fast(EDM(), nfe, 2e-3, denoise=denoise)
         jaxpr = jax.make_jaxpr(lambda x, f=run: f(KEY, predict, x))(np.ones((2, 1)))
@@ -179,7 +183,10 @@ def test_a_budget_is_spent_exactly():
     ("nfe", "form", "grid"), [(11, "data", "uniform_lam"), (9, "noise", "uniform")]
 )
 def test_a_budget_run_by_hand(nfe, form, grid):
-    """Three steps of order 3 and one of order 2, even in lam; two, one and one by their cost."""
+    """Two budgets equal runs by hand, with steps even in lam or of a length by their cost.
+
+    One has three steps of order 3 and one of order 2; the other two, one and one.
+    """
     orders, x = step_orders(nfe), starts(20)
     ts = even_in_lam(LAW, (4,), 0.01)[:, 0]
     if grid == "uniform":
@@ -194,7 +201,7 @@ def test_a_budget_run_by_hand(nfe, form, grid):
 
 
 def test_twice_the_budget_is_less_than_a_third_of_the_error():
-    """By the formulas, to which the test above ties the runs."""
+    """The error by the formulas falls to less than a third; the test above checks the runs."""
     a, lam = (np.asarray(v) for v in (LAW.coeffs(ENDS).a, LAW.lam(ENDS)))
     gaps = []
     for nfe in (24, 48):

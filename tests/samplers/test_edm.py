@@ -1,4 +1,4 @@
-"""The stochastic sampler of Karras et al. 2022: moments by recursion, Heun without churn."""
+"""The stochastic sampler of Karras et al. 2022: moments by a recursion; Heun without churn."""
 
 from itertools import pairwise
 
@@ -22,18 +22,20 @@ SETTINGS = {
     "between": {"s_churn": 6.0, "s_tmin": 0.05, "s_tmax": 2.0, "s_noise": 1.05},
     "by strength": {"eta": 0.6, "s_tmax": 5.0},
 }
-# This kind of key compiles in two thirds of the time.
+# Keys of this kind compile in two thirds of the time.
 KEY = jax.random.key(0, impl="rbg")
 
 
 def level(law, t):
-    """`(a, sigma)`."""
+    """Return `(a, sigma)`."""
     return (1.0, t) if law == "edm" else (Level(law, t).a, Level(law, t).c / Level(law, t).a)
 
 
 def recursion(law, ts, s_churn=0.0, s_noise=1.0, s_tmin=0.0, s_tmax=np.inf, eta=0.0):
-    """Mean and variance of the output, exactly: algorithm 2 in NumPy, where
-    `eps = sigma (y - MEAN) / (STD^2 + sigma^2)`. Noise stops at the first sigma."""
+    """Return the exact mean and variance of the output by algorithm 2 in NumPy.
+
+    Here `eps = sigma (y - MEAN) / (STD^2 + sigma^2)`. Churn does not go above the first sigma.
+    """
     a, top = level(law, ts[0])
     mean, var = 0.0, ({**PRIOR_STD, "edm": 80.0}[law] / a) ** 2
     rate = lambda sigma: sigma / (STD**2 + sigma**2)
@@ -50,7 +52,7 @@ def recursion(law, ts, s_churn=0.0, s_noise=1.0, s_tmin=0.0, s_tmax=np.inf, eta=
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_few_steps_follow_the_recursion(setting):
-    """For every law, in one program, within four standard errors of 20000 samples, at ten steps."""
+    """Ten steps give the recursion's moments for every law, within 4 standard errors of 20000."""
     kwargs, n, steps = SETTINGS[setting], 20_000, 10
     grids, tops = zip(*(karras(name, steps) for name in LAWS))
 
@@ -72,7 +74,7 @@ def test_few_steps_follow_the_recursion(setting):
 
 
 def karras(name, steps):
-    """Even in `sigma^(1/7)`, in float32, and its first time."""
+    """Return times even in `sigma^(1/7)`, in float32, and the first of them."""
     law = LAWS[name]
     ends = np.asarray(law.lam(np.float32([law.t1, ENDS[name]])), np.float64)
     sigma = np.linspace(*np.exp(-ends / 7.0), steps + 1) ** 7.0
@@ -82,7 +84,7 @@ def karras(name, steps):
 
 
 def test_without_churn_it_is_heun_in_sigma(x64, strict_ranks):
-    """For the law whose time is sigma and for VP, by a loop in NumPy."""
+    """Without churn the run equals a loop of Heun in NumPy, for EDM's law and for VP."""
     y, sigma = np.linspace(-8.0, 8.0, 7)[:, None], np.geomspace(8.0, 0.05, 9)
     law = LawByExample([EDM(), VP()], np.arange(2).repeat(7))
 
@@ -101,7 +103,7 @@ def test_without_churn_it_is_heun_in_sigma(x64, strict_ranks):
 
 
 def test_a_point_is_hit_with_its_own_noise():
-    """Data at one point: noise and straight steps keep `y - point` at the size of sigma."""
+    """For data at one point, churn and steps keep `y - point` at the size of sigma."""
     law, n = VP(), 20_000
     predict, ts = Empirical(np.array([[MEAN]])).predict(law), np.float32([1.0, 0.6, 0.3])
     a, c = (np.asarray(v) for v in law.coeffs(ts))
@@ -126,7 +128,7 @@ def test_two_evaluations_a_step_none_beyond_t1():
 
 
 def test_a_sample_depends_on_its_own_key_and_times_alone():
-    """In another place and other company it is the same."""
+    """A sample is the same at another position and beside other examples."""
     law = VP()
 
     @jax.jit
@@ -159,7 +161,7 @@ def test_refusals(kwargs, words):
 
 
 def test_a_step_of_length_zero_leaves_x_alone():
-    """As a short grid is padded; beside it a step of some length, churned."""
+    """A step of length zero, as in a padded grid, changes nothing; another example is churned."""
     law, x, t = VP(), jnp.asarray([[0.7], [-0.3]]), jnp.asarray([0.5, 0.5])
     for options in ({"s_churn": 3.0}, {"eta": 1.0}, {}):
         move = jax.jit(edm(law, **options).step, static_argnums=1)

@@ -1,4 +1,4 @@
-"""Blends of latents: norms, angles and variances against their formulas."""
+"""Interpolation of latents: norms, angles and variances against their formulas."""
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from sde_lib import VE, VP
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 B, D = 500, 3072
 RNG = np.random.default_rng(0)
-# Each once compiled, not operation by operation.
+# Compiled, so that operations are not compiled one by one.
 linear, slerp, spherical, angle = map(
     jax.jit, (rules.linear, rules.slerp, rules.spherical, rules.angle)
 )
@@ -27,14 +27,14 @@ def norm(z):
 
 @pytest.mark.parametrize(("blend", "size"), [(linear, 0.5**0.5), (slerp, 1.0), (spherical, 1.0)])
 def test_norms_on_the_noise_shell(blend, size):
-    """At w = 1/2; a norm over sqrt(D) is 1 to O(1 / sqrt D), its mean over B runs far closer."""
+    """Norms at w = 1/2: over sqrt(D), a norm is 1 to O(1 / sqrt D), and its mean far closer."""
     found = norm(blend(Z1, Z2, 0.5)) / D**0.5
     assert abs(found.mean() - size) < 4 * size / (2 * D * B) ** 0.5 + 1 / D
     assert np.abs(found - size).max() < 5 * size / (2 * D) ** 0.5
 
 
 def test_slerp_runs_on_the_great_circle_at_even_speed():
-    """Of equal norms: the norm stays, the angle from z1 is w theta; each example by its own w."""
+    """For equal norms slerp keeps the norm; its angle from z1 is w theta, with w per example."""
     z1, z2 = Z1[:5], Z2[:5] * (norm(Z1[:5]) / norm(Z2[:5]))[:, None, None, None]
     w = np.array([0.0, 0.2, 0.5, 0.9, 1.0])
     found = np.asarray(slerp(z1, z2, w))
@@ -48,7 +48,7 @@ def test_slerp_runs_on_the_great_circle_at_even_speed():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_slerp_near_equal_and_opposite_latents(dtype):
-    """Continuous down to no angle at all, and finite at pi."""
+    """slerp is continuous down to the angle 0, and finite at pi."""
     z1 = Z1[:1].astype(dtype)
     for distance in (0.0, 1e-8, 1e-4, 1e-2):
         z2 = z1 + dtype(distance) * Z2[:1].astype(dtype)
@@ -70,8 +70,11 @@ def test_angles_keep_their_digits():
 
 @pytest.mark.parametrize("law", [VP(), VE()])
 def test_what_a_linear_blend_decodes_to_on_gaussian_data(law):
-    """The flow of Gaussian data is affine, so the share of variance lost in the latent is lost in
-    the data: blends of w have `(1 - w)^2 + w^2` of it, in every direction."""
+    """Linear blends of latents decode to `(1 - w)^2 + w^2` of the data's variance.
+
+    The flow of Gaussian data is affine, so the loss of variance is the same for latents and data,
+    in every direction.
+    """
     data = Gaussian(np.array([0.4, -0.7]), np.array([[0.5, 0.2], [0.2, 0.3]]))
     L, U = np.linalg.eigh(data.cov)
     model = GaussianMoments(data.mean, U[:, ::-1], L[::-1])

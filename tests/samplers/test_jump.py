@@ -1,4 +1,4 @@
-"""ODE-Jump: the nodes it runs on, what it returns, and what it composes with."""
+"""ODE-Jump: its nodes, its result, and its combination with other methods."""
 
 from functools import partial
 from itertools import pairwise
@@ -35,7 +35,7 @@ def starts(n=20):
     [(heun, 80.0, 1), (ddim, 19.0, 2), (heun, 5.0, 3), (ddim, 0.1, 5), (ddim, 0.0, 5)],
 )
 def test_the_answer_is_the_denoiser_at_the_last_node_kept(method, sigma, kept):
-    """And the evaluations really made are those counted."""
+    """The result is the denoiser at the last node kept, and `nfe` counts the evaluations made."""
     calls, sampler, exact = [], method(LAW), DATA.predict(LAW)
 
     def predict(x, t):
@@ -51,7 +51,7 @@ def test_the_answer_is_the_denoiser_at_the_last_node_kept(method, sigma, kept):
         v = exact(x, t).velocity
         if method is heun:
             v = 0.5 * (v + exact(x + (s - t) * v, s).velocity)
-        # Of this law, where a = 1 and c = t, DDIM is Euler's method.
+        # For this law, with a = 1 and c = t, DDIM is Euler's method.
         x = x + (s - t) * v
     np.testing.assert_allclose(found.x, exact(x, TS[kept - 1]).x0, rtol=1e-10)
 
@@ -70,8 +70,10 @@ def test_at_the_end_of_the_grid_it_is_the_usual_denoising():
 
 
 def test_what_a_jump_costs():
-    """From the exact flow of Gaussian data to sigma on VP: along a direction of variance L the
-    output is `sqrt(L / (L + sigma^2))` of what the flow would bring at sigma = 0."""
+    """A jump from sigma shrinks Gaussian data by `sqrt(L / (L + sigma^2))` along variance L.
+
+    The comparison is with the exact flow on VP to sigma = 0.
+    """
     law, sigmas = VP(), np.array([1.0, 0.1])
     x = starts() / 80.0
     ts = np.concatenate([np.ones(1), law.t_of_lam(-np.log(sigmas))])
@@ -89,7 +91,7 @@ def test_what_a_jump_costs():
 
 
 def test_both_ends_left_out():
-    """Teleported to 20, stopped at 1: with the exact flow between, only the jump is left."""
+    """Teleported to 20 and stopped at 1, with the exact flow between, a run is the jump from 1."""
     flow = partial(gaussian_flow, LAW, MODEL)
     exact_run = lambda key, predict, x, ts: sample(key, predict, ddim(LAW), x, ts)._replace(
         x=DATA.flow_map(LAW, x, ts[0], ts[-1])

@@ -1,4 +1,4 @@
-"""The law of a step of a stochastic method, on data at one point, where Bayes' rule gives it."""
+"""Kernels (the law of a step) of stochastic methods, against Bayes' rule for data at one point."""
 
 import functools
 
@@ -32,7 +32,7 @@ POINT = 0.7
 T, S = 0.6, 0.45
 X = np.linspace(-2.0, 2.0, 6).reshape(2, 3)
 PREDICT = parametrize("x0", LAW, lambda x, cond: jnp.full_like(x, POINT))
-# Of these the step is the exact law of x_s given x_t and x0.
+# Methods whose step is the exact law of x_s given x_t and x0.
 EXACT = {
     "ancestral": ancestral(LAW),
     "ddim": ddim(LAW, 1.0),
@@ -48,7 +48,10 @@ def numbers(law, t):
 
 
 def bayes(law, point):
-    """Mean and std of x_s given `x_t = X` and `x0 = point`: N(a_s x0, c_s^2) times the kernel."""
+    """Return mean and std of x_s given `x_t = X` and `x0 = point`, by Bayes' rule.
+
+    The law of x_s is proportional to N(a_s x0, c_s^2) times the forward kernel.
+    """
     (a_s, c_s), (a_t, c_t) = numbers(law, S), numbers(law, T)
     r = a_t / a_s
     q2 = c_t**2 - (r * c_s) ** 2
@@ -58,7 +61,7 @@ def bayes(law, point):
 
 @functools.cache
 def found():
-    """Of each method: mean, std, a draw, its log density and the standard noise of the key."""
+    """Return for each method mean, std, a draw, its log density, and the key's standard noise."""
 
     @jax.jit
     def run(x):
@@ -91,7 +94,7 @@ def test_a_draw_has_the_noise_of_its_key():
 
 
 def test_methods_of_the_drift_alone():
-    """Euler-Maruyama and reverse diffusion, by their formulas."""
+    """The kernels of Euler-Maruyama and reverse diffusion equal their formulas."""
     (a_s, c_s), (a_t, c_t) = numbers(LAW, S), numbers(LAW, T)
     score = -(X - a_t * POINT) / c_t**2
     beta = 0.1 + T * 19.9
@@ -109,7 +112,7 @@ def test_methods_of_the_drift_alone():
 
 
 def test_the_kernel_of_a_mean_reverting_law_is_of_x():
-    """x is `w + (1 - a) mu`, so Bayes' rule for w gives its mean, and the same std."""
+    """The kernel is that of x = `w + (1 - a) mu`: Bayes' rule for w gives the mean, and the std."""
     law, mu = MeanReverting(), jnp.full(X.shape, 0.3)
     predict = parametrize_given("x0", law, lambda x, mu, cond: jnp.full_like(x, POINT), mu)
     method = posterior(law, mu)
@@ -125,7 +128,7 @@ def test_the_kernel_of_a_mean_reverting_law_is_of_x():
 
 
 def test_who_has_none():
-    """Methods of an ODE, of several draws, and those that move x after a draw."""
+    """Methods of an ODE, with several draws, or that move x after a draw have no kernel."""
     names = {name for name, make in PREDICTORS.items() if make(LAW).kernel is not None}
     assert names == {"euler_maruyama", "reverse_diffusion", "ancestral"}
     assert langevin(LAW).kernel is None and chain(ancestral(LAW), langevin(LAW)).kernel is None

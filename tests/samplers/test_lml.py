@@ -1,5 +1,7 @@
-"""Levenberg-Marquardt-Langevin: the rule against linear algebra, the runs against a recursion
-written out in NumPy and the exact flow, and the sweep of its strength on the digits."""
+"""Levenberg-Marquardt-Langevin: its rule, its runs, and a sweep of its strength on the digits.
+
+The rule is compared with linear algebra, and runs with a recursion in NumPy and the exact flow.
+"""
 
 import functools
 import importlib
@@ -26,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 BLOBS = Mixture(np.array([0.3, 0.7]), np.array([[-1.2, 0.5], [0.9, -0.4]]), np.array([0.35, 0.5]))
 
 
-# Each once compiled, not operation by operation.
+# Compiled, so that operations are not compiled one by one.
 damped, literal, solve_rank_one, turned = map(
     jax.jit, (rules.damped, rules.literal, rules.solve_rank_one, rules.turned)
 )
@@ -41,7 +43,7 @@ def cosine(u, v):
 
 
 def test_rank_one_inverse():
-    """Against a dense solve, each example its own matrix."""
+    """The rank-one solve equals a dense solve, with a matrix for each example."""
     u, v, damping = normal(5, 7), normal(5, 7, seed=1), 0.03
     dense = np.einsum("bi,bj->bij", u, u) + damping * np.eye(7)
     expected = np.linalg.solve(dense, v[:, :, None])[:, :, 0]
@@ -49,14 +51,16 @@ def test_rank_one_inverse():
 
 
 def test_newton_step_lands_on_the_mean():
-    """With the Hessian of -log p itself, one step of length 1 along the score without its noise is
-    the end: for a precision matrix of that form, and dense for any Gaussian."""
+    """With the exact Hessian of -log p, one step of length 1 without noise leads to the mean.
+
+    This holds for a precision matrix of rank-one form, and with a dense solve for any Gaussian.
+    """
     damping, u, mean = 0.4, normal(1, 6), normal(6, seed=2)
     precision = damping * np.eye(6) + u.T @ u
     x = 3.0 * normal(4, 6, seed=3)
     law = VP()
     data = Gaussian(mean, np.linalg.inv(precision))
-    # At the very start the law of x_t is that of the data.
+    # At t = 1e-14 the law of x_t is that of the data.
     score_of = data.score(law)
     ours = x + solve_rank_one(np.tile(u, (4, 1)), score_of(x, 1e-14), damping)
     np.testing.assert_allclose(ours, np.tile(mean, (4, 1)), atol=1e-10)
@@ -68,7 +72,10 @@ def test_newton_step_lands_on_the_mean():
 
 @pytest.mark.parametrize("kappa", [0.0, 1e-7, 1e-5, 1e-3, 0.3, 1.0])
 def test_closed_form_is_the_published_rule(kappa):
-    """For every kappa, not for small ones alone; in float32 too, where the rule has no digits."""
+    """The closed form equals the published rule for every kappa.
+
+    In float32 it is right too, while the rule as written loses all its digits.
+    """
     v, p = normal(6, 500), normal(6, 500, seed=1)
     p = 0.9 * v + 0.3 * p
     expected = literal(v, p, kappa, 1e-3)
@@ -79,7 +86,10 @@ def test_closed_form_is_the_published_rule(kappa):
 
 
 def test_small_kappa_turns_away_from_the_direction_before():
-    """`v + eta (v - p)_perp` with `eta = kappa |v|^2 / damping`, its length that of v."""
+    """For small kappa the result is `v + eta (v - p)_perp`, scaled to the length of v.
+
+    Here `eta = kappa |v|^2 / damping`.
+    """
     v, p, damping = normal(8, 3072), normal(8, 3072, seed=1), 1e-3
     p = v + 0.2 * p
     for eta in (0.01, 0.1, 0.3):
@@ -96,8 +106,11 @@ def test_small_kappa_turns_away_from_the_direction_before():
 
 
 def test_the_literal_rule_in_float32_is_rounding():
-    """kappa = 0 is v itself. At the kappa of eta = 0.1 the part of p is below the last digit of v:
-    what the rule as written is off by is larger than what it should do."""
+    """In float32 the error of the rule as written is larger than the change that it should make.
+
+    At the kappa of eta = 0.1, the contribution of p is below the last digit of v. With kappa = 0
+    the rule gives v.
+    """
     rules_at = jax.jit(lambda v, p, kappa: (damped(v, p, kappa, 1e-3), literal(v, p, kappa, 1e-3)))
     for dims in (3072, 16384):
         v, p = normal(4, dims), normal(4, dims, seed=1)
@@ -118,13 +131,13 @@ def test_examples_and_zero_vectors():
         np.testing.assert_allclose(together[i], np.asarray(turned(v, p, np.full(3, own)))[i])
     still = turned(np.zeros_like(v), p, eta)
     np.testing.assert_array_equal(still, 0.0)
-    # No step before: nothing to turn from; nor without strength.
+    # Without a previous direction, or with strength 0, nothing is turned.
     np.testing.assert_array_equal(turned(v, np.zeros_like(p), eta), v)
     np.testing.assert_array_equal(turned(v, p, np.zeros(3)), v)
 
 
 def rule_in_numpy(v, p, kappa, damping):
-    """The published rule, example by example."""
+    """Return the published rule, computed example by example."""
     out = []
     for i in range(len(v)):
         u = v[i] if p is None else kappa * p[i] + (1 - kappa) * v[i]
@@ -134,7 +147,7 @@ def rule_in_numpy(v, p, kappa, damping):
 
 
 def recursion(law, data, x, ts, placement, kappa, damping, freeze):
-    """DDIM with the rule, in NumPy."""
+    """Run DDIM with the rule, in NumPy."""
     predict = data.predict(law)
     (a, c), before = map(np.asarray, law.coeffs(ts)), None
     for i, (t, s) in enumerate(itertools.pairwise(ts)):
@@ -161,7 +174,7 @@ def recursion(law, data, x, ts, placement, kappa, damping, freeze):
     ("placement", "freeze"), [("direction", 0.5), ("noise", 0.0), ("data", 0.3), ("velocity", 0.0)]
 )
 def test_runs_are_the_published_recursion(placement, freeze):
-    """With the kappa of the closed form; the memory begins empty in every run."""
+    """Runs equal the recursion with the closed form's kappa; every run starts without memory."""
     law = Flow(t1=0.95) if placement == "velocity" else VP()
     ts = even_in_lam(law, (6,), 0.02)[:, 0]
     x, kappa, damping = normal(5, 2), 0.02, 0.3
@@ -179,7 +192,10 @@ def test_runs_are_the_published_recursion(placement, freeze):
     [(ddim, "direction"), (dpm_multistep, "noise"), (dpm_solver, "data")],
 )
 def test_nothing_turned_is_the_base(base, placement):
-    """In float32 too; any eta leaves the first step alone. Evaluations are the base's."""
+    """With eta = 0 the run equals that of the base, in float32 too.
+
+    Any eta leaves the first step unchanged. The number of evaluations is the base's.
+    """
     law = VP()
     ts, x = even_in_lam(law, (4,), 0.02)[:, 0], np.float32(normal(5, 2))
     with jax.enable_x64(False):
@@ -187,7 +203,7 @@ def test_nothing_turned_is_the_base(base, placement):
         @jax.jit
         def runs(x, ts):
             run = lambda m, x: sample(KEY, BLOBS.predict(law), m, x, ts, lambda state: state.x)
-            # Not turned and turned, side by side.
+            # Half of the batch is not turned (eta = 0), the other half is.
             rule = partial(turned, eta=np.float32([0.0, 0.7]).repeat(5))
             method = lml(law, base(law), placement=placement, turn=rule)
             return run(base(law), x), run(method, jnp.tile(x, (2, 1)))
@@ -205,7 +221,7 @@ def test_nothing_turned_is_the_base(base, placement):
     [("direction", VP()), ("noise", VE()), ("data", VP()), ("velocity", Flow())],
 )
 def test_one_data_point_stays_exact(placement, law):
-    """eps and x0 never change on the way, so no direction does."""
+    """For one data point eps and x0 are constant along a path, so turning changes nothing."""
     point, z = normal(1, 4), normal(3, 4, seed=1)
     ts = even_in_lam(law, (7,), 0.02)[:, 0]
     a, c = (np.asarray(v) for v in law.coeffs(ts))
@@ -217,7 +233,7 @@ def test_one_data_point_stays_exact(placement, law):
 
 @pytest.mark.parametrize("placement", ["direction", "noise"])
 def test_a_step_of_length_zero_is_none(placement):
-    """Anywhere in a grid and however often: x stays, and so does the direction before."""
+    """Steps of length zero anywhere in a grid change neither x nor the stored direction."""
     law, method = VP(), lml(VP(), ddim(VP()), 0.5, placement)
     ts, x = even_in_lam(law, (4,), 0.02)[:, 0], normal(3, 2)
     run = jax.jit(lambda x, ts: sample(KEY, BLOBS.predict(law), method, x, ts).x)
@@ -229,7 +245,7 @@ def test_a_step_of_length_zero_is_none(placement):
 
 
 def test_direction_leaves_the_noise_of_ddim_alone():
-    """Only `sqrt(c_s^2 - std^2) eps` changes, where std is that of the noise added."""
+    """Placement "direction" changes only `sqrt(c_s^2 - std^2) eps`; std is that of DDIM's noise."""
     law, times = VP(), np.array([0.6, 0.4])
     x, before = normal(3, 2), normal(3, 2, seed=1)
 
@@ -254,15 +270,21 @@ def test_direction_leaves_the_noise_of_ddim_alone():
 
 @pytest.mark.parametrize(("base", "placement"), [(ddim, "noise"), (dpm_multistep, "data")])
 def test_the_limit_of_turned_increments_is_the_flow(base, placement):
-    """Increments of neighbouring steps agree in the limit: order 1, whatever the base's."""
+    """Runs with turned increments converge to the flow with order 1, for any base.
+
+    Increments of neighbouring steps agree in the limit.
+    """
     truth = flows()[2]
     order, error = measured_order(lambda law: lml(law, base(law), ETA, placement), truth)
     assert np.all((order > 0.85) & (order < 1.3)), (error, order)
 
 
 def test_the_limit_of_turned_directions_is_another_flow():
-    """eps turned by O(h) in a term that is not of size h: what is added over all steps does not
-    vanish. With `y = x / a`, `xi = c / a` the limit is `dy = eps dxi + eta xi (d eps)_perp`."""
+    """Runs with turned directions converge to another flow.
+
+    eps is turned by O(h) in a term that is not of size h, so the sum over all steps does not
+    vanish. With `y = x / a` and `xi = c / a` the limit is `dy = eps dxi + eta xi (d eps)_perp`.
+    """
     _, _, truth, changed = flows()
     method = lambda law: lml(law, ddim(law), ETA, "direction")
     order, error = measured_order(method, truth)
@@ -276,7 +298,7 @@ ETA = 0.3
 
 @functools.cache
 def flows():
-    """A law, 50 starts, and where the flow and the limit of turned directions take them."""
+    """Return a law, 50 starts, and their ends by the flow and by the limit of turned directions."""
     law, start = VP(), normal(50, 2)
     truth = runge_kutta(law, BLOBS, start, 0.01, 400)
     return law, start, truth, limit_of_directions(law, start)
@@ -289,8 +311,10 @@ def measured_order(method, truth, sizes=(64, 128, 256)):
 
 
 def limit_of_directions(law, x, steps=150, d=1e-5):
-    """RK4 in lam on `y' = eps xi' + eta xi P (d eps + J y')`, P across eps, solved for y'. The
-    derivatives of eps by central differences."""
+    """Solve `y' = eps xi' + eta xi P (d eps + J y')` for y' and integrate by RK4 in lam.
+
+    P projects onto the complement of eps. Derivatives of eps are central differences.
+    """
     ends = np.array([1.0, 0.01])
     a, lam = np.asarray(law.coeffs(ends).a), np.asarray(law.lam(ends))
 
@@ -312,9 +336,9 @@ def limit_of_directions(law, x, steps=150, d=1e-5):
     return a[1] * y
 
 
-# RMS distance to the end of the flow from 256 starts, by N, placement and eta; for a mixture
-# fitted to the same digits from another start and with other draws, which moves a figure by a few
-# hundredths of itself.
+# RMS distance to the end of the flow from 256 starts, by N, placement and eta. The mixture of these
+# figures was fitted to the same digits from another initialisation and with other draws, which
+# changes a figure by a few per cent.
 ETAS = (0.0, 0.01, 0.1, 0.3, 0.5, 1.0)
 SWEEP = {
     (10, "direction"): (0.1096, 0.1102, 0.1167, 0.1345, 0.1543, 0.2144),
@@ -326,7 +350,7 @@ SWEEP = {
 
 @functools.cache
 def digits():
-    """20 spherical components fitted to the digits, 256 starts, and the end of the flow."""
+    """Return 20 spherical components fitted to the digits, 256 starts, and the flow's ends."""
     law = VP()
     fit = GaussianMixture(20, covariance_type="spherical", random_state=0)
     fit.fit(load_digits().data / 8.0 - 1.0)
@@ -339,8 +363,10 @@ def digits():
 @pytest.mark.optimised
 @pytest.mark.parametrize("placement", ["direction", "noise"])
 def test_sweep_of_the_strength_on_digits(placement):
-    """In the direction term alone the turn only adds error; in the whole increment it works as an
-    extrapolation, and takes a fourth of the error away at eta = 1/2."""
+    """Turning the direction only adds error; turning the whole increment reduces it.
+
+    In the increment the turn is an extrapolation, and removes a fourth of the error at eta = 1/2.
+    """
     law = VP()
     net, start, truth = digits()
     sizes, of_each = (10, 20), len(ETAS) * len(start)

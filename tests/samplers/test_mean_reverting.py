@@ -1,4 +1,4 @@
-"""The MR sampler against its published updates, and any method of ours in w against itself."""
+"""The MR sampler against its published updates, and other methods shifted to w."""
 
 import functools
 from itertools import pairwise
@@ -48,7 +48,7 @@ updates = pytest.mark.parametrize(("kind", "order", "form"), ODES + SDES)
 
 
 def published(kind, order, form, predict, mu, x, ts):
-    """The updates as published, in x, with orders rising 1, 2, 3 (arXiv 2502.07856)."""
+    """Run the updates as published, in x, with orders rising 1, 2, 3 (arXiv 2502.07856)."""
     a, S = (np.asarray(v) for v in LAW.coeffs(ts))
     lam, past, lengths = np.asarray(LAW.lam(ts)), [], []
     for i, (s, t) in enumerate(zip(range(len(ts) - 1), range(1, len(ts)))):
@@ -77,7 +77,7 @@ def published(kind, order, form, predict, mu, x, ts):
             p1 = 1 - np.exp(-h)
             p2 = 1 - p1 / h
             of_mu = 1 - St / Ss + St / Ss * as_ - at
-            # p3 = (1/2 - p2 / h) with the sign that phi_3(-h) h has
+            # p3 = (1/2 - p2 / h), with the sign of phi_3(-h) h.
             x = St / Ss * x + of_mu * mu + at * (p1 * q + p2 * D1 + (0.5 - p2 / h) * D2)
         else:
             p1 = 1 - np.exp(-2 * h)
@@ -90,7 +90,7 @@ def published(kind, order, form, predict, mu, x, ts):
 
 @functools.cache
 def ends():
-    """All ten updates by us, and in w by what else we have of the same, compiled at once."""
+    """Return the ends of all ten updates, and of equal methods for affine laws in w."""
     mu, x = pairs()
     ts = make_grid("uniform", LAW, 6, 0.02)
     ours = {u: mr_sampler(LAW, mu, u[1], u[2], eta=float(u[0] == "sde")) for u in ODES + SDES}
@@ -122,7 +122,10 @@ def jitted_bent():
 
 @updates
 def test_it_is_the_published_update(kind, order, form):
-    """All ten, on nodes even in t, to round-off: the shift to w, the weights, mu's own, and z."""
+    """All ten updates equal the published ones to rounding, on nodes even in t.
+
+    This checks the shift to w, the weights, the weight of mu, and z.
+    """
     mu, x = (np.asarray(v) for v in pairs())
     ts = make_grid("uniform", LAW, 6, 0.02)
     want = published(kind, order, form, jitted_bent(), mu, x, ts)
@@ -131,7 +134,7 @@ def test_it_is_the_published_update(kind, order, form):
 
 @pytest.mark.parametrize("name", known_elsewhere())
 def test_what_it_is_called_elsewhere(name):
-    """The same updates in w, by our solvers for affine laws."""
+    """Solvers for affine laws in w give the same updates."""
     ours, known = ends()
     np.testing.assert_allclose(
         ours[known_elsewhere()[name][0]], known[name], rtol=1e-10, atol=1e-11
@@ -140,7 +143,7 @@ def test_what_it_is_called_elsewhere(name):
 
 @pytest.mark.parametrize("form", ["noise", "data"])
 def test_order_three_is_that_of_3m(form):
-    """Once three outputs are known; the second steps of the two differ (see above)."""
+    """Order 3 equals 3M once three outputs are known; the second steps of the two differ."""
     rng = np.random.default_rng(0)
     now, last, before = rng.standard_normal((3, 4, 2))
 
@@ -154,11 +157,14 @@ def test_order_three_is_that_of_3m(form):
 
 
 def test_any_method_in_w():
-    """`reverting` is the method on w, shifted: whatever it remembers, and wherever it evaluates."""
+    """`reverting` runs any method on w and shifts the result.
+
+    The method may have a memory and may evaluate anywhere.
+    """
     mu, x = pairs()
     ts = make_grid("uniform_lam", LAW, 5, 0.02)
     predict = bent(mu)
-    # Two evaluations a step, a memory, and a corrector that stays at s with noise of its own.
+    # With two evaluations per step; with a memory; with a corrector at s that has its own noise.
     corrected = chain(reverse_diffusion(LAW), langevin(LAW, 0.1, 1))
     methods = [dpm_solver(LAW, order=2), unipc(LAW, 1), corrected]
 
@@ -174,7 +180,7 @@ def test_any_method_in_w():
 
 
 def test_posterior_and_euler_as_published():
-    """IR-SDE's two steps, written out in x."""
+    """`posterior` and `euler` equal IR-SDE's two steps, written out in x."""
     mu, x = pairs()
 
     @jax.jit
@@ -197,7 +203,7 @@ def test_posterior_and_euler_as_published():
 
 
 def test_without_mu_it_is_vp():
-    """mu = 0, std = 1, constant theta: the run of the VP law of that beta, by any method."""
+    """With mu = 0, std = 1 and constant theta, runs equal those of the VP law with that beta."""
     beta = -2.0 * np.log(0.005)
     vp, law = VP(beta_min=beta, beta_max=beta), MeanReverting(std=1.0, schedule="constant")
     x = starts(50)
@@ -217,7 +223,7 @@ def test_without_mu_it_is_vp():
 
 
 def test_order_falls_at_the_end_and_padding_rests():
-    """The last step is of order 1, if asked for; a step of length zero changes nothing."""
+    """With `lower_order_final` the last step has order 1; a step of length zero changes nothing."""
     mu, x = pairs()
     ts = LAW.t_of_lam(jnp.linspace(-3.0, 2.0, 5))
 
@@ -245,7 +251,10 @@ def test_order_falls_at_the_end_and_padding_rests():
 
 
 def test_clip_spares_the_noise_form():
-    """From lam = -17 a long first step multiplies the rounding of the noise by e^h in float32."""
+    """`clip_lam` avoids large rounding errors of the noise form in float32.
+
+    From lam = -17, a long first step multiplies the rounding of the noise by e^h.
+    """
     law = MeanReverting(end=1e-8, schedule="constant")
     mu = np.full((200, 1), 0.6, np.float32)
     z = np.float32(np.random.default_rng(0).standard_normal((200, 1)))

@@ -1,4 +1,4 @@
-"""Orders of the MR sampler: exact flow, exact moments of the SDE updates, a point, digits."""
+"""Orders of the MR sampler, against the exact flow and exact moments; one data point; digits."""
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,11 @@ ODES = [(order, form) for order in (1, 2, 3) for form in ("noise", "data")]
 
 
 def test_ode_orders_against_the_exact_flow():
-    """For data that are Gaussian given mu: orders 1, 2 and 2, the last with a smaller error.
+    """For data that are Gaussian given mu, orders are 1, 2 and 2, the last with a smaller error.
 
-    The second difference of order 3 is half of the derivative; with the full one, Adams-Bashforth
-    in w, the slope on these data is 3."""
+    The second difference of order 3 is half of the derivative. With the full derivative, which is
+    Adams-Bashforth in w, the slope on these data is 3.
+    """
     mu, x = pairs()
     of_mu = np.asarray(mu)
     (m_s, v_s, _), (m_t, v_t, _) = (moments_at(LAW, t, of_mu, SPREAD) for t in (1.0, 0.02))
@@ -50,15 +51,18 @@ def test_ode_orders_against_the_exact_flow():
 
 @struct.dataclass
 class Impulses(MeanReverting):
-    """Whose noise at step `key` is 1 for the example of that number and 0 for the others."""
+    """A law whose noise at step `key` is 1 for the example of that number and 0 for the others."""
 
     def noise(self, key, x):
         return jnp.where(jnp.arange(x.shape[0]) == key, 1.0, 0.0)[:, None] + jnp.zeros_like(x)
 
 
 def exact_moments(make, ts, mu, spread):
-    """Mean and variance at the end of a method that is affine in x and its noise, started at
-    `mu + std z`: one example for each impulse, two more for the start and the mean."""
+    """Return exact mean and variance at the end of a method that is affine in x and its noise.
+
+    The start is `mu + std z`. There is one example for each impulse of noise, and two more for the
+    start and the mean.
+    """
     law, n = Impulses(), ts.shape[0] - 1
     at_mean = jnp.full((n + 2, 1), mu)
     x = at_mean.at[n].add(law.std)
@@ -74,8 +78,11 @@ def exact_moments(make, ts, mu, spread):
 
 
 def reverse_moments(mu, spread, end):
-    """The same of the reverse SDE itself: for Gaussian data it is the law conditioned, whose gain
-    from t to s is `(a_t / a_s) v_s / v_t`."""
+    """Return exact mean and variance at the end of the reverse SDE itself.
+
+    For Gaussian data its transition is the law conditioned on x_t, with the gain
+    `(a_t / a_s) v_s / v_t` from t to s.
+    """
     (m_t, v_t, a_t), (m_s, v_s, a_s) = (moments_at(LAW, t, mu, spread) for t in (1.0, end))
     k = a_t / a_s * v_s / v_t
     return m_s + k * (mu - m_t), v_s - k**2 * v_t + k**2 * LAW.std**2
@@ -91,9 +98,12 @@ SDE_METHODS = {
 
 
 def test_sde_weak_orders_exactly():
-    """The error of mean and variance for Gaussian data, without a random number: of order 1 and 2.
-    The noise form of order 1 is better than that in the variance; the data form has no error in
-    the mean, since its prediction of the mean is always the same."""
+    """Mean and variance for Gaussian data converge with the stated orders 1 and 2.
+
+    They are computed without random numbers. In the variance the noise form of order 1 is better
+    than stated. In the mean the data form has no error, because its prediction of the mean is
+    constant.
+    """
     mu, end = 0.6, 0.02
     ts, (mean, var) = grids(end), reverse_moments(mu, SPREAD, end)
     found = jax.jit(
@@ -113,9 +123,11 @@ def test_sde_weak_orders_exactly():
 
 
 def test_one_data_point():
-    """Every ODE update is exact in one step of any length, and so is every data-form SDE update.
-    That of the noise form is not: its start's noise, which shrinks by `c_s / c_t`, is taken as
-    `2 - exp(h)` times that, and added to noise of the variance `c_s^2 (exp(2 h) - 1)`."""
+    """For one data point, ODE updates and data-form SDE updates are exact in a step of any length.
+
+    The noise form of the SDE is not exact. It scales the start's noise by `2 - exp(h)` times
+    `c_s / c_t`, and adds noise of variance `c_s^2 (exp(2 h) - 1)`.
+    """
     mu, x = pairs()
     first = float(LAW.lam(jnp.asarray(1.0)))
     lam = np.stack([[first, *[2.0] * 4], np.linspace(first, 2.0, 5)], 1)
@@ -147,9 +159,11 @@ def test_one_data_point():
 
 
 def test_noise_against_data_form_on_the_mixture():
-    """On M1 with few steps even in t it is the noise form of order 2 that is nearer, unlike what is
-    published for networks on images: DPM-Solver 2M to the digits of an independent computation,
-    and the MR sampler, whose second order weighs the slope otherwise, the same way."""
+    """On M1 with few steps even in t, the noise form of order 2 has the smaller error.
+
+    For networks on images the opposite is published. DPM-Solver 2M has the errors of an independent
+    computation. The MR sampler, whose order 2 weighs the slope differently, behaves alike.
+    """
     sizes, law, x = (5, 20), VP(), starts()
     ts = padded([make_grid("uniform", law, n, 0.01) for n in sizes])
     methods = [make(law, 2, f) for make in (dpm_multistep, mr_multistep) for f in ("noise", "data")]
@@ -166,7 +180,7 @@ def test_noise_against_data_form_on_the_mixture():
 
 
 def test_samples_belong_to_their_keys():
-    """With a key per example, sample 2 is the same alone; moments are those of the recursion."""
+    """With a key per example, sample 2 is the same when drawn alone; moments are exact."""
     n = 8000
     ts = make_grid("uniform_lam", LAW, 8, 0.02)
 
@@ -192,9 +206,11 @@ def test_samples_belong_to_their_keys():
 
 
 def test_digits_in_ten_steps():
-    """Restoring digits by the exact denoiser: for most starts MR-2 is nearer to the end of the flow
-    in 10 evaluations than Euler in 100, even in t; and its samples follow the posterior, which
-    Euler's on the SDE in 10 do not."""
+    """MR-2 in 10 evaluations restores digits better than Euler in 100, with the exact denoiser.
+
+    For most starts it is nearer to the end of the flow, on steps even in t. Its samples follow the
+    posterior, unlike those of Euler on the SDE in 10 evaluations.
+    """
     problem = make_problem(count=8, copies=8)
     x, mu = restoration_starts(problem), jnp.asarray(problem.mu)
     predict = predict_fn(problem)
@@ -219,7 +235,7 @@ def test_digits_in_ten_steps():
     assert off(ours) < 0.5 * off(long), (off(ours), off(long))
     value, se = energy_of(few)
     assert value > 4 * se
-    # The exact flow, and draws, are at 0 within what 8 x 8 samples tell.
+    # The exact flow and exact draws have distance 0, within the precision of 8 x 8 samples.
     for out in (end, exact_draws(problem), ours):
         value, se = energy_of(out)
         assert abs(value) < 4 * se

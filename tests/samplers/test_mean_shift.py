@@ -1,6 +1,6 @@
-"""With the optimal denoiser DDIM is mean shift with a shrinking bandwidth, so no method of its own.
+"""With the optimal denoiser, DDIM is mean shift with a shrinking bandwidth.
 
-Chen et al. 2023 (arXiv 2305.19947).
+So mean shift needs no method of its own. Chen et al. 2023 (arXiv 2305.19947).
 """
 
 from itertools import pairwise
@@ -21,8 +21,11 @@ LAWS = {"vp": VP(), "ve": VE()}
 
 @pytest.mark.parametrize("law_name", LAWS)
 def test_ddim_is_annealed_mean_shift(law_name):
-    """Partial steps `sigma_s / sigma_t` of the mean-shift map of bandwidth sigma_t, in y = x / a:
-    a kernel average of the data written here in NumPy, over the same levels for all laws."""
+    """In y = x / a, a DDIM step is a part of a mean shift: y' = r y + (1 - r) shift(y).
+
+    Here r = `sigma_s / sigma_t`, and the shift is a kernel average of the data with bandwidth
+    sigma_t, computed in NumPy. All laws have the same noise levels.
+    """
     law, rng = LAWS[law_name], np.random.default_rng(0)
     data = rng.standard_normal((20, 3))
     lam = jnp.linspace(-2.0, 3.0, 13)

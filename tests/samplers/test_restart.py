@@ -1,4 +1,4 @@
-"""Restarts: moments by recursion, what is forgotten in closed form, and the run taken apart."""
+"""Restarts: moments by a recursion, loss of the start in closed form, and a run from its parts."""
 
 from functools import partial
 from itertools import pairwise
@@ -18,14 +18,14 @@ from sde_lib import EDM, VE, VP, Flow, SubVP, example_keys, fold_in
 
 LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "flow": Flow()}
 KEY = jax.random.key(0)
-# With its own grid, which is one program in the tests.
+# A law with its own grid, which is one program in the tests.
 restart = partial(any_restart, grid=GRIDS["karras"])
-# The second of these snaps to the last node but one, the first to the node next to it.
+# The second interval snaps to the last node but one, the first to the node next to it.
 TWO = (Restarts(0.3, 2.0, times=3, steps=2), Restarts(0.06, 0.2, times=1, steps=1))
 
 
 def recursion(law, ts, intervals):
-    """Mean and variance by DDIM with restarts, in NumPy, times found by bisection on the levels."""
+    """Return mean and variance by DDIM with restarts, in NumPy; times by bisection on levels."""
     sigma = lambda t: Level(law, t).c / Level(law, t).a
     time_at = lambda level: brentq(lambda t: sigma(t) / level - 1.0, 1e-6, 1.0, xtol=1e-14)
     mean, var = 0.0, PRIOR_STD[law] ** 2
@@ -52,8 +52,10 @@ def recursion(law, ts, intervals):
 
 @pytest.mark.parametrize("name", ["vp", "subvp", "ve"])
 def test_few_steps_follow_the_recursion(name):
-    """Within four standard errors of 40 000 samples; without its restarts it would be twice that
-    off and more."""
+    """Few steps give the recursion's moments within four standard errors of 40 000 samples.
+
+    Without the restarts the variance would differ by more than twice this tolerance.
+    """
     law, n = LAWS[name], 40_000
     ts = np.asarray(make_grid("karras", law, 8, 1e-2))
     run = restart(law, ddim(law), ts, TWO)
@@ -71,8 +73,11 @@ def test_few_steps_follow_the_recursion(name):
 
 @pytest.mark.parametrize("name, times", [("vp", 1), ("ve", 3), ("flow", 3)])
 def test_restarts_forget_the_start(name, times, x64, strict_ranks):
-    """Fine steps of Heun between sigma = 0.7 and 0.3 on Gaussian data, two runs with one key from
-    starts one apart: the correlation left by K restarts is `(V_low / V_high)^(K / 2)`."""
+    """After K restarts the correlation with the start is `(V_low / V_high)^(K / 2)`.
+
+    Measured on Gaussian data by two runs with one key from starts that differ by 1, with fine steps
+    of Heun between sigma = 0.7 and 0.3.
+    """
     law, low, high = LAWS[name], 0.3, 0.7
     ts = np.asarray(law.t_of_lam(-np.log(np.linspace(high, low, 41))))
     data, v_low, v_high = Gaussian.scalar(0.0, STD), low**2 + STD**2, high**2 + STD**2
@@ -86,7 +91,7 @@ def test_restarts_forget_the_start(name, times, x64, strict_ranks):
 
 
 def test_a_wrong_spread_is_forgotten_as_the_square():
-    """A start of four times the variance ends with an excess of `3 (V_low / V_high)^K`."""
+    """From a start with four times the variance, the excess ends as `3 (V_low / V_high)^K`."""
     law, low, high, times, n = EDM(), 0.3, 0.7, 2, 40_000
     ts = np.linspace(high, low, 13, dtype=np.float32)
     run = restart(law, heun(law), ts, [Restarts(low, high, times, 12)])
@@ -100,8 +105,10 @@ def test_a_wrong_spread_is_forgotten_as_the_square():
 
 
 def test_the_run_taken_apart(x64):
-    """A multistep method, piece by piece through `sample`: each return begins with an empty memory,
-    and the main run goes on with that of the last."""
+    """A run of a multistep method equals its pieces through `sample`.
+
+    Each return begins with an empty memory, and the main run goes on with the last return's memory.
+    """
     law, predict, x = VP(), M1.predict(VP()), np.linspace(-1.0, 1.0, 5)[:, None]
     ts, sampler = np.asarray(make_grid("karras", law, 8, 1e-2)), dpm_multistep(law, 2)
     k, n = int(np.argmin(np.abs(np.asarray(law.lam(ts)) + np.log(0.3)))), 8 + 2 * 4
@@ -125,7 +132,7 @@ def test_the_run_taken_apart(x64):
 
 
 def test_without_intervals_it_is_sample():
-    """With the noise of a stochastic method, and what was collected."""
+    """Without intervals, `restart` equals `sample`, in the noise and in what is collected."""
     law, ts = VP(), np.linspace(1.0, 0.1, 6, dtype=np.float32)
     collect = lambda state: state.x
 

@@ -1,4 +1,4 @@
-"""Restoration-degradation of affine laws by the exact and the Euler kernel, against exact flows."""
+"""Restoration-degradation for affine laws, by the exact and the Euler kernel."""
 
 import jax
 import jax.numpy as jnp
@@ -23,19 +23,19 @@ from sde_lib import EDM, VP
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 LAW, SIZES = VP(), (50, 200, 800)
 DATA = Gaussian(np.array([0.4, -0.7]), np.array([[0.5, 0.2], [0.2, 0.3]]))
-# Normal starts by their quantiles, whose mean square error is that of very many random ones.
+# Quantiles of the normal law as starts; their mean square error is that of very many random ones.
 QUANTILES = norm.ppf((np.arange(400) + 0.5) / 400)[:, None]
 TIMES = np.linspace(-2.0, 2.0, 13)
 
 
 def even(first, last, sizes):
-    """Grids even in t as the columns of one array, the short ones resting at their end."""
+    """Return grids even in t as columns of one array; short ones repeat their last time."""
     grids = [np.linspace(first, last, n + 1) for n in sizes]
     return np.stack([np.pad(ts, (0, max(sizes) + 1 - len(ts)), "edge") for ts in grids], 1)
 
 
 def ends(method, predict, x, ts):
-    """Where each of the grids, the columns of ts, ends: `(S, B, ...)`."""
+    """Return the ends `(S, B, ...)` of runs on the grids, which are the columns of ts."""
     return jax.vmap(lambda ts: sample(KEY, predict, method, x, ts).x, in_axes=1)(ts)
 
 
@@ -45,8 +45,8 @@ def solution():
         return np.asarray(jax.jit(lambda x: runge_kutta(LAW, M1, x, 0.05, 1000))(QUANTILES))
 
 
-# RMS errors on M1 from 1 to 0.05 in N even steps, by an implementation of its own: a number of
-# steps, or a share of t.
+# RMS errors on M1 from 1 to 0.05 in N even steps, by an independent implementation. The look-back
+# is a number of steps ("h"), or a share of t.
 REFERENCE = {
     (2.0, "h"): (4.2e-1, 4.7e-1, 4.8e-1),
     (8.0, "h"): (5.7e-2, 8.7e-2, 1.0e-1),
@@ -58,7 +58,7 @@ REFERENCE = {
 
 
 def test_errors_on_a_mixture(solution):
-    """A share of t is of order 1, and the longer the better; so many steps are a bias."""
+    """A look-back that is a share of t gives order 1; one of a number of steps gives a bias."""
 
     @jax.jit
     def run(number, of_time, x, ts):
@@ -74,7 +74,10 @@ def test_errors_on_a_mixture(solution):
 
 
 def test_back_to_the_data_is_ddim():
-    """Equal on every law, and by the rule `ell = t` where the law has no noise at time 0."""
+    """A look-back to the data gives DDIM for every law.
+
+    The rule `ell = t` gives the same if the law has no noise at time 0.
+    """
     x = np.random.default_rng(0).standard_normal((15, 2))
 
     def run(law, x):
@@ -95,7 +98,10 @@ def test_back_to_the_data_is_ddim():
 
 
 def test_steps_as_they_are_written():
-    """`x' = (x + V score) / k`, `z = (x - k x') / sqrt(V)`, `k' x' + sqrt(V') z`, in NumPy."""
+    """A step equals its formulas in NumPy.
+
+    They are `x' = (x + V score) / k`, `z = (x - k x') / sqrt(V)`, and `k' x' + sqrt(V') z`.
+    """
     share, start = 0.4, np.random.default_rng(0).standard_normal((10, 2))
 
     def run(law, x):
@@ -118,7 +124,7 @@ def test_steps_as_they_are_written():
 
 
 def test_simulated_noise_has_less_than_unit_variance():
-    """From any u the noise found is a mean: of each mode the part V / v of a unit of it."""
+    """The simulated noise is a conditional mean, so its variance is V / v for each mode."""
     std, shares = 0.6, np.array([0.2, 0.7, 0.999])
     data = Gaussian.scalar(0.2, std)
     # Five points of mean square 1.
@@ -152,14 +158,17 @@ def test_simulated_noise_has_less_than_unit_variance():
 
 
 def test_one_step_has_the_drift_of_the_flow():
-    """By the exact kernel to O(h), whatever ell. By Euler's to O(ell), whose factor is known: half
-    the change of the forward drift along the way back, `-(f_x R + f_t) / 2`."""
+    """A step has the flow's drift, up to O(h) with the exact kernel, for any ell.
+
+    With the Euler kernel the error is O(ell). Its factor is half of the change of the forward drift
+    along the reverse path, `-(f_x R + f_t) / 2`.
+    """
     x, t, sizes = np.array([[-1.5], [-0.8], [0.1], [0.6], [1.4]]), 0.5, np.array([1e-5, 1e-6])
 
     @jax.jit
     @jax.vmap
     def drifts(ell, h):
-        """The mean over a step of h by three methods, `(3, B, 1)`."""
+        """Return the mean drift over a step of h by three methods, `(3, B, 1)`."""
         fixed = lambda t, h: jnp.full_like(h, ell)
         steps = restoration_degradation(LAW, fixed), euler_restoration(LAW, fixed, root=False)
         steps += (euler_restoration(LAW, fixed),)
@@ -175,17 +184,20 @@ def test_one_step_has_the_drift_of_the_flow():
     for ell, (coarse, fine) in zip(ells, off):
         np.testing.assert_allclose(fine[0], 0.1 * coarse[0], rtol=0.02, atol=1e-7)
         assert np.max(np.abs(coarse[0])) < 1e-2
-        # The drift of VP is linear in x and in t: no rest but the product of both.
+        # VP's drift is linear in x and in t, so the only other term is the product of both.
         expected = -0.5 * ell * (f * reverse + rate * x) + 0.5 * ell**2 * rate * reverse
         np.testing.assert_allclose(fine[1], expected, rtol=1e-4, atol=1e-6)
-        # The root adds h / (8 ell) of `R - f`, 1e-5 here.
+        # The root adds h / (8 ell) times `R - f`, which is 1e-5 here.
         atol = 2e-6 / ell * np.max(np.abs(reverse)) + 1e-6
         np.testing.assert_allclose(fine[2], fine[1], atol=atol)
 
 
 def test_so_many_steps_have_a_known_limit():
-    """`ell = c h` follows `f - w G^2 score` with `w = 1 / (1 + sqrt(1 - 1 / c))` for 1/2: under EDM
-    Gaussian data are narrowed by `(v_s / v_t)^w`, not by the root of it."""
+    """With `ell = c h`, steps converge to another field than the flow, `f - w G^2 score`.
+
+    The weight is `w = 1 / (1 + sqrt(1 - 1 / c))` instead of 1/2. Under EDM, Gaussian data are
+    narrowed by `(v_s / v_t)^w` instead of `(v_s / v_t)^(1/2)`.
+    """
     law, std, (t, s) = EDM(), 0.7, (2.0, 0.2)
     counts = np.array([1.0, 2.0, 8.0])
     gain = (std**2 + s**2) / (std**2 + t**2)
@@ -204,16 +216,19 @@ def test_so_many_steps_have_a_known_limit():
     for i, limit in enumerate(gain**w):
         for found, exact in ((by_kernel[i], counts[i] == 1.0), (by_euler[i], False)):
             off = np.abs(found - limit)
-            # c = 1 by the exact kernel is right at any h: a step is the posterior mean, `v_s/v_t`.
+            # With the exact kernel and c = 1, a step is the posterior mean for any h, `v_s/v_t`.
             assert np.all(off < 1e-14) if exact else 0.9 < slope(SIZES[1:], off[1:]) < 1.1
             assert off[-1] < 0.05 * abs(limit - gain**0.5)
-        # Without the root there is no such bias. With no drift either, this is Euler on the flow.
+        # Without the root there is no such bias; as this law has no drift, it is Euler on the flow.
         assert 0.9 < slope(SIZES[1:], np.abs(rootless[i] - gain**0.5)[1:]) < 1.1
 
 
 def test_euler_kernel_on_vp(solution):
-    """`ell ~ sqrt(h)` falls as `sqrt(h)`, `ell = 2 h` stalls, and without the root it is of order
-    1; all slow, where the drift is as stiff as here."""
+    """With the Euler kernel on VP, the error's order depends on the look-back.
+
+    With `ell ~ sqrt(h)` the error falls as `sqrt(h)`. With `ell = 2 h` it does not fall. Without
+    the root it has order 1. All are slow here, because the drift is stiff.
+    """
     sizes, x, truth = (200, 800, 3200), QUANTILES[::10], solution[::10]
 
     @jax.jit
@@ -233,7 +248,7 @@ def test_euler_kernel_on_vp(solution):
 
 
 def test_the_default_rules():
-    """A number is a share of t for one method, and c of `c sqrt(h)` for the other."""
+    """A number is a share of t for one method, and the factor c of `c sqrt(h)` for the other."""
     x, (t, s) = QUANTILES[::40], np.array([0.7, 0.6])
 
     @jax.jit
@@ -251,8 +266,10 @@ def test_the_default_rules():
 
 
 def test_distance_of_the_law_to_the_data_falls():
-    """A step is affine in x for Gaussian data, so W2 to the exact marginal is exact too, from the
-    ends of three points. It falls as 1 / N."""
+    """W2 between the samples' law and the exact marginal falls as 1 / N.
+
+    For Gaussian data a step is affine in x, so W2 follows exactly from the ends of three points.
+    """
     x, sizes = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), (40, 80, 160, 320)
     lam = even(-4.0, 3.0, sizes)
 

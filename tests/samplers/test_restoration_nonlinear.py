@@ -1,4 +1,4 @@
-"""Restoration-degradation of laws that are not affine, and where its Euler step is DDIM."""
+"""Restoration-degradation for laws that are not affine; for linear laws it is DDIM."""
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +24,13 @@ U = (np.arange(200) + 0.5) / 200
 
 
 def even(t1, sizes):
-    """Grids even in t from t1 to 0 as the columns of one array, the short ones resting there."""
+    """Return grids even in t from t1 to 0 as columns of one array; short ones repeat 0."""
     grids = [np.linspace(t1, 0.0, n + 1) for n in sizes]
     return np.stack([np.pad(ts, (0, max(sizes) + 1 - len(ts))) for ts in grids], 1)
 
 
 def ends(method, predict, x, ts):
-    """Where each of the grids, the columns of ts, leads: `(S, B, ...)`."""
+    """Return the ends `(S, B, ...)` of runs on the grids, which are the columns of ts."""
     return jax.vmap(lambda ts: sample(KEY, predict, method, x, ts).x, in_axes=1)(ts)
 
 
@@ -41,19 +41,22 @@ def quantiles(logp):
 
 
 def density_of(law):
-    """From M1: two peaks, at no place where the law has its own."""
+    """Return the density from M1, whose two peaks are not at the wells of the law."""
     peaks = lambda x: np.log(0.4 * norm.pdf(x, -1.2, 0.35) + 0.6 * norm.pdf(x, 0.9, 0.35))
     return fokker_planck(law, peaks, GRID, law.t1 * np.linspace(0.0, 1.0, 161) ** 2)
 
 
 def distance(y, truth):
-    """W1, from ends `(S, B, 1)` and the quantiles of the law."""
+    """Return the W1 distance of ends `(S, B, 1)` to the quantiles of a law."""
     return np.mean(np.abs(np.sort(np.asarray(y), axis=1) - truth[None]), axis=(1, 2))
 
 
 def test_it_is_ddim_for_every_linear_law():
-    """In `y = x / a` over the time `(c / a)^2` any affine law is `dy = dw`, whose kernel is that of
-    Euler: the step for general laws, with the data for its cleaner state, is that of DDIM."""
+    """For affine laws the step for general laws, with a look-back to the data, is DDIM's.
+
+    In `y = x / a` over the time `(c / a)^2` any affine law is `dy = dw`, for which the Euler kernel
+    is exact.
+    """
     brownian = DoubleWell(linear=0.0, cubic=0.0, g=1.0)
     y = np.exp(2.0) * np.random.default_rng(0).standard_normal((30, 1))
 
@@ -77,10 +80,11 @@ def test_it_is_ddim_for_every_linear_law():
 
 
 def test_a_law_that_is_not_affine():
-    """`dx = -x^3 dt + dw`, from the exact density at t1 back to the data: W1 and the distance of
-    each path both fall, as the root of the step or, without the root, as the step.
+    """For `dx = -x^3 dt + dw`, from the exact density at t1, W1 and path errors fall with the step.
 
-    In one dimension the flow keeps the order, so quantiles go to quantiles: no solve is needed."""
+    They fall as the root of the step or, without the root in the method, as the step. In one
+    dimension the flow maps quantiles to quantiles, so the truth needs no solve.
+    """
     density = density_of(CUBIC)
     x, truth = quantiles(density.table[-1]), quantiles(density.table[0])
     methods = euler_restoration(CUBIC), euler_restoration(CUBIC, number_of_steps(1), False)
@@ -92,14 +96,17 @@ def test_a_law_that_is_not_affine():
     limits = (0.35, 0.6, 0.03), (0.8, 1.1, 0.002)
     for y, (low, high, end) in zip(run(x, even(1.0, SIZES)), limits):
         found = distance(y, truth)
-        # Restored samples keep the order but where a step is too long.
+        # Restored samples keep their order, except where a step is too long.
         assert np.all(rms(y, truth) >= found) and np.all(np.diff(rms(y, truth)) < 0.0)
         assert low < slope(SIZES, found) < high and found[-1] < end
 
 
 def test_from_the_wells_of_the_prior_to_the_data():
-    """A whole run, from quantiles of the law's own prior. Over ten times the wells' unit of time
-    the bias of ell adds up: steps help slowly, and Heun shows how near the score itself leads."""
+    """A whole run from quantiles of the law's prior comes near to the data.
+
+    Over ten units of the wells' time, the bias of ell adds up, so more steps help slowly. Heun
+    shows how near the exact score leads.
+    """
     density = density_of(WELLS)
     x, truth = quantiles(np.asarray(WELLS.log_weight(GRID))), quantiles(density.table[0])
 
@@ -122,12 +129,12 @@ def test_from_the_wells_of_the_prior_to_the_data():
     assert np.all(np.diff(root) < 0.0) and np.all(np.diff(linear) < 0.0)
     assert linear[-1] < 0.25 * before and linear[-1] < root[-1] < before < 2.0 * stalled[-1]
     assert abs(stalled[2] / stalled[1] - 1.0) < 0.1
-    # What t1 = 10 leaves of the slowest part is 1.5 %.
+    # At t1 = 10, 1.5 % of the slowest mode remains.
     assert by_heun[0] < 0.06 * before
 
 
 class Geometric:
-    """`dx = mu x dt + sigma x dw`: log-normal data stay so, and the flow is known."""
+    """`dx = mu x dt + sigma x dw`: log-normal data stay log-normal, so the flow is known."""
 
     t0, t1, diffusion_type, mu, sigma = 0.0, 1.0, "diagonal", 0.3, 0.6
 

@@ -1,4 +1,4 @@
-"""Adaptive sampling: the flow ODE and the reverse SDE, to a tolerance."""
+"""Adaptive sampling by the flow ODE and the reverse SDE, to a tolerance."""
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,11 @@ KEY = jax.random.key(0)
 
 
 def counted(f, calls=None):
-    """A host counter of calls. Without arguments a callback runs once for all mapped examples, so
-    it counts the longest solve of a batch."""
+    """Return the function with a counter of its calls on the host.
+
+    A callback without arguments runs once for all mapped examples, so it counts the longest solve
+    of a batch.
+    """
     calls = [] if calls is None else calls
 
     def wrapped(*args):
@@ -33,8 +36,10 @@ def counted(f, calls=None):
 
 @pytest.mark.parametrize("method", SOLVERS)
 def test_solver_entry(method, x64):
-    """`y' = -3 sin(5 t) y` has a closed solution; forwards and backwards, to tolerance, and with
-    the stated number of evaluations, rejected steps included."""
+    """A solve of `y' = -3 sin(5 t) y`, forwards and backwards, meets its tolerance.
+
+    The stated number of evaluations is right, with rejected steps.
+    """
     field, calls = counted(lambda t, y: -3.0 * jnp.sin(5.0 * t) * y)
     exact = lambda t: np.exp(0.6 * (np.cos(5.0 * t) - 1.0))
 
@@ -54,7 +59,7 @@ def test_solver_entry(method, x64):
 
 
 def test_count_without_mapping(x64):
-    """The same count where nothing is mapped over."""
+    """The number of evaluations is right without `vmap` too."""
     field, calls = counted(lambda t, y: -y)
     solve = jax.jit(lambda y: solve_ode(field, y, 0.0, 1.0, Solver("tsit5")))
     nfe = jax.block_until_ready(solve(np.ones(2))).nfe
@@ -63,7 +68,7 @@ def test_count_without_mapping(x64):
 
 
 def test_ode_reaches_the_flow_map(x64):
-    """Gaussian data: the error is of the order of the tolerance, and falls with it."""
+    """For Gaussian data the error is of the order of the tolerance, and falls with it."""
     calls = []
 
     def run(law, x, eps, tol):
@@ -84,15 +89,15 @@ def test_ode_reaches_the_flow_map(x64):
             assert np.max(result.nfe) == len(calls) > previous and result.nfe.shape == (4,)
             assert not np.any(result.failed)
             previous = len(calls)
-        # Global error against local tolerance.
+        # The tolerance is for local errors, the comparison for the global error.
         assert np.all(np.array(errors) < 100 * np.array(TOLERANCES)), (name, errors)
 
 
 def test_no_sample_is_wrong_unnoticed():
-    """Every one of 2048 samples, at loose tolerances, in the variable that the configs name.
+    """All of 2048 samples are right at loose tolerances, in the variable that the configs name.
 
-    Without a longest step 29 to 66 of them were off by 0.1 and more on VP and sub-VP; in t, EDM's
-    largest errors are several times these.
+    Without a longest step, 29 to 66 of them had errors of 0.1 and more on VP and sub-VP. Over t,
+    EDM's largest errors would be several times these.
     """
     data, z = Gaussian.scalar(0.3, 0.7), np.random.default_rng(0).standard_normal((2048, 1))
 
@@ -112,8 +117,10 @@ def test_no_sample_is_wrong_unnoticed():
 
 
 def test_variable_of_integration(x64):
-    """Whatever the variable and the size of the data, the end is that of the flow, backwards and
-    forwards, by other evaluations; over t it is that of the two tests above."""
+    """In every variable, with any sigma_data, solves in both directions end where the flow does.
+
+    They make different numbers of evaluations. The two tests above have solves over t.
+    """
 
     def run(law, x, eps):
         predict = PLANE.predict(law)
@@ -136,8 +143,7 @@ def test_variable_of_integration(x64):
 
 
 def test_data_of_one_size_do_not_move_in_the_frame():
-    """Gaussian data of standard deviation sigma_d: the slope is zero in z, so the fewest steps
-    there can be are exact."""
+    """For Gaussian data of std sigma_data the slope in z is zero, so the fewest steps are exact."""
     law, data = VP(), Gaussian.scalar(0.0, 0.7)
     x = np.float32(np.random.default_rng(0).standard_normal((16, 1)))
     reference = data.flow_map(law, x, law.t1, 1e-3)
@@ -164,7 +170,7 @@ def test_frames_that_do_not_exist():
 
 
 def test_ode_in_float32_at_the_default_tolerance():
-    """With the last step to the conditional mean of the data, one evaluation more."""
+    """In float32 at the default tolerance, with a last denoising of one more evaluation."""
     law, eps, predict = VP(), np.float32(0.01), PLANE.predict(VP())
     run = jax.jit(lambda x: adaptive_ode(law, 0.01, Solver(), denoise=True)(KEY, predict, x))
     x = np.float32(np.random.default_rng(0).standard_normal((16, 2)))
@@ -177,7 +183,7 @@ def test_ode_in_float32_at_the_default_tolerance():
 
 @pytest.fixture(scope="module")
 def short_solves():
-    """`(x, tolerance) -> result` of at most 60 steps, each example by itself and all jointly."""
+    """Return `(x, tolerance) -> result` of at most 60 steps, per example and jointly."""
 
     def of(per_example):
         solver = lambda tol: Solver("bosh3", tol, tol, 60)
@@ -208,7 +214,7 @@ def test_example_does_not_depend_on_its_batch_but_a_joint_solve_does(short_solve
 
 @pytest.mark.parametrize("per_example", [True, False])
 def test_ode_failure_is_reported(per_example, short_solves):
-    """Too few steps, or a value that is not finite: `failed`, and nan in place of an answer."""
+    """Too few steps or a value that is not finite give `failed` and nan."""
     run = short_solves[per_example]
     result = run(FOUR, 1e-6)
     assert np.all(result.failed) and np.all(np.isnan(result.x))
@@ -221,8 +227,8 @@ def test_ode_failure_is_reported(per_example, short_solves):
     np.testing.assert_array_equal(np.isnan(result.x).any(1), expected)
 
 
-# Narrow in half of its directions: over t, at a tolerance of 0.1, these keep noise of several times
-# their own spread.
+# Data that are narrow in half of their directions. Over t, at a tolerance of 0.1, these directions
+# keep noise of several times their own spread.
 ROW = Gaussian(np.full(16, 0.4), np.diag(np.repeat([0.3, 0.02], 8) ** 2))
 ORDER = np.arange(64)
 STARTS = np.float32(np.random.default_rng(0).standard_normal((64, 16)))
@@ -230,8 +236,11 @@ STARTS = np.float32(np.random.default_rng(0).standard_normal((64, 16)))
 
 @pytest.fixture(scope="module")
 def reverse_sde():
-    """`(name, x, tolerance, order) -> result` over lam, the examples in an order of their numbers,
-    which seed their keys; and the counter of calls. A state above 1e6 is answered with nan."""
+    """Return `(name, x, tolerance, order) -> result` over lam, and the list of calls.
+
+    `order` has the numbers of the examples, which seed their keys. The network returns nan for a
+    state above 1e6.
+    """
     calls = []
 
     def run(law, x, tol, order, eps):
@@ -255,10 +264,12 @@ def reverse_sde():
 @pytest.mark.optimised
 @pytest.mark.parametrize("name", LAWS)
 def test_sde_has_the_moments_of_the_data_and_one_path_for_all_tolerances(name, reverse_sde):
-    """64 examples of 16 dimensions: mean and variance at eps within four standard errors. The
-    Brownian path belongs to the key: distances to the solve at 2e-3 fall with the tolerance, as
-    about its power 0.7, where unrelated paths would be the data's 0.4 apart. Another strength than
-    1 is in test_strength.py."""
+    """64 examples of 16 dimensions have the data's mean and variance within four standard errors.
+
+    The key determines the Brownian path: distances to the solve at 2e-3 fall with the tolerance, as
+    about its power 0.7. With unrelated paths they would be 0.4, the spread of the data. Strengths
+    other than 1 are in test_strength.py.
+    """
     law, n = LAWS[name], 64
     run, calls = reverse_sde
     x = np.float32(law.prior_std() * STARTS)
@@ -268,7 +279,7 @@ def test_sde_has_the_moments_of_the_data_and_one_path_for_all_tolerances(name, r
         result = run(name, x, tol)
         jax.effects_barrier()
         assert not np.any(result.failed)
-        # ShARK: two evaluations of the drift an attempted step
+        # ShARK evaluates the drift twice in each attempted step.
         assert np.max(result.nfe) == len(calls) and np.all(result.nfe % 2 == 0)
         ends.append(np.asarray(result.x, np.float64))
         counts.append(np.mean(result.nfe))
@@ -284,8 +295,10 @@ def test_sde_has_the_moments_of_the_data_and_one_path_for_all_tolerances(name, r
 
 
 def test_sde_ends_at_once_where_a_state_is_not_finite(reverse_sde):
-    """A start that is nan, and one to which the network answers nan: each is reported, and the
-    batch does not wait for it until `max_steps`."""
+    """An example with a nan start, or with nan from the network, is reported and ends at once.
+
+    The batch does not wait for it until `max_steps`.
+    """
     run, _ = reverse_sde
     x = np.ones((64, 16), np.float32)
     whole = run("vp", x, 1e-1)

@@ -1,4 +1,4 @@
-"""Langevin correctors: they keep the law they are built for, and pull towards it."""
+"""Langevin correctors keep the law of x_t, and pull other samples towards it."""
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,11 @@ from samplers.released import score_sde_steps
 from sde_lib import VE, VP
 from sde_lib.prediction import Prediction
 
-# Loops of many steps over many dimensions run for longer than they are compiled.
+# Loops of many steps over many dimensions run longer than they compile.
 pytestmark = pytest.mark.optimised
 KEY = jax.random.key(0)
 LAWS = {"vp": VP(), "ve": VE()}
-# Many dimensions, since a step by the norm of one example's score means little in one.
+# Many dimensions, because in one dimension the norm of one example's score is a poor step size.
 DIMS = 64
 CLOUDS = Mixture(
     np.array([0.4, 0.6]),
@@ -36,7 +36,7 @@ CLOUDS = Mixture(
 
 
 def at_level(law, data, t, n):
-    """Exact draws of x_t."""
+    """Return n exact draws of x_t."""
     rng = np.random.default_rng(0)
     a, c = (float(v) for v in law.coeffs(jnp.asarray(t)))
     x0 = data.draw(rng, n)
@@ -44,7 +44,7 @@ def at_level(law, data, t, n):
 
 
 def repeat(sampler, predict, x, t, times):
-    """The corrector alone, again and again at one noise level."""
+    """Apply the corrector alone, several times at one noise level."""
 
     def body(i, x):
         return sampler.step(jax.random.fold_in(KEY, i), predict, State(x), Span(t, t)).x
@@ -52,8 +52,8 @@ def repeat(sampler, predict, x, t, times):
     return jax.lax.fori_loop(0, times, body, x)
 
 
-# Excess of the variance over that of the law which a corrector keeps, besides O(e). A step size
-# that depends on x keeps `p |score|^2` in place of p, which on a Gaussian is 2 / D too much.
+# Relative excess of the variance that a corrector keeps, besides O(e). A step size that depends on
+# x keeps `p |score|^2` instead of p, whose variance for a Gaussian is 2 / D too large.
 KEEPERS = {
     "ald": (annealed_langevin, 0.0),
     "langevin batch": (lambda law, snr: langevin(law, snr, norm="batch"), 0.0),
@@ -67,7 +67,7 @@ def test_every_corrector_is_here():
 
 @pytest.mark.parametrize("name", KEEPERS)
 def test_keeps_the_law_it_starts_in(name):
-    """40 steps of a 200th of the variance: moments stay, within four standard errors and O(e)."""
+    """40 steps of a 200th of the variance keep the moments within four standard errors and O(e)."""
     t, n, snr = np.float32(0.45), 2000, 0.05
     make, excess = KEEPERS[name]
     run = lambda law, x, t: repeat(make(law, snr), CLOUDS.predict(law), x, t, 40)
@@ -77,7 +77,7 @@ def test_keeps_the_law_it_starts_in(name):
         out = np.asarray(run(law_name, x, t))
         mean, cov = CLOUDS.moments(law, t)
         a, c = (float(v) for v in law.coeffs(jnp.asarray(t)))
-        # The mean over the dimensions tells the two clouds apart, the rest is their spread.
+        # The mean over dimensions differs between the two clouds; the rest is their spread.
         spread = a**2 * (CLOUDS.weights @ CLOUDS.stds**2) + c**2
         for y, limit in ((x, 0.005), (out, 0.01 + excess)):
             y = np.asarray(y, np.float64)
@@ -88,7 +88,10 @@ def test_keeps_the_law_it_starts_in(name):
 
 
 def test_norms_per_example_keep_the_law_times_the_squared_score():
-    """On N(0, I) in 8 dimensions: |x|^2 has mean D + 2, not D, under `p |score|^2`."""
+    """With norms per example the stationary law is `p |score|^2`.
+
+    For N(0, I) in 8 dimensions, |x|^2 has mean D + 2 under it, instead of D.
+    """
     dims, n = 8, 4000
     x = np.float32(np.random.default_rng(0).standard_normal((n, dims)))
     law, t = VP(), np.float32(0.5)
@@ -102,7 +105,7 @@ def test_norms_per_example_keep_the_law_times_the_squared_score():
 
 @pytest.mark.parametrize("name", CORRECTORS)
 def test_pulls_towards_the_law(name):
-    """Started off, in mean and in spread: the distance in W2 falls to a few percent of itself."""
+    """From a wrong mean and spread, the W2 distance falls to less than 5 %."""
     law, t, n = VE(), np.float32(0.6), 500
     data = Gaussian.scalar(0.5, 0.7, DIMS)
     mean, cov = data.moments(law, t)
@@ -120,7 +123,7 @@ def test_pulls_towards_the_law(name):
 
 
 def test_one_small_step_has_the_stated_drift_and_noise():
-    """`x + e g + sqrt(2 e) z`: the mean of many draws of one step is `e g`, the spread `2 e`."""
+    """One step is `x + e g + sqrt(2 e) z`: over draws its mean is `e g`, its variance `2 e`."""
     law, n, snr, (t, s) = VP(), 4000, 0.1, np.float32([0.5, 0.4])
     x = np.tile(np.linspace(-1.0, 2.0, DIMS, dtype=np.float32)[None], (n, 1))
     predict = Gaussian.scalar(0.5, 0.7, DIMS).predict(law)
@@ -136,7 +139,7 @@ def test_one_small_step_has_the_stated_drift_and_noise():
     for (name, at), out in zip(cases, steps(x, t, s)):
         moved = np.asarray(out, np.float64) - x
         g = np.float64(predict(x[:1], s if at == "end" else t).score[0])
-        # the ratio of the norms of noise and score, or the noise level itself
+        # The squared ratio of the norms of noise and score, or the squared noise level.
         size = {"langevin": DIMS / np.sum(g**2), "ald": (c_s if at == "end" else c_t) ** 2}
         e = 2 * (a_t / a_s) ** 2 * snr**2 * size[name]
         z = (moved.mean(0) - e * g) / np.sqrt(2 * e / n)
@@ -160,10 +163,10 @@ def test_batch_norms_couple_the_examples_and_example_norms_do_not():
 
 
 def test_predictor_with_corrector_beats_predictor_alone_at_few_steps():
-    """W2 to the data on the mixture M1 with 20 steps: the corrector repairs the coarse predictor.
+    """On M1 with 20 steps, the corrector lowers the predictor's W2 distance to the data.
 
-    With the noise-free predictor too, where the corrector is the only source of noise. In one
-    dimension annealed Langevin is the corrector to take (see above).
+    This also holds for the noise-free predictor, where the corrector is the only source of noise.
+    The corrector is annealed Langevin, which suits one dimension (see above).
     """
     law, n, eps = VP(), 10_000, 1e-3
     truth = np.sort(at_level(law, M1, eps, n)[:, 0])
@@ -185,7 +188,7 @@ def test_predictor_with_corrector_beats_predictor_alone_at_few_steps():
 
 
 def test_either_part_may_be_missing():
-    """What is left is the other part, with its evaluations."""
+    """Without predictor or corrector, the sampler is the other part, with its evaluations."""
     law, x = VP(), np.ones((5, 1), np.float32)
     only = predictor_corrector(ancestral(law), None)
     assert only.nfe == 1 and predictor_corrector(None, langevin(law, 0.1, 3)).nfe == 3
@@ -195,8 +198,11 @@ def test_either_part_may_be_missing():
 
 
 def test_where_the_score_is_zero_nothing_moves():
-    """An untrained network says 0: the first example, or all; the second has a score of norm 8, so
-    that `e = 2 (0.1 sqrt(64) / 8)^2` for it, and with the norm of the batch, 4, four times that."""
+    """Where the score is zero, as for an untrained network, a Langevin step changes nothing.
+
+    The score is zero for all examples, or for the first of two. The second has a score of norm 8,
+    so `e = 2 (0.1 sqrt(64) / 8)^2`; with the batch's mean norm, 4, e is four times as large.
+    """
     law, x, t = VE(), jnp.zeros((2, DIMS)), jnp.asarray(0.5)
     original = score_sde_steps.langevin
 
@@ -212,5 +218,5 @@ def test_where_the_score_is_zero_nothing_moves():
         np.testing.assert_array_equal(found, x)
     for found in moved(1.0)[:2]:
         np.testing.assert_array_equal(found[0], x[0])
-        # e score + sqrt(2 e) z, its mean square over 64 dimensions e^2 + 2 e = 0.0404.
+        # The change e score + sqrt(2 e) z has the mean square e^2 + 2 e = 0.0404.
         assert 0.02 < float(jnp.mean(found[1] ** 2)) < 0.07

@@ -1,4 +1,4 @@
-"""What all fixed-step samplers share: counts, keys, traces, times per example."""
+"""Properties of all fixed-step samplers: counts, keys, traces, times per example."""
 
 from functools import partial
 
@@ -42,7 +42,7 @@ SAMPLERS = {
 SAMPLERS["dpm_multistep with noise"] = dpm_multistep(LAW, eta=1.0)
 SAMPLERS["edm with churn"] = edm(LAW, s_churn=3.0)
 SAMPLERS["chain"] = chain(SAMPLERS["heun"], SAMPLERS["langevin"], SAMPLERS["ancestral"])
-# Where keys are given per example, these must differ from one another.
+# With a key per example, these samples must differ from one another.
 DETERMINISTIC = {
     "heun", "ddim", "dpm_solver", "dpm_multistep", "adams_bashforth", "unipc", "edm", "bdia",
     "restoration_degradation", "velocity_ab"
@@ -51,8 +51,10 @@ every = pytest.mark.parametrize("name", SAMPLERS)
 
 
 def counted(predict):
-    """The prediction function, with a host counter of its calls. A callback without arguments runs
-    once for all examples, mapped over or not."""
+    """Return the prediction function and a list of its calls on the host.
+
+    A callback without arguments runs once for all examples, with and without `vmap`.
+    """
     calls = []
 
     def wrapped(x, t):
@@ -64,7 +66,7 @@ def counted(predict):
 
 @every
 def test_nfe_is_the_true_number_of_calls(name):
-    """Counted on the host while it runs: inner steps of a corrector are inside a loop."""
+    """`nfe` is the number of calls on the host, also with a corrector's inner loop."""
     predict, calls = counted(DATA.predict(LAW))
     x, key, sampler = np.ones((3, 2), np.float32), jax.random.key(0), SAMPLERS[name]
     runs = [(lambda x: sample(key, predict, sampler, x, TS, denoise=True).nfe, 1)]
@@ -78,7 +80,7 @@ def test_nfe_is_the_true_number_of_calls(name):
 
 
 def run_of(name):
-    """`(numbers, x, ts) -> x` for examples of these numbers, which seed their keys."""
+    """Return `(numbers, x, ts) -> x`; the numbers of the examples seed their keys."""
 
     @jax.jit
     def run(numbers, x, ts):
@@ -96,7 +98,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 @every
 def test_a_sample_depends_on_its_own_key_and_grid_alone(name):
-    """In another order and beside others: equal but for float rounding."""
+    """In another order and beside other examples, a sample is the same up to rounding."""
     run = run_of(name)
     batch = np.asarray(run(SEVEN, STARTS, SEVEN_GRIDS))
     again = run(ORDER, STARTS[ORDER], SEVEN_GRIDS[:, ORDER])
@@ -105,7 +107,7 @@ def test_a_sample_depends_on_its_own_key_and_grid_alone(name):
     others = np.where(mine, SEVEN, SEVEN + 20), np.where(mine[:, None], STARTS, 2.0 * STARTS)
     beside = run(*others, np.where(mine, SEVEN_GRIDS, TS[:, None]))
     np.testing.assert_allclose(np.asarray(beside)[4], batch[4], **CLOSE)
-    # the same start and grid with other keys: another sample, if the method draws at all
+    # With other keys, the same start and grid give another sample if the method draws noise.
     twice = run(SEVEN, np.tile(STARTS[:1], (7, 1)), np.tile(TS[:, None], (1, 7)))
     spread = np.max(np.std(twice, axis=0))
     assert (spread < 1e-6) if name in DETERMINISTIC else (spread > 1e-4)
@@ -113,7 +115,7 @@ def test_a_sample_depends_on_its_own_key_and_grid_alone(name):
 
 @pytest.mark.parametrize("name", ["ancestral", "dpm_solver", "langevin", "edm with churn", "chain"])
 def test_one_example_on_a_grid_without_a_batch_axis(name):
-    """Of each kind of method one; most have this in tests of their own."""
+    """A grid without a batch axis works, for one method of each kind; others have own tests."""
     run = run_of(name)
     alone = run(SEVEN[4:5], STARTS[4:5], SEVEN_GRIDS[:, 4])
     batch = np.asarray(run(SEVEN, STARTS, SEVEN_GRIDS))
@@ -121,7 +123,7 @@ def test_one_example_on_a_grid_without_a_batch_axis(name):
 
 
 def test_steps_draw_independent_noise():
-    """Each step folds its number into the key: two steps of noise alone are not twice the same."""
+    """Each step folds its number into the key, so different steps draw independent noise."""
     seen = Sampler(
         lambda x, t: State(x),
         lambda key, predict, state, span: State(LAW.noise(key, state.x)),
@@ -152,14 +154,17 @@ def test_chained_parts_draw_independent_noise_and_keep_their_own_memory():
     result = jax.device_get(run(np.zeros((4, 50), np.float32), TS[:3]))
     np.testing.assert_allclose(result.trace.memory[0], [11.0, 12.0])
     np.testing.assert_allclose(result.trace.memory[1], [-11.0, -12.0])
-    # the same noise in both parts would cancel; independent noise adds up to sqrt(2)
+    # The same noise in both parts would cancel; independent noise has std sqrt(2).
     assert abs(np.std(result.trace.x[0]) - 2**0.5) < 0.3
     assert both.nfe == 4 and result.nfe == 8
 
 
 def test_what_completes_the_start_is_called_once():
-    """A method that adds 1.6 to a draw of the prior, and then leaves x alone: however often noise
-    or inversion take the run back, 1.6 is added once, and a chain or a wrapper keeps it."""
+    """`enter` is called once in a run, also if noise or inversion take the run back.
+
+    The method adds 1.6 to a draw of the prior, and its steps leave x unchanged. Chains and wrappers
+    keep its `enter`.
+    """
     path, x = EDM(t1=1.0), jnp.zeros((2000, 1))
     still = Sampler(start, lambda key, predict, state, span: state, 0, lambda x, t: x + 1.6)
     method = lml(path, chain(still, Sampler(start, still.step, 0)), placement="data", eta=0.0)
@@ -178,7 +183,7 @@ def test_what_completes_the_start_is_called_once():
 
 
 def test_what_is_not_finite_has_failed():
-    """By every way through the steps: the second of three examples starts from nan."""
+    """In every kind of run, the second of three examples, which starts from nan, has failed."""
     x, key, predict = jnp.ones((3, 2)).at[1, 0].set(jnp.nan), jax.random.key(0), DATA.predict(LAW)
     ts, method = jnp.linspace(1.0, 0.1, 4), SAMPLERS["ddim"]
     given = (key, LAW, predict, method, x, ts)
@@ -211,7 +216,7 @@ def test_trace_is_the_state_after_each_step():
     )
     whole = jax.jit(lambda ts: run(ts, lambda state: state.x))(TS)
     assert whole.trace.shape == (6, 3, 2)
-    # A grid that rests at its n-th node for the rest of the run, where DDIM does nothing.
+    # The grids repeat their n-th node to the end of the run; DDIM does nothing in such steps.
     ends = jax.jit(jax.vmap(lambda ts: run(ts).x))
     grids = np.stack([np.append(TS[: n + 1], np.full(6 - n, TS[n])) for n in (1, 4, 6)])
     for n, end in zip((1, 4, 6), ends(grids)):
@@ -229,7 +234,7 @@ COUNTER = Sampler(
 
 @pytest.mark.parametrize("frames", [3, 6, 9])
 def test_frames_are_those_of_the_whole_trace(frames):
-    """From the first step to the last; with fewer steps than frames some are there twice."""
+    """Frames go from the first step to the last; with fewer steps than frames some occur twice."""
     collect = lambda state: {"x": state.x, "sum": jnp.sum(state.x)}
     run = lambda **kept: sample(
         jax.random.key(0), None, COUNTER, jnp.zeros((3, 2)), TS, collect, **kept
@@ -242,7 +247,7 @@ def test_frames_are_those_of_the_whole_trace(frames):
 
 
 def test_frames_take_the_memory_of_frames():
-    """Of 500 steps, whose states are 4 MB, nine states and the one at work are 80 kB."""
+    """With nine frames of 500 steps, memory is that of ten states (80 kB), not of all (4 MB)."""
     ts, x = jnp.linspace(1.0, 0.0, 501), jnp.zeros((2, 1000))
     run = lambda x, **kept: sample(
         jax.random.key(0), None, COUNTER, x, ts, lambda state: state.x, **kept
@@ -255,8 +260,10 @@ def test_frames_take_the_memory_of_frames():
 
 
 def test_remat_takes_the_memory_of_one_step():
-    """On the way back: of 100 steps, in each of which 4 values become 8 kB. The gradient in the
-    weight is the same to rounding."""
+    """With `remat` a gradient through 100 steps holds the inner arrays (8 kB) of only one step.
+
+    The gradient by the weight is the same to rounding.
+    """
     ts, x = jnp.linspace(1.0, 0.01, 101), jnp.ones((1, 4))
 
     def predict_of(weight):
@@ -294,7 +301,7 @@ def test_denoising_ends_with_the_conditional_mean():
 
 
 def test_with_the_optimal_denoiser_of_a_finite_set_samples_land_on_it():
-    """64-dimensional images: each ends on one of the 100 that the denoiser knows, none between."""
+    """With the optimal denoiser of 100 images, each sample ends on one of these images."""
     points = load_digits().data[:100] / 8.0 - 1.0
     predict, ts = Empirical(points).predict(LAW), np.linspace(1.0, 1e-3, 51, dtype=np.float32)
     key, names = jax.random.key(0), ("heun", "ancestral")
@@ -308,7 +315,7 @@ def test_with_the_optimal_denoiser_of_a_finite_set_samples_land_on_it():
 
 
 def test_any_event_shape_passes():
-    """Images as well as points."""
+    """Examples may be images or vectors."""
     x = jnp.ones((2, 4, 4, 3))
     flat = DATA.predict(LAW)
     predict = lambda x, t: jax.tree.map(

@@ -1,7 +1,8 @@
 """Single steps against the original implementation (yang-song/score_sde), with its own noise.
 
-`score(x, t) = -x / (1 + t)` at one t per example. The original takes coefficients from tables by a
-truncated index; here they follow from (t, s), so each test picks the pair with the table's values.
+The score is `-x / (1 + t)`, at one t per example. The original takes coefficients from tables by a
+truncated index. Here they follow from (t, s), so each test uses the pair that has the table's
+values.
 """
 
 from pathlib import Path
@@ -32,7 +33,7 @@ KEY = jax.random.key(0)
 
 
 class WithNoise:
-    """A law whose noise is given."""
+    """A law with given noise."""
 
     def __init__(self, law, z):
         self.law, self.z = law, z
@@ -45,7 +46,7 @@ class WithNoise:
 
 
 def one_step(make, law, prefix, t, s):
-    """The step from x with the golden noise, and the golden result."""
+    """Return the step from x with the golden noise, and the golden result."""
     x, told = (GOLDENS[key].astype(np.float64) for key in ("x", "t"))
     z = GOLDENS[f"{prefix}/z"].astype(np.float64).reshape(x.shape)
     score = lambda x, t: -x / (1.0 + told)[:, None, None, None]
@@ -62,11 +63,11 @@ def assert_close(out, expected, rtol):
 @pytest.mark.parametrize("name", LAWS)
 @pytest.mark.parametrize("suffix", ["", "_ode"])
 def test_euler_maruyama(name, suffix):
-    """Its step there is 1/N whatever the grid."""
+    """Euler-Maruyama steps by 1/N in the original, for any grid."""
     t = GOLDENS["t"].astype(np.float64)
     make = lambda law: euler_maruyama(law, probability_flow=bool(suffix))
     out, expected = one_step(make, LAWS[name], f"{name}/euler_maruyama{suffix}", t, t - 1e-3)
-    # sub-VP's diffusion is 2e-4 off in the original at t = 1e-3, the last example
+    # In the original, sub-VP's diffusion has an error of 2e-4 at t = 1e-3, the last example.
     assert_close(out[:3], expected[:3], 2e-6)
     assert_close(out, expected, 2e-6 if name != "subvp" else 1e-5)
 
@@ -79,7 +80,7 @@ STEPS = {
 
 @pytest.mark.parametrize("name", [*STEPS, "ancestral_sampling"])
 def test_ve_predictors(name):
-    """Neighbouring levels of a table of 100; the last example has no level below it there."""
+    """Steps lead between neighbouring levels of a table of 100; the last one has none below it."""
     i = (GOLDENS["t"] * 99).astype(int)
     make = {**STEPS, "ancestral_sampling": ancestral}[name]
     out, expected = one_step(make, LAWS["ve"], f"ve_n100/{name}", i / 99, (i - 1) / 99)
@@ -88,7 +89,7 @@ def test_ve_predictors(name):
 
 
 def vp_pair():
-    """Times with `1 - exp(B(s) - B(t)) = beta_i`, the table's value, and t as the golden has it."""
+    """Return times with `1 - exp(B(s) - B(t)) = beta_i`, the table's value, and the golden's t."""
     t = GOLDENS["t"].astype(np.float64)
     beta = np.linspace(1e-4, 0.02, 1000)[(GOLDENS["t"] * 999).astype(int)]
     B = 0.1 * t + 0.5 * 19.9 * t**2 + np.log1p(-beta)
@@ -97,7 +98,7 @@ def vp_pair():
 
 @pytest.mark.parametrize("name", [*STEPS, "ancestral_sampling"])
 def test_vp_predictors(name):
-    """DDPM's: `(2 - sqrt(1 - beta)) x + beta score`, `(x + beta score) / sqrt(1 - beta)`."""
+    """VP's means are `(2 - sqrt(1 - beta)) x + beta score`, `(x + beta score) / sqrt(1 - beta)`."""
     make = {**STEPS, "ancestral_sampling": lambda law: ancestral(law, "forward")}[name]
     out, expected = one_step(make, LAWS["vp"], f"vp/{name}", *vp_pair())
     assert_close(out, expected, 2e-6)
@@ -106,7 +107,7 @@ def test_vp_predictors(name):
 @pytest.mark.parametrize("name", ["ve_n100", "vp"])
 @pytest.mark.parametrize("corrector", ["langevin", "ald"])
 def test_correctors(name, corrector):
-    """At the old time and, for Langevin, with norms averaged over the batch."""
+    """Correctors act at the old time; for Langevin, norms are averaged over the batch."""
     prefix = f"{name}/{corrector}_n1"
     snr = float(GOLDENS[f"{prefix}/snr"])
     make = {
@@ -115,13 +116,13 @@ def test_correctors(name, corrector):
     }[corrector]
     t, s = vp_pair()
     out, expected = one_step(make, LAWS[name[:2]], prefix, t, s)
-    # the original's std of VP is 2e-4 off at t = 1e-3, the last example
+    # The original's std of VP has an error of 2e-4 at t = 1e-3, the last example.
     assert_close(out[:3], expected[:3], 2e-6)
     assert_close(out, expected, 1e-5)
 
 
 def test_whole_ode_run():
-    """sub-VP with a linear model behind the usual wrapper: label 999 t, `score = -model / std`."""
+    """A run under sub-VP with a linear model as network: label 999 t, `score = -model / std`."""
     law = LAWS["subvp"]
     a, b = GOLDENS["ode/subvp/a"].astype(np.float64), float(GOLDENS["model_b"])
     network = lambda x, label: a * x + b * jnp.log1p(label)[:, None, None, None]

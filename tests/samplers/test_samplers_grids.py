@@ -1,4 +1,4 @@
-"""Time grids: ends, order, and the sentences that refuse what cannot work."""
+"""Time grids: ends, order, and errors for bad arguments."""
 
 import json
 
@@ -18,7 +18,7 @@ grids = pytest.mark.parametrize("name", GRIDS)
 
 
 def law_as_data(name, grid):
-    """The law; for a grid that is one program in the tests, as an argument of it."""
+    """Return the law; for grids that are one program in the tests, as an argument of it."""
     if grid in compiling.GRIDS:
         return OneOf(np.int32(list(LAWS).index(name)), tuple(LAWS.values()))
     return LAWS[name]
@@ -46,7 +46,7 @@ def test_each_grid_is_even_in_what_it_says(law_name, x64):
         "karras": lambda ts, sigma: sigma ** (1 / 7),
         "tangent": lambda ts, sigma: np.arctan((sigma / 0.35) ** (1 / 1.75)),
     }
-    # The clock of EDM, whose own time is the noise level, is that of VP.
+    # For EDM, whose time is the noise level, the grid is even in VP's time.
     clock = lambda ts: VP().t_of_lam(law.lam(ts)) if isinstance(law, EDM) else ts
     even_in["two_stage"] = lambda ts, sigma: np.asarray(clock(ts)) ** (1 / 1.2)
     assert {*even_in, "learned"} == GRIDS.keys(), "a new grid needs a line here"
@@ -58,8 +58,10 @@ def test_each_grid_is_even_in_what_it_says(law_name, x64):
 
 
 def test_karras_is_the_published_formula():
-    """`t_i = (max^(1/rho) + i / (N - 1) (min^(1/rho) - max^(1/rho)))^rho`, i < N (eq. 5), where
-    N - 1 steps lead from max to min. The last step of the paper, to 0, is the denoising here."""
+    """`t_i = (max^(1/rho) + i / (N - 1) (min^(1/rho) - max^(1/rho)))^rho`, i < N (eq. 5).
+
+    N - 1 steps lead from max to min. The paper's last step, to 0, is the denoising here.
+    """
     N, low, high, rho = 18, 0.002, 80.0, 7.0
     i = np.arange(N)
     t = (high ** (1 / rho) + i / (N - 1) * (low ** (1 / rho) - high ** (1 / rho))) ** rho
@@ -68,7 +70,7 @@ def test_karras_is_the_published_formula():
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 def test_learned_has_the_noise_levels_of_the_search(law, x64):
-    """The inner nodes of the file at its own number of steps; between them at others."""
+    """At a file's number of steps the nodes are the file's; at other numbers they are between."""
     levels = lambda ts: np.exp(-np.asarray(law.lam(ts)))[1:-1]
     file = json.loads(schedule_file("digits_10").read_text())
     inner = np.exp(-np.asarray([step["lam"] for step in file["steps"][:-1]]))
@@ -104,7 +106,7 @@ def test_too_many_steps_for_float32_are_refused():
 
 
 def test_a_law_that_is_an_argument_of_a_jitted_function():
-    """The grid of the law that is given, of two laws by one program; what reads numbers says so."""
+    """One program makes the grids of two laws; grids that need numbers raise an error."""
     make = jax.jit(lambda law, name: make_grid(name, law, 8, 0.01), static_argnums=1)
     for name in ("uniform_lam", "karras"):
         for law in (VP(), VP(0.2, 10.0)):

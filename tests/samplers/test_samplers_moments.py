@@ -1,7 +1,7 @@
 """The stochastic samplers on one-dimensional Gaussian data, where mean and variance are known.
 
-They are compared with an independent recursion (recursion.py): an index slip of one step, or a
-wrong factor, shows at ten steps.
+They are compared with an independent recursion (recursion.py). At ten steps, an index wrong by one
+or a wrong factor would show.
 """
 
 import functools
@@ -48,7 +48,7 @@ from samplers import (
 from sde_lib import VE, VP, SubVP
 from sde_lib.prediction import Prediction
 
-# Millions of random numbers, which are drawn several times faster by optimised programs.
+# Optimised programs draw millions of random numbers several times faster.
 pytestmark = pytest.mark.optimised
 KEY = jax.random.key(0)
 LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE()}
@@ -65,7 +65,7 @@ DETERMINISTIC_ONLY = {
     "heun", "dpm_solver", "adams_bashforth", "unipc", "bdia", "velocity_ab",
     "restoration_degradation",
 }  # fmt: skip
-# Their noise meets recursions in files of their own.
+# Samplers whose noise is compared with recursions in files of their own.
 ELSEWHERE = {"dpm_multistep", "edm"}
 
 
@@ -77,8 +77,7 @@ ENDS = {"paper": "end", "original": "start"}
 
 
 def sampler_of(path, case):
-    """That of a predictor's case, or of a corrector's case and its order, after reverse
-    diffusion."""
+    """Return the sampler of a predictor, or of a corrector and its order with reverse diffusion."""
     if case in PREDICTOR_CASES:
         return PREDICTOR_CASES[case][0](path)
     corrector, order = case
@@ -87,7 +86,7 @@ def sampler_of(path, case):
 
 
 def recursion_of(law, case, ts):
-    """Mean and variance of its output."""
+    """Return mean and variance of the output of `sampler_of(case)` by the recursion."""
     if case in PREDICTOR_CASES:
         return recursion(law, ts, PREDICTOR_CASES[case][1])
     corrector, order = case
@@ -96,14 +95,14 @@ def recursion_of(law, case, ts):
 
 @struct.dataclass
 class Silent(VP):
-    """A law without noise of its own, of which a step is its mean."""
+    """A law whose noise is zero, so that a step gives its mean."""
 
     def noise(self, key, x):
         return jnp.zeros_like(x)
 
 
 def test_every_entry_is_here():
-    """A new sampler needs a recursion here or an order in test_samplers_order.py."""
+    """Every sampler has a recursion here or an order in test_samplers_order.py."""
     cases = {name.split()[0] for name in PREDICTOR_CASES}
     assert cases | DETERMINISTIC_ONLY | ELSEWHERE == set(PREDICTORS)
     assert CORRECTOR_CASES.keys() == CORRECTORS.keys()
@@ -111,11 +110,10 @@ def test_every_entry_is_here():
 
 @functools.cache
 def samples_of(case, n):
-    """`(name of a law, grids (S, N + 1)) -> (S, n)`, as one program for all laws: samples with the
-    exact prediction.
+    """Return `(name of a law, grids (S, N + 1)) -> samples (S, n)` with the exact prediction.
 
-    All grids are mapped over in one scan: a short one waits at t1, where a predictor does nothing
-    and a corrector acts, as it does in the recursion.
+    One program serves all laws, and one scan all grids. A short grid repeats t1 at its beginning;
+    there a predictor does nothing, and a corrector acts, as in the recursion.
     """
 
     def samples(law, grids):
@@ -125,21 +123,24 @@ def samples_of(case, n):
             start, key = jax.random.split(key)
             return sample(key, predict, sampler, law.prior_sample(start, (n, 1)), ts).x[:, 0]
 
-        # This kind of key compiles in two thirds of the time.
+        # Keys of this kind compile in two thirds of the time.
         return jax.vmap(one)(jax.random.split(jax.random.key(n, impl="rbg"), len(grids)), grids)
 
     return for_each(LAWS, samples)
 
 
 def even(law, sizes):
-    """Grids even in t, waiting at t1, in float32."""
+    """Return grids even in t, which repeat t1 at the beginning, in float32."""
     grids = [np.linspace(1.0, EPS[law], steps + 1) for steps in sizes]
     return np.float32([np.pad(ts, (max(sizes) + 1 - len(ts), 0), "edge") for ts in grids])
 
 
 def is_close(x, moments):
-    """Sample mean and variance within four standard errors, those of the expected normal law: by
-    its own spread a sample with heavy tails would excuse itself."""
+    """Whether sample mean and variance are within four standard errors of the expected ones.
+
+    The errors are those of the expected normal law. With the sample's own spread, a sample with
+    heavy tails would have a larger tolerance.
+    """
     (mean, var), n, x = moments, len(x), np.asarray(x, np.float64)
     return (
         abs(x.mean() - mean) < 4 * (var / n) ** 0.5 and abs(x.var() / var - 1) < 4 * (2 / n) ** 0.5
@@ -151,15 +152,15 @@ CORRECTED = [(corrector, order) for corrector in CORRECTOR_CASES for order in EN
 
 @pytest.mark.parametrize("case", [*PREDICTOR_CASES, *CORRECTED], ids=str)
 def test_few_steps_follow_the_recursion(case):
-    """A corrector acts twice each time: after the predictor at s, or before it at t."""
+    """Few steps follow the recursion; a corrector acts twice, after the predictor or before it."""
     for law in LAWS:
         grids = even(law, (10, 50))
         for x, ts in zip(np.asarray(samples_of(case, 20_000)(law, grids)), grids):
             assert is_close(x, recursion_of(law, case, np.float64(ts))), law
 
 
-# DDIM with eta = 1 is the ancestral sampler, to which the recursion above already ties it. In the
-# original's order so many steps lack the last correction, no more.
+# Not here: DDIM with eta = 1, which is the ancestral sampler by the recursion above; and the
+# original's order, which in so many steps only lacks the last correction.
 MANY = [case for case in PREDICTOR_CASES if "ddim" not in case]
 MANY += [(corrector, "paper") for corrector in CORRECTOR_CASES]
 
@@ -168,9 +169,9 @@ MANY += [(corrector, "paper") for corrector in CORRECTOR_CASES]
 def test_many_steps_give_the_data(case):
     """At N = 1000 the samples have the moments of the data.
 
-    The bias that is left is known from the recursion, for N = 2000 too, and is less than one
-    standard error of 2500 samples (2 % of the mean's unit, 2.8 % of the variance). It is of order
-    1/N, at N = 1000 at most 1.8 % of the variance (ancestral on VP); but for Langevin, whose finite
+    The remaining bias is known from the recursion, also for N = 2000, and is less than one standard
+    error of 2500 samples (2 % of the mean's unit, 2.8 % of the variance). It is of order 1/N, at
+    N = 1000 at most 1.8 % of the variance (ancestral on VP). An exception is Langevin, whose finite
     step leaves 2.6 % too much at any N.
     """
     n = 2500
@@ -184,10 +185,10 @@ def test_many_steps_give_the_data(case):
 
 
 def test_posterior_ancestral_is_exact_on_a_point():
-    """Data at one point: x0_hat is the truth, so each step is an exact draw, in 1, 2 or 10 steps.
+    """For data at one point x0_hat is the truth, so 1, 2 or 10 steps are exact draws.
 
-    Starting from the exact law at t1, the output is `a MEAN + c z`, at an end where that noise is
-    large enough to be seen in float32.
+    From the exact law at t1, the output is `a MEAN + c z`. The run ends where this noise is large
+    enough to be seen in float32.
     """
     n = 40_000
     grids = [np.linspace(1.0, 0.1, steps + 1) for steps in (1, 2, 10)]
@@ -211,7 +212,7 @@ def test_posterior_ancestral_is_exact_on_a_point():
 
 
 def test_forward_variance_is_exact_on_standard_normal_data():
-    """On VP, where such data never change: N(0, 1) in, N(0, 1) out, in three steps."""
+    """On VP, N(0, 1) stays N(0, 1) in three steps."""
     path, n = LAWS["vp"], 40_000
     predict = Gaussian.scalar(0.0, 1.0).predict(path)
     x = np.float32(np.random.default_rng(1).standard_normal((n, 1)))
@@ -222,8 +223,10 @@ def test_forward_variance_is_exact_on_standard_normal_data():
 
 @pytest.mark.parametrize("eta", [1.0, 0.5])
 def test_what_a_long_step_keeps_of_the_noise(eta):
-    """`c_s^2 - std^2` in float64, for 4000 steps from t1, of which the long ones draw all but
-    nothing of the noise anew; of DDIM, and with the same eta in every region."""
+    """`c_s^2 - std^2` is right in float32 for 4000 steps from t1, for DDIM and regional noise.
+
+    The truth is in float64. Long steps draw nearly all of the noise anew.
+    """
     law, s = Silent(), np.linspace(1e-3, 1.0, 4000)
     zero, one = jnp.zeros((len(s), 1)), jnp.ones((len(s), 1))
     known = lambda x, t: Prediction(zero, one, None, None)

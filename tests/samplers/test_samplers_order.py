@@ -1,4 +1,4 @@
-"""The deterministic samplers: order of convergence, and the published figures for DDIM."""
+"""The deterministic samplers: orders of convergence, and figures for DDIM."""
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +25,11 @@ from sde_lib import EDM, VE, VP, Flow, SubVP, parametrize
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 KEY = jax.random.key(0)
 DATA = Gaussian(np.array([0.4, -0.7]), np.array([[0.5, 0.2], [0.2, 0.3]]))
-# The straight path ends in a point at t = 1, where f is singular: from a little before.
+# At t = 1 the f of the straight path is singular, so its runs start a little before.
 LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE(), "edm": EDM(), "flow": Flow(t1=0.95)}
 EPS = {"edm": 2e-3}
 
-# The deterministic form of each predictor that has one, and the order it claims.
+# The deterministic form of each predictor that has one, and its stated order.
 ORDERS = {
     "ddim": (ddim, 1),
     "heun": (heun, 2),
@@ -37,7 +37,7 @@ ORDERS = {
     "reverse_diffusion": (lambda path: reverse_diffusion(path, probability_flow=True), 1),
 }
 STOCHASTIC_ONLY = {"ancestral"}
-# Whose orders are measured in files of their own.
+# Samplers whose orders are measured in files of their own.
 ELSEWHERE = {
     "dpm_solver", "dpm_multistep", "adams_bashforth", "unipc", "edm", "bdia",
     "restoration_degradation", "velocity_ab",
@@ -49,20 +49,20 @@ def test_every_predictor_is_here():
 
 
 def even(lam, sizes):
-    """Grids even in lam between two ends, the columns of one array."""
+    """Return grids even in lam between two ends, as columns of one array."""
     return padded([jnp.linspace(*lam, n + 1) for n in sizes])
 
 
 def errors(ends, reference):
-    """RMS distance of each run `(S, B, D)`."""
+    """Return the RMS distance of each run `(S, B, D)`."""
     return np.sqrt(np.mean((np.asarray(ends) - reference[None]) ** 2, axis=(1, 2)))
 
 
 @pytest.mark.parametrize("name", ORDERS)
 def test_order_of_convergence(name):
-    """Against the closed flow map of Gaussian data: the slope of log error over log step.
+    """The slope of log error over log step is the order, against Gaussian data's flow map.
 
-    A method that converged to a wrong place would have an error that stops falling.
+    For a method that converges to a wrong end, the error would stop falling.
     """
     (method, order), sizes = ORDERS[name], (64, 128, 256)
     start = np.random.default_rng(0).standard_normal((6, 2))
@@ -83,10 +83,10 @@ def test_order_of_convergence(name):
 
 
 def test_mixture_figures_of_ddim():
-    """VP from 1 to 0.01 on the mixture M1, 2000 normal starts: figures computed elsewhere.
+    """DDIM's RMS errors on M1, VP from 1 to 0.01, equal independently computed figures within 10 %.
 
-    They halve with the step; within 10 %, for the starts are other ones. Heun, in the same run, is
-    of order 2 on this non-linear problem too.
+    The figures halve with the step; they were computed from other starts. Heun, in the same run,
+    has order 2 on this non-linear problem too.
     """
     law, sizes = VP(), (24, 48, 96, 192)
     start = norm.ppf((np.arange(400) + 0.5) / 400)[:, None]
@@ -106,9 +106,9 @@ def test_mixture_figures_of_ddim():
 
 
 def test_rescaled_states_agree_between_laws():
-    """In `y = x / a` DDIM on matched lam grids is the same computation for every law.
+    """In `y = x / a`, DDIM on a mixture gives the same states for every law on the same lam grid.
 
-    The cheapest check that the laws and the sampler fit together: to round-off, on a mixture.
+    This is the cheapest check that the laws and the sampler fit together; it holds to rounding.
     """
     y0 = np.exp(3.0) * np.random.default_rng(0).standard_normal((50, 1))
 
@@ -124,7 +124,7 @@ def test_rescaled_states_agree_between_laws():
 
 
 def test_one_solver_step_with_a_time_per_example():
-    """As a distillation loss takes it: each example at its own (t, s), like each alone."""
+    """One step with a (t, s) per example, as in distillation losses, equals steps of each alone."""
     law, x = VP(), np.random.default_rng(0).standard_normal((3, 2))
     t, s = np.array([0.9, 0.5, 0.2]), np.array([0.6, 0.45, 0.01])
 
@@ -141,8 +141,11 @@ def test_one_solver_step_with_a_time_per_example():
 
 
 def test_a_flow_from_pure_noise():
-    """`Flow(t1=1)`, a = 0: solvers in t end where the exact flow does, `mean + std x` at t = 0 and
-    here at 1e-3, and those that would be nan there are refused."""
+    """Under `Flow(t1=1)`, with a = 0 at t1, solvers in t end where the exact flow does.
+
+    The exact flow gives `mean + std x` at t = 0; here it is stopped at 1e-3. Solvers that would
+    give nan are refused.
+    """
     law, data = Flow(t1=1.0), Gaussian.scalar(0.3, 0.5)
     ts, x = make_grid("uniform", law, 100, 1e-3), jnp.asarray([[0.5], [-1.0], [2.0]])
     predict = parametrize("velocity", law, lambda x, t: data.predict(law)(x, t).velocity)

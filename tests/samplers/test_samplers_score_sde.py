@@ -1,8 +1,8 @@
 """The released code's sampler on data with a known score, against formulas in NumPy and float64.
 
-The formulas are those of the papers (DDPM, SMLD, and Song et al. 2021, algorithms 2 to 5), with the
-level of step k from the end known beforehand: times are `1 - k (1 - eps) / (N - 1)`, so the
-truncated level is N - 1 - k as long as `k eps < 1`.
+The formulas are those of the papers (DDPM, SMLD, and Song et al. 2021, algorithms 2 to 5). The
+level of step k is known beforehand: times are `1 - k (1 - eps) / (N - 1)`, so the truncated level
+is N - 1 - k as long as `k eps < 1`.
 """
 
 import jax
@@ -26,7 +26,7 @@ DATA, DATA_2D = (Gaussian.scalar(MEAN, STD, dims) for dims in (1, 2))
 
 
 class Level:
-    """All numbers of step k of N: the law at its time, and the chain at its level."""
+    """The coefficients of step k of N: those of the law at its time, and of the chain's level."""
 
     def __init__(self, law, k, N, discrete):
         t = 1.0 - k * (1.0 - EPS[law]) / (N - 1)
@@ -41,9 +41,9 @@ class Level:
         self.v = self.a**2 * STD**2 + self.c**2
         betas = np.linspace(0.1, 20.0, N) / N
         self.beta = betas[i] if law == "vp" else beta / N
-        sigmas = np.append(np.geomspace(0.01, 50.0, N), 0.0)  # its last serves as that of level -1
+        sigmas = np.append(np.geomspace(0.01, 50.0, N), 0.0)  # the last entry is that of level -1
         self.sigma2, self.before2 = sigmas[i] ** 2, sigmas[i - 1] ** 2
-        # A discrete VP model is read with the chain's noise level in place of the law's.
+        # The score of a discrete VP model is computed with the chain's noise level, not the law's.
         c_i = np.sqrt(1 - np.prod(1 - betas[: i + 1]))
         self.read = self.c / c_i if law == "vp" and discrete else 1.0
 
@@ -52,12 +52,15 @@ class Level:
 
 
 def euler_maruyama(law, now, N, x, part):
-    """Song et al. 2021, eq. 6 and 13, over dt = 1/N; part is 1, or 1/2 for the ODE."""
+    """Return mean and variance of a step by Song et al. 2021, eq. 6 and 13, with dt = 1/N.
+
+    `part` is 1, or 1/2 for the ODE.
+    """
     return x - (now.f * x - part * now.g2 * now.score(x)) / N, now.g2 / N
 
 
 def reverse_diffusion(law, now, N, x, part):
-    """Algorithms 2 and 3."""
+    """Return mean and variance of a step by algorithms 2 and 3."""
     if law == "subvp":
         return euler_maruyama(law, now, N, x, part)
     if law == "ve":
@@ -67,7 +70,10 @@ def reverse_diffusion(law, now, N, x, part):
 
 
 def ancestral(law, now, N, x, part):
-    """Ho et al. 2020, algorithm 2, with sigma^2 = beta; Song et al. 2021, eq. 47."""
+    """Return mean and variance by Ho et al. 2020, algorithm 2, with sigma^2 = beta.
+
+    For VE they are those of Song et al. 2021, eq. 47.
+    """
     if law == "ve":
         q2 = now.sigma2 - now.before2
         return x + q2 * now.score(x), now.before2 * q2 / now.sigma2
@@ -87,7 +93,7 @@ MOVES = {
 
 
 def step_size(corrector, law, now, x, z):
-    """Algorithms 4 and 5 with norms over the batch, and annealed Langevin's."""
+    """Return the step size of algorithms 4 and 5 with batch norms, or of annealed Langevin."""
     alpha = 1.0 if law == "ve" else 1.0 - now.beta
     if corrector == "ald":
         return 2 * alpha * (SNR * now.c) ** 2
@@ -96,7 +102,7 @@ def step_size(corrector, law, now, x, z):
 
 
 def reference(law, predictor, corrector, x, z, N, n_steps, ode, discrete):
-    """The whole run with the same noise z in every draw; returns x and the last mean."""
+    """Make the whole run with the same noise z in every draw; return x and the last mean."""
     for k in range(N):
         now = Level(law, k, N, discrete)
         for _ in range(n_steps if corrector != "none" else 0):
@@ -128,9 +134,11 @@ CASES = [
 
 @pytest.mark.parametrize("law, predictor, corrector, ode, discrete", CASES)
 def test_a_run_follows_the_formulas(law, predictor, corrector, ode, discrete, x64):
-    """60 steps with the exact score and noise that is given: x and the last mean, to the rounding
-    of times and tables, which are float32. A wrong level, coefficient or order would be seen at
-    1e-2 and more."""
+    """60 steps with the exact score and given noise end with the formulas' x and last mean.
+
+    The tolerance is the rounding of times and tables, which are float32. A wrong level, coefficient
+    or order would give an error of 1e-2 and more.
+    """
     rng = np.random.default_rng(0)
     x, z = PRIOR_STD[law] * rng.standard_normal((6, 1)), rng.standard_normal((6, 1))
 
@@ -153,8 +161,10 @@ def test_a_run_follows_the_formulas(law, predictor, corrector, ode, discrete, x6
     "law, predictor, corrector", [("vp", "ancestral", "none"), ("ve", "reverse_diffusion", "ald")]
 )
 def test_moments_follow_the_recursion(law, predictor, corrector):
-    """With real noise: mean and variance over 20,000 samples within four standard errors of the
-    affine recursion, with the last noise and without."""
+    """With random noise, moments of 20,000 samples are within four standard errors of a recursion.
+
+    This holds with and without the last noise.
+    """
     n, N = 20_000, 60
     x = np.float32(PRIOR_STD[law] * np.random.default_rng(1).standard_normal((n, 1)))
     sampler = build(law, predictor, corrector, denoise=True, num_scales=N, n_steps=1)
@@ -176,15 +186,17 @@ def test_moments_follow_the_recursion(law, predictor, corrector):
         y = np.asarray(samples, np.float64)
         assert abs(y.mean() - mean) < 4 * (var / n) ** 0.5
         assert abs(y.var() / var - 1.0) < 4 * (2 / n) ** 0.5
-    # and 60 steps bring the data near
+    # After 60 steps, the samples are near the data.
     assert abs(mean - MEAN) < 0.05 and abs(variance**0.5 - STD) < 0.1
 
 
 @pytest.mark.parametrize("law", ["vp", "ve"])
 def test_ancestral_sampling_is_the_posterior_of_the_chain(law):
-    """For any network and each level i > 0: mean and, for VE, variance of `q(x_{i-1} | x_i, x0)`
-    at the predicted x0, by conditioning the joint Gaussian, whose covariance is `r c_{i-1}^2`. DDPM
-    takes the variance of the forward step instead."""
+    """For any network and level i > 0, a step has the mean of `q(x_{i-1} | x_i, x0)`.
+
+    x0 is the predicted one. For VE the step also has its variance; DDPM takes that of the forward
+    step. The truth comes from conditioning the joint Gaussian with the covariance `r c_{i-1}^2`.
+    """
     N = 100
     path = LAWS[law]
     tables = make_tables(path, N)
@@ -194,7 +206,7 @@ def test_ancestral_sampling_is_the_posterior_of_the_chain(law):
     eps = jnp.sin(3.0 * x)
 
     def predict(x, t):
-        # a VE network answers with the score itself, here that of its level
+        # The output of a VE network is the score itself, here that of its level.
         return Prediction(x0=None, eps=eps, score=-eps / tables.c[1:, None], velocity=None)
 
     score = score_reader(path, N, continuous=False)(predict)
@@ -213,9 +225,11 @@ def test_ancestral_sampling_is_the_posterior_of_the_chain(law):
 
 
 def test_levels_fall_one_by_one():
-    """The truncated level of step k is N - 1 - k in float32 too, for the numbers of levels and the
-    ends that the original's configs have; at N = 2000 and eps = 1e-3, where `k eps` exceeds 1, it
-    is one more in the second half: one level in the middle is met twice, and level 0 never."""
+    """The truncated level of step k is N - 1 - k, in float32 and for the original's configs.
+
+    At N = 2000 and eps = 1e-3 `k eps` exceeds 1 in the second half, where the level is one higher.
+    One level in the middle then occurs twice, and level 0 never.
+    """
     for path, N, eps in (
         (VP(), 1000, 1e-3),
         (VE(), 1000, 1e-5),
@@ -226,12 +240,12 @@ def test_levels_fall_one_by_one():
         np.testing.assert_array_equal(levels, np.arange(N)[::-1])
     levels = np.asarray(make_tables(VP(), 2000).index(jnp.linspace(1.0, 1e-3, 2000)))
     np.testing.assert_array_equal(levels[:1000], np.arange(1999, 999, -1))
-    # at k = 1000 the product is 1000 up to rounding
+    # At k = 1000 the product is 1000 up to rounding, so this level is not compared.
     np.testing.assert_array_equal(levels[1001:], np.arange(999, 0, -1))
 
 
 def test_a_sample_depends_on_its_own_key_but_for_batch_norms(x64):
-    """Beside others, example 5 is the same unless norms are taken over the batch."""
+    """Beside other examples, example 5 is the same, unless norms are taken over the batch."""
     z = 50.0 * np.random.default_rng(0).standard_normal((8, 2))
     five = np.where(np.arange(8) == 5, 5, np.arange(8) + 20)
     for corrector, norm, coupled in (
@@ -243,7 +257,7 @@ def test_a_sample_depends_on_its_own_key_but_for_batch_norms(x64):
 
         @jax.jit
         def run(numbers, x, f=sampler):
-            """Of the examples of these numbers, which seed their keys."""
+            """Sample examples whose numbers seed their keys."""
             return f(example_keys(3, numbers), DATA_2D.predict(LAWS["ve"]), x).x
 
         found, beside = run(np.arange(8), z), run(five, np.where(five[:, None] == 5, z, 2.0 * z))
@@ -269,7 +283,7 @@ def test_no_two_draws_share_a_key():
 
 
 def test_example_norms_are_the_step_size_of_each_example():
-    """`e = 2 (snr sqrt(D) / |score|)^2` on VE, seen in the mean of one step over many draws."""
+    """For VE the step size is `e = 2 (snr sqrt(D) / |score|)^2`, by mean and variance of a step."""
     law, n, D = LAWS["ve"], 4000, 16
     data = Gaussian.scalar(MEAN, STD, D)
     x = jnp.tile(jnp.linspace(-1.0, 3.0, D)[None], (n, 1))
@@ -322,7 +336,7 @@ def test_refusals(changes, message):
 
 
 def test_langevin_on_subvp_takes_beta_from_the_law(x64):
-    """Where the original stops for want of a table: `alpha = 1 - beta(t) / N`."""
+    """Langevin on sub-VP uses `alpha = 1 - beta(t) / N`; the original fails for lack of a table."""
     x, t = jnp.ones((1, 4)), jnp.asarray([0.5])
     z = jnp.asarray([[1.0, -1.0, 1.0, 2.0]])
 

@@ -1,8 +1,7 @@
 """The sampler of the released code against that code, with its own noise: steps and whole runs.
 
-`score(x, t) = -x / (1 + t)` at one t per example in single steps; in whole runs a linear model
-behind the usual wrapper. What is given as noise is handed out in the order in which it is asked
-for, so the runs go step by step, uncompiled.
+Single steps use `score(x, t) = -x / (1 + t)` at one t per example; whole runs use a linear model as
+the network. The given noise is used in the order of the draws, so runs are not compiled.
 """
 
 import json
@@ -24,7 +23,7 @@ SDE = np.load(FOLDER / "sde_lib" / "goldens" / "sde.npz")
 LOSSES = np.load(FOLDER / "losses" / "goldens" / "losses.npz")
 LAWS = {"vp": VP(), "subvp": SubVP(), "ve": VE()}
 KEY = jax.random.key(0)
-# What the original tells a network of each law, continuous and discrete, and how it reads it.
+# Prediction kind and conditioning of the original's networks, by law and continuous time.
 READ_AS = {
     ("vp", True): ("eps", "label"),
     ("vp", False): ("eps", "step"),
@@ -38,13 +37,13 @@ RUNS = {k: v for k, v in json.loads(str(GOLDENS["config"]))["runs"].items() if k
 
 
 def law_of(prefix):
-    """The law called `ve_n232` and the like, and its number of levels."""
+    """Return the law of a name such as `ve_n232`, and its number of levels."""
     name, _, levels = prefix.partition("_n")
     return LAWS[name], int(levels or 1000)
 
 
 def with_noise(law, draws):
-    """The law, whose noise is the next of `draws`."""
+    """Return the law with the next of `draws` as its noise."""
 
     class Given(type(law)):
         def noise(self, key, x):
@@ -62,13 +61,16 @@ def assert_close(out, expected, rtol):
 
 
 def test_the_references_are_all_here():
-    """Two tests below go through what the files hold; an empty file would pass them."""
+    """The files hold all references; two tests below iterate over them and would pass without."""
     assert len(MOVES) == 5 * 5 - 1 and len(SINGLE) - len(MOVES) == 4 * 4 and len(RUNS) == 7
 
 
 def tolerance(prefix, step):
-    """2e-6, but where the original subtracts neighbouring squares of VE in float32, and for `ald`
-    on VE, whose float32 power is 5e-7 off and enters squared in each of three steps."""
+    """Return the tolerance: 2e-6, but more where the original loses digits in float32.
+
+    The original subtracts neighbouring squares for VE. Its power for `ald` on VE has an error of
+    5e-7, which enters squared in each of three steps.
+    """
     if prefix.startswith("ve") and step.startswith(("reverse", "ancestral")):
         return 5e-5 if prefix == "ve" else 5e-6
     return 4e-6 if prefix.startswith("ve") else 2e-6
@@ -90,7 +92,7 @@ def test_predictors(case):
 
 @pytest.mark.parametrize("case", [case for case in SINGLE if case not in MOVES])
 def test_correctors(case):
-    """Their mean without noise is nowhere used, there or here."""
+    """Correctors return the original's x; their mean without noise is used nowhere."""
     prefix, step = case.split("/")
     law, N = law_of(prefix)
     x, t = jnp.asarray(GOLDENS["x"]), jnp.asarray(GOLDENS["t"])
@@ -108,8 +110,11 @@ def test_correctors(case):
 @pytest.mark.parametrize("kind", ["sde", "ode"])
 @pytest.mark.parametrize("prefix", ["vp", "subvp", "ve", "vp_n100", "subvp_n100", "ve_n232"])
 def test_reverse_discretisation(prefix, kind):
-    """`x - f` and G of the original's reverse SDE and ODE, at t from 1e-5 to 1. Compared with the
-    size of x, in which its own f is rounded; G is that of the forward chain."""
+    """`x - f` and G are those of the original's reverse SDE and ODE, at t from 1e-5 to 1.
+
+    Errors are relative to the size of x, to which the original rounds f. G is that of the forward
+    chain.
+    """
     law, N = law_of(prefix)
     x, t = jnp.asarray(SDE["x"]), jnp.asarray(SDE["t"])
     mean, std = PREDICTORS["reverse_diffusion"](law, N, kind == "ode")(score, x, t)
@@ -117,12 +122,12 @@ def test_reverse_discretisation(prefix, kind):
     rtol = 4e-5 if prefix == "ve" else 3e-6 if prefix == "ve_n232" else 0.0
     assert np.all(abs(x - mean - f) < 5e-7 * np.max(abs(SDE["x"])) + rtol * abs(f))
     if kind == "sde":
-        # sub-VP's 1 - exp is 6e-3 off in the original at t = 1e-5, the first example
+        # In the original, sub-VP's 1 - exp has an error of 6e-3 at t = 1e-5, the first example.
         np.testing.assert_allclose(std[1:], SDE[f"{prefix}/G"][1:], rtol=max(rtol, 2e-5))
 
 
 def model(name, continuous, a, b, N):
-    """The linear model of the references, told the label; `calls` counts its evaluations."""
+    """Return the linear model of the references; `calls` counts its evaluations."""
 
     def network(x, label):
         network.calls += 1
@@ -138,7 +143,7 @@ def model(name, continuous, a, b, N):
 
 
 def draws_of(run, settings):
-    """Each step's noise: first of the corrector's inner steps, then of the predictor."""
+    """Yield each step's noise: first that of the corrector's inner steps, then the predictor's."""
     for i in range(settings["N"]):
         if settings["corrector"] != "none":
             yield from GOLDENS[f"pc/{run}/z_corrector"][i]
@@ -148,7 +153,10 @@ def draws_of(run, settings):
 
 @pytest.mark.parametrize("run", RUNS)
 def test_whole_runs(run):
-    """40 steps, with the calls counted that the original takes to be 2 or 3 a step in any case."""
+    """Runs of 40 steps end as the original's, and `nfe` counts the real calls.
+
+    The original's NFE is always 2 or 3 per step.
+    """
     settings = RUNS[run]
     name, N, continuous = (settings[key] for key in ("sde", "N", "continuous"))
     get = lambda key: GOLDENS[f"pc/{run}/{key}"]
@@ -175,8 +183,11 @@ def test_whole_runs(run):
 
 @pytest.mark.parametrize("name", LAWS)
 def test_score_of_a_discrete_model(name):
-    """Labels and score at t from 1e-5 to 1; sub-VP has none but the continuous one. The original's
-    `1 - alphas_cumprod` is 2e-4 of itself off at the lowest level; sub-VP's `1 - exp`, 2e-2."""
+    """Labels and scores are the original's at t from 1e-5 to 1; sub-VP is always continuous.
+
+    The original's `1 - alphas_cumprod` has a relative error of 2e-4 at the lowest level, and
+    sub-VP's `1 - exp` one of 2e-2.
+    """
     x, t = LOSSES["score_fn/x"], jnp.asarray(LOSSES["score_fn/t"])
     get = lambda key: LOSSES[f"score_fn/{name}/{key}"]
     continuous = name == "subvp"

@@ -1,8 +1,9 @@
-"""One strength for all: how much of a start is left, against the closed form of the reverse SDE.
+"""The strength eta of noise means the same for all methods, by the correlation with the start.
 
-On Gaussian data of variance S^2 the SDE of strength eta leaves, between two noise levels, the
+For Gaussian data of variance S^2, the SDE of strength eta leaves between two noise levels the
 correlation `exp(-eta int sigma^2 / (S^2 + sigma^2) dlog sigma)`. A sampler with the exact score is
-affine in its start, so two runs with one key and starts one apart measure its own without error.
+affine in its start. So two runs with one key, from starts that differ by 1, measure its correlation
+without error.
 """
 
 import jax
@@ -32,7 +33,7 @@ from sde_lib import EDM, VE, VP, Flow
 pytestmark = pytest.mark.usefixtures("x64")
 KEY = jax.random.key(0)
 LAWS = {"vp": VP(), "ve": VE(), "edm": EDM(), "flow": Flow()}
-S, TOP, END = 0.4, 2.0, -3.0  # of the data; log sigma of the ends
+S, TOP, END = 0.4, 2.0, -3.0  # std of the data; log sigma of the two ends
 DATA, SIZES = Gaussian.scalar(0.7, S), (128, 256)
 
 
@@ -41,14 +42,14 @@ def correlation(eta, top=TOP, end=END):
 
 
 def left(law, ends, x):
-    """The correlation from the end points `(..., 2)` of two starts one apart."""
+    """Return the correlation from the ends `(..., 2)` of two starts that differ by 1."""
     a, c = (np.asarray(v) for v in law.coeffs(ends))
     spread, x = np.sqrt(a**2 * S**2 + c**2), np.asarray(x)
     return (x[..., 1] - x[..., 0]) * spread[0] / spread[-1]
 
 
 def measured(law, sampler):
-    """The correlation left by 128 and by 256 steps even in lam."""
+    """Return the correlation that is left after 128 and after 256 steps even in lam."""
     lams = [np.linspace(-TOP, -END, n + 1) for n in SIZES]
     lams = np.stack([np.pad(lam, (0, max(SIZES) + 1 - len(lam)), "edge") for lam in lams], 1)
     ts = np.asarray(law.t_of_lam(np.repeat(lams, 2, axis=1)))
@@ -77,7 +78,10 @@ METHODS = {
     ],
 )
 def test_the_same_is_forgotten_in_small_steps(name, method, eta):
-    """The limit, extrapolated from two lengths of step, to 1 %; and the order of what is left."""
+    """In the limit of small steps the correlation is the SDE's, to 1 %.
+
+    The limit is extrapolated from two step lengths; the remaining error has the method's order.
+    """
     make, order = METHODS[method]
     found, truth = measured(LAWS[name], make(LAWS[name], eta)), correlation(eta)
     limit = found[1] + (found[1] - found[0]) / (2**order - 1)
@@ -87,7 +91,7 @@ def test_the_same_is_forgotten_in_small_steps(name, method, eta):
 
 
 def test_restarts_are_as_strong_as_they_are_many():
-    """K restarts over an interval, against `dpm_multistep` with eta = K on it."""
+    """K restarts over an interval leave the correlation of `dpm_multistep` with eta = K on it."""
     law, low, high = VP(), 0.3, 0.7
     ts = np.asarray(law.t_of_lam(-np.log(np.linspace(high, low, 41))))
 
@@ -115,7 +119,7 @@ def test_the_adaptive_sde_forgets_as_much():
 
 
 def test_on_a_point_one_step_of_any_length_is_exact():
-    """Where all the spread is noise, `exp(-eta h)` of the start is left."""
+    """For data at one point, one step of any length leaves the correlation `exp(-eta h)`."""
     eta = 0.7
 
     def run(law, x):
@@ -135,12 +139,15 @@ def test_on_a_point_one_step_of_any_length_is_exact():
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])
 def test_the_eta_of_ddim_on_the_common_scale(eta):
-    """Steps of one length h: `1 - exp(-2 e h) = eta^2 (1 - exp(-2 h))`, sample by sample."""
+    """DDIM's eta has the strength e with `1 - exp(-2 e h) = eta^2 (1 - exp(-2 h))` in steps h.
+
+    Samples are equal one by one.
+    """
     law, steps = VP(), 6
     ts = np.asarray(make_grid("uniform_lam", law, steps, 0.01))
     h = np.diff(law.lam(ts))[0]
     strength = -np.log1p(eta**2 * np.expm1(-2 * h)) / (2 * h)
-    # The churn of the paper on the same grid, by the strength that its docstring states.
+    # The paper's churn on the same grid, and the strength that the docstring of `edm` states.
     churn = 2.0
     made = [ddim(law, eta), dpm_multistep(law, 1, eta=strength)]
     made += [edm(law, churn), edm(law, eta=np.log1p(churn / steps) / h)]

@@ -1,4 +1,4 @@
-"""Teleportation: nothing changes where the model is exact, and real digits forgive the start."""
+"""Teleportation: exact for Gaussian data, and with a small error for digits."""
 
 from functools import partial
 
@@ -36,14 +36,13 @@ def by(method):
 
 @pytest.mark.parametrize("law_name", LAWS)
 def test_with_the_exact_score_the_skip_only_removes_error(law_name):
-    """The sampler's own limit is reached from any noise level, with less error the more of the
-    path was jumped over."""
+    """With the exact score, a jump keeps the sampler's limit; longer jumps have less error."""
     law, eps = LAWS[law_name], 1e-3
     ts, finer = (np.asarray(make_grid("uniform_lam", law, n, eps)) for n in (20, 40))
     x = float(law.prior_std()) * normal(20, 2)
     flow = partial(gaussian_flow, law, model_of(*DATA))
     exact = DATA.flow_map(law, x, law.t1, eps)
-    # Nodes of this grid, so that the finer one lands on them too.
+    # Noise levels at nodes of this grid, which are nodes of the finer grid too.
     sigmas = np.exp(-np.asarray(law.lam(ts)))[[0, 8, 14]]
 
     @jax.jit
@@ -54,7 +53,7 @@ def test_with_the_exact_score_the_skip_only_removes_error(law_name):
 
     *errors, half = (np.sqrt(np.mean((end - exact) ** 2)) for end in runs(x))
     assert np.all(np.diff(errors) < 0.0) and errors[-1] < 0.3 * errors[0]
-    # The steps of DDIM tile the path, so halving them halves what is left after a jump as well.
+    # Halving DDIM's steps halves the error of the rest of the path, after a jump too.
     assert 1.6 < errors[1] / half < 2.4, errors[1] / half
 
 
@@ -87,14 +86,17 @@ def test_nodes_and_evaluations(method):
 
 
 def test_digits_forgive_the_start():
-    """Twenty Gaussians fitted to the digits as the network, Heun on 24 nodes: the error against the
-    whole run is next to nothing far above the largest deviation, then rises."""
+    """The error against the whole run is tiny for jumps to far above the data's largest std.
+
+    For jumps to lower noise levels it rises. The network is that of twenty Gaussians fitted to the
+    digits, with Heun on 24 nodes.
+    """
     law, sigmas = EDM(t1=80.0), (40.0, 10.0, 5.0, 2.0, 0.5)
     data, net = fitted_mixture()
     cov = net.moments(law, 0.0)[1]
     flow = partial(gaussian_flow, law, model_of(data.mean(0), cov))
     ts = np.asarray(make_grid("karras", law, 24, 2e-2))
-    # Drawn at t1 with the mean and spread of the data: a prior without would add an error itself.
+    # Starts are draws of the law at t1; draws of the prior would add an error of their own.
     x = net.draw(np.random.default_rng(1), 64) + 80.0 * normal(64, 64)
     run = lambda sigma: jax.jit(
         lambda x: teleport(flow, by(heun(law)), law, ts, sigma)(KEY, net.predict(law), x).x

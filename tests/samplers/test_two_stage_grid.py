@@ -1,4 +1,4 @@
-"""The two-stage grid: the printed nodes of the released recipes, and runs that stop early."""
+"""The two-stage grid: the published nodes of the released recipes, and runs that stop early."""
 
 from functools import partial
 from itertools import pairwise
@@ -32,7 +32,7 @@ KEY = jax.random.key(0)
 LAWS = {name: law() for name, law in SDES.items()}
 ABAR = scaled_linear()
 
-# Real levels and noise levels of the released code on the scaled-linear table.
+# Fractional levels and noise levels of the released code on the scaled-linear table.
 PRINTED = {
     "sd15_8": (
         (999, 857.32, 719.44, 585.86, 457.19, 334.35, 218.70, 112.73, 22.68),
@@ -60,8 +60,10 @@ def test_printed_grids(name):
 
 
 def test_end_of_the_sdxl_recipe():
-    """The node S_k is printed as .0598. The run ends at the level read back from its index, by the
-    other interpolation: a hair above."""
+    """The node S_k is .0598, as published; the run ends slightly above.
+
+    It ends at the noise level that is read back from the node's index by the other interpolation.
+    """
     recipe, sigma = RECIPES["sdxl_8"], sigma_of(ABAR)
     assert round(end_level(recipe, sigma[0], sigma[-1]), 4) == 0.0598
     np.testing.assert_allclose(discrete(ABAR, recipe).sigma[-1], 0.0598, rtol=3e-3)
@@ -84,7 +86,10 @@ def test_nodes(low, high, rho):
 
 
 def test_fractional_levels():
-    """Between the neighbours and continuous; the two interpolations agree on whole levels."""
+    """Fractional levels lie between their neighbours, and are continuous.
+
+    The two interpolations agree on whole levels.
+    """
     at = np.linspace(0.0, 999.0, 7993)
     sigma, table = sigma_of_index(ABAR, at), sigma_of(ABAR)
     below, above = np.floor(at).astype(int), np.ceil(at).astype(int)
@@ -100,12 +105,14 @@ def test_fractional_levels():
 
 
 def test_first_stage_chooses_the_end_alone():
-    """Whatever n0, rho0 and k, the way is the second stage's; and its rho of 1.2, against 1, moves
-    nodes by a twentieth of the range at most."""
+    """n0, rho0 and k of the first stage determine only the end; the nodes are the second stage's.
+
+    Its rho of 1.2 moves nodes by at most a twentieth of the range, compared with rho = 1.
+    """
     for nodes, rho, kept in ((12, 7.0, 9), (12, 7.0, 8), (12, 3.0, 9), (30, 7.0, 9)):
         grid = discrete(ABAR, Recipe(8, nodes, rho, kept, 2)).index
         np.testing.assert_allclose(grid, K(9, grid[-1], 999.0, 1.2), rtol=1e-12)
-    # Where stage 1 is down at sigma_min the whole range is left, for every rho0.
+    # If stage 1 ends at sigma_min, the second stage has the whole range for every rho0.
     last = [discrete(ABAR, Recipe(8, 12, rho, 11, 2)).index[-2:] for rho in (2.0, 7.0)]
     np.testing.assert_allclose(last[0], last[1], rtol=1e-9)
     grid = discrete(ABAR, RECIPES["sd15_8"]).index
@@ -115,7 +122,10 @@ def test_first_stage_chooses_the_end_alone():
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 def test_grid_of_a_law(law):
-    """Exact ends, in float32 too, and even in time^(1 / 1.2): its own, or VP's for EDM."""
+    """A grid has exact ends, in float32 too, and is even in t^(1 / 1.2).
+
+    t is the law's own time, for EDM that of VP.
+    """
     for steps in (1, 5, 1000):
         ts = two_stage(law, steps, 2e-3)
         assert ts.shape == (steps + 1,) and ts.dtype == jnp.float32
@@ -129,7 +139,7 @@ def test_grid_of_a_law(law):
 
 
 def test_end_of_a_law():
-    """EDM's time is the noise level, so its end is S_k itself; other laws meet it in theirs."""
+    """The end of a grid has the noise level S_k; for EDM the time is S_k itself."""
     recipe = RECIPES["sd15_5"]
     level = (80 ** (1 / 5) + 6 / 7 * (0.002 ** (1 / 5) - 80 ** (1 / 5))) ** 5
     with jax.enable_x64(True):
@@ -141,9 +151,11 @@ def test_end_of_a_law():
 
 
 def test_stops_early_then_denoises(x64):
-    """The end carries about the noise of its level, which one more evaluation takes off: where the
-    data have the spread S, `x - x0` is `sigma^2 / (S^2 + sigma^2)` of what the steps left of the
-    start. In the scale of EDM the steps of DDIM are Euler's in sigma."""
+    """A run stops early, and one more evaluation removes the noise of the last level.
+
+    For data of std S, `x - x0` is `sigma^2 / (S^2 + sigma^2)` times what the steps left of the
+    start. Under EDM, DDIM's steps are Euler's in sigma.
+    """
     law, data, var = EDM(), Gaussian.scalar(0.3, 0.05, dims=16), 0.05**2
     sigma = discrete(ABAR, RECIPES["sd15_5"]).sigma
     predict = data.predict(law)
@@ -159,7 +171,7 @@ def test_stops_early_then_denoises(x64):
     pull = sigma**2 / (var + sigma**2)
     left = sigma[0] * np.prod(1.0 - (1.0 - sigma[1:] / sigma[:-1]) * pull[:-1]) * pull[-1]
     size = np.sqrt(np.mean((noisy.x - clean.x) ** 2))
-    # Three standard errors of a spread over 8000 values.
+    # The tolerance is three standard errors of a standard deviation over 8000 values.
     assert abs(size / left - 1.0) < 3.0 / np.sqrt(16000)
     assert 0.9 < size / sigma[-1] < 1.0
     euler = x
@@ -170,7 +182,7 @@ def test_stops_early_then_denoises(x64):
 
 @pytest.mark.parametrize(("method", "order"), [(ddim, 1), (dpm_multistep, 2)])
 def test_order_at_the_early_end(method, order, x64):
-    """With the ends kept and the steps many, the flow's own state there."""
+    """With many steps to a fixed early end, runs converge to the flow's state with their order."""
     law = VP()
     eps = early_end(law, RECIPES["sd15_5"], 1e-3)
     assert eps > 0.05
@@ -195,7 +207,7 @@ def test_without_the_early_stop():
 
 
 def test_recipes():
-    """The order is that of the number of steps: DDIM up to six, 2M for eight."""
+    """Recipes have order 1 (DDIM) up to six steps, and order 2 (2M) for eight."""
     for name, recipe in RECIPES.items():
         assert int(name.split("_")[1]) == recipe.steps
         assert recipe.order == (2 if recipe.steps > 6 else 1)

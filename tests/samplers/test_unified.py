@@ -1,4 +1,4 @@
-"""Schedules: the published solvers among them, the estimator, orders, counts and the file."""
+"""Solver schedules: published solvers as schedules, the estimator, orders, counts and the file."""
 
 import json
 import math
@@ -35,7 +35,7 @@ from search.known import multistep, single
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 DEPTH = 5
 
-# Each solver by its own implementation, and as a schedule on the nodes lam.
+# Each solver as its own implementation, and as a schedule on the nodes lam.
 RECOVERED = {
     "ddim": (ddim, multistep),
     "dpm 2M noise": (partial(dpm_multistep, form="noise"), partial(multistep, order=2, kind="dpm")),
@@ -80,7 +80,7 @@ def stacked(tables):
 
 
 def run_tables(law, x, ts, correct, predict):
-    """The ends by tables, mapped over."""
+    """Return the ends of runs by tables, mapped over the tables."""
     quiet = np.zeros(ts.shape[1] - 1, bool)
 
     def one(ts, correct, predict):
@@ -90,27 +90,27 @@ def run_tables(law, x, ts, correct, predict):
 
 
 def tables(law, schedules):
-    """The tables of schedules of equal length, but for what is evaluated again: nothing."""
+    """Return the stacked tables of schedules of equal length, which evaluate no state twice."""
     found = stacked([table_of(law, s, depth=DEPTH) for s in schedules])
     assert not found.again.any()
     return found[:3]
 
 
 def level(law, lam):
-    """The time, and `a` there."""
+    """Return the times of lam, and `a` at these times."""
     t = np.asarray(law.t_of_lam(np.asarray(lam)))
     return t, np.asarray(law.coeffs(t).a)
 
 
 def cut(law):
-    """The law from the first node of LAM on, and the start there."""
+    """Return the law with t1 at the first node of LAM, and the start there."""
     t1, a = level(law, LAM[0])
     return law.replace(t1=float(t1)), a * START
 
 
 @pytest.fixture(scope="module")
 def recovered():
-    """`x / a` at the end by schedule, `(method, B, 1)`, for every law."""
+    """Return `x / a` at the end by schedules, `(method, B, 1)`, for every law."""
     with jax.enable_x64(True):
         run, ends = for_each(LAWS, run_tables), {}
         schedules = [make(on_nodes(method)) for method, (_, make) in RECOVERED.items()]
@@ -122,7 +122,7 @@ def recovered():
 
 
 def own_end(law, method):
-    """`x / a` at the end by the method's own implementation."""
+    """Return `x / a` at the end by the method's own implementation."""
     law, x = cut(law)
     sampler, (ts, a) = RECOVERED[method][0](law), level(law, on_nodes(method))
     run = jax.jit(lambda x, ts: sample(KEY, M1.predict(law), sampler, x, ts).x)
@@ -134,21 +134,27 @@ def evaluations_a_step(method):
 
 
 def on_nodes(method):
-    """The nodes between steps, so that every method makes twelve evaluations in all."""
+    """Return the nodes between steps, such that every method makes twelve evaluations in all."""
     return LAM[:: evaluations_a_step(method)]
 
 
 @pytest.mark.parametrize("method", RECOVERED)
 def test_every_published_solver_is_a_schedule(recovered, method):
-    """On VP, uneven nodes; 1e-12 is some hundred roundings."""
+    """Schedules of published solvers give the solvers' ends on VP, on uneven nodes.
+
+    The tolerance of 1e-12 is that of some hundred roundings.
+    """
     found = recovered["vp"][list(RECOVERED).index(method)]
     np.testing.assert_allclose(found, own_end(VP(), method), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("law_name", LAWS)
 def test_laws_agree_in_the_rescaled_state(recovered, law_name):
-    """So every recovered solver is the same on every law. The noise form of order 4 multiplies the
-    rounding of the start by its large coefficients where `a` is small."""
+    """In `x / a` each schedule gives the same end for every law.
+
+    The tolerance is larger because the noise form of order 4 multiplies the rounding of the start
+    by its large coefficients where `a` is small.
+    """
     np.testing.assert_allclose(recovered[law_name], recovered["vp"], rtol=0, atol=1e-11)
 
 
@@ -168,8 +174,10 @@ def test_phi_against_its_series():
 
 
 def test_derivatives_are_exact_for_polynomials_and_of_their_order_beyond():
-    """m points give `d^k/dtheta^k` of a polynomial of degree m exactly, and miss that of exp by
-    `O(r^(m + 1 - k))`."""
+    """m points give `d^k/dtheta^k` of polynomials of degree m exactly.
+
+    For exp the error is `O(r^(m + 1 - k))`.
+    """
     r = np.array([[-0.7, -1.5, 1.0, -2.1]])
     for m in range(1, 5):
         w = estimates(r, np.full((1, 4), m) * (np.arange(1, 5) <= m))[0]
@@ -186,8 +194,11 @@ def test_derivatives_are_exact_for_polynomials_and_of_their_order_beyond():
 
 
 def started(lam, order, corrector, relax=(), corrector_relax=()):
-    """Two single steps of order 3, then multistep of one order: no start-up of lower order. The
-    nodes are those of the multistep part; a stage of a single step is an evaluation as well."""
+    """Return a schedule of two single steps of order 3 and then multistep of one order.
+
+    So there is no start of lower order. The nodes are those of the multistep part; each stage of a
+    single step is an evaluation too.
+    """
     steps = list(single(lam[::3][:3], 3).steps)
     corrected = {"corrector": corrector, "corrector_relax": corrector_relax}
     for end in lam[7:]:
@@ -196,7 +207,7 @@ def started(lam, order, corrector, relax=(), corrector_relax=()):
 
 
 def test_orders_of_convergence():
-    """Multistep of order n, n + 1 with the pseudo corrector, whatever the relaxations."""
+    """Multistep of n points has order n, or n + 1 with the pseudo corrector, for any relaxation."""
     cases = {
         "1": (1, partial(started, order=1, corrector="none")),
         "1 corrected": (2, partial(started, order=1, corrector="pseudo")),
@@ -223,8 +234,11 @@ def test_orders_of_convergence():
 
 
 def test_an_implicit_corrector_evaluates_the_corrected_state():
-    """Order 1 and 2 in turn, in NumPy, on EDM where `dx = eps dsigma`: the weights are those of the
-    exponential trapezoid, `phi_1 - phi_2` and `phi_2`."""
+    """The implicit corrector equals a loop in NumPy, on EDM, for which `dx = eps dsigma`.
+
+    The weights are those of the exponential trapezoid, `phi_1 - phi_2` and `phi_2`. Each step has a
+    predictor of order 1 and a corrector of order 2, and then evaluates the corrected state.
+    """
     law, lam = EDM(), np.linspace(-np.log(80.0), 4.0, 9)
     steps = [Step(float(v), corrector="implicit") for v in lam[1:-1]]
     run = unified(law, Schedule(float(lam[0]), (*steps, Step(float(lam[-1])))))
@@ -244,8 +258,10 @@ def test_an_implicit_corrector_evaluates_the_corrected_state():
 
 
 def test_every_step_may_be_of_another_kind():
-    """Forms, starts, orders and points that differ by step, against the polynomial through the
-    same points integrated by a fine sum."""
+    """Steps may differ in form, start, order and points.
+
+    The truth is the polynomial through the same points, integrated by a fine quadrature.
+    """
     law, lam = EDM(), np.array([-2.0, -1.2, -0.3, 0.1, 0.9])
     steps = (
         Step(lam[1], "data"),
@@ -256,7 +272,7 @@ def test_every_step_may_be_of_another_kind():
     law = law.replace(t1=float(np.exp(2.0)))
     x, run = START / np.exp(0.5), unified(law, Schedule(lam[0], steps))
     found = jax.jit(lambda x: run(KEY, M1.predict(law), x).x)(x)
-    # The nodes whose outputs each polynomial goes through, its start first.
+    # The nodes whose outputs each step's polynomial goes through; the first is the step's start.
     through = [(0,), (0, 1), (2, 1, 0), (2, 3)]
     states, outputs = [x], []
     for i, (step, points) in enumerate(zip(steps, through)):
@@ -278,7 +294,7 @@ def test_every_step_may_be_of_another_kind():
 
 
 def test_an_analytic_first_step():
-    """Exact for a single point; on the mixture the output is off by O(a) at the start."""
+    """An analytic first step is exact for one data point; on the mixture its error is O(a)."""
     law, point = VP(), np.array([[0.3, -1.1]])
     x = np.random.default_rng(0).standard_normal((5, 2))
     schedule = multistep(np.asarray(law.lam(np.linspace(1.0, 0.01, 6))), 2)
@@ -287,7 +303,7 @@ def test_an_analytic_first_step():
     truth = a_s * point + c_s / c_t * (x - a_t * point)
     found = jax.jit(lambda x: run(KEY, Empirical(point).predict(law), x).x)(x)
     np.testing.assert_allclose(found, truth, atol=1e-12)
-    # One step on the mixture, where the output is off by a^2 / c times the variance and x.
+    # In one step on the mixture, the error of the output is a^2 / c times the variance and x.
     mean, errors = float(M1.weights @ M1.means[:, 0]), []
     x = np.random.default_rng(0).standard_normal((2000, 1))
     for beta in (10.0, 14.0):
@@ -305,7 +321,7 @@ def test_an_analytic_first_step():
         assert found.trace.shape == (1, 2000, 1) and int(found.nfe) == 0
         (a, _), (c, late) = (np.asarray(v) for v in law.coeffs(np.array([1.0, 0.5])))
         noise = (found.x - exact) / (late * np.expm1(lam[1] - lam[0]))
-        # eps - (x - a mean) / c = -a (x0 - mean) / c, where x0 - mean is near a var x.
+        # eps - (x - a mean) / c = -a (x0 - mean) / c, with x0 - mean close to a var x.
         errors.append(np.sqrt(np.mean(noise**2)) / (a**2 / c))
     variance = float(M1.moments(VP(), 1e-9)[1][0, 0])
     np.testing.assert_allclose(errors, variance, rtol=0.1)

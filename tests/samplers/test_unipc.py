@@ -1,4 +1,4 @@
-"""UniPC: order p + 1, exactness, and steps written out from the authors' equations."""
+"""UniPC: order p + 1, exactness, and its steps against the authors' equations."""
 
 import jax
 import jax.numpy as jnp
@@ -23,23 +23,32 @@ CASES = [(form, variant) for form in FORMS for variant in VARIANTS]
     [("noise", "b1", 1), ("data", "b2", 2), ("noise", "b1", 3), ("data", "b2", 3)],
 )
 def test_order_of_convergence_with_an_exact_history(form, variant, order):
-    """On M1: the corrector raises the order p of the predictor by one. p = 4 would be measured
-    against rounding; p = 3 is at 3.75 here, and rises with the number of steps. Not all pairs:
-    every one is held to its published steps below."""
+    """On M1 the corrector raises the predictor's order p by one.
+
+    The slope for p = 3 is 3.75 here, and rises with the number of steps. p = 4 is left out, because
+    its errors are near rounding. Not all combinations are here; a test below compares all of them
+    with the published steps.
+    """
     found = seeded_slope(lambda path: unipc(path, order, form, variant), order, form)
     assert abs(found - (order + 1)) < 0.3, found
 
 
 @pytest.mark.parametrize("form, figures", [("noise", [1.1e-2, 3.2e-3]), ("data", [8.7e-3, 2.3e-3])])
 def test_beats_dpm_solver_2m_at_equal_evaluations(form, figures):
-    """Unseeded, 24 and 48 steps on M1: 2M's figures were computed elsewhere."""
+    """From a start without history, errors on M1 with 24 and 48 steps are below those of 2M.
+
+    The figures of 2M were computed independently.
+    """
     found = mixture_errors(lambda path: unipc(path, 2, form), (24, 48))
     assert np.all(found < np.asarray(figures)), found
 
 
 def published(law, predict, x, ts, order, form, variant):
-    """The multistep loop of Zhao et al. 2023 (algorithms 5 to 8) in NumPy: linear systems
-    `R rho = b` with `b_k = h phi_{k+1}(h) k! / B(h)`, and 1/2 where they have one unknown."""
+    """Run the multistep loop of Zhao et al. 2023 (algorithms 5 to 8) in NumPy.
+
+    It solves linear systems `R rho = b` with `b_k = h phi_{k+1}(h) k! / B(h)`; rho is 1/2 where
+    there is one unknown.
+    """
     (a, c), lam = (np.asarray(v) for v in law.coeffs(ts)), np.asarray(law.lam(ts))
 
     def output(x, i):
@@ -47,7 +56,7 @@ def published(law, predict, x, ts, order, form, variant):
         return out.eps if form == "noise" else out.x0
 
     def update(x, i, outs, r, order, half):
-        """From x at i to i + 1, `outs[0]` at i, others at lam_i + r h."""
+        """Step from x at i to i + 1; `outs[0]` is the output at i, the others at lam_i + r h."""
         h = lam[i + 1] - lam[i]
         hh = h if form == "noise" else -h
         B = hh if variant == "b1" else np.expm1(hh)
@@ -77,10 +86,13 @@ def published(law, predict, x, ts, order, form, variant):
 
 @pytest.mark.parametrize("form, variant", CASES)
 def test_steps_are_the_published_ones(form, variant):
-    """Uneven times, orders 1 to 3, seven steps, the last one uncorrected."""
+    """Seven steps on uneven times equal the published ones, for orders 1 to 3.
+
+    The last step has no corrector.
+    """
     law, predict = VP(), M1.predict(VP())
     x, ts = np.linspace(-2.0, 2.0, 9)[:, None], np.linspace(1.0, 0.05, 8) ** 1.3
-    # Beyond order 2 the variants differ in the first two steps alone.
+    # Beyond order 2 the variants differ only in the first two steps.
     orders = (1, 2, 3) if variant == "b2" else (1, 2)
 
     @jax.jit
@@ -99,7 +111,7 @@ def test_a_single_point_is_reached_in_one_step_or_in_any_other_number(form, vari
     (a_t, a_s), (c_t, c_s) = (np.asarray(v) for v in law.coeffs(np.array([1.0, 0.01])))
     truth = a_s * point + c_s / c_t * (x - a_t * point)
     sampler, predict = unipc(law, 3, form, variant), Empirical(point).predict(law)
-    # One step, which rests after it, and five.
+    # One grid has one step and then steps of length zero, the other has five steps.
     grids = np.array([[1.0] + [0.01] * 5, np.linspace(1.0, 0.01, 6)])
     run = jax.jit(jax.vmap(lambda ts: sample(KEY, predict, sampler, x, ts).x))
     for out in run(grids):
@@ -107,7 +119,7 @@ def test_a_single_point_is_reached_in_one_step_or_in_any_other_number(form, vari
 
 
 def test_rescaled_states_agree_between_laws():
-    """`x / a` at lam = 3 from lam = -3, for every law."""
+    """`x / a` at lam = 3, from lam = -3, is the same for every law."""
     y = np.exp(3.0) * np.random.default_rng(0).standard_normal((50, 1))
 
     def run(law, y):
@@ -122,7 +134,7 @@ def test_rescaled_states_agree_between_laws():
 
 
 def test_rests_at_the_ends_change_nothing_and_times_may_be_one_per_example():
-    """The grids of three examples in one run, each like its own grid alone."""
+    """The grids of three examples run together, and each gives the same as its grid alone."""
     law, x = VP(), np.array([[0.5], [-1.0], [0.5]])
     ts = np.linspace(1.0, 0.01, 6)
     grids = [ts[[0, 0, 1, 2, 3, 4, 5]], 0.8 * ts[[0, 0, 1, 2, 3, 4, 5]], ts[[0, 1, 2, 3, 4, 5, 5]]]
@@ -146,7 +158,7 @@ def test_one_evaluation_a_step():
 
 
 def test_the_tangent_grid_is_even_in_its_angle():
-    """For every law; with rho = sigma_mid = 1 it is the cosine schedule."""
+    """The grid is even in its angle for every law; rho = sigma_mid = 1 gives the cosine grid."""
     grid = jax.jit(tangent, static_argnums=1)
     for law in LAWS.values():
         ts = grid(law, 10, 2e-3)

@@ -1,4 +1,4 @@
-"""Adams-Bashforth on the velocity: by hand in NumPy, its order, and the methods at its limits."""
+"""Adams-Bashforth on the velocity: against NumPy, its order, and its limits."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 
 
 def by_hand(law, x, ts, order, sigma_data):
-    """The polynomial fitted and integrated by NumPy, over angles from their own tangents."""
+    """Run the method in NumPy: polynomials fitted and integrated over angles."""
     a, c = (np.asarray(v) for v in law.coeffs(ts))
     phi, r = np.arctan(c / (sigma_data * a)), np.hypot(sigma_data * a, c)
     predict, y, values = M1.predict(law), x / r[0], []
@@ -57,7 +57,7 @@ def test_uneven_steps_by_hand(name, order, sigma_data):
 
 @pytest.mark.parametrize("order", [2, 3, 4])
 def test_order_of_convergence_with_an_exact_history(order):
-    """On M1, the first velocities being those of the solution."""
+    """The method has its order on M1 if its first velocities are exact."""
     times, xs = exact_first_steps()
     a, c = (v[:, :, None, None] for v in LAW.coeffs(times))
     exact = jax.vmap(jax.vmap(M1.predict(LAW)))(xs, times)
@@ -82,7 +82,7 @@ def test_order_one_is_of_order_one():
 
 @pytest.mark.parametrize("order", [1, 3])
 def test_for_large_data_it_is_deis_in_rho(order):
-    """`phi = rho / sigma_d` and `v = eps`, up to `1 / sigma_d^2`."""
+    """For large sigma_data it is DEIS in rho: `phi = rho / sigma_d` and `v = eps` in the limit."""
     law, x, ts = VP(), np.linspace(-2.0, 2.0, 9)[:, None], np.linspace(1.0, 0.01, 12)
     methods = velocity_ab(law, order, 1e7), adams_bashforth(law, order, "noise", "rho")
     run = jax.jit(lambda x, ts: [sample(KEY, M1.predict(law), m, x, ts).x for m in methods])
@@ -91,7 +91,7 @@ def test_for_large_data_it_is_deis_in_rho(order):
 
 
 def test_gaussian_data_of_that_size_take_one_step():
-    """v is zero along the whole flow."""
+    """For Gaussian data of std sigma_data one step is exact, because v is zero along the flow."""
     data, z = Gaussian.scalar(0.0, 0.6, 2), np.random.default_rng(0).standard_normal((5, 2))
 
     def run(law, x):
@@ -105,7 +105,7 @@ def test_gaussian_data_of_that_size_take_one_step():
 
 
 def test_rescaled_states_agree_between_laws():
-    """`x / a` at lam = 3 from lam = -3, for every law."""
+    """`x / a` at lam = 3, from lam = -3, is the same for every law."""
     y = np.exp(3.0) * np.random.default_rng(0).standard_normal((50, 1))
 
     def run(law, y):
@@ -134,8 +134,10 @@ def test_resting_steps_change_nothing_and_times_may_be_one_per_example():
 
 
 def test_single_precision_keeps_the_angles_at_large_noise():
-    """From sigma = 80, where two neighbouring angles agree in their first three digits: the angle
-    between them is right to rounding."""
+    """In float32 the angle between sigma = 80 and 79 is right to rounding.
+
+    The two angles themselves agree in their first three digits.
+    """
     t, s = np.float32(80.0), np.float32(79.0)
     found = turn(EDM(), 1.0, jnp.asarray(t), jnp.asarray(s))
     truth = np.arctan(np.float64(s)) - np.arctan(np.float64(t))

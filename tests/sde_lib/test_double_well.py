@@ -1,4 +1,4 @@
-"""The quartic law: its prior against quadrature and closed forms, its motion against the grid."""
+"""The double-well law: its prior against quadrature, its motion against the Fokker-Planck grid."""
 
 import itertools
 from functools import partial
@@ -52,7 +52,7 @@ def prior_sample(law, key, shape):
 
 @laws
 def test_prior_has_the_density_it_states(law, x64, strict_ranks):
-    """Normalised, in nats, summed over the coordinates; its score is `2 drift / g^2`."""
+    """`prior_logp` is normalised, in nats, a sum over coordinates; its score is `2 drift / g^2`."""
     x = np.random.default_rng(0).uniform(-2.0, 2.0, (5, 2, 3))
     weight = law.linear * x**2 - 0.5 * law.cubic * x**4
     expected = np.sum(weight / law.g**2 - np.log(normaliser(law)), axis=(1, 2))
@@ -64,7 +64,7 @@ def test_prior_has_the_density_it_states(law, x64, strict_ranks):
 
 @laws
 def test_prior_draws_have_the_prior_law(law):
-    """Kolmogorov-Smirnov against the integral of the density; 1 in 1000 would be below 1e-3."""
+    """Kolmogorov-Smirnov test of draws; a right sampler gives p below 1e-3 once in 1000 seeds."""
     x = np.asarray(prior_sample(law, jax.random.key(0), (2000, 2)), np.float64)
     density = lambda x: np.exp(law.log_weight(x)) / normaliser(law)
     grid = np.linspace(-6.0, 6.0, 200)
@@ -76,7 +76,7 @@ def test_prior_draws_have_the_prior_law(law):
 
 
 def test_draws_belong_to_examples():
-    """All four together, and the third alone."""
+    """The third of four examples gets the same draw when it is drawn alone."""
     law, t = LAWS["double"], np.asarray([0.1, 0.5, 1.0, 2.0], np.float32)
 
     @jax.jit
@@ -93,14 +93,14 @@ def test_draws_belong_to_examples():
 
 
 def test_prior_stays_where_it_is(x64):
-    """The density that the law leaves alone, by the equation and by simulation."""
+    """The prior is stationary, by the Fokker-Planck equation and by simulation."""
     law, grid = LAWS["deep"], np.linspace(-4.5, 4.5, 901)
     logp = lambda x: np.asarray(jax.jit(law.log_weight)(x))
     density = fokker_planck(law, logp, grid, np.linspace(0.0, 20.0, 11))
     seen = np.exp(density.table[0]) > 1e-8
     np.testing.assert_allclose(density.table[-1][seen], density.table[0][seen], atol=1e-3)
     x = prior_sample(law, jax.random.key(0), (8000, 1))
-    # The steps' own bias is below 2 % of the mean square at this length, h = 0.01.
+    # With h = 0.01 the bias of the steps is below 2 % of the mean square.
     y = jax.jit(lambda x: simulate(law, jax.random.key(1), x, 2.0, 200))(x)
     second = quad(lambda x: x**2 * np.exp(law.log_weight(x)), -6, 6)[0] / normaliser(law)
     spread = np.std(np.asarray(y) ** 2) / np.sqrt(8000)
@@ -108,7 +108,7 @@ def test_prior_stays_where_it_is(x64):
 
 
 def test_simulation_follows_the_equation(x64):
-    """From two peaks, moments at three times against those of the density, by their own error."""
+    """Moments simulated from two peaks equal those of the density within 4 standard errors."""
     law, n = LAWS["double"], 20_000
     grid = np.linspace(-4.0, 4.0, 801)
     logp = lambda x: np.log(0.3 * norm.pdf(x, -1.5, 0.3) + 0.7 * norm.pdf(x, 0.5, 0.2))
@@ -127,7 +127,7 @@ def test_simulation_follows_the_equation(x64):
 
 
 def test_straight_case_is_vp(x64):
-    """cubic = 0: drift, noise, prior and speed are those of VP with a constant beta = 1."""
+    """With cubic = 0, drift, diffusion, prior and spectral gap are those of VP with beta = 1."""
     law, vp = LAWS["straight"], VP(beta_min=1.0, beta_max=1.0)
     x, t = np.asarray([[-1.0], [0.3]]), np.float64(0.4)
     for name in ("drift", "diffusion"):
@@ -137,8 +137,10 @@ def test_straight_case_is_vp(x64):
 
 
 def test_a_high_barrier():
-    """Wells exp(89) times as likely as the top between them, which has no float32: density and
-    draws against the sum over a grid in float64."""
+    """Density and draws equal sums over a grid in float64, with a high barrier between the wells.
+
+    The wells are exp(89) times as likely as the top between them, a ratio that exceeds float32.
+    """
     law = DoubleWell(4.0, 1.0, 0.3)
     x = np.linspace(-4.0, 4.0, 200_001)
     weight = (4.0 * x**2 - 0.5 * x**4) / 0.09

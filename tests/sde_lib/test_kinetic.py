@@ -1,4 +1,4 @@
-"""The kinetic-optimal law: its energy, its optimality, and its use as any other law."""
+"""The kinetic-optimal law: its energy, its optimality, and its use like any other law."""
 
 import json
 from functools import partial
@@ -28,13 +28,13 @@ from tools.kinetic_path import table, training_data, write
 DIGITS = Path(__file__).parents[2] / "configs" / "paths" / "digits.json"
 KEY = jax.random.key(0)
 ENDS = (1e-6, 1.0 - 1e-6)
-# Smooth, from 0.5 to 0.33, nowhere near the floor.
+# gamma is smooth, goes from 0.5 to 0.33, and stays far from the floor.
 SPECTRUM = np.array([3.0, 1.5, 0.9, 0.4, 0.2]) / 9.0 * 0.67 * 5 / 0.6667
 
 
 @struct.dataclass
 class Trigonometric(AffinePath):
-    """`a = cos(pi t / 2)`, `c = sin(pi t / 2)`."""
+    """The law with `a = cos(pi t / 2)` and `c = sin(pi t / 2)`."""
 
     t0: float = ENDS[0]
     t1: float = ENDS[1]
@@ -47,7 +47,7 @@ class Trigonometric(AffinePath):
 
 
 def smooth_gamma(theta):
-    """Gaussian data on 5 of 10 directions, with a mean: gamma is known exactly."""
+    """Return the exact gamma of Gaussian data with variance in 5 of 10 directions, and a mean."""
     return gaussian_gamma(theta, SPECTRUM, dims=10)
 
 
@@ -94,8 +94,11 @@ def test_ends_and_monotone_signal_to_noise(smooth, x64):
 
 
 def test_spline_meets_its_nodes_and_slopes(smooth, x64):
-    """`turn` undoes `rise`; at the nodes the slope is sqrt(gamma), and in between the error is of
-    fourth order: far below what cubic differences of 64 nodes would show."""
+    """`turn` inverts `rise`, and the slope of `rise` is sqrt(gamma).
+
+    At the nodes the spline is exact. Between them its error is of fourth order, far below the error
+    of slopes from differences of 64 nodes.
+    """
     table = smooth.table
     for half in (0, 1):
         near = np.bool_(half == 0)
@@ -115,7 +118,7 @@ def test_spline_meets_its_nodes_and_slopes(smooth, x64):
 
 
 def test_published_equation_of_the_optimum(smooth, x64):
-    """Theorem 3.1 solved by Runge-Kutta from the data: `r^2 th' = sqrt((b - b^2 / 4) / gamma)`."""
+    """The law solves Theorem 3.1, `r^2 th' = sqrt((b - b^2 / 4) / gamma)`, as Runge-Kutta does."""
     b = bound_of(smooth)
     r2 = lambda t: 1.0 - b * t * (1.0 - t)
     rate = lambda t, th: np.sqrt((b - b**2 / 4) / smooth_gamma(th)) / r2(t)
@@ -128,8 +131,10 @@ def test_published_equation_of_the_optimum(smooth, x64):
 
 
 def test_least_energy_of_all_splines(smooth, x64):
-    """The energy integrated along the law is b, and minimising over splines of r and the angle
-    from elsewhere finds no less, and the same path."""
+    """The energy along the law is b, and no spline of r and the angle has less.
+
+    A minimisation over such splines from another start finds the same energy and the same path.
+    """
     b = bound_of(smooth)
     np.testing.assert_allclose(energy(smooth, smooth_gamma), b, rtol=1e-5)
     knots, t = np.linspace(0.0, 1.0, 9), np.linspace(0.0, 1.0, 201)
@@ -154,8 +159,10 @@ def test_least_energy_of_all_splines(smooth, x64):
 
 @pytest.mark.parametrize("name", ["trig", "flow", "kinetic"])
 def test_energy_is_that_of_the_exact_field(name, x64):
-    """`E |u|^2` over two points at -1 and 1, by quadrature over x and t of the field itself, whose
-    gamma is that of `E[x0 | x] = tanh(x / sigma^2)`."""
+    """The energy equals `E |u|^2` by quadrature over x and t of the field itself.
+
+    The data are two points at -1 and 1, so gamma follows from `E[x0 | x] = tanh(x / sigma^2)`.
+    """
     z, w = np.polynomial.hermite_e.hermegauss(200)
     w = w / w.sum()
 
@@ -169,7 +176,7 @@ def test_energy_is_that_of_the_exact_field(name, x64):
     kinetic = Kinetic.from_gamma(theta, gamma(theta), t0=ENDS[0], t1=ENDS[1])
     law = {"trig": Trigonometric(), "flow": Flow(*ENDS), "kinetic": kinetic}[name]
     nodes, weights = np.polynomial.legendre.leggauss(200)
-    # Even in the square root from the noise, where the field of the optimum turns fastest.
+    # Nodes are denser at the noise, where the field of the optimal law changes fastest.
     root = 0.5 * (nodes + 1.0)
     t, share = 1.0 - root**2, weights * root
 
@@ -186,9 +193,12 @@ def test_energy_is_that_of_the_exact_field(name, x64):
 
 @pytest.mark.optimised
 def test_published_and_computed_energies(x64):
-    """Sets drawn from a Gaussian, centred and scaled: L, the energies of the optimum, the straight
-    and the trigonometric path, and how far a is from straight. Figures computed elsewhere, for
-    another draw. With n / sqrt(D) falling the optimum goes to the straight path and its 2."""
+    """L and energies of three paths equal figures computed independently, for another draw.
+
+    The data are centred draws of a Gaussian. The figures are L, the energies of the optimal, the
+    straight and the trigonometric path, and the distance of a from 1 - t. As n / sqrt(D) falls, the
+    optimal path tends to the straight one, whose energy is 2.
+    """
     figures = {
         (200, 64): (1.261, 1.391, 1.615, 1.863),
         (50, 784): (1.498, 1.855, 1.905, 2.319),
@@ -204,14 +214,14 @@ def test_published_and_computed_energies(x64):
             np.testing.assert_allclose(off, off_straight[size], rtol=0.03)
     for length, best, straight, trig in found.values():
         assert best < min(straight, trig)
-        # The floor of gamma, 1e-4, adds up to 0.01 to L where gamma falls to zero.
+        # Where gamma falls to zero, its floor of 1e-4 adds up to 0.01 to L.
         assert best - 1e-4 < 4 * np.sin(length / 2) ** 2 < best + 1e-3
     plane = found[200, 2]
     assert 0.05 < plane[1] < 0.12 and 0.15 < plane[3] < 0.21 and 0.5 < plane[2] < 0.6
 
 
 def drawn_energies(n, dims):
-    """The law, L, and the energies of the law, the straight and the trigonometric path."""
+    """Return the optimal law, L, and the energies of the three paths."""
     x = np.random.default_rng(0).standard_normal((n, dims))
     found = estimate(x - x.mean(0), 64, 4000)
     gamma = PchipInterpolator(found.theta, np.clip(found.gamma, 0.0, 1.0))
@@ -222,8 +232,10 @@ def drawn_energies(n, dims):
 
 @pytest.mark.parametrize("n, dims", [(2, 1024), (4, 4096)])
 def test_bound_on_the_energy_that_few_points_lose(n, dims, x64):
-    """Theorem 4.2: the marginal field has the conditional energy less at most `6 M^2 n / sqrt(D)`,
-    M the largest rate of a and c, and never more; a tenth to a third of it here."""
+    """Theorem 4.2: the marginal energy is at most `6 M^2 n / sqrt(D)` below the conditional energy.
+
+    It is never above the conditional energy. M is the largest rate of a and c.
+    """
     x = np.random.default_rng(0).standard_normal((n, dims))
     found = estimate(x, 40, 1000)
     gamma = PchipInterpolator(found.theta, found.gamma)
@@ -235,7 +247,7 @@ def test_bound_on_the_energy_that_few_points_lose(n, dims, x64):
 
 
 def test_scale_belongs_to_the_data(x64):
-    """A law for data k times as large has k times the noise, and the same energy in their units."""
+    """A law for data k times as large has k times the noise, and the same energy relative to it."""
     theta = np.linspace(0.0, np.pi / 2, 101)
     one = Kinetic.from_gamma(theta, smooth_gamma(theta))
     two = Kinetic.from_gamma(theta, smooth_gamma(theta), scale=2.0)
@@ -250,7 +262,7 @@ def test_scale_belongs_to_the_data(x64):
 
 
 def test_digits_table_is_of_the_training_digits():
-    """The file that the config names, against a fresh estimate with other draws."""
+    """The table that the config names agrees with a new estimate from other draws."""
     stated = json.loads(DIGITS.read_text())
     data = training_data(load(DIGITS.parents[1] / "digits_vp.py"), 50_000, seed=1)
     assert len(data) == stated["examples"] == 1500
@@ -309,7 +321,7 @@ def test_numbers_that_are_refused(theta, gamma, kwargs, message):
 
 
 def test_same_rescaled_path_as_other_laws(x64):
-    """In `x / a` over matched log-SNR, DDIM on a mixture is one computation for every law."""
+    """In `x / a`, at the same log-SNR, DDIM on a mixture gives the same states for every law."""
     y = np.exp(3.0) * np.random.default_rng(0).standard_normal((20, 1))
 
     @jax.jit
@@ -325,7 +337,7 @@ def test_same_rescaled_path_as_other_laws(x64):
 
 
 def test_velocity_samples_and_weighs_gaussian_data(x64):
-    """The field's own time integral by Heun, of order 2 to the closed flow map; log p to 1e-5."""
+    """Heun's method on the velocity converges to the flow map at order 2; log p is good to 1e-5."""
     law = Kinetic.from_file(DIGITS, t1=0.95)
     data = Gaussian(np.array([0.4, -0.7]), np.array([[0.5, 0.2], [0.2, 0.3]]))
     start = float(law.prior_std()) * np.random.default_rng(0).standard_normal((6, 2))
@@ -343,8 +355,10 @@ def test_velocity_samples_and_weighs_gaussian_data(x64):
 
 
 def test_flow_matching_finds_the_velocity():
-    """Kind "velocity": at the data's own mean and spread the gradient of the loss is zero within
-    four standard errors, elsewhere it is not."""
+    """The loss of kind "velocity" has its minimum at the mean and spread of the data.
+
+    There its gradient is zero within four standard errors; at other values it is not.
+    """
     law, mean, std = Kinetic.from_file(DIGITS), 0.5, 0.8
 
     def network(params, x, t, dropout_key):
@@ -369,7 +383,7 @@ def test_flow_matching_finds_the_velocity():
 
 
 def test_a_table_is_a_constant_of_the_program():
-    """Leaves are the two times alone, so a law is traced, mapped over and hashed as any other."""
+    """The only leaves are t0 and t1, so the law is traced, mapped and hashed like any other."""
     law = Kinetic.from_file(DIGITS)
     assert jax.tree.leaves(law) == [law.t0, law.t1]
     assert law == Kinetic.from_file(DIGITS) and hash(law) == hash(Kinetic.from_file(DIGITS))

@@ -15,7 +15,7 @@ laws = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 
 
 def times(law, n=201):
-    """Even in t and, towards the data, even in log t."""
+    """Return times even in t, together with times even in log t."""
     even = np.linspace(law.t0, law.t1, n)
     return np.union1d(even, np.geomspace(law.t0, law.t1, n)[1:-1])
 
@@ -25,7 +25,10 @@ number = {id(law): i for i, law in enumerate(LAWS.values())}
 
 @jax.jit
 def ours_and_derived(which, x, t):
-    """What a law says itself, what follows from its coefficients, and drift and diffusion."""
+    """Return f, g2, lam as the law defines them and as derived, and drift and diffusion.
+
+    The derived values follow from the law's coefficients by autodiff.
+    """
     law, names = AnyLaw(LAWS.values(), which), ("f", "g2", "lam")
     ours = {name: getattr(law, name)(t) for name in names}
     derived = {name: getattr(AffinePath, name)(law, t) for name in names}
@@ -34,7 +37,7 @@ def ours_and_derived(which, x, t):
 
 @laws
 def test_drift_and_diffusion_follow_from_the_coefficients(law, x64, strict_ranks):
-    """`f = a'/a`, `g^2 = (c^2)' - 2 f c^2`, `lam = log(a/c)`, with autodiff's derivatives."""
+    """`f = a'/a`, `g^2 = (c^2)' - 2 f c^2` and `lam = log(a/c)`, with derivatives by autodiff."""
     t = times(law)
     x = np.ones((len(t), 3))
     ours, derived, drift, diffusion = jax.device_get(ours_and_derived(number[id(law)], x, t))
@@ -73,8 +76,10 @@ def float64_coeffs(law, t):
 
 @laws
 def test_float32_keeps_its_digits_near_the_data(law):
-    """A naive `sqrt(1 - exp(-B))` is off by a percent or two at t = 1e-5, thousands of times the
-    tolerance."""
+    """Coefficients in float32 are exact to 5e-6.
+
+    A naive `sqrt(1 - exp(-B))` would be wrong by one or two per cent at t = 1e-5.
+    """
     t = times(law).astype(np.float32)
     exact = float64_coeffs(law, t)
     ours = (*law.coeffs(t), law.lam(t), law.g2(t))
@@ -84,7 +89,7 @@ def test_float32_keeps_its_digits_near_the_data(law):
 
 
 def test_float32_naive_form_is_as_bad_as_said():
-    """The figure that the tolerance above is set against."""
+    """The naive form has the error that the docstring above states."""
     naive = jax.jit(lambda t: jnp.sqrt(1.0 - jnp.exp(-integral_of_beta(VP(), t))))
     t = np.float32(1e-5)
     assert 0.005 < abs(naive(t) / float64_coeffs(VP(), [t])[1][0] - 1.0) < 0.03
@@ -98,7 +103,11 @@ def there_and_back(which, t):
 
 @laws
 def test_float32_round_trip_of_lam(law):
-    """Relative to t near the data; near the prior the slope of lam sets the limit."""
+    """`t_of_lam(lam(t))` is t to rounding.
+
+    Near the data the error is relative to t. Near the prior it is the rounding of lam divided by
+    the slope of lam.
+    """
     t = times(law).astype(np.float32)
     back, slope = jax.device_get(there_and_back(number[id(law)], t))
     lam = np.abs(float64_coeffs(law, t)[2])
@@ -121,7 +130,10 @@ def forward_step(which, s, t):
 
 @laws
 def test_forward_steps_compose(law, x64):
-    """From s to u and on to t is from s to t; from t0 it leads to the marginal."""
+    """The kernel from s to u followed by that from u to t is the kernel from s to t.
+
+    From t0 the kernel leads to the marginal.
+    """
     grid = times(law)
     step = lambda s, t: jax.device_get(forward_step(number[id(law)], s, t))
     s, u, t = (grid[i] for i in (slice(0, -2), slice(1, -1), slice(2, None)))
@@ -139,7 +151,7 @@ def test_forward_steps_compose(law, x64):
 
 @laws
 def test_forward_step_in_float32_on_a_fine_grid(law):
-    """2000 steps, as the longest published chains: what is lost is far below one step's change."""
+    """For 2000 steps, as in the longest published chains, rounding is far below a step's change."""
     t = np.linspace(law.t0, law.t1, 2001).astype(np.float32)
     ours = forward_step(number[id(law)], t[:-1], t[1:])
     with jax.enable_x64(True):
@@ -156,7 +168,7 @@ def drawn_from_prior(which):
 
 @laws
 def test_prior(law, x64):
-    """Density against SciPy, and a draw against the density's own spread."""
+    """The prior's density equals SciPy's, and its draws have the density's standard deviation."""
     std = {"ve": 50.0, "edm": 80.0, "vp": 1.0, "subvp": 1.0, "flow": 0.999}
     std = std[next(name for name, other in LAWS.items() if other is law)]
     x = 1.5 * std * np.random.default_rng(0).standard_normal((4, 2, 3))
@@ -169,7 +181,7 @@ def test_prior(law, x64):
 
 @laws
 def test_a_law_is_a_pytree_of_numbers(law):
-    """So it can be traced, mapped over and differentiated."""
+    """A law can be traced, mapped over and differentiated."""
     leaves, tree = jax.tree.flatten(law)
     assert leaves and all(isinstance(leaf, float) for leaf in leaves)
     traced = jax.jit(lambda law, t: law.coeffs(t))(law, 0.5)
@@ -189,8 +201,10 @@ def test_ve_noise_is_geometric(sizes, x64):
 
 @pytest.mark.parametrize("law", [VP(0.1, 400.0), SubVP(0.1, 400.0)], ids=["vp", "subvp"])
 def test_where_nothing_is_left_of_the_data_in_float32(law):
-    """`B(1) = 200`: a = exp(-100) is 0, but lam, its inverse and the kernel between two such times
-    are those of float64."""
+    """lam, its inverse and the kernel are right in float32 even where a rounds to 0.
+
+    With beta_max = 400, `B(1) = 200` and a = exp(-100). The truth is computed in float64.
+    """
     t, s = np.float32([0.3, 0.9, 1.0]), np.float32([0.2, 0.85, 0.98])
     B = lambda t: t * (0.1 + 0.5 * t * 399.9)
     exact = lambda t: np.asarray(t, np.float64)

@@ -1,4 +1,4 @@
-"""The laws as processes: simulated forwards, and their flow against the continuity equation."""
+"""The laws as processes: forward simulation, and the continuity equation of their flow."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from closed_form import Empirical, Gaussian, Mixture
 
 from sde_lib import SDES, Flow, flow_drift, reverse_drift
 
-# The straight path ends in a point, where its own drift is singular: simulated short of there.
+# The drift of the straight path is singular at its end, so the simulation stops before it.
 LAWS = {name: Flow(t1=0.95) if name == "flow" else law() for name, law in SDES.items()}
 laws = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 PLANE = Mixture(
@@ -24,7 +24,7 @@ number = {id(law): i for i, law in enumerate(LAWS.values())}
 
 @jax.jit
 def simulated(which, ts):
-    """Means and variances of 8000 paths at the ends of the steps."""
+    """Return means and variances of 8000 paths after each step."""
     law, key = AnyLaw(LAWS.values(), which), jax.random.key(1)
 
     def body(x, inputs):
@@ -44,9 +44,9 @@ def simulated(which, ts):
 def test_forward_simulation_has_the_moments_of_the_coefficients(law):
     """Euler-Maruyama with the law's drift and diffusion, from Gaussian data at t0.
 
-    The grid has 2000 steps, even in t or, for EDM, in log t; coefficients are those in the middle
-    of a step. What is left of the bias (0.3 % of the variance for VP) is well inside the standard
-    error of the variance of 8000 paths, 1.6 %.
+    The grid has 2000 steps, even in t or, for EDM, in log t. Coefficients are taken in the middle
+    of a step. The remaining bias (0.3 % of the variance for VP) is well below the standard error of
+    the variance of 8000 paths, 1.6 %.
     """
     n, mean, std = 8000, 1.5, 0.8
     edges = np.geomspace if law is LAWS["edm"] else np.linspace
@@ -78,11 +78,11 @@ def test_perturb_draws_the_marginal(law):
 
 @jax.jit
 def flow_terms(which, x, t):
-    """Of both fields: the sum of the equation's terms, and of their sizes; the reverse drift."""
+    """Return for two fields the sum of the equation's terms and of their sizes; reverse drift."""
     law = AnyLaw(LAWS.values(), which)
 
     def one(x, t):
-        """One example at a time, so that every derivative is its own."""
+        """Evaluate one example, so that derivatives are those of this example alone."""
         score, predict = PLANE.score(law), PLANE.predict(law)
         logp_rate = jax.grad(lambda t: PLANE.logp(law, x[None], t[None])[0])(t)
         s = score(x[None], t)[0]
@@ -101,8 +101,8 @@ def flow_terms(which, x, t):
 def test_flow_obeys_the_continuity_equation(law, x64):
     """`d log p / dt + div v + v . score = 0` with the exact density of mixture data.
 
-    Both for the drift built from f, g and the score and for the prediction's own velocity
-    `a' x0 + c' eps`; the reverse drift is then fixed by `2 flow - forward`.
+    This holds both for the drift built from f, g and the score, and for the prediction's velocity
+    `a' x0 + c' eps`. The reverse drift is then `2 flow - forward`.
     """
     rng = np.random.default_rng(0)
     t = np.append(np.linspace(law.t0 + 0.01, law.t1, 8), law.t0 + 2e-3)
@@ -124,7 +124,7 @@ ORACLES = (
 
 @jax.jit
 def oracles(which, x, t):
-    """Each data law's prediction, and the gradient of its density."""
+    """Return each data law's prediction, and the gradient of its log density."""
     law = AnyLaw(LAWS.values(), which)
     slope = lambda d: jax.vmap(jax.grad(lambda x, t: d.logp(law, x[None], t[None])[0]))(x, t)
     return [(data.predict(law)(x, t), slope(data)) for data in ORACLES]
@@ -132,7 +132,7 @@ def oracles(which, x, t):
 
 @laws
 def test_oracle_score_is_the_gradient_of_its_density(law, x64):
-    """The closed forms are checked too: a wrong oracle would make right code look wrong."""
+    """The scores of `closed_form.py` are gradients of its densities."""
     rng = np.random.default_rng(1)
     x, t = rng.standard_normal((5, 2)), np.linspace(law.t0 + 0.05, law.t1, 5)
     a, c = (np.asarray(v)[:, None] for v in law.coeffs(t))

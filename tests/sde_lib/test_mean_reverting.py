@@ -37,7 +37,7 @@ def angle(t):
 
 
 def height(schedule, t):
-    """theta up to a factor, as published."""
+    """Return theta up to a factor, as published."""
     return 1.0 if schedule == "constant" else 1.0 - (np.cos(angle(t)) / np.cos(angle(0.0))) ** 2
 
 
@@ -64,8 +64,11 @@ def test_coefficients_by_quadrature_of_theta(schedule, x64):
 
 
 def released_chain(levels):
-    """a and c of the released cosine chain, written from its recipe: theta at `levels + 2` points
-    of the cosine without its first and last, summed without the first, scaled to end at 0.005."""
+    """Return a and c of the released cosine chain, computed by its recipe.
+
+    theta is taken at `levels + 3` points of the cosine, without the first and the last. It is
+    summed without its first value, and scaled so that a ends at 0.005.
+    """
     u = np.arange(levels + 3) / (levels + 2)
     theta = height("cosine", u)[1:-1]
     total = np.cumsum(theta) - theta[0]
@@ -81,7 +84,7 @@ def test_it_is_the_limit_of_the_released_chain(x64):
         a, c = released_chain(levels)
         every = 400 // levels
         off.append(max(np.max(abs(ours.a[::every] - a)), np.max(abs(ours.c[::every] - c)) / STD))
-    # Of order one over the number of levels.
+    # The difference falls like one over the number of levels.
     np.testing.assert_allclose(np.divide(off[:-1], off[1:]), 2.0, rtol=0.1)
 
 
@@ -114,7 +117,11 @@ def test_inverse_of_lam(schedule, x64):
 
 @schedules
 def test_float32_keeps_its_digits(schedule):
-    """By `t - sin(t) cos(t)` as a difference, theta's integral would be off by half at 1e-3."""
+    """Coefficients keep their digits in float32.
+
+    With `t - sin(t) cos(t)` computed as a difference, the integral of theta would be wrong by half
+    at t = 1e-3.
+    """
     law, t = MeanReverting(schedule=schedule), times().astype(np.float32)
     numbers = lambda t: (*law.ends.coeffs(t), law.lam(t), law.g2(t))
     ours = jax.jit(numbers)(jnp.asarray(t))
@@ -142,7 +149,10 @@ def test_without_mu_and_with_unit_noise_it_is_vp(x64):
 
 @schedules
 def test_the_sde_has_the_moments_of_the_law(schedule, x64):
-    """`m' = theta (mu - m)` and `v' = -2 theta v + g^2`, of drift and diffusion, are solved."""
+    """A solve of `m' = theta (mu - m)` and `v' = -2 theta v + g^2` gives the law's moments.
+
+    theta and g are those of the law's drift and diffusion.
+    """
     law, mu, x0 = MeanReverting(schedule=schedule), 0.7, -0.3
     given = MeanRevertingGiven(law, jnp.asarray([[mu]]))
 
@@ -159,7 +169,7 @@ def test_the_sde_has_the_moments_of_the_law(schedule, x64):
 
 
 def test_simulated_forwards_and_drawn_at_once():
-    """20,000 paths of Euler-Maruyama, and `perturb`, judged by the standard errors."""
+    """20,000 paths of Euler-Maruyama and draws of `perturb` have the law's moments."""
     law, n, steps = MeanReverting(), 20_000, 400
     given = MeanRevertingGiven(law, jnp.full((n, 1), 0.7))
     x0, t_end = jnp.full((n, 1), -0.3), 0.6
@@ -181,7 +191,7 @@ def test_simulated_forwards_and_drawn_at_once():
 
 @pytest.mark.parametrize("kind", given_kinds())
 def test_round_trips_of_every_kind(kind, x64, strict_ranks):
-    """A network that answers with the target is decoded to the data and the noise."""
+    """A network that returns the target is decoded to the data and the noise."""
     law = MeanReverting()
     x0, mu, z, t = states()
 
@@ -206,7 +216,7 @@ def test_round_trips_of_every_kind(kind, x64, strict_ranks):
 
 
 def test_angle_velocity_is_the_derivative_by_the_angle(x64):
-    """`x = cos phi x0 + (1 - cos phi) mu + std sin phi z`, whose derivative is written out here."""
+    """The kind "angle" is d x / d phi of `x = cos phi x0 + (1 - cos phi) mu + std sin phi z`."""
     law = MeanReverting()
     x0, mu, z, t = states()
     a, c = (np.asarray(v)[:, None] for v in law.coeffs(t))
@@ -219,13 +229,13 @@ def test_angle_velocity_is_the_derivative_by_the_angle(x64):
         entry, share = given_kinds()["angle"]
         target = entry.target(law, x0, z, t) + share(law, t)[:, None] * mu
         found = parametrize_given("angle", law, lambda x, mu, cond: v, mu)(x, t)
-        # `eps_scale` is the derivative of the noise by the raw output.
+        # `eps_scale` is the derivative of eps by the network's raw output.
         _, gain = jax.jvp(lambda f: entry.decode(law, x, t, f)[1], (v,), (jnp.ones_like(v),))
         return target, found, gain, entry.eps_scale(law, t)
 
     target, found, gain, scale = jax.device_get(run(x, v))
     np.testing.assert_allclose(target, v, rtol=1e-9)
-    # And back, in the published form.
+    # Decoding, in the published form.
     np.testing.assert_allclose(found.x0, a * x - c / STD * v + (1 - a) * mu, rtol=1e-9)
     np.testing.assert_allclose(found.eps, (a * v + (x - mu) * c / STD) / STD, rtol=1e-8)
     np.testing.assert_allclose(gain[:, 0], scale, rtol=1e-12)
@@ -263,7 +273,10 @@ def test_shifts_undo_each_other(x64, strict_ranks):
 
 
 def test_reverse_drifts_as_published(x64):
-    """`theta (mu - x) + g^2 eps / c`, half of the last for the flow, which is the velocity."""
+    """The reverse drift is `theta (mu - x) + g^2 eps / c`; the flow has half of the last term.
+
+    The flow's drift equals the velocity.
+    """
     law = MeanReverting()
     x0, mu, z, t = states()
     a, b, c = (np.asarray(v)[:, None] for v in law.ends.coeffs(t))
@@ -304,12 +317,12 @@ def test_prior(x64):
     assert abs(np.var(x) / STD**2 - 1) < 4 * (2 / 8000) ** 0.5
     expected = stats.norm(0.4, STD).logpdf(x).sum(1)
     np.testing.assert_allclose(logp, expected, rtol=1e-10)
-    # One key per example: the second example is what it is alone.
+    # With one key per example, the second example is the same as when it is drawn alone.
     np.testing.assert_array_equal(both[1], alone[0])
 
 
 def test_clip(x64):
-    """The start moves to lam = -5 where the end is further, and the schedule stays as it was."""
+    """`clip_lam` moves t1 to lam = -5 if lam(t1) is lower, and leaves the schedule unchanged."""
     assert clip_lam(MeanReverting()).t1 == 1.0
     law = MeanReverting(end=1e-6)
     clipped = clip_lam(law)

@@ -1,4 +1,4 @@
-"""Keys that belong to an example."""
+"""Random keys that belong to examples."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from sde_lib.noise import rademacher_like
 
 
 def drawn(draw):
-    """`(indices, shape) -> draws` by the keys of these examples."""
+    """Return `(indices, shape) -> draws` with the keys of these examples."""
     run = lambda indices, shape: draw(example_keys(3, indices), jnp.zeros(shape))
     run = jax.jit(run, static_argnums=1)
     return lambda indices, *shape: np.asarray(run(np.asarray(indices), (len(indices), *shape)))
@@ -18,7 +18,7 @@ def drawn(draw):
 
 @pytest.mark.parametrize("draw", [normal_like, rademacher_like])
 def test_example_does_not_depend_on_its_batch(draw):
-    """Alone, in a batch of seven, in another order: bit for bit the same draw."""
+    """An example gets the same draw, bit for bit, alone, in a batch of seven, in another order."""
     run, order = drawn(draw), [5, 0, 6, 2, 1, 4, 3]
     batch = run(range(7), 4, 3)
     np.testing.assert_array_equal(run(order, 4, 3), batch[order])
@@ -76,7 +76,7 @@ def test_fold_in_and_split_work_key_by_key():
 
 @pytest.mark.parametrize("many", [False, True], ids=["one key", "a key each"])
 def test_laws_of_the_draws(many):
-    """Mean and variance of normals and signs, within four standard errors."""
+    """Normals and signs have the right mean and variance within four standard errors."""
     n = 80_000
 
     @jax.jit

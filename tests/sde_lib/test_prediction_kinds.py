@@ -1,4 +1,4 @@
-"""What a network's output means: every kind, for every law, against definitions by autodiff."""
+"""Prediction kinds (the meaning of a network's output), for every law, against definitions."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ SIGMA_DATA = 0.7
 
 
 def problem(law, n=12):
-    """Data, noise and times from t0 to t1; with the state they make."""
+    """Return data, noise, times from t0 to t1, and the states that they make."""
     rng = np.random.default_rng(0)
     x0, z = rng.standard_normal((2, n, 2, 3))
     t = np.union1d(np.geomspace(law.t0, law.t1, n // 2), np.linspace(0.13, 0.9, n // 2))
@@ -26,7 +26,7 @@ def problem(law, n=12):
 
 
 def of_any_law(f):
-    """`f(law, *arrays)` as one program for all laws."""
+    """Return `f(law, *arrays)` as one program for all laws."""
     run = jax.jit(lambda which, *given: f(AnyLaw(LAWS.values(), which), *given))
     return lambda law, *given: jax.device_get(run(number[id(law)], *given))
 
@@ -44,9 +44,10 @@ def through_all(law, x0, z, t, x):
 
 @laws
 def test_every_kind_round_trips_through_every_other(law):
-    """Target of one kind, decoded, encoded as another kind, decoded again: the same (x0, eps).
+    """The target of one kind, decoded, encoded as another kind and decoded again, gives (x0, eps).
 
-    The tolerance on x0 is that of `x0 = (x - c eps) / a` where the data are a 5000th of x (VE).
+    The tolerance on x0 is that of `x0 = (x - c eps) / a`, with data of a 5000th of the size of x
+    (VE).
     """
     x0, z, t, x = problem(law)
     for names, (x0_1, eps_1, x0_2, eps_2) in through_all(law, x0, z, t, x).items():
@@ -64,7 +65,7 @@ def targets_and_definitions(law, x0, z, t, x):
         a, c = law.coeffs(t)
         return -0.5 * jnp.sum((x - a * x0) ** 2) / c**2
 
-    # v: on the circle (a, c) = r (cos u, sin u), the speed of x along u at fixed r.
+    # v is the derivative of x by u on the circle (a, c) = r (cos u, sin u), at fixed r.
     def on_circle(u):
         a, c = law.coeffs(t)
         r = jnp.hypot(a, c)[:, None, None]
@@ -81,7 +82,7 @@ def targets_and_definitions(law, x0, z, t, x):
 
 @laws
 def test_targets_are_what_their_names_say(law):
-    """Each target by its definition, with autodiff where the definition is a derivative."""
+    """Each target equals its definition; derivatives in a definition are by autodiff."""
     x0, z, t, x = problem(law)
     target, defined = targets_and_definitions(law, x0, z, t, x)
     np.testing.assert_array_equal(target["eps"], z)
@@ -100,8 +101,11 @@ def edm_sees_and_makes(law, x0, z, times):
 
 @laws
 def test_edm_network_sees_and_makes_unit_variance(law):
-    """The principle of Karras et al. 2022, section 5: input and target have variance one for data
-    of standard deviation sigma_data, at every noise level."""
+    """Input and target of kind "edm" have variance one at every noise level.
+
+    This is the principle of Karras et al. 2022, section 5. It holds for data of standard deviation
+    sigma_data.
+    """
     rng = np.random.default_rng(0)
     n = 40_000
     x0, z = SIGMA_DATA * rng.standard_normal((n, 1)), rng.standard_normal((n, 1))
@@ -109,7 +113,7 @@ def test_edm_network_sees_and_makes_unit_variance(law):
     for inputs, targets in zip(*edm_sees_and_makes(law, x0, z, times)):
         for value in (inputs, targets):
             assert abs(np.var(value) - 1.0) < 4 * np.sqrt(2 / n)
-        # and what the target leaves to predict is independent of the input
+        # Input and target are uncorrelated.
         assert abs(np.mean(inputs * targets)) < 4 / np.sqrt(n)
 
 
@@ -138,7 +142,7 @@ def completed(law, x0, eps, t, x):
 
 @laws
 def test_velocity_is_the_flow_of_the_score(law):
-    """`a' x0 + c' eps = f x - g^2 score / 2`, for any prediction, good or bad."""
+    """`a' x0 + c' eps = f x - g^2 score / 2`, also for predictions that are wrong."""
     x0, eps, t, x = problem(law)
     prediction, f, g2 = completed(law, x0, eps, t, x)
     f, g2 = f[:, None, None], g2[:, None, None]
@@ -165,7 +169,7 @@ def parametrized(law, x0, z, t, x):
 
 @laws
 def test_parametrize_gives_the_network_its_input_and_reads_its_output(law):
-    """A network that knows (x0, z) and answers with the target: the prediction is (x0, z)."""
+    """With a network that returns the target of (x0, z), the prediction is (x0, z)."""
     x0, z, t, x = problem(law)
     c = np.asarray(law.coeffs(t).c)
     for kind, (prediction, (y, cond)) in parametrized(law, x0, z, t, x).items():
@@ -193,7 +197,7 @@ def told_of(law, x, t):
 
 @laws
 def test_conditioning(law):
-    """What the network is told: one number an example, in at least float32, from any time."""
+    """The network's second argument has one number per example, in at least float32."""
     t = 0.5 * law.t1
     told = told_of(law, np.zeros((4, 2), jnp.bfloat16), t)
     a, c = (float(v) for v in law.coeffs(np.float64(t)))
@@ -213,7 +217,7 @@ def test_conditioning(law):
 
 
 def test_a_bfloat16_network_does_not_coarsen_the_coefficients():
-    """Output is taken up to the precision of x before it meets them."""
+    """The network's output is converted to the precision of x before coefficients are applied."""
     law = VP()
     x, t = np.ones((2, 3), np.float32), np.array([1e-5, 0.5], np.float32)
     predict = parametrize("eps", law, lambda x, cond: x.astype(jnp.bfloat16))
@@ -232,7 +236,7 @@ def decoded_noise(law, x0, z, t):
 
 @laws
 def test_noise_is_decoded_well_in_float32_near_the_data(law):
-    """All kinds but x0 give eps to rounding at t0; x0 cannot, for it divides by c there."""
+    """All kinds but "x0" give eps to rounding at t0; "x0" divides by c, which is small there."""
     with jax.enable_x64(False):
         x0, z = np.random.default_rng(0).standard_normal((2, 5, 4)).astype(np.float32)
         t = np.full(5, law.t0, np.float32)
@@ -244,7 +248,10 @@ def test_noise_is_decoded_well_in_float32_near_the_data(law):
 
 @pytest.mark.parametrize("beta_max", [200.0, 400.0])
 def test_edm_where_the_noise_drowns_the_data(beta_max):
-    """In float32 c / a is 5e21 or has no float, its square none: x0 is `sigma_data F`, eps x."""
+    """Kind "edm" is right where c / a is 5e21 or overflows: x0 is `sigma_data F`, and eps is x.
+
+    In float32 the square of c / a overflows in both cases.
+    """
     law, t = VP(0.1, beta_max), jnp.float32(1.0)
     x, raw = jnp.float32([[0.5, -2.0]]), jnp.float32([[0.3, 1.1]])
     edm = kinds(SIGMA_DATA)["edm"]

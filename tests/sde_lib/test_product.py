@@ -1,4 +1,4 @@
-"""A state of two parts under two laws is what the parts are alone."""
+"""A state of two parts under two laws gives the same results as each part alone."""
 
 import functools
 
@@ -30,7 +30,7 @@ KEY = jax.random.key(0)
 LAWS = {"nodes": VP(), "edges": VE(sigma_max=5.0)}
 SHAPES = {"nodes": (3, 2), "edges": (5,)}
 LAW = make_product(LAWS, SHAPES)
-# Each part is normal data with a mean and a standard deviation of its own.
+# (mean, standard deviation) of each part, whose data are normal.
 DATA = {"nodes": (0.5, 0.7), "edges": (-1.0, 0.3)}
 METHODS = {
     "heun": heun,
@@ -44,7 +44,7 @@ METHODS = {
 
 
 def moments(name, t):
-    """Mean and variance of a part at t, by its own law."""
+    """Return mean and variance of a part at t, by its own law."""
     (m, s), (a, c) = DATA[name], LAWS[name].coeffs(t)
     return a * m, a**2 * s**2 + c**2
 
@@ -59,7 +59,7 @@ def score(x, t):
 
 
 class Alone:
-    """The law of one part by itself, with the noise that it has as part number i."""
+    """The law of one part alone, with the noise that it gets as part number i."""
 
     def __init__(self, law, i):
         self.law, self.i = law, i
@@ -81,7 +81,7 @@ def start():
 
 @functools.cache
 def runs():
-    """Of each method: the parts of the whole, and each part alone."""
+    """Return for each method the parts of a run with the whole, and a run of each part alone."""
 
     @jax.jit
     def run(parts):
@@ -123,8 +123,8 @@ def test_log_likelihood_is_the_sum_over_the_parts():
     for k, x in parts.items():
         mean, variance = (float(v) for v in moments(k, 1e-2))
         truth = truth + norm.logpdf(x, mean, variance**0.5).reshape(3, -1).sum(axis=1)
-        # The prior has no mean and its own std, which the flow of data drowned in noise does not
-        # quite reach; that is in both numbers below.
+        # At t1 the law of x differs a little from the prior, in mean and std. So below the prior's
+        # log density is replaced by that of x_{t1}.
     found = run(parts)
     prior = LAW.prior_logp(found.latent)
     ends = 0.0
@@ -135,7 +135,7 @@ def test_log_likelihood_is_the_sum_over_the_parts():
 
 
 def test_the_loss_weighs_each_part_by_its_own_law():
-    """Of a network that says nothing, `F = 0` for the noise: the mean of z^2, of its own keys."""
+    """With a network of output 0 for eps, the loss is the mean of z^2, which is 1."""
     loss = denoising_loss(LAW, lambda params, x, cond, key: jnp.zeros_like(x), "eps", "t")
     x = jnp.zeros((2000, 11))
     value, _ = loss({}, None, KEY, {"x0": x})

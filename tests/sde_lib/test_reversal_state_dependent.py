@@ -1,11 +1,11 @@
-"""Time reversal where the diffusion depends on the state: the divergence of G G^T at work.
+"""Time reversal with state-dependent diffusion, which needs the divergence of G G^T.
 
 Log-normal data under geometric Brownian motion stay log-normal, so the exact score is known:
 
     dx = mu x dt + diag(x) L dw,    log x_t ~ N(m_t, S_t),
     m_t = m_0 + (mu - diag(L L^T) / 2) t,    S_t = S_0 + L L^T t
 
-With one dimension this is a diagonal law, with more noises than dimensions a matrix law.
+In one dimension this is a diagonal law; with more noises than dimensions it is a matrix law.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from sde_lib.reverse import ggt_divergence, ggt_times, noise_term
 
 
 class Motion(NamedTuple):
-    """Geometric Brownian motion with `L` of shape `(D, M)`; diagonal where `matrix` is false."""
+    """Geometric Brownian motion with `L` of shape `(D, M)`; a diagonal law if `matrix` is False."""
 
     mu: float
     L: np.ndarray
@@ -50,7 +50,7 @@ class Motion(NamedTuple):
         return self.mean + (self.mu - np.diag(C) / 2) * t, self.cov + C * t
 
     def logp(self, x, t):
-        """Log density of one state `(D,)`."""
+        """Return the log density of one state `(D,)`, in nats."""
         m, S = self.log_moments(t)
         y = jnp.log(x) - m
         quad = y @ jnp.linalg.solve(S, y)
@@ -65,7 +65,7 @@ class Motion(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """What of a prediction Euler-Maruyama looks at."""
+    """The field of a prediction that Euler-Maruyama uses."""
 
     score: jax.Array
 
@@ -82,7 +82,7 @@ motions = pytest.mark.parametrize("law", [LINE, PLANE], ids=["diagonal", "matrix
 
 
 class Twisted(NamedTuple):
-    """A matrix law without structure, for the divergence alone."""
+    """A matrix law without structure, used only for the divergence."""
 
     diffusion_type: str = "matrix"
 
@@ -95,7 +95,7 @@ class Twisted(NamedTuple):
 
 @pytest.mark.parametrize("law", [LINE, PLANE, Twisted()], ids=["diagonal", "matrix", "twisted"])
 def test_divergence_against_finite_differences(law, x64, strict_ranks):
-    """`sum_j d/dx_j (G G^T)_ij` by central differences of G G^T itself."""
+    """The divergence equals `sum_j d/dx_j (G G^T)_ij` by central differences of G G^T."""
     dims = 1 if law is LINE else 2
     x, t = np.random.default_rng(0).uniform(0.3, 2.0, (4, dims)), np.array([0.1, 0.4, 0.7, 1.0])
     v, h = np.random.default_rng(1).standard_normal(x.shape), 1e-5
@@ -121,7 +121,7 @@ def test_divergence_against_finite_differences(law, x64, strict_ranks):
 
 @motions
 def test_flow_obeys_the_continuity_equation(law, x64):
-    """`d log p / dt + div v + v . score = 0`, exactly; wrong without the divergence term."""
+    """`d log p / dt + div v + v . score = 0`; without the divergence term it does not hold."""
     rng = np.random.default_rng(0)
     x, t = rng.uniform(0.4, 2.5, (6, len(law.mean))), np.linspace(0.0, 1.0, 6)
 
@@ -146,10 +146,10 @@ def test_flow_obeys_the_continuity_equation(law, x64):
 @motions
 @pytest.mark.parametrize("probability_flow", [False, True], ids=["sde", "ode"])
 def test_reverse_simulation_returns_the_data(law, probability_flow):
-    """From t = 1 back to 0 with the exact score: log-mean and log-covariance of the data.
+    """A reverse run with the exact score ends with log-mean and log-covariance of the data.
 
-    Euler-Maruyama of 400 steps; its bias in the log-mean, of the order of a step times C, is far
-    inside the standard error of 5,000 paths.
+    Euler-Maruyama takes 400 steps from t = 1 to 0. Its bias in the log-mean, of the order of a step
+    times C, is far below the standard error of 5,000 paths.
     """
     n = 5_000
     rng = np.random.default_rng(0)
@@ -167,10 +167,11 @@ def test_reverse_simulation_returns_the_data(law, probability_flow):
 
 
 def test_without_the_divergence_the_log_mean_is_wrong():
-    """By `-2 s^2 log(S_1 / S_0)`, S the variance of log x: -0.101 for a truth of 0.200.
+    """The log-mean shifts by `-2 s^2 log(S_1 / S_0)`, with S the variance of log x.
 
-    Without the divergence 2 sigma^2 x the log drifts by -2 sigma^2 more per time run backwards,
-    while the score pulls it back at the rate sigma^2 / S; the shift is the balance of the two.
+    It becomes -0.101 instead of 0.200. Without the divergence 2 sigma^2 x, log x drifts by
+    -2 sigma^2 more per unit of reverse time, while the score pulls it back at the rate
+    sigma^2 / S. The shift is the balance of the two.
     """
     law, n = LINE, 5_000
     m, S = law.log_moments(1.0)
@@ -194,8 +195,10 @@ def test_without_the_divergence_the_log_mean_is_wrong():
 
 
 def test_divergence_holds_no_matrix_of_the_dimensions():
-    """A diagonal law of 300 dimensions, `g_i = sum_k sin(x_k) + i x_i`: exact, and no array of the
-    program is larger than a few states."""
+    """The divergence of a diagonal law of 300 dimensions is exact and needs no D x D array.
+
+    The law has `g_i = sum_k sin(x_k) + i x_i`. No array of the program is larger than a few states.
+    """
 
     class Diagonal:
         diffusion_type = "diagonal"

@@ -12,8 +12,8 @@ GOLDENS = np.load(Path(__file__).parent / "goldens" / "sde.npz")
 LAWS = {"vp": VP(0.1, 20.0), "subvp": SubVP(0.1, 20.0), "ve": VE(0.01, 50.0)}
 names = pytest.mark.parametrize("name", LAWS)
 X, T = GOLDENS["x"], GOLDENS["t"]
-# `1 - exp(-B)` in float32, as the original has it, is off by a rounding of 1, 6e-8: a percent or
-# more of it at t = 1e-5. What contains it is compared to that.
+# The original computes `1 - exp(-B)` in float32, with an error of one rounding of 1, 6e-8. At
+# t = 1e-5 this is a per cent or more. Values that contain it are compared to this tolerance.
 ROUNDING = 1e-5 + 6e-8 / -np.expm1(-(0.1 * T + 0.5 * 19.9 * T.astype(np.float64) ** 2))
 
 
@@ -47,7 +47,7 @@ def test_prior_density(name):
 @names
 @pytest.mark.parametrize("kind", ["sde", "ode"])
 def test_reversed_drift(name, kind):
-    """For `score = -x / (1 + t)`; compared with the size of the terms that are subtracted."""
+    """Reverse and flow drift for `score = -x / (1 + t)`; errors relative to the terms' sizes."""
     law = LAWS[name]
     score = lambda x, t: -x / (1.0 + t)[:, None, None, None]
     turned = {"sde": reverse_drift, "ode": flow_drift}[kind](law, score)(jnp.asarray(X), T)

@@ -1,4 +1,4 @@
-"""The chains of DDPM and SMLD: against their definitions, and against the original's tables."""
+"""The chains of DDPM and SMLD against their definitions and the original's tables."""
 
 import json
 from pathlib import Path
@@ -23,8 +23,10 @@ def build(settings):
 
 
 def chain_of(name):
-    """r, q of each level in float64, from the papers: Ho et al. 2020, sec. 2; Song et al. 2021,
-    eq. 8 and 10."""
+    """Return the law and r, q of each level in float64.
+
+    The formulas are those of Ho et al. 2020, sec. 2, and Song et al. 2021, eq. 8 and 10.
+    """
     i = np.arange(50)
     if name == "vp":
         beta = 0.1 / 50 + i / 49 * (20.0 / 50 - 0.1 / 50)
@@ -36,7 +38,7 @@ def chain_of(name):
 
 @pytest.mark.parametrize("name", ["vp", "ve"])
 def test_levels_are_the_chain_of_their_kernels(name):
-    """`x_i = r_i x_{i-1} + q_i z`, from data without noise, has the marginals a_i and c_i."""
+    """The chain `x_i = r_i x_{i-1} + q_i z` from clean data has the marginals a_i and c_i."""
     law, r, q = chain_of(name)
     tables, i = make_tables(law, 50), jnp.arange(50)
     np.testing.assert_allclose(tables.kernel(i).r, r, rtol=2e-7)
@@ -51,7 +53,7 @@ def test_levels_are_the_chain_of_their_kernels(name):
 
 
 def test_ve_levels_lie_on_the_law_and_vp_levels_approach_it():
-    """SMLD's sigmas are `sigma(i / (N - 1))`; DDPM's marginals tend to VP's as 1/N."""
+    """SMLD's sigmas are `sigma(i / (N - 1))`; DDPM's marginals differ from VP's like 1/N."""
     t = jnp.linspace(0.0, 1.0, 50)
     np.testing.assert_allclose(make_tables(VE(), 50).c, VE().coeffs(t).c, rtol=1e-6)
 
@@ -65,10 +67,11 @@ def test_ve_levels_lie_on_the_law_and_vp_levels_approach_it():
 
 @pytest.mark.parametrize("name", CONFIG["sdes"])
 def test_original_discretisation(name):
-    """`x + f + G z` at t from 1e-5 to 1, N from 100 to 1000.
+    """f and G of the step `x + f + G z` equal the original's, for t from 1e-5 to 1, N to 1000.
 
-    The original makes f by subtracting two numbers of the size of x; VE's G by subtracting
-    neighbouring squares, all in float32; and sub-VP's diffusion has its `1 - exp`.
+    The tolerances are those of the original's float32. It computes f as a difference of two numbers
+    of the size of x, and VE's G as a difference of neighbouring squares; sub-VP's diffusion has its
+    `1 - exp`.
     """
     law, N = build(CONFIG["sdes"][name])
     r, q = discretise(law, N)(jnp.asarray(T))
@@ -85,8 +88,11 @@ def test_original_discretisation(name):
 
 @pytest.mark.parametrize("name", [name for name in CONFIG["sdes"] if "subvp" not in name])
 def test_original_tables(name):
-    """The original's cumulative product and `1 - alphas_cumprod` are float32's, 2e-7 off: at level
-    0, where the latter is 1e-4, its root is off by 8e-5 of itself."""
+    """The tables equal the original's to the precision of float32.
+
+    The original's cumulative product and `1 - alphas_cumprod` have errors of 2e-7. At level 0,
+    where the latter is 1e-4, its root has a relative error of 8e-5.
+    """
     law, N = build(CONFIG["sdes"][name])
     tables = make_tables(law, N)
     get = lambda key: GOLDENS[f"{name}/{key}"]
@@ -102,7 +108,7 @@ def test_original_tables(name):
 
 @pytest.mark.parametrize("name", CONFIG["get_sigmas"])
 def test_original_noise_levels_of_the_networks(name):
-    """The same levels, falling."""
+    """The noise levels of the original's networks are the levels of the chain, in falling order."""
     numbers = CONFIG["get_sigmas"][name]
     law = VE(numbers["sigma_min"], numbers["sigma_max"])
     sigmas = make_tables(law, numbers["num_scales"]).c[::-1]
@@ -111,7 +117,7 @@ def test_original_noise_levels_of_the_networks(name):
 
 @pytest.mark.parametrize("N", [10, 232, 1000])
 def test_labels_of_levels(N):
-    """At the time of level i a network is told i ("step"), or N - 1 - i ("level")."""
+    """At the time of level i, a network gets i ("step") or N - 1 - i ("level")."""
     i = jnp.arange(N)
     told = {
         name: condition(name, VE(), jnp.zeros((N, 1)), i / (N - 1), N) for name in ("step", "level")

@@ -105,7 +105,7 @@ def test_the_choice_carries_over_to_other_starts_and_beats_each_usual_solver(cho
 
 
 def test_refined_nodes_stay_in_order_and_lessen_the_error(chosen):
-    known, found, (ranked, _) = chosen
+    known, found, _ = chosen
     lam = tuple(np.linspace(*found[0].recipe.lam[:: len(found[0].recipe.lam) - 1], 7))
     first = Recipe("dpm_multistep", {"order": 2, "form": "noise"}, lam)
     (better,) = refine_kinds([first, first], lambda r: refine_nodes(LAW, known, r, 60, 0.05), 4)

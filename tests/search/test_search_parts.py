@@ -1,4 +1,4 @@
-"""The parts of the search: what a score is, what refinement keeps, what breeding may not break."""
+"""The parts of the search for schedules: scores, refinement, breeding and ranking."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def end_of(schedule, x):
 
 @pytest.fixture(scope="module")
 def known():
-    """Trajectories whose ends are those of the exact flow, denoised."""
+    """Return trajectories with the ends of the exact flow, denoised."""
     with jax.enable_x64(True):
         x = starts(24)
         end = jax.jit(lambda x: runge_kutta(LAW, M1, x, EPS, 1000))(x)
@@ -63,7 +63,7 @@ def test_the_truth_of_a_network_is_its_flow(known):
 
 
 def test_a_score_is_the_median_distance_of_each_set(known):
-    """Of schedules of different lengths and ends, in the order given, however they are grouped."""
+    """Scores of schedules of different lengths and ends come in the given order, for any batch."""
     other = Trajectories(PREDICT, starts(24)[:5], known.ends[:5] + 0.25)
     schedules = [
         multistep(lam(6), 2, "data", "b2"),
@@ -104,13 +104,13 @@ def test_refinement_lowers_the_loss_and_keeps_ends_order_and_decisions(refine, s
     assert kind(found) == kind(schedule) and evaluations(found) == 5
     assert nodes(found)[0] == nodes(schedule)[0] and np.all(np.diff(nodes(found)) > 0)
     np.testing.assert_allclose(nodes(found)[-1], nodes(schedule)[-1], rtol=1e-12)
-    none, _ = refine(schedule, 1)  # The best iterate of one step is where it began.
+    none, _ = refine(schedule, 1)  # After one step, the best iterate is still the start.
     np.testing.assert_allclose(score([none])[0, 0], before, rtol=1e-9)
 
 
 def test_the_gradient_of_a_refinement_is_that_of_the_loss(known, refine):
-    """Its first step of Adam goes down the finite difference, along every step length."""
-    # Not near its best, so that the first step is one down.
+    """Adam's first step goes against the finite difference of the loss, for each step length."""
+    # This schedule is not near its best, so that the first step goes down.
     schedule = multistep(lam(5, "uniform_lam"), 2, "noise", "adams")
     gaps = np.log(np.diff(nodes(schedule)))
 
@@ -149,7 +149,7 @@ def test_children_can_be_run_and_keep_budget_and_ends():
         assert evaluations(child) == 6
         assert nodes(child)[0] == first and abs(nodes(child)[-1] - last) < 1e-12
         seen |= {(s.form, s.start, s.order, s.corrector) for s in child.steps}
-    # Every kind of decision is reached.
+    # Breeding reaches every kind of decision.
     assert {form for form, *_ in seen} == {"noise", "data"}
     assert {start for _, start, *_ in seen} == {-1, -2}
     assert {order for *_, order, _ in seen} == {1, 2, 3, 4}
@@ -166,8 +166,10 @@ def test_baselines_are_the_published_solvers():
 
 
 def test_the_ranking_orders_schedules_it_has_not_seen(known):
-    """Kendall's tau on a part of a population, fitted to the rest; chance has a standard deviation
-    of 0.067 at 100 schedules."""
+    """The ranking, fitted to a part of a population, orders the rest, by Kendall's tau.
+
+    For random orders tau has a standard deviation of 0.067 at 100 schedules.
+    """
     rng = np.random.default_rng(0)
     _, parents = zip(*baselines(LAW, 5, EPS))
     everyone = [breed(rng, list(parents), 5) for _ in range(300)]

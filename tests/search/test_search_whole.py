@@ -1,4 +1,4 @@
-"""A search from start to end, its determinism, and the schedules that are kept in configs/."""
+"""Whole searches for schedules, their determinism, and the schedules in configs/solvers/."""
 
 import json
 
@@ -34,7 +34,10 @@ def paths(n, seed):
 
 
 def test_the_best_of_an_evolution_never_gets_worse():
-    """Parents are kept. The score here is any function of the nodes, and the seed decides all."""
+    """Evolution keeps its parents, so its best score never gets worse; the seed determines all.
+
+    The score here is an arbitrary function of the nodes.
+    """
     _, first = zip(*baselines(LAW, 5, EPS))
     aim = np.linspace(0.0, 1.0, 6) ** 1.7
 
@@ -54,7 +57,7 @@ def test_the_best_of_an_evolution_never_gets_worse():
 
 @pytest.mark.slow
 def test_a_search_beats_its_baselines_on_new_starts(x64):
-    """Everything that is reported is on trajectories that the search did not see."""
+    """A search beats its baselines on starts that it did not use, and reports such errors."""
     task = Task(LAW, EPS, *([paths(n, seed)] for n, seed in ((16, 0), (24, 1), (24, 2))), (1.0,))
     result = search(task, 5, seed=0, effort=SMALL, say=lambda text: None)
     assert evaluations(result.schedule) == 5 and result.about["nfe"] == 5
@@ -65,7 +68,7 @@ def test_a_search_beats_its_baselines_on_new_starts(x64):
     lam = grid_nodes(LAW, "karras", 5, EPS)
     assert mine < 0.5 * error(multistep(lam))
     assert mine < 0.5 * error(multistep(lam, 2, "data", "dpm"))
-    # Its own report, of other starts, tells the same as these.
+    # The search's own report, from other starts, gives similar errors.
     assert 0.4 < mine / result.about["fresh"][0] < 2.5
     assert result.about["fresh"][0] <= next(iter(result.about["published"].values()))[0]
     with pytest.raises(ValueError, match="nfe is 2; a search needs at least 3"):
@@ -74,7 +77,10 @@ def test_a_search_beats_its_baselines_on_new_starts(x64):
 
 @pytest.mark.slow
 def test_the_command_writes_what_a_run_can_load(tmp_path, monkeypatch):
-    """On two of its training sets, each of which makes every program of the search longer."""
+    """The command writes a schedule that a run can load.
+
+    It uses only two training sets, because each set makes every program of the search longer.
+    """
     monkeypatch.setattr(
         search_solver, "TRAIN", {name: TRAIN[name] for name in ("binary", "points")}
     )
@@ -84,7 +90,7 @@ def test_the_command_writes_what_a_run_can_load(tmp_path, monkeypatch):
     schedule = load(tmp_path / "tried_4.json")
     about = json.loads((tmp_path / "tried_4.json").read_text())["about"]
     assert evaluations(schedule) == 4 == about["nfe"]
-    # One error a training set; from sigma = 80 down to 0.002.
+    # There is one error per training set, and the nodes go from sigma = 80 to 0.002.
     assert len(about["fresh"]) == 2
     np.testing.assert_allclose(nodes(schedule)[0], -np.log(80.0))
     np.testing.assert_allclose(nodes(schedule)[-1], -np.log(0.002))
@@ -92,7 +98,10 @@ def test_the_command_writes_what_a_run_can_load(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_kept_schedules_beat_half_the_default_recipe_on_data_no_search_saw(x64):
-    """The truth is a solve to 1e-9 of the exact flow, from other starts, on other digits."""
+    """The stored schedules have less than half of the default recipe's error on new digits.
+
+    The truth is a solve of the exact flow to 1e-9, from starts that no search used.
+    """
     problem = problem_of("digits 512-1023")
     x = 80.0 * np.random.default_rng([7, 7]).standard_normal((16, 64))
     problem = problem._replace(starts=x)

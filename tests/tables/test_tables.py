@@ -1,4 +1,4 @@
-"""Tables: what their cells are, that they are measured as they say, and that they go on."""
+"""Tables of papers: their cells, the measured figures, and resuming."""
 
 import json
 
@@ -30,7 +30,7 @@ SETTING = Setting(40, (0, 1), {"eval.features": ("classifier",)})
 @pytest.mark.parametrize("scale", SETTINGS)
 @pytest.mark.parametrize("name", TABLES)
 def test_every_cell_can_be_built(name, scale):
-    """With the sampler that its row says; paper models are of CIFAR-10, which is not here."""
+    """Every cell's config builds; CIFAR-10, the data of the paper's models, is not needed."""
     table = TABLES[name](scale)
     assert len({(cell.row, cell.column) for cell in table.cells}) == len(table.cells)
     for cell in {str(cell.changes) + cell.model.name: cell for cell in table.cells}.values():
@@ -42,7 +42,7 @@ def test_every_cell_can_be_built(name, scale):
 
 @pytest.mark.parametrize("scale", SETTINGS)
 def test_the_same_computation(scale):
-    """Of table 1: 2 N evaluations in all columns but the first, the last denoising apart."""
+    """In table 1 all columns but the first take 2 N evaluations, without the last denoising."""
     for cell in TABLES["table1"](scale).cells:
         steps, changes = cell.changes["sampling.steps"], cell.changes
         parts = (changes["sampling.predictor"] != "none") + (
@@ -53,7 +53,7 @@ def test_the_same_computation(scale):
 
 
 def test_published_figures():
-    """Those of the papers in their places."""
+    """The published figures are in the right cells."""
     cells = {(c.row, c.column): c for name in ("table1",) for c in TABLES[name]("paper").cells}
     assert cells["VE, probability flow", "PC1000"].published["frechet"] == 3.51
     assert cells["VP, no predictor", "C2000"].published["frechet"] == 19.06
@@ -62,12 +62,12 @@ def test_published_figures():
     assert solver["DDIM", "20"].published["frechet"] is None
 
 
-# On a network of a few steps.
+# The tests below use a network trained for a few steps.
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A model as `tables.base.digits` makes them, but tiny."""
+    """Return a tiny model like those of `tables.base.digits`, and the folder of models."""
     folder = tmp_path_factory.mktemp("table")
     config = folder / "tiny_digits.py"
     config.write_text("from tiny import tiny\n\n\ndef get_config():\n    return tiny('vp')\n")
@@ -94,7 +94,7 @@ def results(model, cells, tmp_path_factory):
 
 
 def test_a_cell_is_what_it_says(model, cells, results):
-    """The distance to the training images, for each seed, and bits/dim of the test images."""
+    """A cell has the distance to the training images per seed, and bits/dim of the test images."""
     config = config_of_cell(cells[0], SETTING)
     experiment = build(config)
     _, params = restore_ema(experiment, model[1] / "tiny")
@@ -126,7 +126,7 @@ def test_files(results):
     text = (out / "two_laptop.md").read_text()
     assert text.startswith("# two\n\nA caption.\n\n| | 3 Fréchet |") and "(4.00)" in text
     assert json.loads((out / "two_laptop.json").read_text()) == found
-    # The samples are gone, and the results of the cells are there.
+    # The samples are deleted, and the results of the cells are stored.
     names = ["ancestral_3.json", "ancestral_6.json", "likelihood_3.json"]
     assert sorted(path.name for path in (out / "two_laptop").iterdir()) == names
 
@@ -137,7 +137,7 @@ def test_what_is_finished_is_not_computed_again(model, cells, results, monkeypat
     folder, workdir = out / "two_laptop", model[1] / "tiny"
     again = finished(cells[0], SETTING, workdir, folder, References())
     assert again == found[0]
-    # Of more samples, other seeds or other steps it is another result.
+    # With more samples, other seeds or other steps, a cell has another result.
     for setting in (SETTING._replace(samples=50), SETTING._replace(seeds=(2, 3))):
         with pytest.raises(TypeError):
             finished(cells[0], setting, workdir, folder, References())
@@ -146,8 +146,29 @@ def test_what_is_finished_is_not_computed_again(model, cells, results, monkeypat
         finished(other, SETTING, workdir, folder, References())
 
 
+def test_samples_that_failed_are_counted_and_left_out(model, cells, results, tmp_path, monkeypatch):
+    """A quarter of them: the figure is that of the others."""
+    from tables import cells as module
+
+    plain, kept = module.stored_samples, []
+
+    def failing(*args):
+        found = plain(*args)
+        failed = np.arange(40) % 4 == 0
+        kept.append(found["x"][~failed])
+        x = np.where(failed[:, None, None, None], 0, found["x"])
+        return {**found, "x": x, "failed": failed}
+
+    monkeypatch.setattr(module, "stored_samples", failing)
+    found = finished(cells[0], SETTING, model[1] / "tiny", tmp_path, References())
+    judge, reference = References().of(build(config_of_cell(cells[0], SETTING)))
+    moments = [Moments.of(features(judge.space, of_levels(x, 17))) for x in kept]
+    truth = [frechet_distance(each, reference) for each in moments]
+    assert found["failed"] == 10 and found["frechet_values"] == pytest.approx(truth, rel=1e-6)
+
+
 def test_stopped_within_a_cell(model, cells, results, tmp_path, monkeypatch):
-    """After the first seed: it goes on with the second, to the same numbers."""
+    """A cell stopped after its first seed goes on with the second, and gives the same figures."""
     from tables import cells as module
 
     plain, calls = module.stored_samples, []
@@ -191,7 +212,7 @@ def test_a_model_that_is_not_there(tmp_path):
 
 
 def test_a_model_that_is_trained_half_way_goes_on(model, monkeypatch):
-    """To the step that its config says, and no further."""
+    """A model trained half way is trained on to the step of its config, and no further."""
     called = []
     monkeypatch.setattr(tables.models, "run_training", lambda experiment, folder: called.append(1))
     make_ready(model[0], "laptop", model[1])

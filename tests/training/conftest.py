@@ -1,4 +1,4 @@
-"""Runs by the command line, for tests that need a process of their own."""
+"""A config of images and a finished run of it, for tests by the command line."""
 
 import runpy
 
@@ -10,7 +10,7 @@ from tiny import flags, overrides
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory):
-    """A config of 40 images of 8x8 pixels, flipped, dequantised, with dropout; and its path.
+    """Return the path of a config of 40 images of 8x8 pixels, flipped, dequantised, with dropout.
 
     The images are brighter on the left, so that a flip changes the loss.
     """
@@ -35,7 +35,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def images_config(images):
-    """`images_config(**changes)`: the config that `flags(**changes)` give on the command line."""
+    """Return `images_config(**changes)`, the config that `flags(**changes)` give by flags."""
 
     def make(**changes):
         config = runpy.run_path(str(images))["get_config"]()
@@ -47,7 +47,7 @@ def images_config(images):
 
 @pytest.fixture(scope="session")
 def images_run(images, tmp_path_factory):
-    """The workdir of six steps on those images, by one device: to be copied."""
+    """Return the workdir of six steps on those images on one device; copy it before use."""
     workdir = tmp_path_factory.mktemp("images_run") / "run"
     argv = ["--config", images, "--workdir", workdir, "--mode", "train"]
     result = inside(*argv, *flags(training__ema_rate=0.5))

@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back is what went in, and whatever is wrong is one sentence."""
+"""Checkpoints restore what was saved, and every error is one sentence."""
 
 import functools
 import shutil
@@ -24,7 +24,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """`saved(*steps, width)`: a workdir of these, not to be changed."""
+    """Return `saved(*steps, width)`: a workdir with these checkpoints. Tests must not change it."""
 
     @functools.cache
     def workdir(*steps, width=3):
@@ -55,7 +55,7 @@ def test_what_comes_back_is_what_went_in(saved):
 
 
 def test_a_state_donated_while_it_is_written(tmp_path):
-    """The loop gives the buffers of a saved state to the next step at once."""
+    """A saved state is right although the next step takes over its buffers at once."""
     state = jax.device_put({"w": jnp.arange(2.0**20)}, replicated(make_mesh()))
     state = create_state(state, optax.sgd(1.0), 0)
     expected = np.array(state.params["w"])
@@ -131,7 +131,7 @@ def test_a_layer_more_or_less(tmp_path):
 
 
 def test_the_average_needs_nothing_else_of_the_checkpoint(tmp_path):
-    """Trained with another optimizer: the state does not fit, its average does."""
+    """The average can be read from a checkpoint of another optimizer, whose state does not fit."""
     save(tmp_path, 3, tx=optax.sgd(0.1, momentum=0.9)).close()
     step, ema = restore_ema(experiment(), tmp_path)
     assert step == 3
@@ -177,9 +177,11 @@ def drop(path):
     ids=lambda v: getattr(v, "__name__", v),
 )
 def test_damaged(saved, tmp_path, what, harm):
-    """Either the loss of a file does not matter, and the values are right, or it is said; and
-    whoever asks for no step gets the one before."""
-    width = 400  # wide enough for files beside the table of contents
+    """With a damaged file, values are either right, or the error names the checkpoint.
+
+    Without a given step, the checkpoint before is read.
+    """
+    width = 400  # wide enough that arrays are in files beside the table of contents
     shutil.copytree(saved(3, 6, width=width), tmp_path, dirs_exist_ok=True)
     folder = tmp_path / "checkpoints" / "6"
     harmed = list(folder.glob(what))
@@ -199,7 +201,7 @@ def test_damaged(saved, tmp_path, what, harm):
     else:
         assert_equal(ema, state_at(step, width).ema_params)
         assert step == 6
-    # The one before is not harmed.
+    # The checkpoint before is whole.
     assert_equal(Checkpoints(tmp_path).restore(shapes(width), 3), state_at(3, width))
 
 
@@ -216,7 +218,7 @@ def test_an_error_without_words(tmp_path, monkeypatch):
 
 
 def test_half_written(tmp_path):
-    """A kill while orbax writes leaves a folder under a name of its own, or one without a mark."""
+    """A half-written checkpoint is ignored: orbax writes under another name until it is whole."""
     save(tmp_path, 3, 6).close()
     folder = tmp_path / "checkpoints"
     shutil.copytree(folder / "6", folder / "9.orbax-checkpoint-tmp-1700000000000000")
@@ -224,7 +226,7 @@ def test_half_written(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.steps() == [3, 6] and checkpoints.latest() == 6
     assert_equal(checkpoints.restore(shapes()), state_at(6))
-    # And the run that goes on writes the same step again.
+    # The resumed run writes the same step again.
     checkpoints.save(state_at(9))
     checkpoints.wait()
     assert checkpoints.steps() == [3, 6, 9]
@@ -249,7 +251,7 @@ def test_steps_to_evaluate(saved, begin, end, every, expected):
 
 def test_no_step_to_evaluate(tmp_path):
     section = SimpleNamespace(begin_ckpt=4, end_ckpt=5, all_ckpts=True)
-    # That there is none at all is for `restore_ema` to say.
+    # If there is no checkpoint at all, `restore_ema` reports it.
     assert steps_to_evaluate(section, tmp_path / "nowhere") == [None]
     save(tmp_path, 3, 6).close()
     told = r"begin_ckpt = 4 to .* = 5 in .* steps 3, 6"
@@ -265,7 +267,7 @@ def flip(path, place):
 
 
 def test_a_flipped_bit(tmp_path):
-    """orbax reads arrays of which a bit has flipped; the checksum of their field tells."""
+    """orbax reads arrays with a flipped bit without an error; the checksum finds the bit."""
     width = 400
     save(tmp_path, 6, width=width).close()
     file = max((tmp_path / "checkpoints").rglob("d/*"), key=lambda path: path.stat().st_size)
@@ -282,7 +284,10 @@ def test_a_flipped_bit(tmp_path):
 
 
 def test_training_goes_on_from_the_one_before(tmp_path, capsys):
-    """A damaged one is moved aside, and its step can be saved again; all damaged is an error."""
+    """Training moves damaged checkpoints aside and goes on from the one before.
+
+    The step of a damaged one can be saved again. If all are damaged, this is an error.
+    """
     save(tmp_path, 3, 6, 9).close()
     for step in (6, 9):
         drop(tmp_path / "checkpoints" / str(step) / "default")
@@ -309,7 +314,7 @@ def test_training_goes_on_from_the_one_before(tmp_path, capsys):
 
 
 def test_a_checkpoint_that_is_deleted_meanwhile(tmp_path, monkeypatch):
-    """By a training run that keeps the newest few: the reader looks again."""
+    """If a training run deletes the checkpoint during a read, the reader takes the newest one."""
     save(tmp_path, 3).close()
     read = Checkpoints.restore_ema
 

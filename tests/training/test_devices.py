@@ -1,4 +1,4 @@
-"""One device and eight, made of one processor by a flag of XLA, train and evaluate alike."""
+"""One device and eight simulated ones train and evaluate alike."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ CHANGES = {"eval__num_samples": 20, "training__ema_rate": 0.5}
 
 @pytest.fixture(scope="module")
 def trained(program, images, images_run, tmp_path_factory):
-    """Workdirs of the same six steps on one device and on eight."""
+    """Return a folder with the workdirs of the same six steps on one device and on eight."""
     folder = tmp_path_factory.mktemp("devices")
     shutil.copytree(images_run, folder / "1")
     argv = ["--config", images, "--workdir", folder / "8", "--mode", "train"]
@@ -32,13 +32,13 @@ def trained(program, images, images_run, tmp_path_factory):
 
 
 def run(program, argv, devices):
-    """A call that succeeds; with one device in this process."""
+    """Run a call and assert that it succeeds; one device is used in this process."""
     result = inside(*argv) if devices == 1 else program(*argv, devices=devices)
     assert result.status == 0, result.err
 
 
 def test_eight_devices_train_as_one(trained, images_config):
-    """The checkpoint of eight devices is read here on one."""
+    """Eight devices give the parameters of one device; their checkpoint is read on one."""
     experiment = build(images_config(**CHANGES))
     one, eight = (
         restore(experiment, Checkpoints(trained / name), make_mesh()) for name in ("1", "8")
@@ -54,9 +54,9 @@ def test_eight_devices_train_as_one(trained, images_config):
         jax.jit(lambda k: experiment.init_params(jax.random.fold_in(k, 0)))(seed)
     )
     assert parameter_count(one["params"]) == parameter_count(start)
-    # The sum over a batch of 16 is taken in another order, which moves a gradient by about 1e-7 of
-    # its largest terms. Adam divides by the gradient's own size, so where the terms cancel to a
-    # small gradient the relative error of the update is larger: 1e-4 of what six steps moved.
+    # The sum over a batch of 16 has another order, which changes a gradient by about 1e-7 of its
+    # largest terms. Adam divides by the gradient's own size. So where the terms cancel to a small
+    # gradient, the relative error of the update is larger: 1e-4 of the change in six steps.
     moved = max(
         float(abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (one["params"], start)))
     )
@@ -74,7 +74,7 @@ def test_eight_devices_train_as_one(trained, images_config):
 
 @pytest.mark.slow
 def test_evaluation_on_one_two_and_eight(program, images, trained):
-    """Samples, bits/dim and loss of the checkpoint that eight devices wrote."""
+    """One, two and eight devices give the same samples, bits/dim and loss of a checkpoint."""
     argv = ["--config", images, "--workdir", trained / "8", *flags(**CHANGES)]
     reports, samples = [], []
     for devices in (1, 8):
@@ -93,8 +93,10 @@ def test_evaluation_on_one_two_and_eight(program, images, trained):
 
 @pytest.mark.slow
 def test_samples_that_share_a_step_size(program, images, trained):
-    """With Langevin steps by batch a sample depends on its batch, and not on the devices: eight of
-    them split a batch of 8, and three leave it whole."""
+    """With batch norms in Langevin steps, a sample depends on its batch but not on the devices.
+
+    Eight devices split a batch of 8, and three devices leave it whole.
+    """
     argv = ["--config", images, "--workdir", trained / "1", *flags(**CHANGES)]
     argv += ["--config.sampling.corrector=langevin", "--config.sampling.norm=batch"]
     argv += ["--mode", "sample", "--seeds", "0-15"]
@@ -105,7 +107,7 @@ def test_samples_that_share_a_step_size(program, images, trained):
     run(program, [*argv, "--config.sampling.norm=example"], 1)
     assert abs(np.load(file)["arr_0"].astype(int) - found[1]).max() > 1
     for devices in (8, 3):
-        assert abs(found[devices] - found[1]).max() <= 1  # of 256 levels: rounding
+        assert abs(found[devices] - found[1]).max() <= 1  # one of 256 levels, by rounding
 
 
 def test_batch_over_devices():
@@ -115,7 +117,7 @@ def test_batch_over_devices():
 
 
 class FakeMesh:
-    """As many devices as wanted, for what only counts them."""
+    """A mesh of n devices, for code that only counts them."""
 
     def __init__(self, n):
         self.devices = np.zeros(n)

@@ -1,4 +1,4 @@
-"""A loss, a gradient or a parameter that is not finite ends the run, and no checkpoint holds it."""
+"""A loss, gradient or parameter that is not finite ends the run, and is in no checkpoint."""
 
 import functools
 import re
@@ -21,14 +21,14 @@ from training.sharding import jit_step
 from training.state import create_state
 from training.step import make_train_step, scan_steps
 
-N_ITERS, BATCH, SIZE = 12, 4, 48  # one epoch: every example is met once
+N_ITERS, BATCH, SIZE = 12, 4, 48  # one epoch, in which every example occurs once
 
 
 def linear_loss(params, state, key, batch):
-    """Regresses the last column on the others; a zero in the first column has a NaN gradient."""
+    """Regress the last column on the others; a zero in the first column gives a NaN gradient."""
     del state
     x, y = batch["x0"][:, :-1], batch["x0"][:, -1]
-    # At sqrt(0) the value is finite and the derivative is not.
+    # At 0 the value of sqrt is finite, and its derivative is not.
     value = jnp.mean(
         (x @ params["w"] - y) ** 2 + 1e-3 * jnp.sqrt(x[:, 0] ** 2 * params["w"][0] ** 2)
     )
@@ -42,14 +42,14 @@ def times(key, step):
 
 @functools.cache
 def compiled(n_jitted, lr):
-    """The step, and the same as the loop calls it."""
+    """Return the step, and its compiled form for the loop."""
     step = make_train_step(linear_loss, optax.adam(lr), 0.9)
     return step, jit_step(scan_steps(step, n_jitted), make_mesh(), n_jitted)
 
 
 @jax.jit
 def start():
-    """The first state, each time in buffers of its own, for the step takes them over."""
+    """Return the first state in new buffers, because the step takes over its buffers."""
     return create_state({"w": jnp.ones(3)}, optax.adam(1.0), seed=1)
 
 
@@ -107,7 +107,7 @@ class Run:
         return np.asarray(times(self.key, step))
 
     def assert_good_before(self, step):
-        """Nothing of `step` or later is on the disk, and what is there is finite."""
+        """Assert that nothing after `step` is on disk, and that everything on disk is finite."""
         checkpoints = Checkpoints(self.workdir)
         assert all(saved <= step for saved in checkpoints.steps())
         for saved in checkpoints.steps():
@@ -122,7 +122,7 @@ class Run:
 
 EXAMPLES = {"nan": np.nan, "huge": 3e38, "grad": [0.0, 0.7, 0.7, 0.7]}
 FREQUENCIES = [(1, 4), (5, 4), (100, 100)]
-# Every pair of an example, frequencies and a number of steps a call.
+# Examples and frequencies in all combinations, with one or three steps per call.
 PAIRS = [
     (name, *frequencies, 1 + 2 * ((i + j) % 2))
     for i, name in enumerate(EXAMPLES)
@@ -163,18 +163,18 @@ def test_without_a_bad_example_it_ends(tmp_path):
 
 @pytest.mark.parametrize("snapshot_freq", [1, 4, 12])
 def test_an_update_that_overflows_is_not_saved(tmp_path, snapshot_freq):
-    """The loss of that step is finite, its parameters are not."""
+    """A state whose loss was finite but whose update overflowed is not saved."""
     run = Run(tmp_path, lr=float("inf"), snapshot_freq=snapshot_freq)
     with pytest.raises(TrainingDiverged, match=r"step \d+:") as error:
         run.call()
     step = int(re.search(r"step (\d+):", str(error.value))[1])
-    # Found as the parameters are saved, or else at the next loss.
+    # The error is found when the parameters are saved, or else by the next loss.
     assert step == (0 if snapshot_freq == 1 else 1)
     assert Checkpoints(tmp_path).steps() == []
 
 
 def test_rows_average_the_steps_since_the_last(tmp_path):
-    """Rows of a run that logs seldom are means of those of a run that logs every step."""
+    """Rows of a run that logs rarely are means of the rows of a run that logs every step."""
     Run(tmp_path / "each", log_freq=1).call()
     Run(tmp_path / "seldom", log_freq=5).call()
     table = {row["step"]: row for row in read_metrics(tmp_path / "each")}
@@ -190,11 +190,11 @@ def test_rows_average_the_steps_since_the_last(tmp_path):
 @pytest.mark.parametrize("n_jitted", [1, 3])
 @pytest.mark.parametrize("log_freq", [1, 5])
 def test_a_bad_step_is_skipped(tmp_path, n_jitted, log_freq):
-    """It changes nothing but the step, is counted, and is left out of the means."""
+    """A bad step only increases the step number; it is counted, and left out of the means."""
     run = Run(tmp_path / "skipping", np.nan, n_jitted, log_freq, max_skipped=1)
     state = run.call()
     assert state.step == N_ITERS
-    # By hand: the same updates without that step, and the step's key for the others.
+    # By hand: the same updates without the bad step; the other steps keep their keys.
     step, expected = jax.jit(run.step), run.state
     for n in range(N_ITERS):
         before, expected = expected, step(expected, run.loader.batch(n))[0]
@@ -210,7 +210,7 @@ def test_a_bad_step_is_skipped(tmp_path, n_jitted, log_freq):
 
 
 def test_too_many_in_a_row(tmp_path):
-    """Two are passed over, three are not; good steps in between start the count anew."""
+    """With `max_skipped` 2, three bad steps in a row end the run; a good step resets the count."""
     run = Run(tmp_path, log_freq=12, snapshot_freq=12, max_skipped=2)
     bad = {2, 3, 5, 6, 8, 9, 10}
     batch = Loader.batch

@@ -1,18 +1,23 @@
-"""Faults, injected for real: what the program says, what it leaves, and how the run goes on.
+"""Injected faults: what the program prints, what it leaves on disk, and how the run resumes.
 
-The table in `docs/faults.md` names these tests, and those of other files for the rest.
+The table in `docs/faults.md` names these tests, and tests of other files for other faults.
 """
 
 import fcntl
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
-from program import inside
+from program import ROOT, inside
 from tiny import flags
 
+import training.run
 from builders.experiment import build
 from parallel.mesh import make_mesh
 from training.checkpoint import Checkpoints
@@ -26,7 +31,7 @@ pytestmark = [
 
 CHANGES = {"training__n_iters": 9, "training__snapshot_freq": 3, "model__dropout": 0.25}
 
-# Does `argv[1]` at the step `argv[2]`, of which there is a row then.
+# Does `argv[1]` at step `argv[2]`, after the row of that step is written.
 FAULT = """
 import os, resource, signal, sys, time
 import main
@@ -88,7 +93,7 @@ def faults(program, images, images_config, tmp_path_factory):
 
 
 class Faults:
-    """Runs with a fault, and the run without one that they are compared with."""
+    """Runs with a fault, and a run without a fault to compare them with."""
 
     def __init__(self, program, images, images_config, folder):
         self.program, self.images, self.folder = program, images, folder
@@ -105,7 +110,7 @@ class Faults:
         return workdir
 
     def inject(self, what, at):
-        """The workdir and the result of a run with that fault."""
+        """Return the workdir and the result of a run with that fault."""
         workdir = self.folder / f"{what}_{at}"
         return workdir, self.program.script(FAULT, what, at, *self.argv(workdir))
 
@@ -116,7 +121,7 @@ class Faults:
         return state.replace(key=jax.random.key_data(state.key))
 
     def goes_on(self, workdir, step):
-        """The same command goes on from that step, and ends as if nothing had happened."""
+        """Assert that the same command resumes from that step, and ends as without a fault."""
         result = inside(*self.argv(workdir))
         assert result.status == 0, result.err
         assert f"from step {step} to 9" in result.out
@@ -135,7 +140,7 @@ def one_line(result, *parts):
 
 @pytest.mark.parametrize("name, status", [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
 def test_a_signal(faults, name, status):
-    """It comes during step 4; step 5 is finished, saved, and the last."""
+    """After a signal during step 4, step 5 is finished and saved, and is the last."""
     workdir, result = faults.inject(name, 4)
     assert result.status == status
     one_line(result, f"Stopped by {name} at step 5", "same command goes on")
@@ -146,8 +151,41 @@ def test_a_signal(faults, name, status):
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_signal_while_the_step_is_compiled(faults, tmp_path, monkeypatch):
+    """It is not lost: the run ends after the first step."""
+    compile_step = training.run.compile_step
+
+    def told(*given):
+        os.kill(os.getpid(), signal.SIGINT)
+        return compile_step(*given)
+
+    monkeypatch.setattr("training.run.compile_step", told)
+    result = inside(*faults.argv(tmp_path / "run"))
+    assert result.status == 130
+    one_line(result, "Stopped by SIGINT at step 1", "same command goes on")
+    assert Checkpoints(tmp_path / "run").steps() == [1]
+
+
+def test_ctrl_c_while_modules_are_imported(tmp_path):
+    """The program ends there and then, without a traceback."""
+    (tmp_path / "jax.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nprint('on')\n"
+    )
+    given = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(tmp_path)}}
+    result = subprocess.run([sys.executable, "main.py"], **given, capture_output=True)
+    assert (result.returncode, result.stdout, result.stderr) == (130, b"", b"")
+
+
+@pytest.mark.parametrize("where", ["main.build", "main.make_evaluation"])
+def test_ctrl_c_outside_of_training(faults, monkeypatch, where):
+    """While the experiment is built, and in an evaluation."""
+    monkeypatch.setattr(where, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    result = inside(*faults.argv(faults.folder / "good", "eval"))
+    assert (result.status, result.err) == (130, "Interrupted; what was written before is whole.\n")
+
+
 def test_a_signal_to_save_and_go_on(faults):
-    """It comes during step 4; step 5 is saved, and the run goes on to its end."""
+    """After SIGUSR1 during step 4, step 5 is saved, and the run goes on to its end."""
     workdir, result = faults.inject("SIGUSR1", 4)
     assert result.status == 0, result.err
     assert Checkpoints(workdir).steps() == [3, 5, 6, 9]
@@ -157,7 +195,7 @@ def test_a_signal_to_save_and_go_on(faults):
 
 @pytest.mark.parametrize("what", ["reader gone", "log full"])
 def test_a_log_that_is_lost_does_not_lose_the_run(faults, what):
-    """From step 4 on nothing can be written to the terminal, and the run ends as if it could."""
+    """If nothing can be written to the terminal from step 4 on, the run still ends as usual."""
     workdir, result = faults.inject(what, 4)
     assert result.status == 0
     for a, b in zip(jax.tree.leaves(faults.state(workdir)), jax.tree.leaves(faults.good)):
@@ -172,7 +210,11 @@ def test_a_second_signal_does_not_wait(faults):
 
 
 def test_killed_inside_a_write(faults):
-    """The data of step 6 are there, under a name that is not a checkpoint's; so is all it said."""
+    """A run killed inside a write resumes from the checkpoint before.
+
+    The data of step 6 are on disk, under a name that is not a checkpoint's. The output up to the
+    kill is not lost.
+    """
     workdir, result = faults.inject("write", 6)
     assert result.status == -9
     assert "from step 0 to 9\n" in result.out
@@ -209,12 +251,12 @@ def copy(finished, tmp_path):
 
 
 def data_of(folder):
-    """The files of a checkpoint that hold its arrays."""
+    """Return the files of a checkpoint that hold its arrays."""
     return [path for path in (folder / "default" / "d").iterdir() if path.stat().st_size > 1000]
 
 
 def flip(folder):
-    """One bit of every 500th byte, so that every field has its share."""
+    """Flip one bit of every 500th byte, so that every field is damaged."""
     for file in data_of(folder):
         content = bytearray(file.read_bytes())
         for place in range(250, len(content), 500):
@@ -233,7 +275,7 @@ def lose(folder):
 
 @pytest.mark.parametrize("harm", [flip, cut, lose])
 def test_a_damaged_checkpoint(faults, copy, harm):
-    """Training goes on from the one before, and evaluation takes that."""
+    """With a damaged checkpoint, training resumes from the one before, and evaluation uses it."""
     harm(copy / "checkpoints" / "9")
     argv = [*faults.argv(copy, "sample"), "--seeds", "0-3"]
     result = inside(*argv)
@@ -251,7 +293,7 @@ def test_a_damaged_checkpoint(faults, copy, harm):
 
 
 def test_no_whole_checkpoint(faults, copy):
-    """A run is not begun anew over what may be mended by hand."""
+    """If no checkpoint is whole, a run stops; it does not start again over the damaged ones."""
     for step in (3, 6, 9):
         lose(copy / "checkpoints" / str(step))
     result = faults.program(*faults.argv(copy))
@@ -261,12 +303,12 @@ def test_no_whole_checkpoint(faults, copy):
 
 
 def test_a_second_run(faults, copy):
-    """Refused while the lock is held; a lock that was left behind is no obstacle."""
+    """A second run is refused while the lock is held; a lock file left behind does not matter."""
     before = {p: p.stat().st_mtime_ns for p in copy.rglob("*")}
     with open(copy / "lock", "r+") as file:
         assert "process" in file.read()
         fcntl.flock(file, fcntl.LOCK_EX)
-        # What would be forced, too, waits for the lock.
+        # A run with --force_config is refused too.
         result = faults.program(*faults.argv(copy), "--config.optim.lr=0.5", "--force_config")
     assert result.status == 1
     one_line(result, "Another run is training in the workdir", "process", "since")
@@ -293,7 +335,7 @@ def test_another_config(faults, copy):
 
 
 def test_evaluation_beside_a_write(faults, copy):
-    """A checkpoint that is being written is not there yet."""
+    """An evaluation ignores a checkpoint that is being written."""
     shutil.copytree(copy / "checkpoints" / "9", copy / "checkpoints" / "12.orbax-checkpoint-tmp")
     lose(copy / "checkpoints" / "12.orbax-checkpoint-tmp")
     result = inside(*faults.argv(copy, "eval"))

@@ -1,4 +1,4 @@
-"""What a job of several processes makes of examples is what one process makes of them."""
+"""Modes of a job of several processes give the results of one process."""
 
 import json
 import shutil
@@ -9,7 +9,8 @@ import pytest
 from program import inside
 from tiny import flags
 
-# Runs what follows in each process of a job, one after the other: compiling takes the time here.
+# Runs several modes in each process of one job, one after the other, because compiling takes the
+# time here.
 RUNS = """
 import json, sys
 from pathlib import Path
@@ -28,7 +29,7 @@ for mode, changes in json.loads(runs):
 """
 TRAIN = {"latents__dataset": "train", "edit__images": "train", "guidance__dataset": "train"}
 RESTORED = {"guidance.operator": "mask", "guidance.samples": 2, "guidance.noise_std": 0.3}
-# By what it writes, each the work of several batches, of which the last is not full.
+# Modes by the file that they write. Each takes several batches, of which the last is not full.
 MADE = {
     "latents/step_6/train/latents_0-10": ("encode", {}),
     "latents/step_6/decoded_0-10_tau_0.8": ("decode", {"latents.temperature": 0.8}),
@@ -44,12 +45,12 @@ MADE = {
 
 @pytest.fixture(scope="module")
 def made(program, images, images_run, tmp_path_factory):
-    """Workdirs in which one process and two have made all of it."""
+    """Return two workdirs in which one process, and two processes, have written all files."""
     alone, job = (tmp_path_factory.mktemp(name) / "run" for name in ("alone", "job"))
     for workdir in (alone, job):
         shutil.copytree(images_run, workdir)
-    # What other tests have compiled in this process may round in another way than what the
-    # processes of a job compile.
+    # Programs that other tests have compiled in this process may round differently from those that
+    # the processes of a job compile.
     jax.clear_caches()
     argv, seeds = ["--config", images, *flags(**TRAIN)], ["--seeds", "0-10"]
     for mode, changes in MADE.values():
@@ -61,7 +62,7 @@ def made(program, images, images_run, tmp_path_factory):
     argv.append(f"runs={json.dumps(list(MADE.values()))}")
     results = program.job(2, *argv, script=RUNS)
     assert [result.status for result in results] == [0, 0], results[1].err
-    # The lead alone speaks.
+    # Only the lead process prints.
     assert [result.out.count("'folder'") for result in results] == [6, 0]
     return alone, job
 

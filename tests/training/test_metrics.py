@@ -1,4 +1,4 @@
-"""The rows of a run: appended over restarts, read as if there had been none."""
+"""The rows of metrics of a run. A restarted run appends; the reader joins the parts to one run."""
 
 import json
 import struct
@@ -9,7 +9,8 @@ from training.metrics import MetricWriter, read_metrics, training_seconds
 
 
 def test_rows_over_a_restart(tmp_path):
-    """Killed at step 5 with its last checkpoint at 3: steps 4 and 5 stand twice, the later win."""
+    """A run is killed after step 5, and its last checkpoint is of step 3. Steps 4 and 5 are then
+    written twice, and the reader takes the later rows."""
     writer = MetricWriter(tmp_path)
     for step in range(1, 6):
         writer.write(step, {"training_loss": 10.0 + step, "seconds": 1.0})
@@ -25,7 +26,7 @@ def test_rows_over_a_restart(tmp_path):
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
     assert [row["training_loss"] for row in rows] == [11.0, 12.0, 13.0, 24.0, 25.0, 26.0, 27.0]
     assert rows[2]["eval_loss"] == 0.5
-    # Three seconds of the first run count, four times two of the second, and the evaluation.
+    # Three steps of 1 s of the first run count, four steps of 2 s of the second, and an evaluation.
     assert training_seconds(rows) == 3 * 1.0 + 4 * 2.0 + 0.25
 
 
@@ -55,7 +56,7 @@ def test_no_rows(tmp_path):
 
 
 def events(file):
-    """The records of a file of TensorBoard: length, checksum, content, checksum."""
+    """Yield the records of a TensorBoard file. A record is length, checksum, content, checksum."""
     content = file.read_bytes()
     while content:
         (length,) = struct.unpack("<Q", content[:8])
@@ -64,12 +65,12 @@ def events(file):
 
 
 def test_events_for_tensorboard(tmp_path):
-    """Of a run that goes on from step 3; what was logged beyond it is forgotten there."""
+    """A run that goes on from step 3 writes a START event, so TensorBoard drops later old rows."""
     writer = MetricWriter(tmp_path, 3)
     row = {"training_loss": 0.125, "skipped": 2}
     writer.write(4, row)
     (file,) = (tmp_path / "tensorboard").iterdir()
-    version, start, logged = events(file)  # on the disk before it is closed
+    version, start, logged = events(file)  # the events are on disk before the writer is closed
     writer.close()
     assert version.file_version == "brain.Event:2"
     assert start.step == 3 and start.session_log.status == SessionLog.START

@@ -1,4 +1,4 @@
-"""What is told of a step before the first one, and the trace of some of them."""
+"""The work and the memory of a step, printed before training, and the trace of some steps."""
 
 import json
 
@@ -21,7 +21,7 @@ B, D, K = 256, 384, 512
 
 
 def test_work_and_memory_of_a_product():
-    """A product forward and one for the gradient of its weights: 2 B D K operations each."""
+    """One product forward and one for the gradient of the weights: 2 B D K operations each."""
 
     def loss(params, state, key, batch):
         value = jnp.mean((batch["x0"] @ params) ** 2)
@@ -32,7 +32,7 @@ def test_work_and_memory_of_a_product():
     batch = put_batch({"x0": np.ones((B, D), np.float32)}, mesh)
     step, plan = compile_step(jit_step(make_train_step(loss, tx, 0.9), mesh), state, batch)
     assert plan.gflop == pytest.approx(4e-9 * B * D * K, rel=0.05)
-    # Parameters, their average and two moments, and the batch.
+    # The parameters, their average, the two moments of Adam, and the batch.
     assert plan.state_mib == pytest.approx((4 * D * K + B * D) * 4 / 2**20, rel=1e-3)
     assert f"{plan.gflop:.1f} GFLOP" in str(plan) and plan.seconds > 0
     state, metrics = step(state, batch)
@@ -45,7 +45,7 @@ def test_a_trace_and_the_share_of_the_data(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "mlp: " in said and "A step takes 0.0 GFLOP on each device" in said
     (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
-    # The steps are named in it, those after the first five.
+    # The trace names the steps.
     content = trace.read_bytes()
     assert b"train" in content and b"step_num" in content
     assert f"The trace is in {tmp_path / 'profile'}" in said

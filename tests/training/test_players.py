@@ -1,4 +1,4 @@
-"""Several networks in one training step: a game whose moves are known, and a teacher."""
+"""Several networks in one training step: a game with known updates, and a frozen teacher."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from training.sharding import jit_step
 from training.state import create_state
 from training.step import MAIN, Player, make_train_step
 
-# x seeks to lower, and y to raise, `mean(batch) x . A y`, each held by a spring of its own.
+# x lowers and y raises `mean(batch) x . A y`. A quadratic penalty on each keeps both bounded.
 A = np.array([[1.0, 0.5], [-0.3, 0.8]], np.float32)
 X, Y = np.array([1.0, -2.0], np.float32), np.array([0.5, 1.5], np.float32)
 RATE_X, RATE_Y, DECAY_X, DECAY_Y = 0.1, 0.05, 0.9, 0.5
@@ -59,7 +59,7 @@ def batches(n):
 
 
 def by_hand(n, every):
-    """The same moves in NumPy: x first, then y against the new x."""
+    """Compute the same updates in NumPy: first x, then y with the new x."""
     x, y, mean_x, mean_y = (np.float64(v) for v in (X, Y, X, Y))
     for i, batch in enumerate(batches(n)):
         b, rate = batch["x0"].mean(), (1.0 + i) / (10.0 + i)
@@ -89,7 +89,7 @@ def test_the_moves_of_a_game(every):
 
 
 def test_passes_over_parts_of_a_batch_are_one_pass():
-    """The gradients are linear in the mean of the batch, so four passes are one."""
+    """The gradients are linear in the batch mean, so four passes give the update of one pass."""
     one, four = (run(start(), batches(5), stepper(1, n))[0] for n in (1, 4))
     for a, b in zip(
         jax.tree.leaves((one.params, one.others)), jax.tree.leaves((four.params, four.others))
@@ -98,7 +98,7 @@ def test_passes_over_parts_of_a_batch_are_one_pass():
 
 
 def test_interrupted_and_resumed(tmp_path):
-    """The critic, its average and its optimizer come back too, bit for bit."""
+    """A checkpoint restores the critic, its average and its optimizer too, bit for bit."""
     given, mesh = batches(8), make_mesh()
     whole, _ = run(start(), given, stepper(3))
     state, _ = run(start(), given[:5], stepper(3))
@@ -111,7 +111,8 @@ def test_interrupted_and_resumed(tmp_path):
 
 
 def test_a_player_that_waits_costs_nothing():
-    """Its metrics are zero then and not in the means; what it did not compute is no fault."""
+    """In a step where the critic does not move, its metrics are zero and do not enter the means.
+    Its loss would be NaN in this step, but the step is not skipped."""
 
     def bad(params, others, key, batch):
         value, _ = loss_of_y(params, others, key, batch)
@@ -130,7 +131,7 @@ def test_a_player_that_waits_costs_nothing():
 
 
 def test_a_step_is_skipped_for_all_or_for_none():
-    """The critic's loss alone is not finite; the watch sees it."""
+    """Only the critic's loss is NaN: no network is updated, and `Watch` counts a skipped step."""
 
     def bad(params, others, key, batch):
         value, _ = loss_of_y(params, others, key, batch)
@@ -156,13 +157,14 @@ SIZE = 300
 
 
 def distil(params, others, key, batch):
-    """Towards a teacher, half of the way at a rate of 1/2."""
+    """Half the squared distance to a teacher. One step at the rate 1/2 goes half of the way."""
     value = 0.5 * jnp.sum((params["w"] - others["teacher"]["w"]) ** 2)
     return value, {"loss": value, "t": batch["x0"]}
 
 
 def test_a_teacher_is_an_argument_of_the_program():
-    """Another teacher of the same shape needs no other program, and none holds its numbers."""
+    """Another teacher of the same shape uses the same program, and the program's text does not
+    contain the teacher's values."""
     tx = optax.sgd(0.5)
     make = lambda: create_state({"w": jnp.zeros((SIZE, SIZE))}, tx, 0)
     step = jit_step(make_train_step(distil, tx, 0.9), make_mesh(), has_frozen=True)
@@ -176,14 +178,14 @@ def test_a_teacher_is_an_argument_of_the_program():
 
 
 def critic_loss(params, others, key, batch):
-    """Follows the mean of the main network's weights, and the teacher."""
+    """Squared distance of the critic to the main network's mean weight plus the teacher."""
     mean = jnp.mean(jax.flatten_util.ravel_pytree(others[MAIN])[0])
     value = jnp.sum((params["y"] - mean - others["teacher"]["w"]) ** 2)
     return value, {"loss": value}
 
 
 def test_a_run_of_two_networks_goes_on_where_it_stopped(tmp_path):
-    """From the checkpoint of step 3, as if the last one had not been written, to the same end."""
+    """Without its last checkpoint the run goes on from step 3 and ends at the same state."""
     player = Player(critic_loss, optax.adam(0.1), 0.9)
     experiment = dataclasses.replace(
         build(tiny()),

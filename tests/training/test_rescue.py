@@ -1,4 +1,4 @@
-"""Whatever ends a run between two steps, what was trained is saved first, and said to be."""
+"""An error between two steps ends a run. The state is saved first, and the error says so."""
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +31,8 @@ def square_loss(params, state, key, batch):
 
 @pytest.fixture(scope="module")
 def run():
-    """`run(workdir, action=, writer=)`: the loop from the last checkpoint there; an action after
-    every third step. One program for all."""
+    """Return `run(workdir, action=, writer=, step=)`: the loop from the last checkpoint of the
+    workdir, with the action after every third step. All runs share one compiled program."""
     tx, mesh = optax.adam(0.1), make_mesh()
     step = jit_step(make_train_step(square_loss, tx, 0.9), mesh, 1)
     first = jax.device_put(create_state({"w": jnp.ones(3)}, tx, seed=1), replicated(mesh))
@@ -60,12 +60,12 @@ def run():
 
 @pytest.fixture(scope="module")
 def whole(run, tmp_path_factory):
-    """The last state of a run that nothing disturbs."""
+    """The last parameters of an undisturbed run."""
     return jax.device_get(run(tmp_path_factory.mktemp("whole")).params["w"])
 
 
 def fails_at(step, error):
-    """An action that raises after that step."""
+    """Return an action that raises `error` after this step."""
 
     def action(state):
         if int(state.step) == step:
@@ -77,7 +77,7 @@ def fails_at(step, error):
 
 @pytest.mark.parametrize("step", [3, 6, 12])
 def test_an_action_that_fails(run, whole, tmp_path, step):
-    """After 12 steps, at a snapshot, there is a checkpoint already."""
+    """Step 12 is also a snapshot, so its checkpoint exists before the action fails."""
     error = ZeroDivisionError("a picture of nothing")
     with pytest.raises(ZeroDivisionError) as raised:
         run(tmp_path, fails_at(step, error))
@@ -90,7 +90,7 @@ def test_an_action_that_fails(run, whole, tmp_path, step):
 
 @pytest.mark.parametrize("step", [0, 2, 4, 7])
 def test_data_that_cannot_be_read(run, whole, tmp_path, monkeypatch, step):
-    """Before the first step there is nothing to save; before that of number 4 it is saved."""
+    """Batch `step` cannot be read: the checkpoint of `step` is written, but not that of step 0."""
     read = Loader.batch
 
     def batch(self, n):
@@ -104,7 +104,7 @@ def test_data_that_cannot_be_read(run, whole, tmp_path, monkeypatch, step):
     notes = "".join(getattr(raised.value, "__notes__", []))
     assert (f"checkpoint of step {step} is written" in notes) == (step > 0)
     assert Checkpoints(tmp_path).latest() == (step or None)
-    # The losses of the steps that are saved are logged.
+    # The losses up to the saved step are logged.
     assert [row["step"] for row in read_metrics(tmp_path)][-1:] == [step][: step > 0]
     np.testing.assert_array_equal(run(tmp_path).params["w"], whole)
 
@@ -123,7 +123,7 @@ def test_a_row_that_cannot_be_written(run, whole, tmp_path):
 
 
 def test_a_state_that_is_not_finite_is_not_saved(run, tmp_path):
-    """The loss of step 2 was finite, and what its update made is not."""
+    """The loss of step 2 is finite, but the parameters after its update are NaN."""
 
     def step(state, batch):
         state, metrics = run.step(state, batch)
@@ -138,7 +138,7 @@ def test_a_state_that_is_not_finite_is_not_saved(run, tmp_path):
 
 
 def test_a_step_that_takes_its_state_with_it(run, tmp_path):
-    """What was donated to a step that failed is no more."""
+    """The buffers of a state donated to a failed step are gone, so this state is not saved."""
 
     def step(state, batch):
         if int(state.step) == 6:
@@ -167,7 +167,7 @@ def get_config():
     config.data.path = {folder!r}
     return config
 """
-# Breaks a picture, or takes it away, when the first row is written.
+# Damages or deletes a picture when the row of step 2 is written.
 HARM = """
 import os, sys
 import main
@@ -190,7 +190,7 @@ app.run(main.main, flags_parser=main.parse_flags)
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["gone", "broken"])
 def test_a_picture_that_is_lost_on_the_way(program, tmp_path, what):
-    """One line with the file, and its mend: put back, the same command goes on."""
+    """The error is one line that names the file. With the file back the same command goes on."""
     folder = tmp_path / "pictures"
     rng = np.random.default_rng(0)
     for split, count in (("train", 24), ("test", 4)):
@@ -199,7 +199,7 @@ def test_a_picture_that_is_lost_on_the_way(program, tmp_path, what):
             pixels = rng.integers(0, 256, (8, 8), np.uint8)
             Image.fromarray(pixels).save(folder / split / f"{i:02}.png")
     (tmp_path / "config.py").write_text(PICTURES.format(folder=str(folder)))
-    # It is met in each of three epochs, of which the last is not read ahead in the first.
+    # Each of the three epochs reads this file, and the last is not read ahead during the first.
     file = folder / "train" / "00.png"
     content = file.read_bytes()
     argv = ["--config", tmp_path / "config.py", "--workdir", tmp_path / "run", "--mode", "train"]

@@ -1,4 +1,4 @@
-"""A run that is killed and started again ends where it would have ended."""
+"""A run that is killed and started again ends at the same state as an uninterrupted run."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from training.checkpoint import Checkpoints
 from training.metrics import read_metrics
 from training.restore import restore
 
-# Dies as by kill -9, once the row of step argv[1] is written; the checkpoint before it is whole.
+# Dies as by kill -9 after the row of step argv[1] is written. The checkpoint before it is whole.
 KILLED = """
 import os, sys
 import main
@@ -36,7 +36,7 @@ Checkpoints.save, MetricWriter.write = save_to_the_end, write_and_die
 app.run(main.main, flags_parser=main.parse_flags)
 """
 
-# Batches of 16 of 36 images: the kill falls into the middle of an epoch.
+# The batches have 16 of 36 images, so the kill falls into the middle of an epoch.
 CHANGES = {
     "model__dropout": 0.25,
     "training__n_iters": 8,
@@ -48,7 +48,8 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def runs(program, images, tmp_path_factory):
-    """`run(name, die_at=None, **changes)`: trains in `<folder>/<name>` and returns that."""
+    """Return `run(name, die_at=None, **changes)`, which trains in `<folder>/<name>` and returns
+    this workdir."""
     folder = tmp_path_factory.mktemp("runs")
 
     def run(name, die_at=None, **changes):
@@ -76,14 +77,14 @@ def uninterrupted(runs):
 
 
 def leaves(experiment, workdir):
-    """All leaves of the last state by path, keys as their words."""
+    """All leaves of the last state by path, with random keys as their raw integers."""
     state = restore(experiment, Checkpoints(workdir), make_mesh())
     state = state.replace(key=jax.random.key_data(state.key))
     return {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree.leaves_with_path(state)}
 
 
 def rows(workdir):
-    """The rows without the times, which no two runs share."""
+    """The rows without the times, which differ between any two runs."""
     times = ("seconds", "steps_per_second", "data_share", "action_seconds")
     return [{k: v for k, v in row.items() if k not in times} for row in read_metrics(workdir)]
 
@@ -104,14 +105,14 @@ def test_killed_and_resumed(runs, experiment, uninterrupted):
     assert Checkpoints(resumed).steps() == [4, 8]
     assert [row["step"] for row in rows(resumed)] == [2, 3, 4, 6, 8]
     assert_same_run(experiment, uninterrupted, resumed)
-    # The rows say something: steps differ, and so does the evaluation.
+    # The comparison above means something: the losses of the rows differ from each other.
     table = rows(resumed)
     assert len({row["training_loss"] for row in table}) == len(table)
     assert len({row["eval_loss"] for row in table if "eval_loss" in row}) == 4
 
 
 def test_several_steps_a_call(runs, experiment, uninterrupted):
-    """In scans of two steps, killed and resumed: the same run up to rounding."""
+    """A run in scans of two steps, killed and resumed, equals the single steps up to rounding."""
     killed = runs("scan", die_at=6, training__n_jitted_steps=2)
     assert Checkpoints(killed).steps() == [4]
     scan = runs("scan", training__n_jitted_steps=2)
@@ -120,7 +121,7 @@ def test_several_steps_a_call(runs, experiment, uninterrupted):
         # One update moves a weight by up to 1e-3, so a step too many or too few would show.
         np.testing.assert_allclose(y[path], x[path], rtol=2e-4, atol=2e-6, err_msg=path)
     ours, theirs = ({r["step"]: r for r in rows(w)} for w in (scan, uninterrupted))
-    # Step 3 has no row here, so that of step 4 is a mean over more steps.
+    # Step 3 has no row in the scanned run, so its row of step 4 is a mean over more steps.
     for step in (2, 6, 8):
         assert ours[step] == pytest.approx(theirs[step], rel=1e-5)
 

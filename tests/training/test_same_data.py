@@ -1,4 +1,4 @@
-"""A run goes on with the data that it began with, or not at all."""
+"""A run refuses to go on with data other than those it began with."""
 
 import dataclasses
 
@@ -35,7 +35,7 @@ def changed(place):
     ],
 )
 def test_other_data_are_refused(tmp_path, other, key):
-    """One value in the middle is enough, at which no end is looked at."""
+    """Data with one changed value in the middle, fewer examples, or new labels are refused."""
     check_data(tmp_path, source())
     check_data(tmp_path, source(LEVELS.copy()))
     before = (tmp_path / "data.json").read_bytes()
@@ -48,7 +48,7 @@ def test_other_data_are_refused(tmp_path, other, key):
 
 
 def test_a_folder_of_pictures(tmp_path):
-    """Copied elsewhere it is the same; with one picture more, or another one, it is not."""
+    """A copy of a folder has the same digest; one more or one different picture changes it."""
 
     def folder(name, *values):
         (tmp_path / name).mkdir()

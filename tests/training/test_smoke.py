@@ -1,8 +1,8 @@
 """Every law and both networks, from data to samples and likelihoods.
 
-A fresh network says zero, and for the kind `edm` that is the exact denoiser of data that are
-N(0, sigma_data^2) in each dimension. Three steps at a small learning rate leave it close to that,
-so what every sampler must draw, and what the density of any x must be, is known.
+A fresh network returns zero. For the kind `edm` this is the exact denoiser of data that are
+N(0, sigma_data^2) in each dimension. Three steps at a small learning rate keep the network close
+to this denoiser. So the distribution of the samples and the density of any x are known.
 """
 
 from types import SimpleNamespace
@@ -22,9 +22,9 @@ from training.restore import initial_or_latest
 from training.sharding import jit_step
 from training.step import make_train_step
 
-SIGMA_DATA = 0.7  # of the digits configs
-# Every law with one way to sample and every way with two laws: all pairs are the subject of the
-# samplers' own tests.
+SIGMA_DATA = 0.7  # the value in the digits configs
+# Every law has at least one method, and every method at least one law. The samplers' own tests
+# cover the other pairs.
 LAWS = {"vp": ("pc", "ode", "sde"), "subvp": ("pc",), "ve": ("ode",), "edm": ("sde",)}
 LAWS["flow"] = ("pc",)
 
@@ -69,7 +69,8 @@ def smoke(config, methods):
         result = draw(build(config), params, range(config.sampling.batch_size), 0)
         assert result.x.shape[1:] == experiment.shape and not result.failed.any(), method
         x = np.asarray(result.x, np.float64)
-        # Four standard errors, and 3 % for steps that are few and tolerances that are loose.
+        # The bounds are four standard errors, plus 3 % of the standard deviation for few steps and
+        # loose tolerances.
         assert abs(x.mean()) < 4 * SIGMA_DATA / x.size**0.5, method
         bound = 4 * SIGMA_DATA / (2 * x.size) ** 0.5 + 0.03 * SIGMA_DATA
         assert abs(x.std() - SIGMA_DATA) < bound, (method, x.std())
@@ -91,12 +92,12 @@ def test_laws(law):
 
 @pytest.mark.slow
 def test_convolutions():
-    """At one resolution: how networks halve is the subject of their own tests."""
+    """The network has one resolution; the tests of the models cover down- and upsampling."""
     smoke(config_of("vp", "ncsnpp"), ["pc"])
 
 
 def test_vectors(tmp_path):
-    """Continuous data of five dimensions: all but bits/dim. The likelihood by adaptive steps."""
+    """Continuous data of five dimensions, with the log-likelihood by adaptive steps."""
     x = np.random.default_rng(0).normal(0.2, 0.9, (100, 5))
     np.savez(tmp_path / "x.npz", x=x)
     config = config_of("ve", path=tmp_path / "x.npz")

@@ -1,5 +1,8 @@
-"""What `test_train_step.py` leaves of the original's training steps: discrete losses, the moving
-average, which has a constant rate there, and the evaluation loss, which is that of the average."""
+"""The parts of the original's training steps that `test_train_step.py` does not cover.
+
+They are the discrete losses, the moving average (the original's rate is constant), and the
+evaluation loss, which the original computes with the averaged parameters.
+"""
 
 import json
 from pathlib import Path
@@ -51,7 +54,7 @@ def loss_of(case):
             return (params["a"] * x + params["b"] * jnp.log1p(s)) / (0.25 + s**2)
 
         if discrete:
-            # Of SMLD the file holds the labels, which count levels from the most noise.
+            # For SMLD the file holds labels, which count the levels from the largest noise down.
             draws = Draws(N - 1 - t if name == "ve" else t, None, z)
             conditioning = "level" if name == "ve" else "step"
             terms = level_terms(make_tables(path, N), network, kind, conditioning, 0.5, x0, draws)
@@ -66,14 +69,14 @@ def loss_of(case):
 
 
 def close(found, expected, what):
-    """Of the largest entry: the sums behind `a` cancel to different degrees."""
+    """Compare to 1e-5 of the largest entry: the sums in the gradient of `a` partly cancel."""
     scale = np.max(np.abs(expected))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * scale, err_msg=what)
 
 
 @pytest.mark.parametrize("case", DISCRETE)
 def test_discrete_steps_of_the_original(case):
-    """Loss, parameters and Adam's moments, step by step."""
+    """The loss, the parameters and Adam's moments agree at every step."""
     config, value = CASES[case], loss_of(case)
     array = lambda key: GOLDEN[f"{case}/{key}"]
 
@@ -100,8 +103,9 @@ def test_discrete_steps_of_the_original(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_moving_average_and_evaluation_loss(case):
-    """The average from the initial parameters on, at the rate that ours has after its start; and
-    the loss at the last average, with the file's own data, times and noise."""
+    """The moving average starts at the initial parameters. Its rate is constant, as ours is after
+    many steps. The evaluation loss is at the last average, with the file's data, times and noise.
+    """
     array = lambda key: GOLDEN[f"{case}/{key}"]
     get = lambda kind, n: {key: array(f"state/{kind}{key}")[n] for key in ("a", "b")}
     ema = {key: array(f"init/{key}") for key in ("a", "b")}

@@ -1,4 +1,4 @@
-"""One update against NumPy in float64, and against steps that the original implementation made."""
+"""Training steps against NumPy in float64 and against steps of the original implementation."""
 
 import json
 from math import comb
@@ -40,7 +40,7 @@ OPTIM = {
     "schedule": "constant",
 }
 N_ITERS = 12
-DECAY = 0.4  # so low that the warm start, (1 + n) / (10 + n), meets it at n = 5
+DECAY = 0.4  # low enough that the warm start, (1 + n) / (10 + n), reaches it at n = 5
 
 
 def optim(**changes):
@@ -54,7 +54,7 @@ def linear_loss(params, state, key, batch):
 
 
 def batches(seed=0, n=N_ITERS, size=8, dims=3):
-    """Targets that grow, so that some gradients are clipped and others are not."""
+    """Yield batches with growing targets, so that some gradients are clipped and others are not."""
     rng = np.random.default_rng(seed)
     for i in range(n):
         x = rng.standard_normal((size, dims))
@@ -62,7 +62,10 @@ def batches(seed=0, n=N_ITERS, size=8, dims=3):
 
 
 def reference(section, decay, data, clipped):
-    """Adam as Kingma and Ba write it, in NumPy; yields weights, average, and moments."""
+    """Adam after Kingma and Ba in NumPy. Yield parameters, average, both moments, gradient norm.
+
+    `clipped` is a list; every step appends whether its gradient was clipped.
+    """
     p, ema = np.zeros(4), np.zeros(4)
     m, v = np.zeros(4), np.zeros(4)
     for n, batch in enumerate(data):
@@ -87,7 +90,7 @@ def reference(section, decay, data, clipped):
 
 
 def adam_moments(opt_state):
-    """`(mu, nu)`, wherever in the chain they are."""
+    """Return `(mu, nu)` from any place in the chain of transformations."""
     is_adam = lambda s: isinstance(s, optax.ScaleByAdamState)
     (state,) = [s for s in jax.tree.leaves(opt_state, is_leaf=is_adam) if is_adam(s)]
     return state.mu, state.nu
@@ -130,7 +133,8 @@ def test_many_steps_equal_numpy(changes):
 
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_steps_of_the_original(case):
-    """Parameters and moments alone: the original's moving average has no warm start."""
+    """The loss, the parameters and the moments agree. The original's moving average has no warm
+    start, so it is not compared here."""
     config = CASES[case]
     array = lambda name: GOLDEN[f"{case}/{name}"]
     name = config["sde"].removesuffix("SDE").lower()
@@ -156,13 +160,13 @@ def test_steps_of_the_original(case):
         return value, {"loss": value}
 
     section = optim(**{**config["optim"], "optimizer": "adam", "beta2": 0.999})
-    # The original switches clipping off by a negative number.
+    # A negative number switches clipping off in the original.
     section.grad_clip = max(section.grad_clip, 0.0)
     tx = build_optimizer(section, 1000)
     step = jax.jit(make_train_step(loss, tx, config["ema_rate"]))
     init = {"a": jnp.asarray(array("init/a")), "b": jnp.asarray(array("init/b"))}
     state = create_state(init, tx, seed=0)
-    # There the original divides by `1 - exp(-B)`, which float32 rounds by 1.2 % at small t.
+    # In this case the original divides by `1 - exp(-B)`, which float32 rounds by 1.2 % at small t.
     rtol = 1e-4 if case == "subvp_lw_noclip_nowarmup" else 1e-5
     for n in range(config["steps"]):
         batch = {"x0": array("data")[n], "t": array("t")[n], "z": array("z")[n]}
@@ -172,7 +176,7 @@ def test_steps_of_the_original(case):
         for kind, found in (("", state.params), ("mu_", mu), ("nu_", nu)):
             for key in ("a", "b"):
                 expected = array(f"state/{kind}{key}")[n]
-                # Of the largest entry: the three sums behind `a` cancel to different degrees.
+                # Relative to the largest entry: the three sums behind `a` partly cancel.
                 atol = rtol * np.abs(expected).max()
                 np.testing.assert_allclose(
                     found[key], expected, rtol=0, atol=atol, err_msg=f"{kind}{key}, step {n}"
@@ -181,12 +185,12 @@ def test_steps_of_the_original(case):
 
 @pytest.mark.parametrize("decay", [0.9999, 0.5])
 def test_average_forgets_its_start(decay):
-    """Parameters that stay at 0 leave in the average the weight of its start at 1, and no more."""
+    """The average starts at 1 and the parameters stay at 0: the average is the start's weight."""
     update, ema = jax.jit(ema_update), {"w": np.ones(2, np.float32)}
     for n in range(100):
         ema = update(ema, {"w": np.zeros(2, np.float32)}, n, decay)
-    # prod (1 + n) / (10 + n) = 100! 9! / 109!; under 0.5 only up to n = 8, 8! 9! / 17!, and from
-    # there the weight halves each time.
+    # With decay 0.9999 the weight is prod (1 + n) / (10 + n) = 100! 9! / 109!. With decay 0.5 the
+    # first 8 factors are below 0.5, 8! 9! / 17! together, and the other 92 factors are 0.5.
     weight = {0.9999: 1.0 / comb(109, 9), 0.5: 0.5**92 / comb(17, 8)}[decay]
     np.testing.assert_allclose(ema["w"], weight, rtol=1e-4)
 
@@ -198,7 +202,7 @@ def test_average_of_constant_parameters_is_exact():
 
 
 def test_first_step():
-    """With warm-up nothing moves; without, Adam moves each weight by the learning rate."""
+    """With warm-up the first step moves nothing; without, Adam moves each weight by the rate."""
     init = {"w": np.float32([0.5, -1.0, 2.0]), "b": np.float32(0.25)}
     batch = next(batches())
     for warmup, move in ((4, 0.0), (0, 0.05)):
@@ -209,14 +213,14 @@ def test_first_step():
         )
         state, _ = jax.device_get(jax.jit(first)(init, batch))
         np.testing.assert_allclose(np.abs(flat(state.params) - flat(init)), move, rtol=1e-5)
-        # The rate of the first update is 1 / 10, whatever the decay.
+        # The average keeps 1 / 10 of its start in the first update, for any decay.
         moved = flat(state.ema_params) - flat(init)
         np.testing.assert_allclose(moved, 0.9 * (flat(state.params) - flat(init)), rtol=1e-5)
         assert state.step == 1
 
 
 def test_key_is_folded_with_the_step():
-    """Step n sees the same randomness whenever it is made, and each step another."""
+    """Step n has the same randomness in every run of the seed, and every step has its own."""
     seen = {}
 
     def loss(params, state, key, batch):
@@ -237,7 +241,7 @@ def test_key_is_folded_with_the_step():
 
 @pytest.fixture(scope="module")
 def run():
-    """A tiny run: the step, the same compiled as the loop compiles it, and batches on the mesh."""
+    """A tiny run: the step, the step compiled as in the loop, the loader, and the first state."""
     experiment, mesh = build(tiny()), make_mesh()
     step = make_train_step(experiment.loss, experiment.tx, 0.999)
     loader = Loader(experiment.train, 16, seed=0)
@@ -263,7 +267,7 @@ def test_donated_and_compiled_once(run):
 
 
 def test_scan_equals_single_steps(run):
-    """Four steps in one call, dropout and dequantisation included, against four calls."""
+    """Four steps in one call, with dropout and dequantisation, equal four single calls."""
     four = jit_step(scan_steps(run.step, 4), run.mesh, 4)
     a, losses = run.start(), []
     for n in range(4):
@@ -278,7 +282,7 @@ def test_scan_equals_single_steps(run):
 
 
 def test_passes_over_parts_are_one_update(x64):
-    """The mean gradient of four parts of two is that of the batch of eight."""
+    """The mean gradient over four parts of two examples is the gradient of all eight."""
     tx = build_optimizer(optim(), N_ITERS)
     state = create_state({"w": jnp.zeros(3), "b": jnp.zeros(())}, tx, 0)
     steps = [jax.jit(make_train_step(linear_loss, tx, DECAY, passes)) for passes in (1, 4)]
@@ -296,7 +300,7 @@ def test_passes_over_parts_are_one_update(x64):
 
 
 def test_a_part_has_its_own_key_and_examples():
-    """Part i: the key fold_in(key, i), and every third example from the i-th on."""
+    """Part i of 3 gets the key fold_in(key, i) and every third example, starting at example i."""
 
     def loss(params, state, key, batch):
         value = params * jnp.mean(batch["x"])
@@ -317,8 +321,8 @@ def test_a_part_has_its_own_key_and_examples():
 
 
 def test_frozen_frequencies_do_not_decay():
-    """A thousand steps without a gradient: the weights shrink by `(1 - lr decay)^1000`, Fourier
-    frequencies stay; and the state is that of adamw, as checkpoints hold it."""
+    """In a thousand steps without a gradient weights shrink by `(1 - lr decay)^1000`, and Fourier
+    frequencies stay. The optimizer state has the tree of plain adamw, as checkpoints hold it."""
     section = optim(weight_decay=0.1, lr=0.01, warmup=0, grad_clip=0.0)
     tx, ours = build_optimizer(section, N_ITERS), GaussianFourierProjection(4)
     params = {"fourier": ours.init(jax.random.key(0), jnp.ones(1))["params"], "W": jnp.ones((2, 2))}

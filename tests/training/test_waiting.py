@@ -1,15 +1,16 @@
-"""An evaluation that waits for the checkpoints of a training run."""
+"""An evaluation waits for the checkpoints of a training run."""
 
 from types import SimpleNamespace
 
 import pytest
 
-from training.checkpoint import CheckpointError
-from training.restore import steps_as_they_come
+from training.checkpoint import CheckpointError, Damaged
+from training.restore import restore_in_turn, steps_as_they_come
 
 
 def test_checkpoints_that_are_awaited(monkeypatch):
-    """Each once and in order, whatever training writes or deletes between two looks."""
+    """Every checkpoint comes once and in order, also if training writes or deletes some between
+    two looks."""
     looks = iter([[], [2], [2, 4], [4, 6, 8], [8, 10]])
     slept = []
     monkeypatch.setattr("training.restore.saved_steps", lambda workdir: next(looks))
@@ -24,7 +25,7 @@ def test_checkpoints_that_are_awaited(monkeypatch):
 
 @pytest.mark.parametrize("found, words", [([], "is still to come"), ([2], "that of step 2")])
 def test_a_wait_for_training_that_has_died_ends(tmp_path, monkeypatch, capsys, found, words):
-    """A workdir that is not there is one in which nobody trains."""
+    """A missing workdir counts as a workdir without training, and the wait ends with an error."""
     slept = []
     monkeypatch.setattr("training.restore.saved_steps", lambda workdir: found)
     monkeypatch.setattr("time.sleep", slept.append)
@@ -35,7 +36,8 @@ def test_a_wait_for_training_that_has_died_ends(tmp_path, monkeypatch, capsys, f
 
 
 def test_a_wait_for_a_range_that_no_checkpoint_is_in(tmp_path, monkeypatch):
-    """Begin above the end is refused; an end that is no multiple of the snapshots is passed."""
+    """A begin above the end is refused. An end between two snapshots ends the wait when the next
+    snapshot appears."""
     with pytest.raises(CheckpointError, match=r"from eval\.begin_ckpt = 9 to 5"):
         next(steps_as_they_come(SimpleNamespace(begin_ckpt=9, end_ckpt=5), tmp_path, 10))
     looks = iter([[2], [2, 4], [2, 4], [2, 4, 6]])
@@ -44,3 +46,30 @@ def test_a_wait_for_a_range_that_no_checkpoint_is_in(tmp_path, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     section = SimpleNamespace(begin_ckpt=0, end_ckpt=5)
     assert list(steps_as_they_come(section, tmp_path, 10)) == [2, 4]
+
+
+def test_one_that_is_damaged_or_deleted_is_passed_over(monkeypatch, capsys):
+    """Of the steps 2 to 8, 4 is damaged and 6 is gone when its turn comes."""
+
+    def read(experiment, workdir, step):
+        if step == 4:
+            raise Damaged("The checkpoint 4 is not what was written.")
+        if step == 6:
+            raise CheckpointError("There is no checkpoint of step 6.")
+        if step == 10:
+            raise CheckpointError("Permission denied.")
+        return step, "parameters"
+
+    monkeypatch.setattr("training.restore.restore_ema", read)
+    monkeypatch.setattr("training.restore.saved_steps", lambda workdir: [2, 4, 8, 10])
+    found = restore_in_turn(None, "run", [2, 4, 6, 8])
+    assert [step for step, _ in found] == [2, 8]
+    assert capsys.readouterr().out == (
+        "The checkpoint 4 is not what was written. It is passed over.\n"
+        "The checkpoint of step 6 was deleted meanwhile. It is passed over.\n"
+    )
+    with pytest.raises(CheckpointError, match="None of the 2 checkpoints in run"):
+        list(restore_in_turn(None, "run", [4, 6]))
+    with pytest.raises(CheckpointError, match="Permission denied"):
+        list(restore_in_turn(None, "run", [10]))
+    assert list(restore_in_turn(None, "run", [])) == []

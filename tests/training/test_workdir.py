@@ -70,13 +70,13 @@ def test_force_keeps_every_old_file(tmp_path):
     assert stored(tmp_path)["seed"] == 2
     kept = sorted(tmp_path.glob("config.json.*"))
     assert [json.loads(p.read_text())["seed"] for p in kept] == [0, 1]
-    # Forced where nothing differs: nothing to keep.
+    # If nothing differs, forcing keeps no old file.
     claim(tmp_path, configs[-1], True, training=True)
     assert sorted(tmp_path.glob("config.json.*")) == kept
 
 
 def test_what_is_forced_is_told(tmp_path, capsys):
-    """One key is meant to be forced; the other differs too, and does not pass in silence."""
+    """`force` prints every key that differs, not only the one that the user means to change."""
     claim(tmp_path, tiny(), training=True)
     other = tiny(training__n_iters=60, model__width=64, eval__seed=5)
     assert claim(tmp_path, tiny(), True, training=True) == [] and capsys.readouterr().out == ""
@@ -124,7 +124,7 @@ def test_a_damaged_config(tmp_path, keep):
 
 
 def test_checkpoints_without_a_config(tmp_path):
-    """Another law would take their parameters for its own."""
+    """Without a config the law of the checkpoints is unknown, so training must be forced."""
     (tmp_path / "checkpoints" / "100").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"has checkpoints and no config\.json"):
         claim(tmp_path, tiny(), training=True)
@@ -134,7 +134,7 @@ def test_checkpoints_without_a_config(tmp_path):
 
 
 def test_force_keeps_what_was_kept(tmp_path):
-    """Though one of them was deleted."""
+    """Forcing overwrites no kept file, also after one of them was deleted."""
     for seed in range(3):
         claim(tmp_path, tiny(seed=seed), True, training=True)
     (tmp_path / "config.json.0").unlink()
@@ -214,7 +214,7 @@ def test_the_place_of_the_data_may_change(tmp_path):
 
 
 def test_steps_a_call_must_not_overshoot_the_end(tmp_path):
-    """From step 3 to 6 there is no whole number of pairs; nothing is claimed or written."""
+    """From step 3 to 6 there is no whole number of pairs: the run is refused before it writes."""
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
     section = ConfigDict({"n_iters": 6, "n_jitted_steps": 2})
@@ -226,7 +226,7 @@ def test_steps_a_call_must_not_overshoot_the_end(tmp_path):
 
 
 def test_a_key_that_came_later(tmp_path):
-    """A workdir from before it is that of the value which says what was done then."""
+    """A stored config without a newer key counts as one with the value of the earlier behaviour."""
     claim(tmp_path, tiny(), training=True)
     content = stored(tmp_path)
     del content["training"]["accumulate"]
@@ -238,7 +238,7 @@ def test_a_key_that_came_later(tmp_path):
 
 @pytest.mark.parametrize("chosen", [None, "/elsewhere"])
 def test_where_programs_are_kept(tmp_path, chosen):
-    """What the user chose stays."""
+    """Programs are kept in the workdir, unless the user has chosen another folder."""
     before = jax.config.jax_compilation_cache_dir
     try:
         jax.config.update("jax_compilation_cache_dir", chosen)
@@ -250,7 +250,7 @@ def test_where_programs_are_kept(tmp_path, chosen):
 
 @pytest.mark.parametrize("name", ["lock", ".writable"])
 def test_a_file_behind_a_link_is_left_alone(tmp_path, name):
-    """A lock that is a link is refused; a file of another name is none of ours."""
+    """A lock that is a link is refused; a link of another name is not touched."""
     (tmp_path / "mine").write_text("precious")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
@@ -265,7 +265,7 @@ def test_a_file_behind_a_link_is_left_alone(tmp_path, name):
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
 def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys, number):
-    """Training goes on, and says what nobody watches over."""
+    """Training goes on without a lock and says that the file system has none."""
 
     def refused(file, how):
         raise OSError(number, os.strerror(number))

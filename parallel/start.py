@@ -1,0 +1,124 @@
+"""How a process joins its job: the first thing that a program does with jax."""
+
+import atexit
+import threading
+from collections.abc import Callable
+
+import jax
+
+from parallel.meeting import Lines, meet
+from parallel.processes import JobError
+from parallel.watch import Watch
+
+# A process that does not answer for so long ends the job (seconds).
+HEARTBEAT = 30
+# jax ends a process whose own time is over by an abort; ours is over before.
+LATER = 3600
+TIMEOUT = 300.0
+# That of the job of this process, once it has joined one.
+WATCHES: list[Watch] = []
+
+
+def start(
+    coordinator: str | None,
+    count: int | None,
+    index: int | None,
+    timeout: float = TIMEOUT,
+    missed: Callable[[str], None] = lambda gone: None,
+) -> None:
+    """Joins this process to its job.
+
+    Args:
+        coordinator: `host:port` of process 0; where all three are None, jax asks the environment
+            (Slurm, Open MPI, Kubernetes, Cloud TPU, ...).
+        count: processes of the job.
+        index: of this one, 0 to count - 1.
+        timeout: seconds to wait for the others.
+        missed: called in another thread with a sentence about a process that has ended without a
+            word. (On a cluster that jax recognises, jax alone knows the others, and nobody calls.)
+
+    Raises:
+        JobError: where no environment is recognised, a number is out of range, or the others do
+            not come.
+    """
+    given = {"--coordinator": coordinator, "--num_processes": count, "--process_id": index}
+    missing = [name for name, value in given.items() if value is None]
+    if 0 < len(missing) < 3:
+        raise JobError(
+            f"{' and '.join(name for name in given if name not in missing)} came without "
+            f"{' and '.join(missing)}; give all three, or none on a cluster that jax recognises."
+        )
+    if not 0.0 < timeout < float("inf"):
+        raise JobError(f"--join_timeout is {timeout:g}; give seconds above 0.")
+    lines: Lines = {}
+    if not missing:
+        lines = meet(*address(coordinator, count, index), count, index, timeout)
+    try:
+        connect(coordinator, count, index, timeout)
+    except JobError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        cause = " ".join(str(error).split())[:200]
+        mend = (
+            "jax recognises no cluster here: give --coordinator HOST:PORT, --num_processes N and "
+            "--process_id I"
+            if missing
+            else "look whether all processes were started and reach the coordinator"
+        )
+        raise JobError(f"The processes of the job did not come together ({cause}); {mend}.") from (
+            error
+        )
+    WATCHES.append(Watch(lines, missed))
+    atexit.register(part)
+
+
+def part() -> None:
+    """Says goodbye to the other processes: before an end that passes over the usual one."""
+    for watch in WATCHES:
+        watch.part()
+
+
+def address(coordinator: str, count: int, index: int) -> tuple[str, int]:
+    """Host and port of process 0; raises JobError for flags that name no job."""
+    if not 0 <= index < count:
+        raise JobError(
+            f"--process_id is {index} and --num_processes {count}; number the processes from 0 to "
+            f"{count - 1}."
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise JobError(
+            f"--coordinator is {coordinator!r}; write HOST:PORT of process 0, such as "
+            "10.0.0.1:8476."
+        )
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def connect(coordinator: str | None, count: int | None, index: int | None, timeout: float) -> None:
+    """`jax.distributed.initialize`, left behind in a thread of its own when the time is over."""
+    raised = []
+
+    def initialize() -> None:
+        try:
+            jax.distributed.initialize(
+                coordinator,
+                count,
+                index,
+                initialization_timeout=int(timeout) + LATER,
+                heartbeat_timeout_seconds=HEARTBEAT,
+            )
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=initialize, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if raised:
+        raise raised[0]
+    if thread.is_alive():
+        expected = "as many as the cluster tells" if count is None else f"{count}"
+        raise JobError(
+            f"This process has waited {timeout:g} s for the others of its job ({expected} in all), "
+            "and not all of them came; look whether every one was started, or wait longer with "
+            "--join_timeout."
+        )
