@@ -22,6 +22,7 @@ from parallel.mesh import (
 )
 from parallel.processes import is_lead, on_lead
 from training.checkpoint import Checkpoints
+from training.data_scale import scale_of, scale_warning
 from training.loop import Every, train
 from training.metrics import MetricWriter
 from training.plan import compile_step
@@ -55,6 +56,7 @@ def run_training(
         forced = on_lead(lambda: claim(workdir, force=force_config, training=True, **config_of))
         changed = on_lead(lambda: check_data(workdir, experiment.train, force_config))
         forced = (forced or []) + (changed or [])
+        on_lead(lambda: tell_scale(experiment))
         # Entered before anything is compiled, in which a signal would be lost.
         stop = stack.enter_context(Stop())
         checkpoints = Checkpoints(workdir, config.keep_snapshots)
@@ -113,6 +115,15 @@ def prepared_step(experiment, state: TrainState, loader: Loader, mesh) -> Callab
     compiled, plan = compile_step(jitted, state, put_batch(example, mesh, int(n > 1)), *frozen)
     print(plan)
     return lambda state, batch: compiled(state, batch, *frozen)
+
+
+def tell_scale(experiment) -> None:
+    """Prints a warning where continuous data and the law do not go together."""
+    if experiment.train.levels:
+        return
+    scale = scale_of(experiment.train)
+    if said := scale_warning(experiment.path, scale, experiment.config.sampling.eps):
+        print(said)
 
 
 def check_steps_left(workdir: Path, config) -> None:
