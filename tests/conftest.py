@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import budgets
 from compiling import compile_laws, compile_quickly
 
+from programs import check_programs
+
 MOST_MEMORY = 2 * 2**30
 
 
@@ -34,6 +36,7 @@ jax.monitoring.register_event_duration_secs_listener(count)
 def pytest_configure(config):
     """Most of the time of the tests goes into compiling small programs: workers share them, and the
     next run finds them. `pytest --cache-clear` forgets them."""
+    check_programs()
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     compile_quickly()

@@ -13,7 +13,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
-import jax
 from flax.traverse_util import flatten_dict
 
 from whole_files import put
@@ -115,13 +114,6 @@ def read_config(path: Path) -> dict[str, Any]:
 def kept_name(path: Path) -> Path:
     """`<path>.<n>`, with the first n that is free."""
     return next(p for n in count() if not (p := path.with_name(f"{path.name}.{n}")).exists())
-
-
-def keep_programs(folder: Path) -> None:
-    """Compiled programs are kept in `folder/.jax_cache`, so that a second run starts at once; or
-    where the user wants them, by `JAX_COMPILATION_CACHE_DIR`."""
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(folder / ".jax_cache"))
 
 
 def create(workdir: Path) -> None:
