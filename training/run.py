@@ -33,7 +33,7 @@ from training.sharding import jit_step
 from training.state import TrainState, parameter_count
 from training.step import make_train_step, scan_steps
 from training.stop import Stop
-from training.workdir import claim, held
+from training.workdir import claim, create, held
 
 
 def run_training(
@@ -52,6 +52,7 @@ def run_training(
     with contextlib.ExitStack() as stack:
         # Held before it is claimed: with --force_config a claim writes.
         on_lead(lambda: stack.enter_context(held(workdir)))
+        on_lead(lambda: create(workdir / "checkpoints", "folder"))
         config_of = {"config": experiment.settings, "read": experiment.stored}
         forced = on_lead(lambda: claim(workdir, force=force_config, training=True, **config_of))
         changed = on_lead(lambda: check_data(workdir, experiment.train, force_config))

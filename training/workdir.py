@@ -116,8 +116,8 @@ def kept_name(path: Path) -> Path:
     return next(p for n in count() if not (p := path.with_name(f"{path.name}.{n}")).exists())
 
 
-def create(workdir: Path) -> None:
-    """Makes the folder, if it is not there.
+def create(workdir: Path, name: str = "workdir") -> None:
+    """Makes the folder, if it is not there; `name` is what a sentence calls it.
 
     Raises:
         ValueError: where it cannot be made, or not be written.
@@ -129,7 +129,7 @@ def create(workdir: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(
-            f"The workdir {workdir} cannot be written ({error.strerror}); name another with "
+            f"The {name} {workdir} cannot be written ({error.strerror}); name another with "
             "--workdir, or mend that."
         ) from error
 
