@@ -165,4 +165,9 @@ def periodic_actions(experiment, workdir: Path, mesh) -> tuple[Every, ...]:
 
     if config.training.snapshot_sampling and pictured(experiment):
         actions.append(Every(config.training.snapshot_freq, picture))
+    elif config.training.snapshot_sampling:
+        print(
+            f"training.snapshot_sampling is set, and examples of shape {experiment.shape} are no "
+            "grey or colour images of known range: no pictures are drawn."
+        )
     return tuple(actions)

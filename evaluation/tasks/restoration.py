@@ -208,8 +208,8 @@ def scores(experiment, operator: LinearOperator, found: Restored, noise_std: flo
     beside `expected_coverage`, `(K - 1) / (K + 1)`, that of draws of the posterior, over the values
     that the measurement leaves open. `spread`: RMS error of the mean over that expected of it,
     `std sqrt(1 + 1 / K)`; 1 where the restorations vary as much as they err. `psnr` of the mean and
-    of single ones, `ssim` of the mean: of levels in [0, 1], for images. Without a truth `misfit`
-    alone.
+    of single ones, `ssim` of the mean: of levels in [0, 1], for images, whatever channels they
+    have. Without a truth `misfit` alone.
     """
     n, k = found.failed.shape
     mean, std = mean_and_std(found)
@@ -222,7 +222,7 @@ def scores(experiment, operator: LinearOperator, found: Restored, noise_std: flo
         return result
     if k > 1 and not found.failed.any():
         result.update(calibration(found, mean, std))
-    if pictured(experiment):
+    if len(experiment.shape) == 3 and experiment.scaler.levels:
         result.update(likeness(experiment, found, mean))
     return result
 
