@@ -9,6 +9,7 @@ from known_data import affine, vectors
 
 from configs.base import base
 from evaluation.metrics.compare import compare_with
+from evaluation.metrics.errors import mean_and_stderr
 from evaluation.metrics.frechet import Moments, frechet_distance
 from evaluation.metrics.mixture import suited
 from evaluation.metrics.mmd import kid
@@ -17,6 +18,8 @@ from evaluation.report.images import of_array
 from evaluation.spaces.features import FeatureSpace, flatten_unit, pixels
 from evaluation.tasks.asked import USUAL, too_few
 from evaluation.tasks.evaluate import evaluate, make_evaluation
+from parallel.mesh import make_mesh
+from training.run import periodic_actions
 
 PARAMS = {"w": jnp.zeros(2)}
 LEVELS = 64
@@ -137,6 +140,22 @@ def test_continuous_data(tmp_path, monkeypatch, capsys):
         asked = vectors(tmp_path, **{f"eval__{key}": value}, eval__classifier="digits", **quiet)
         text = refused(asked, monkeypatch, tmp_path)
         assert f"eval.{key} is " in text and "continuous" in text
+
+
+def test_pictures_of_training(tmp_path, capsys):
+    """Asked for of five channels: told before the first step."""
+    file = data(tmp_path, (2, 2, 5))
+    for asked, lines in ((True, 1), (False, 0)):
+        experiment = affine(file, training__snapshot_sampling=asked)
+        assert len(periodic_actions(experiment, tmp_path, make_mesh())) == 1
+        assert capsys.readouterr().out.count("no pictures are drawn") == lines
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_error_of_one_value():
+    mean, stderr = mean_and_stderr(np.array([3.0]))
+    assert mean == 3.0 and np.isnan(stderr)
+    assert mean_and_stderr(np.array([1.0, 3.0])) == (2.0, pytest.approx(1.0))
 
 
 def test_what_is_usual_is_the_default():
