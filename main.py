@@ -60,6 +60,7 @@ from restoration import METHODS
 from training.checkpoint import CheckpointError
 from training.finite import TrainingDiverged
 from training.metrics import read_metrics, training_seconds
+from programs import check_programs, keep_programs
 from training.restore import (
     restore_ema,
     restore_in_turn,
@@ -69,7 +70,7 @@ from training.restore import (
 from training.run import run_training
 from training.stop import Stopped
 from streams import lasting
-from training.workdir import claim, flatten, keep_programs
+from training.workdir import claim, flatten
 
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
@@ -115,6 +116,7 @@ def main(argv: list[str]) -> None:
         check_read()
         folder = workdir()
         join_job()
+        check_programs()
         experiment = build(CONFIG.value, needs_data(CONFIG.value, MODE.value))
         keep_programs(folder.parent)
         run(experiment, folder)

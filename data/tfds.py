@@ -5,6 +5,7 @@ preparation usually needs TensorFlow, once and on any machine. This module never
 """
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from data.folder_files import digest_of_files
 from data.resize import Size, as_pair, fit
 from data.source import Source, check_split, unknown
 from data.tfds_files import check_files, version_folder
+from data.tfds_records import MEND, described, reader
 
+AT_ONCE = 1000  # records while labels are collected
 LEVELS = {np.dtype(np.uint8): 256, np.dtype(np.uint16): 65536, np.dtype(np.float32): 0}
 
 
@@ -48,31 +51,39 @@ def load(
     # Imported here: the import is slow, and only this loader needs the package.
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(folder)
+    builder = described(folder, lambda: tfds.builder_from_directory(folder))
     _check_split(name, split, builder.info.splits)
     check_files(builder, split, name)
     features = builder.info.features
     for key in filter(None, (image_key, label_key)):
         if key not in features:
             raise ValueError(unknown(f"feature of {name}", key, features))
-    source = builder.as_data_source(split)
+    read = records(builder, split)
     size, crop = as_pair("image_size", image_size), as_pair("crop", crop)
     dtype = np.dtype(features[image_key].np_dtype)
     shape = _shape(name, image_key, features[image_key].shape, dtype, size, crop)
 
     def fetch(indices: np.ndarray) -> np.ndarray:
-        records = source.__getitems__([int(i) for i in indices])
-        examples = (np.asarray(record[image_key], dtype) for record in records)
+        examples = [np.asarray(record[image_key], dtype) for record in read(indices)]
         if size is None and crop is None:
-            return np.stack(list(examples))
+            check_shapes(examples)
+            return np.stack(examples)
         return np.stack([fit(example, size, crop) for example in examples])
+
+    def check_shapes(examples) -> None:
+        wrong = {example.shape for example in examples} - {shape}
+        if wrong:
+            raise ValueError(
+                f"{folder} is damaged: an example has shape {wrong.pop()}, where features.json "
+                f"tells {shape}; {MEND}."
+            )
 
     return Source(
         name=f"tfds/{builder.info.full_name}",
         split=split,
         fetch=fetch,
         labels=_labels(tfds, builder, split, label_key) if label_key else None,
-        size=len(source),
+        size=builder.info.splits[split].num_examples,
         shape=shape,
         levels=LEVELS[dtype],
         digest=lambda: digest_of_files(folder, sorted(p.name for p in folder.iterdir())),
@@ -121,5 +132,13 @@ def _labels(tfds, builder, split: str, key: str) -> np.ndarray:
             "another `label_key`."
         )
     images = [k for k, feature in features.items() if isinstance(feature, tfds.features.Image)]
-    raw = builder.as_data_source(split, decoders={k: tfds.decode.SkipDecoding() for k in images})
-    return np.array([record[key] for record in raw], np.int32)
+    read = records(builder, split, {k: tfds.decode.SkipDecoding() for k in images})
+    parts = np.arange(builder.info.splits[split].num_examples)
+    parts = np.split(parts, range(AT_ONCE, len(parts), AT_ONCE))
+    return np.array([record[key] for part in parts for record in read(part)], np.int32)
+
+
+def records(builder, split: str, decoders=None) -> Callable:
+    """`indices -> records` of a split; see `reader`."""
+    source = builder.as_data_source(split, decoders=decoders)
+    return reader(source, builder.info.splits[split].file_instructions, split)

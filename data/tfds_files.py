@@ -100,7 +100,7 @@ def check_files(builder, split: str, dataset: str) -> None:
             raise ValueError(f"{dataset} is half there: {path} is missing; {mend}.")
         try:
             n = ArrayRecordReader(str(path)).num_records()
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}); {mend}.") from error
         # A file that is cut short opens without an error and returns empty records later.
         if n != part.examples_in_shard:

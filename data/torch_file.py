@@ -19,6 +19,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from data.pickle_depth import check_depth
+
 ZIP_MAGIC = b"PK\x03\x04"
 # First bytes of a file before 1.6: a pickle of protocol 2 with torch's magic number.
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -78,7 +80,12 @@ def load(path: Path) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes arrays for tensors, and nothing of what else the pickle asks for."""
+    """Makes arrays for tensors, and nothing of what else the pickle asks for, which is looked
+    through first."""
+
+    def __init__(self, file: BinaryIO):
+        check_depth(file)
+        super().__init__(file)
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in DTYPES:

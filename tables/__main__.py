@@ -24,7 +24,7 @@ from tables.models import make_ready
 from tables.render import markdown
 from training.checkpoint import CheckpointError
 from training.stop import Stopped
-from training.workdir import keep_programs
+from programs import keep_programs
 from whole_files import put
 from builders.places import place
 

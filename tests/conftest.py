@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import budgets
 from compiling import compile_laws, compile_quickly
 
+from programs import check_programs
+
 MOST_MEMORY = 2 * 2**30
 
 
@@ -37,6 +39,7 @@ def pytest_configure(config):
     Most of the time of the tests is the compilation of small programs. The workers share the
     programs, and the next run finds them. `pytest --cache-clear` deletes them.
     """
+    check_programs()
     jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     compile_quickly()

@@ -35,7 +35,9 @@ import jax, main
 from absl import app
 sys.path.append("tests")
 from compiling import compile_laws
+from programs import check_programs
 
+check_programs()
 compile_laws()
 
 def child(call):

@@ -40,6 +40,7 @@ OURS = {
     "scorefield",
     "xla_flags",
     "streams",
+    "programs",
     *FOUNDATION,
     "tables",
     "tools",

@@ -13,44 +13,37 @@ They were written by flax up to 0.5, as `checkpoint_<n>` without a suffix. The t
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from flax.serialization import msgpack_restore
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from tools.original_state import OriginalState, checked, deeper, setting, steps
+
 MOMENTS = ("grad_ema", "grad_sq_ema")
+DEEPEST = 100  # of the dicts of a network, about ten
 KNOWN = ("step", "lr", "ema_rate", "rng", "optimizer/target", "optimizer/state/step", "params_ema")
-
-
-class OriginalState(NamedTuple):
-    """A training state of score_sde, in either format, under the parameter paths of its JAX code.
-
-    - `step`: number of updates, which the warm-up counts; `adam_step`: the count in Adam's state.
-    - `params`, `ema_params`, `mu`, `nu`: nested dicts of float32 arrays in the shapes of the file.
-    - `rng`: uint32 (2,), or None if the file has no key.
-    - `settings`: numbers that a config here has too, by their key in it (`training.ema_rate`).
-    - `left_out`: everything else in the file, one line each.
-    """
-
-    step: int
-    adam_step: int
-    params: dict[str, Any]
-    ema_params: dict[str, Any]
-    mu: dict[str, Any]
-    nu: dict[str, Any]
-    rng: np.ndarray | None
-    settings: dict[str, float]
-    left_out: tuple[str, ...]
 
 
 def read_flax(path: Path) -> OriginalState:
     """Read the training state from a checkpoint of the JAX code.
 
     Raises:
-        ValueError: the file is cut short, is not such a checkpoint, or lacks a part.
+        ValueError: the file is cut short, is not such a checkpoint, lacks a part, or holds a value
+            that no training state can have.
     """
     tree = _restore(path)
+    try:
+        return checked(_state(tree, path), path)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not a training state of score_sde: its parts are of other kinds "
+            f"({type(error).__name__}: {error})."
+        ) from error
+
+
+def _state(tree: dict[str, Any], path: Path) -> OriginalState:
     moments = flatten_dict(_at(tree, "optimizer/state/param_states", path, Mapping))
     mu, nu = (
         unflatten_dict({at[:-1]: leaf for at, leaf in moments.items() if at[-1] == name})
@@ -62,15 +55,15 @@ def read_flax(path: Path) -> OriginalState:
             f"rng in {path} is {rng.dtype} of shape {rng.shape}; a key of score_sde is uint32 (2,)."
         )
     return OriginalState(
-        step=int(_at(tree, "step", path, (np.ndarray, np.generic, int))),
-        adam_step=int(_at(tree, "optimizer/state/step", path, (np.ndarray, np.generic, int))),
+        step=steps(_at(tree, "step", path, object), "step", path),
+        adam_step=steps(_at(tree, "optimizer/state/step", path, object), "step of Adam", path),
         params=_at(tree, "optimizer/target", path, Mapping),
         ema_params=_at(tree, "params_ema", path, Mapping),
         mu=mu,
         nu=nu,
         rng=rng,
         settings={
-            ours: float(np.float32(tree[theirs]))
+            ours: setting(tree[theirs], theirs, path)
             for ours, theirs in (("optim.lr", "lr"), ("training.ema_rate", "ema_rate"))
             if theirs in tree
         },
@@ -92,6 +85,10 @@ def _restore(path: Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of score_sde: neither the msgpack of its JAX code nor the "
             "zip file of its PyTorch code can be read from it."
         ) from error
+    if deeper(tree, DEEPEST):
+        raise ValueError(
+            f"{path} is not a training state of score_sde: it is nested more than {DEEPEST} deep."
+        )
     if not _is_named(tree) or "optimizer" not in tree:
         held = ", ".join(sorted(map(str, tree))[:8]) if isinstance(tree, dict) else repr(tree)[:60]
         raise ValueError(
@@ -114,7 +111,7 @@ def _at(tree: Any, where: str, path: Path, kind: Any) -> Any:
     node = tree
     for key in where.split("/"):
         node = node.get(key) if isinstance(node, dict) else None
-    if not isinstance(node, kind) or np.ndim(node) > 1:
+    if node is None or not isinstance(node, kind):
         found = "has no" if node is None else f"holds a {type(node).__name__} for"
         raise ValueError(f"{path} {found} {where}: it is not a training state of score_sde.")
     return node

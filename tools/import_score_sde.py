@@ -28,7 +28,8 @@ from builders.sources import build_data
 from builders.training import build_optimizer
 from data import stated_shape
 from data.torch_file import LEGACY_MAGIC, ZIP_MAGIC
-from tools.flax_checkpoint import OriginalState, read_flax
+from tools.flax_checkpoint import read_flax
+from tools.original_state import OriginalState
 from tools.pytorch_checkpoint import read_pytorch
 from tools.train_state import Target, train_state
 from training.checkpoint import CheckpointError, Checkpoints

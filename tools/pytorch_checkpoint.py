@@ -14,11 +14,11 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from data.torch_file import load
-from tools.flax_checkpoint import OriginalState
+from tools.original_state import OriginalState, checked, setting, steps
 
 # Transposition of a weight by its number of axes, from (out, in) and (out, in, height, width).
 AXES = {2: (1, 0), 4: (2, 3, 1, 0)}
-PARTS = {"model": Mapping, "ema": Mapping, "optimizer": Mapping, "step": int}
+PARTS = {"model": Mapping, "ema": Mapping, "optimizer": Mapping, "step": (int, float, np.ndarray)}
 
 
 def read_pytorch(path: Path, layers: Sequence[str]) -> OriginalState:
@@ -30,7 +30,8 @@ def read_pytorch(path: Path, layers: Sequence[str]) -> OriginalState:
             pass.
 
     Raises:
-        ValueError: the file cannot be read, is not such a checkpoint, or lacks a part.
+        ValueError: the file cannot be read, is not such a checkpoint, lacks a part, or holds a
+            value that no training state can have.
     """
     saved = load(path)
     found = saved if isinstance(saved, Mapping) else {}
@@ -42,8 +43,8 @@ def read_pytorch(path: Path, layers: Sequence[str]) -> OriginalState:
             f"{held}."
         )
     try:
-        return _state(found, layers, path)
-    except (AttributeError, KeyError, TypeError) as error:
+        return checked(_state(found, layers, path), path)
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} is not a training state of score_sde: its parts are of other kinds "
             f"({type(error).__name__}: {error})."
@@ -61,14 +62,14 @@ def _state(saved: Mapping[str, Any], layers: Sequence[str], path: Path) -> Origi
 
     mu, nu, adam_step = _moments(saved["optimizer"], params, path)
     return OriginalState(
-        step=saved["step"],
+        step=steps(saved["step"], "step", path),
         adam_step=adam_step,
         params=tree(params),
         ema_params=tree(_averages(saved["ema"], params, path)),
         mu=tree(mu),
         nu=tree(nu),
         rng=None,
-        settings={"training.ema_rate": float(saved["ema"]["decay"])},
+        settings={"training.ema_rate": setting(saved["ema"]["decay"], "ema decay", path)},
         left_out=(
             *(f"model/{key}" for key in model if key not in params),
             *(str(key) for key in saved if key not in PARTS),
@@ -149,7 +150,9 @@ def _moments(
             named[key] = np.zeros_like(leaf) if state is None else state[name]
     for name, named in moments.items():
         _check_shapes(name, named, params, path)
-    return *moments.values(), max(int(state["step"]) for state in states.values())
+    return *moments.values(), max(
+        steps(state["step"], "step of Adam", path) for state in states.values()
+    )
 
 
 def _check_shapes(what: str, named: Mapping, params: Mapping, path: Path) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict
 
-from tools.flax_checkpoint import OriginalState
 from tools.original import fit
+from tools.original_state import OriginalState
 from training.state import TrainState
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints named by step, through orbax, with its four quiet failures made loud.
+"""Checkpoints named by step, through orbax, with its quiet failures made loud.
 
 orbax accepts a relative directory and then writes nothing. It returns False, without an error, if
 the step exists already. Without an abstract target it restores optimizer states as lists. It reads
@@ -6,11 +6,13 @@ data in which a bit has flipped; each field of a state is therefore saved with i
 """
 
 import dataclasses
+import threading
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src.futures import future
 
 from training.checksum import checksum, plain_sum
 from training.state import TrainState
@@ -225,13 +227,14 @@ class Checkpoints:
                 )
 
     def _unwritten(self, error: Exception) -> CheckpointError:
-        """What a failure to write means."""
+        """What a failure to write means; nothing goes on in the background then."""
+        end_waiting()
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         whole = [step for step in self.steps() if (self.folder / str(step)).is_dir()]
         return CheckpointError(
             f"A checkpoint could not be written to {self.folder} ({first_line[:200]}); "
             + (f"that of step {whole[-1]} is whole. " if whole else "there is none before it. ")
-            + "Make room there, and the same command goes on."
+            + "Make room there, or mend the folder, and the same command goes on."
         )
 
     def wait(self) -> None:
@@ -263,6 +266,21 @@ class Checkpoints:
 
     def close(self) -> None:
         self._manager.close()
+
+
+def end_waiting() -> None:
+    """Ends the threads in which orbax waits for the folder of a checkpoint, though it could not be
+    made: for five minutes, in which the process would stay, and hold the lock of its workdir.
+
+    In a job the processes wait for each other, and `main.leave` ends them without their threads.
+    """
+    if jax.process_count() > 1:
+        return
+    for thread in threading.enumerate():
+        if isinstance(thread, future._SignalingThread):
+            thread.cancel()
+            # What it waits for has come, as it were; it sees that it is cancelled, and ends.
+            future.set_signals(thread._receive_signals, operation_id=thread._operation_id)
 
 
 def fields_of(state: TrainState) -> dict[str, Any]:

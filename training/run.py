@@ -22,6 +22,7 @@ from parallel.mesh import (
 )
 from parallel.processes import is_lead, on_lead
 from training.checkpoint import Checkpoints
+from training.data_scale import scale_of, scale_warning
 from training.loop import Every, train
 from training.metrics import MetricWriter
 from training.plan import compile_step
@@ -32,7 +33,7 @@ from training.sharding import jit_step
 from training.state import TrainState, parameter_count
 from training.step import make_train_step, scan_steps
 from training.stop import Stop
-from training.workdir import claim, held
+from training.workdir import claim, create, held
 
 
 def run_training(
@@ -57,10 +58,12 @@ def run_training(
     with contextlib.ExitStack() as stack:
         # The lock comes before the claim, because a claim with --force_config writes.
         on_lead(lambda: stack.enter_context(held(workdir)))
+        on_lead(lambda: create(workdir / "checkpoints", "folder"))
         config_of = {"config": experiment.settings, "read": experiment.stored}
         forced = on_lead(lambda: claim(workdir, force=force_config, training=True, **config_of))
         changed = on_lead(lambda: check_data(workdir, experiment.train, force_config))
         forced = (forced or []) + (changed or [])
+        on_lead(lambda: tell_scale(experiment))
         # Entered before anything is compiled, in which a signal would be lost.
         stop = stack.enter_context(Stop())
         checkpoints = Checkpoints(workdir, config.keep_snapshots)
@@ -121,6 +124,15 @@ def prepared_step(experiment, state: TrainState, loader: Loader, mesh) -> Callab
     return lambda state, batch: compiled(state, batch, *frozen)
 
 
+def tell_scale(experiment) -> None:
+    """Prints a warning where continuous data and the law do not go together."""
+    if experiment.train.levels:
+        return
+    scale = scale_of(experiment.train)
+    if said := scale_warning(experiment.path, scale, experiment.config.sampling.eps):
+        print(said)
+
+
 def check_steps_left(workdir: Path, config) -> None:
     """Refuse a `training.n_jitted_steps` with which a resumed run would overshoot its end.
 
@@ -166,4 +178,9 @@ def periodic_actions(experiment, workdir: Path, mesh) -> tuple[Every, ...]:
 
     if config.training.snapshot_sampling and pictured(experiment):
         actions.append(Every(config.training.snapshot_freq, picture))
+    elif config.training.snapshot_sampling:
+        print(
+            f"training.snapshot_sampling is set, and examples of shape {experiment.shape} are no "
+            "grey or colour images of known range: no pictures are drawn."
+        )
     return tuple(actions)

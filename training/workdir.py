@@ -13,7 +13,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
-import jax
 from flax.traverse_util import flatten_dict
 
 from whole_files import put
@@ -119,15 +118,8 @@ def kept_name(path: Path) -> Path:
     return next(p for n in count() if not (p := path.with_name(f"{path.name}.{n}")).exists())
 
 
-def keep_programs(folder: Path) -> None:
-    """Compiled programs are kept in `folder/.jax_cache`, so that a second run starts at once; or
-    where the user wants them, by `JAX_COMPILATION_CACHE_DIR`."""
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(folder / ".jax_cache"))
-
-
-def create(workdir: Path) -> None:
-    """Makes the folder, if it is not there.
+def create(workdir: Path, name: str = "workdir") -> None:
+    """Makes the folder, if it is not there; `name` is what a sentence calls it.
 
     Raises:
         ValueError: the folder cannot be made or written.
@@ -139,7 +131,7 @@ def create(workdir: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(
-            f"The workdir {workdir} cannot be written ({error.strerror}); name another with "
+            f"The {name} {workdir} cannot be written ({error.strerror}); name another with "
             "--workdir, or mend that."
         ) from error
 

@@ -6,8 +6,9 @@ GROUPS = 10
 
 
 def mean_and_stderr(values: np.ndarray) -> tuple[float, float]:
-    """Return the mean of independent values (n,), n >= 2, and its standard error."""
-    return float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values)))
+    """Return the mean of independent values (n,) and its standard error, nan for one value."""
+    mean, n = float(np.mean(values)), len(values)
+    return mean, float(np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else np.nan
 
 
 def groups(n: int) -> np.ndarray:

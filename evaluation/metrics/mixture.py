@@ -118,18 +118,7 @@ def fit_mixture(
     """
     check_levels(train_images, levels)
     images = np.asarray(train_images)
-    size, held = images[0].size, len(images) // 5
-    usable = [
-        c
-        for c in candidates
-        if c.components <= len(images) - held and (size <= LARGEST_FULL or c.covariance in CHEAP)
-    ]
-    if held < 1 or not usable:
-        raise ValueError(
-            f"{len(images)} images of {size} values suit none of {list(candidates)}; a candidate "
-            f"needs five images, no more components than images, and above {LARGEST_FULL} "
-            f"values a covariance out of {CHEAP}: pass more images or other candidates"
-        )
+    usable, held = suited(len(images), images[0].size, candidates), held_of(len(images))
     copies = int(np.clip(VALUES // images.size, 1, COPIES))
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(images))
@@ -142,6 +131,34 @@ def fit_mixture(
     best = min(held_out, key=held_out.get)
     everything = dequantize(np.repeat(images, copies, axis=0), levels, rng)
     return Mixture(fit(best, everything, levels, seed), levels, images.shape[1:], best, held_out)
+
+
+def held_of(n: int) -> int:
+    """How many of n images are held out to choose by."""
+    return n // 5
+
+
+def suited(n: int, size: int, candidates: Sequence[Candidate] = CANDIDATES) -> list[Candidate]:
+    """The candidates that n images of `size` values suit.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    held = held_of(n)
+    found = [
+        c
+        for c in candidates
+        if c.components <= n - held and (size <= LARGEST_FULL or c.covariance in CHEAP)
+    ]
+    if held < 1 or not found:
+        fewest = min((c.components for c in candidates), default=0)
+        raise ValueError(
+            f"{n} training images of {size} values suit none of {len(candidates)} mixtures; one "
+            f"takes five images, four fifths of them as many as it has components, {fewest} or "
+            f"more, and above {LARGEST_FULL} values a covariance out of {CHEAP}: take more images, "
+            "or eval.mixture=False."
+        )
+    return found
 
 
 def fit(candidate: Candidate, x: np.ndarray, levels: int, seed: int) -> GaussianMixture:

@@ -41,10 +41,14 @@ class Kind(NamedTuple):
 
     make: `(split, reference) -> Metric`; `split` is the name of the reference's split.
     needs: FEATURES, MOMENTS or PROBABILITIES, which both gathered sets must hold.
+    samples, reference: the smallest numbers of samples and of reference images for which the value
+        and its error exist.
     """
 
     make: Callable[[str, Gathered], Metric]
     needs: str
+    samples: int
+    reference: int
 
 
 def frechet_metric(split: str, reference: Gathered) -> Metric:
@@ -147,15 +151,17 @@ def inception_score_metric(split: str, reference: Gathered) -> Metric:
 
 
 METRICS: dict[str, Kind] = {
-    "frechet": Kind(frechet_metric, MOMENTS),
-    "kid": Kind(kid_metric, FEATURES),
-    "mmd": Kind(mmd_metric, FEATURES),
-    "precision_recall": Kind(pair_metric(precision_recall, "precision", "recall"), FEATURES),
-    "density_coverage": Kind(pair_metric(density_coverage, "density", "coverage"), FEATURES),
-    "sliced_wasserstein": Kind(sliced_wasserstein_metric, FEATURES),
-    "fid_infinity": Kind(fid_infinity_metric, MOMENTS),
-    "inception_score": Kind(inception_score_metric, PROBABILITIES),
+    "frechet": Kind(frechet_metric, MOMENTS, 3, 2),
+    "kid": Kind(kid_metric, FEATURES, 3, 3),
+    "mmd": Kind(mmd_metric, FEATURES, 3, 3),
+    "precision_recall": Kind(pair_metric(precision_recall, "precision", "recall"), FEATURES, 5, 4),
+    "density_coverage": Kind(pair_metric(density_coverage, "density", "coverage"), FEATURES, 7, 6),
+    "sliced_wasserstein": Kind(sliced_wasserstein_metric, FEATURES, 3, 3),
+    "fid_infinity": Kind(fid_infinity_metric, MOMENTS, 20, 2),
+    "inception_score": Kind(inception_score_metric, PROBABILITIES, 2, 2),
 }
+# As many samples the Frechet distance takes to the moments of a file.
+STATISTICS_SAMPLES = METRICS["frechet"].samples
 
 
 def against(split: str, value: float, stderr: float) -> dict[str, float]:

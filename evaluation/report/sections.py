@@ -11,6 +11,7 @@ import numpy as np
 from evaluation.metrics.compare import told
 from evaluation.report.images import Images, of_levels, of_source, shown
 from evaluation.report.pictures import grid, save_png
+from evaluation.tasks.asked import measured, too_few
 from evaluation.tasks.bits import data_bits
 from evaluation.tasks.bounds import bound_name, noise_in_levels
 from evaluation.tasks.prepared import Prepared
@@ -116,10 +117,14 @@ def sampling_section(prepared: Prepared, params, workdir: Path, report: dict) ->
         levels = levels[~found["failed"]]
     if is_lead():
         put_arrays(workdir / "samples.npz", arr_0=levels)
-    if not pictured(experiment):
+    if not measured(experiment):
         return seconds
     samples = of_levels(levels, experiment.scaler.levels)
-    report["pictures"] = pictures(prepared, params, samples, workdir) if is_lead() else {}
+    if pictured(experiment):
+        report["pictures"] = pictures(prepared, params, samples, workdir) if is_lead() else {}
+    if said := too_few(config, len(samples)):
+        print(said)
+        return seconds
     report["spaces"] = spaces_section(prepared, samples)
     for space in report["spaces"]:
         # The report repeats the Frechet distance of the first space at its top level.

@@ -4,6 +4,7 @@ They are compiled programs, feature spaces with their networks, the metrics' sta
 reference, the metrics of real images, and the mixture baseline.
 """
 
+import math
 from collections.abc import Callable
 from functools import cache, cached_property
 from typing import Any
@@ -11,22 +12,24 @@ from typing import Any
 import numpy as np
 
 from evaluation.metrics.compare import Comparison, compare_with
-from evaluation.metrics.mixture import BitsPerDim, Mixture, fit_mixture
+from evaluation.metrics.mixture import BitsPerDim, Mixture, fit_mixture, suited
 from evaluation.metrics.table import Values
 from evaluation.report.images import Images, of_array, of_source
 from evaluation.spaces.judges import Judge, judges
 from evaluation.store.memory import check_memory, check_mixture
+from evaluation.tasks.asked import check_asked, measured
 from evaluation.tasks.bounds import make_batch_bits
 from evaluation.tasks.loss import make_eval_loss
-from evaluation.tasks.sampling import drawing, make_trajectory, pictured
+from evaluation.tasks.sampling import drawing, make_trajectory
 
 
 class Prepared:
     """The parts of an evaluation; each is made at its first use, errors are raised at once.
 
     Raises:
-        ValueError: for bits/dim of continuous data, for a feature space that does not fit the data,
-            or if the evaluation needs more memory than the machine has.
+        ValueError: for bits/dim of continuous data, for a metric that these data do not allow (see
+            `check_asked`), for a feature space that does not fit the data, or if the evaluation
+            needs more memory than the machine has.
         FileNotFoundError: the weights of a network or a file of statistics are missing.
     """
 
@@ -37,11 +40,13 @@ class Prepared:
                 "Bits/dim is not defined for continuous data; pass --config.eval.enable_bpd=false."
             )
         self.judges: list[Judge] = []
-        if section.enable_sampling:
-            self.judges = judges(experiment) if pictured(experiment) else []
-            check_memory(experiment, [judge.widths for judge in self.judges])
+        check_asked(experiment)
         if self.has_mixture:
             check_mixture(experiment)
+            suited(experiment.train.size, math.prod(experiment.shape))
+        if section.enable_sampling:
+            self.judges = judges(experiment) if measured(experiment) else []
+            check_memory(experiment, [judge.widths for judge in self.judges])
 
     @property
     def has_mixture(self) -> bool:

@@ -222,7 +222,7 @@ def scores(experiment, operator: LinearOperator, found: Restored, noise_std: flo
     spread: RMS error of the mean, divided by its expected value `std sqrt(1 + 1 / K)`; 1 if the
         restorations vary as much as they err.
     psnr, psnr_of_samples, ssim: for images, of levels in [0, 1]: PSNR of the mean and of single
-        restorations, SSIM of the mean.
+        restorations, SSIM of the mean; for any number of channels.
 
     Without a truth there is `misfit` alone. `coverage` and `spread` need more than one restoration
     of each measurement, none of them failed.
@@ -238,7 +238,7 @@ def scores(experiment, operator: LinearOperator, found: Restored, noise_std: flo
         return result
     if k > 1 and not found.failed.any():
         result.update(calibration(found, mean, std))
-    if pictured(experiment):
+    if len(experiment.shape) == 3 and experiment.scaler.levels:
         result.update(likeness(experiment, found, mean))
     return result
 

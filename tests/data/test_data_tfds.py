@@ -282,3 +282,69 @@ def test_configs_are_listed(own_copy):
     with pytest.raises(ValueError, match=r"has configs: say which, e.g. 'tiny_images/grey'"):
         load(folder)
     assert len(load(folder, dataset="tiny_images/grey")) == N_TRAIN
+
+
+def whole(folder, **kwargs):
+    """Labels, examples and levels of the training split."""
+    source = load(folder, label_key="label", **kwargs)
+    return source.labels, source.fetch(np.arange(len(source))), source.levels
+
+
+@pytest.mark.parametrize("kind", ["array_record", "json"])
+def test_a_flipped_bit_is_told_or_does_not_matter(prepared, own_copy, kind):
+    """Anywhere in the files: the data are right, or one sentence names what is damaged."""
+    folder, version = own_copy
+    right = {key: whole(prepared, image_key=key) for key in ("image", "vector")}
+    files = sorted(f for f in version.iterdir() if kind in f.name and "-test" not in f.name)
+    rng, told = np.random.default_rng(0), 0
+    for i in range(40):
+        file = files[i % len(files)]
+        content = file.read_bytes()
+        harmed = np.frombuffer(content, np.uint8).copy()
+        # Of the zeros that array_record fills its files up with, a few will do.
+        places = np.flatnonzero(harmed) if i % 4 else np.arange(len(harmed))
+        harmed[rng.choice(places)] ^= 1 << rng.integers(8)
+        file.write_bytes(harmed.tobytes())
+        key = ("image", "vector")[i % 2]
+        try:
+            found = whole(folder, image_key=key)
+        except ValueError as error:
+            text, told = str(error), told + 1
+            assert "\n" not in text and text.endswith(".")
+            # A name that has changed is still a name.
+            assert str(folder) in text or text.startswith("Unknown "), text
+        else:
+            for a, b in zip(found, right[key]):
+                np.testing.assert_array_equal(a, b)
+        file.write_bytes(content)
+    assert told > 20
+
+
+def test_a_damaged_record_is_named(own_copy):
+    """With its file and its number in the split, also where the split is made of parts."""
+    folder, version = own_copy
+    file = shard(version, "test")
+    content = bytearray(file.read_bytes())
+    place = content.index(b"image 53")
+    content[place] ^= 1
+    file.write_bytes(content)
+    source = load(folder, "train[4:7]+test")
+    bad = []
+    for i in range(8):
+        try:
+            source.fetch(np.array([0, i]))
+        except ValueError as error:
+            bad.append(i)
+            assert f"{file} is damaged: example {i} of the split 'train[4:7]+test'" in str(error)
+    assert len(bad) == 1 and bad[0] >= 3
+    with pytest.raises(ValueError, match=f"{file} is damaged: example {bad[0] - 3} of the split"):
+        load(folder, "test", label_key="label")
+
+
+def test_another_shape_than_is_described(own_copy):
+    folder, version = own_copy
+    text = (version / "features.json").read_text()
+    assert text.count('"6"') == 1
+    (version / "features.json").write_text(text.replace('"6"', '"7"'))
+    with pytest.raises(ValueError, match=r"is damaged.* shape"):
+        whole(folder)

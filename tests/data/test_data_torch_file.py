@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from torch_bytes import MACHINE, part, saved, saved_before, state_dict_before, tensor, view
 
+from data.pickle_depth import check_depth
 from data.torch_file import LEGACY_MAGIC, load
 
 # Written by torch 2.13.0: torch.save(made(torch), path, _use_new_zipfile_serialization=False).
@@ -170,3 +171,62 @@ def test_a_state_dict_keeps_its_order(tmp_path):
     assert list(found) == list("cab")
     for name, array in found.items():
         np.testing.assert_array_equal(array, state[name])
+
+
+def nested(value, depth):
+    for _ in range(depth):
+        value = (value,)
+    return value
+
+
+def depth_of(value):
+    """Containers around the innermost one; a pickle has no depth of its own for an empty one."""
+    held = [*value, *value.values()] if isinstance(value, dict) else value
+    if not isinstance(value, dict | list | tuple) or not held:
+        return 0
+    return 1 + max(map(depth_of, held))
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize(
+    "value",
+    [
+        [1, "a", None],
+        {"a": {"b": [1, 2.0, ()]}, nested(1, 4): 3},
+        [nested(1, 3), {i: [] for i in range(3000)}, [[i] for i in range(3000)]],
+        {"model": {"x": nested([{}], 7)}},
+        [shared := [1], (shared, [shared])],
+    ],
+)
+def test_depths(value, protocol):
+    """The depth that is told of a pickle is that of its object, whatever wrote it."""
+    content, depth = b"before" + pickle.dumps(value, protocol) + b"behind", depth_of(value)
+    for most in (depth, depth - 1):
+        file = io.BytesIO(content)
+        file.seek(6)
+        if most == depth:
+            check_depth(file, most)
+            assert pickle.Unpickler(file).load() == value
+        else:
+            with pytest.raises(ValueError, match=f"nested more than {most} deep"):
+                check_depth(file, most)
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("depth", [102, 200_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda n: b"\x80\x02}(" + b")" + b"\x85" * n + b"Nu.",  # a key of a dict, which is hashed
+        lambda n: b"\x80\x02)" + b"\x85" * n + b".",
+        lambda n: b"\x80\x02]" + b"]" * n + b"a" * n + b".",
+        lambda n: b"\x80\x02" + b"(" * n + b"t" * n + b".",
+        lambda n: b"\x80\x02)" + b"q\x00\x85h\x00\x86" * n + b".",  # by the memo
+    ],
+)
+def test_deeply_nested_objects(tmp_path, content, depth, old):
+    """Of which Python would end with a segmentation fault."""
+    content = content(depth)
+    assert "nested more than 100 deep" in refused(
+        before(tmp_path, content) if old else saved(tmp_path, content)
+    )

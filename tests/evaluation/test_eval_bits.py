@@ -140,6 +140,7 @@ def test_killed_for_real(whole, file, tmp_path):
     changes = ", ".join(f"{key}={value}" for key, value in RUN.items())
     code = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]; import xla_flags; "
+        "from programs import check_programs; check_programs(); "
         f"from known_bits import evaluate_slowly; "
         f"evaluate_slowly({str(file)!r}, {str(here)!r}, 0.3, {changes})"
     )

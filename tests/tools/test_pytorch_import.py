@@ -2,6 +2,8 @@
 
 import functools
 import pickle
+import re
+import zipfile
 from pathlib import Path
 
 import jax
@@ -9,12 +11,12 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict
-from torch_bytes import saved, saved_before, tensor
+from torch_bytes import part, saved, saved_before, tensor
 
 from builders.model import build_model
 from configs.base import base
-from tools.import_score_sde import import_checkpoint, remarks
-from tools.pytorch_checkpoint import flax_names, to_flax
+from tools.import_score_sde import import_checkpoint, remarks, target_of
+from tools.pytorch_checkpoint import flax_names, read_pytorch, to_flax
 
 GOLDENS = Path(__file__).parent / "goldens"
 CHECKPOINT = GOLDENS / "pytorch_checkpoint.pth"
@@ -186,3 +188,59 @@ def test_other_files(tmp_path):
 )
 def test_another_network(tmp_path, change, words):
     assert words in refused(CHECKPOINT, tmp_path, **change)
+
+
+def rewritten(folder, change):
+    """A copy of the checkpoint whose archive has `change(name, content)` for each file."""
+    path = folder / "checkpoint.pth"
+    with zipfile.ZipFile(CHECKPOINT) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+    return path
+
+
+def unread(path, layers):
+    """The one sentence with which the file is refused."""
+    with pytest.raises(ValueError) as error:
+        read_pytorch(path, layers)
+    text = str(error.value)
+    assert text.startswith(f"{path} is damaged: ") and "\n" not in text
+    return text
+
+
+@pytest.fixture(scope="module")
+def layers():
+    return target_of(make_config()).layers
+
+
+def test_values_that_are_not_finite(tmp_path, layers):
+    """In storages of all over the file, of four numbers each."""
+    found = set()
+    with zipfile.ZipFile(CHECKPOINT) as archive:
+        names = [n.filename for n in archive.infolist() if n.file_size == 16]
+    for i, place in enumerate(names[:: len(names) // 6] + names[1 :: len(names) // 6]):
+        value = np.float32([1.0, np.inf, 2.0, np.nan] if i % 2 else [1.0, 2.0, -np.inf, np.nan])
+        harm = lambda name, content, at=place, v=value: v.tobytes() if name == at else content
+        text = unread(rewritten(tmp_path, harm), layers)
+        assert "holds 2 values that are not finite" in text
+        found.add(re.search(r"the ([a-z ]*) \S+ holds", text)[1])
+    assert found == {"parameter", "average of parameter"} | {
+        f"{which} moment of parameter" for which in ("first", "second")
+    }
+
+
+@pytest.mark.parametrize("value", [-5, 1.5, True, float("nan"), 2**40])
+def test_steps_that_no_run_has_made(tmp_path, layers, value):
+    def change(name, content):
+        if not name.endswith("/data.pkl"):
+            return content
+        at = content.rindex(b"K\x03")  # the number 3
+        return content[:at] + part(value) + content[at + 2 :]
+
+    assert "its step is" in unread(rewritten(tmp_path, change), layers)
+
+
+def test_a_key_of_nested_tuples(tmp_path):
+    deep = b"\x80\x02}()" + b"\x85" * 2_000_000 + b"Nu."
+    text = refused(saved(tmp_path, deep), tmp_path)
+    assert "file.pth" in text and "nested more than 100 deep" in text

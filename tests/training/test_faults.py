@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -33,7 +34,7 @@ CHANGES = {"training__n_iters": 9, "training__snapshot_freq": 3, "model__dropout
 
 # Does `argv[1]` at step `argv[2]`, after the row of that step is written.
 FAULT = """
-import os, resource, signal, sys, time
+import errno, os, resource, signal, sys, time
 import main
 from absl import app
 from training.checkpoint import Checkpoints
@@ -41,6 +42,7 @@ from training.metrics import MetricWriter
 
 what, at = sys.argv.pop(1), int(sys.argv.pop(1))
 write, save, replace, rename = MetricWriter.write, Checkpoints.save, os.replace, os.rename
+mkdir = os.mkdir
 
 def full(size):
     # Every write that makes a file longer than this fails, as on a full disk.
@@ -81,7 +83,13 @@ def die_before(move):
         return move(source, target, **kwargs)
     return moved
 
-MetricWriter.write, Checkpoints.save = write_row, save_state
+def make_folder(path, *args, **kwargs):
+    # In a file system that has become read-only, or that has no inodes left.
+    if what == "no folder" and f"checkpoints/{at}" in str(path):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+    return mkdir(path, *args, **kwargs)
+
+MetricWriter.write, Checkpoints.save, os.mkdir = write_row, save_state, make_folder
 os.rename, os.replace = die_before(rename), die_before(replace)
 app.run(main.main, flags_parser=main.parse_flags)
 """
@@ -231,6 +239,15 @@ def test_a_full_disk_under_a_checkpoint(faults):
     faults.goes_on(workdir, 3)
 
 
+def test_a_folder_that_cannot_be_made(faults):
+    """The run ends at once, where orbax would wait for the folder for five minutes more."""
+    begin = time.monotonic()
+    workdir, result = faults.inject("no folder", 6)
+    assert result.status == 1 and time.monotonic() - begin < 60
+    one_line(result, "A checkpoint could not be written", "that of step 3 is whole", "Make room")
+    faults.goes_on(workdir, 3)
+
+
 def test_a_full_disk_under_a_row(faults):
     workdir, result = faults.inject("row", 5)
     assert result.status == 1
@@ -324,6 +341,16 @@ def test_a_workdir_that_cannot_be_written(faults, tmp_path):
         assert result.status == 1
         one_line(result, f"The workdir {workdir} cannot be written", "--workdir")
     assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_checkpoints_is_a_file(faults, tmp_path):
+    """Told before the first step, and before the config is written."""
+    (tmp_path / "checkpoints").write_text("precious")
+    result = inside(*faults.argv(tmp_path))
+    assert result.status == 1 and "compiled" not in result.out
+    one_line(result, f"The folder {tmp_path / 'checkpoints'} cannot be written (File exists)")
+    assert (tmp_path / "checkpoints").read_text() == "precious"
+    assert not (tmp_path / "config.json").exists()
 
 
 def test_another_config(faults, copy):

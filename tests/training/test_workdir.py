@@ -4,13 +4,12 @@ import errno
 import json
 import os
 
-import jax
 import pytest
 from ml_collections import ConfigDict
 from tiny import tiny
 
 from training.run import check_steps_left
-from training.workdir import claim, flatten, held, keep_programs, trains
+from training.workdir import claim, flatten, held, trains
 
 
 def stored(workdir):
@@ -234,18 +233,6 @@ def test_a_key_that_came_later(tmp_path):
     with pytest.raises(ValueError, match=r"training\.accumulate is 1 there and 2 now"):
         claim(tmp_path, tiny(training__accumulate=2), training=True)
     claim(tmp_path, tiny(), training=True)
-
-
-@pytest.mark.parametrize("chosen", [None, "/elsewhere"])
-def test_where_programs_are_kept(tmp_path, chosen):
-    """Programs are kept in the workdir, unless the user has chosen another folder."""
-    before = jax.config.jax_compilation_cache_dir
-    try:
-        jax.config.update("jax_compilation_cache_dir", chosen)
-        keep_programs(tmp_path)
-        assert jax.config.jax_compilation_cache_dir == (chosen or str(tmp_path / ".jax_cache"))
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.mark.parametrize("name", ["lock", ".writable"])

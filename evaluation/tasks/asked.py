@@ -1,0 +1,90 @@
+"""What an evaluation is asked for and cannot make: refused, or told, before anything is drawn.
+
+Distances are taken in spaces of features, of examples whose range is known: of levels, images or
+not. Each metric states the fewest examples that it takes (`evaluation/metrics/table.py`).
+"""
+
+from typing import Any
+
+from data import Source
+from evaluation.metrics.table import METRICS, STATISTICS_SAMPLES
+
+# What a config asks for that says nothing of it.
+USUAL = {"features": ("pixels",), "metrics": ("frechet", "kid", "mmd"), "statistics": ""}
+
+
+def measured(experiment: Any) -> bool:
+    """Whether samples are compared with data: these have levels, and so a range that is known."""
+    return experiment.train.levels > 0
+
+
+def check_asked(experiment: Any) -> None:
+    """Refuses distances that were asked for by name and cannot be taken; tells what else is left
+    out, a line each.
+
+    Raises:
+        ValueError: for continuous data where `eval` names features, metrics or statistics that are
+            not the usual ones, or splits that are smaller than a metric takes.
+    """
+    section, train = experiment.config.eval, experiment.train
+    if section.bounds and not section.enable_bpd:
+        print(f"eval.bounds are {section.bounds} and eval.enable_bpd is False: no bound is made.")
+    if not measured(experiment) and section.mixture:
+        print(f"eval.mixture is set, and {train.name} is continuous: no mixture is fitted.")
+    if not section.enable_sampling:
+        return
+    if measured(experiment):
+        check_sizes(section, {"train": train, "test": experiment.test})
+        return
+    for key, usual in USUAL.items():
+        value = section[key]
+        if value and (tuple(value) if isinstance(usual, tuple) else value) != usual:
+            raise ValueError(
+                f"eval.{key} is {value!r}, and {train.name} has continuous values, of an unknown "
+                f"range, of which no distances are taken; take --config.eval.{key}={usual!r}, and "
+                "samples are drawn and kept without distances."
+            )
+    print(f"{train.name} is continuous: samples are drawn and kept, and no distance is taken.")
+
+
+def check_sizes(section: Any, splits: dict[str, Source]) -> None:
+    """Refuses metrics for which a split is too small: `eval.reference`, to which distances are; or
+    the other one, of which as many real images are compared as samples.
+
+    Raises:
+        ValueError: with each such metric and its number, and the metrics that fit.
+    """
+    to, other = section.reference, "train" if section.reference == "test" else "test"
+    sizes = {to: splits[to].size, other: min(splits[other].size, section.num_samples)}
+    short = {}
+    for name, (samples, reference) in needs(section).items():
+        for split, fewest in ((to, reference), (other, samples)):
+            if sizes[split] < fewest:
+                short[name] = f"{name} takes {fewest} or more of {split}, which has {sizes[split]}"
+    if not short:
+        return
+    fit = tuple(name for name in section.metrics if name not in short)
+    without = " --config.eval.statistics=" if "eval.statistics" in short else ""
+    raise ValueError(
+        f"The splits of {splits[to].name} are too small for some of eval.metrics: "
+        f'{", ".join(short.values())}; take --config.eval.metrics="{fit}"{without}, or '
+        "--config.eval.enable_sampling=False, or more data."
+    )
+
+
+def needs(section: Any) -> dict[str, tuple[int, int]]:
+    """The fewest samples, and images of the reference, that each distance takes."""
+    found = {name: (METRICS[name].samples, METRICS[name].reference) for name in section.metrics}
+    return {**found, "eval.statistics": (STATISTICS_SAMPLES, 0)} if section.statistics else found
+
+
+def too_few(section: Any, left: int) -> str | None:
+    """The sentence for samples of which so few are left, as the others failed, that no distance can
+    be taken; None where there are enough."""
+    fewest = max((samples for samples, _ in needs(section).values()), default=0)
+    if left >= fewest:
+        return None
+    return (
+        f"{section.num_samples - left} of {section.num_samples} samples failed, and eval.metrics "
+        f"take {fewest} or more: no distance is taken of the {left} that are left."
+    )
