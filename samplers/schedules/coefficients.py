@@ -20,7 +20,7 @@ from jax import Array
 
 from samplers.base import Sampler, Span, State, begin
 from sde_lib import AffinePath, expand
-from sde_lib.prediction import Cond, PredictFn, Prediction
+from sde_lib.prediction import Cond, PredictFn, Prediction, bound
 
 
 class Coefficients(NamedTuple):

@@ -54,11 +54,10 @@ def times(recipe: Recipe, path: AffinePath, eps: float) -> np.ndarray:
         ValueError: where the nodes do not rise, or an end does not lie beyond its neighbour.
     """
     lam = np.asarray(recipe.lam, np.float64)
-    inner = lam[1:-1]
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         ts = np.array(path.t_of_lam(jnp.asarray(lam)))
     ts[0], ts[-1] = path.t1, eps
-    if len(ts) < 2 or not np.all(np.diff(ts) < 0.0):
+    if len(ts) < 2 or not (np.all(np.diff(lam) > 0.0) and np.all(np.diff(ts) < 0.0)):
         raise ValueError(
             f"The recipe's nodes {recipe.lam} give the times {ts}, which do not fall from "
             f"t1 = {path.t1} to eps = {eps}; choose one for this law and this eps."

@@ -58,9 +58,12 @@ def test_two_grids_and_two_ends_share_a_step_and_not_their_numbers():
     for table, n, last in zip(tables, (3, 2), (False, True)):
         ts = grids(n)
         np.testing.assert_allclose(table.ts, ts if last else ts[:, :-1], rtol=1e-12)
-    # DDIM on sigma: x_s = x_t + (s - t) eps_t, and nothing of the data outputs.
-    row, ts = tables[0].rows[1, -1], grids(3)[1]
-    np.testing.assert_allclose(row, [1.0, 0.0, 0.0, 0.0, *np.diff(ts)], atol=1e-12)
+    # DDIM: the state is x0 + t eps of the evaluation before.
+    first, second, third = (tables[0].rows[1, k] for k in (1, 2, 3))
+    t1, t2 = grids(3)[1, 1:3]
+    np.testing.assert_allclose(first, [0.0, 1.0, 0.0, 0.0, t1, 0.0, 0.0], atol=1e-12)
+    np.testing.assert_allclose(second, [0.0, 0.0, 1.0, 0.0, 0.0, t2, 0.0], atol=1e-12)
+    np.testing.assert_allclose(third, [0.0, 0.0, 0.0, 1.0, 0.0, 0.0, EPS], atol=1e-12)
     np.testing.assert_allclose(tables[1].rows[0, -1], np.eye(7)[3], atol=1e-12)
 
 
