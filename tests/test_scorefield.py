@@ -11,7 +11,9 @@ from builders.experiment import build
 from evaluation.tasks.sampling import draw
 from likelihood import bits_per_dim
 from operators import OPERATORS
+from samplers.schedules.recipe import load_recipe
 from scorefield import Run, open_run
+from search import candidates
 from training.run import run_training
 
 CHANGES = {"likelihood__divergence": "exact", "likelihood__steps": 8, "sampling__denoise": False}
@@ -44,6 +46,29 @@ def test_samples_are_those_of_the_command_line(run):
     few = run.sample([7, 3], predictor="heun", steps=2)
     assert few.nfe == 4 and few.levels.shape == (2, 8, 8, 1) and not few.failed.any()
     np.testing.assert_array_equal(few.x[1], run.sample([3], predictor="heun", steps=2).x[0])
+
+
+def test_the_solver_of_its_own_network_is_measured_once_and_kept(run, workdir, capsys, monkeypatch):
+    """`own` gives the samples of the recipe in the workdir, measured at the first call alone."""
+    monkeypatch.setattr(candidates, "METHODS", candidates.METHODS[:3])
+    monkeypatch.setattr(candidates, "ORDERS", ())
+    few = run.sample(range(4), method="own", steps=3, batch_size=32)
+    assert few.nfe == 3 and not few.failed.any()
+    _, about = load_recipe(workdir / "solvers" / "own_3.json")
+    assert (about["nfe"], about["step"], about["starts"]) == (3, 2, 32)
+    # The network's own flow, in 60 steps, is nearer than that of the usual solver of as many.
+    usual = run.sample(range(4), predictor="dpm_multistep", grid="karras", steps=3, denoise=False)
+    fine = run.sample(range(4), predictor="heun", grid="uniform_lam", steps=60, denoise=True)
+    error = lambda found: np.sqrt(np.mean((found.x - fine.x) ** 2))
+    assert error(few) < 0.7 * error(usual)
+    assert "Comparing solvers of 3 evaluations on 32 trajectories" in capsys.readouterr().out
+    again = open_run(workdir).sample(range(4), method="own", steps=3, batch_size=32)
+    np.testing.assert_array_equal(again.x, few.x)
+    assert "Comparing" not in capsys.readouterr().out
+    # Another end is another question: the recipe is not the answer to it.
+    open_run(workdir).sample([0], method="own", steps=3, batch_size=32, eps=0.01)
+    assert "is replaced" in capsys.readouterr().out
+    assert load_recipe(workdir / "solvers" / "own_3.json")[1]["eps"] == 0.01
 
 
 def test_likelihood_and_bits_are_two_names_of_one_number(run):

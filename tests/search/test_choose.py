@@ -67,6 +67,18 @@ def test_two_grids_and_two_ends_share_a_step_and_not_their_numbers():
     np.testing.assert_allclose(tables[1].rows[0, -1], np.eye(7)[3], atol=1e-12)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_methods():
+    """Fewer kinds of solver, each of which is a program to compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        kinds = {name: own for name, own in pool.METHODS if own.get("form") != "data"}
+        usual = ("dpm_multistep", {"order": 2, "form": "data"})
+        patch.setattr(pool, "METHODS", (*kinds.items(), usual))
+        patch.setattr(pool, "ORDERS", (3,))
+        patch.setattr(pool, "SIZES", (2.0,))
+        yield
+
+
 @pytest.fixture(scope="module")
 def chosen():
     with jax.enable_x64(True):
@@ -84,8 +96,8 @@ def test_the_race_is_won_by_the_candidate_of_least_error(chosen):
         return float(np.median(np.abs(np.asarray(out - known.ends))))
 
     assert error == pytest.approx(error_of(found[ranked[0]].recipe), rel=1e-6)
-    # Every 97th candidate, by its own sampler, is no better than the winner.
-    assert all(error_of(found[i].recipe) >= error for i in range(0, len(found), 97))
+    # Every 61st candidate, by its own sampler, is no better than the winner.
+    assert all(error_of(found[i].recipe) >= error for i in range(0, len(found), 61))
 
 
 def test_the_choice_carries_over_to_other_starts_and_beats_each_usual_solver(chosen):
@@ -103,7 +115,7 @@ def test_the_choice_carries_over_to_other_starts_and_beats_each_usual_solver(cho
         and (candidate.recipe.predictor, candidate.recipe.options.get("order"))
         in (("ddim", None), ("heun", None), ("dpm_multistep", 2), ("unipc", 3))
     ]
-    assert len(usual) >= 10
+    assert len(usual) >= 8
     assert error_of(found[ranked[0]].recipe) < 0.7 * min(map(error_of, usual))
 
 
