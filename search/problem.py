@@ -30,7 +30,7 @@ TOLERANCE = 1e-11
 
 
 class Problem(NamedTuple):
-    """Data `x` `(N, D)` in [-1, 1], the mixture's `s`, and `starts` `(64, D)` at sigma = 80."""
+    """Data `x` `(N, D)`, the mixture's `s`, and `starts` `(64, D)` at sigma = 80."""
 
     name: str
     x: np.ndarray
@@ -47,14 +47,11 @@ class Reference(NamedTuple):
 
 def make_problem(name: str, x: np.ndarray, s: float = 0.05, starts: int = STARTS) -> Problem:
     """Raises:
-    ValueError: for data that are no `(N, D)` table in [-1, 1], or an s that is not positive.
+    ValueError: for data that are no finite table `(N, D)`, or an s that is not positive.
     """
     x = np.asarray(x, np.float64)
-    if x.ndim != 2 or not np.all(np.abs(x) <= 1.0):
-        raise ValueError(
-            f"{name} has shape {x.shape} and lies in [{x.min()}, {x.max()}]; give x of shape "
-            "(N, D), scaled to [-1, 1]."
-        )
+    if x.ndim != 2 or not np.all(np.isfinite(x)):
+        raise ValueError(f"{name} has shape {x.shape}; give finite x of shape (N, D).")
     if not s > 0.0:
         raise ValueError(f"s is {s}; the mixture's standard deviation must be positive.")
     noise = np.random.default_rng(0).standard_normal((starts, x.shape[1]))

@@ -14,6 +14,7 @@ from operators import OPERATORS
 from samplers.schedules.recipe import load_recipe
 from scorefield import Run, open_run
 from search import candidates
+from tools import search_solver
 from training.run import run_training
 
 CHANGES = {"likelihood__divergence": "exact", "likelihood__steps": 8, "sampling__denoise": False}
@@ -69,6 +70,21 @@ def test_the_solver_of_its_own_network_is_measured_once_and_kept(run, workdir, c
     open_run(workdir).sample([0], method="own", steps=3, batch_size=32, eps=0.01)
     assert "is replaced" in capsys.readouterr().out
     assert load_recipe(workdir / "solvers" / "own_3.json")[1]["eps"] == 0.01
+
+
+def test_a_search_in_the_workdir_is_found_by_own(run, workdir, capsys, monkeypatch):
+    """The command refines a solver for the run and keeps it where `own` finds it."""
+    monkeypatch.setattr(candidates, "METHODS", candidates.METHODS[2:3])
+    monkeypatch.setattr(candidates, "ORDERS", ())
+    flags = "--nfe 4 --starts 8 --refined 1 --late 20".split()
+    search_solver.main(["--workdir", str(workdir), *flags])
+    recipe, about = load_recipe(workdir / "solvers" / "own_4.json")
+    assert about["error on fresh starts"] <= about["before refinement"]
+    assert (recipe.predictor, about["candidates"], about["step"]) == ("dpm_multistep", 58, 2)
+    found = run.sample(range(3), method="own", steps=4)
+    assert "Comparing" not in capsys.readouterr().out and found.nfe == 4
+    x = run.sample(range(3), method="own", steps=4, denoise=True).x
+    np.testing.assert_array_equal(x, found.x)  # the recipe says how the run ends
 
 
 def test_likelihood_and_bits_are_two_names_of_one_number(run):

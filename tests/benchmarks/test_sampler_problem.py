@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.samplers import few_steps as command
+from benchmarks.samplers import kinds
 from samplers import GRIDS
+from search import candidates
 from search.problem import (
     LAW,
     denoise,
@@ -75,7 +77,7 @@ def test_score_is_the_median_over_starts_of_the_rms_per_pixel():
 
 
 @pytest.mark.parametrize(
-    "x, s, said", [(np.full((2, 2), 1.5), S, "scaled"), (np.zeros((2, 2)), 0.0, "positive")]
+    "x, s, said", [(np.full((2, 2), np.inf), S, "finite"), (np.zeros((2, 2)), 0.0, "positive")]
 )
 def test_what_is_no_problem_is_refused(x, s, said):
     with pytest.raises(ValueError, match=said):
@@ -84,10 +86,12 @@ def test_what_is_no_problem_is_refused(x, s, said):
 
 def test_the_command_writes_rows_of_counted_evaluations(points, tmp_path, monkeypatch, capsys):
     np.savez(tmp_path / "six.npz", x=points, s=0.1)
-    kept = [pair for pair in command.OURS if pair[0] in ("ddim", "heun", command.DEFAULT[0])]
+    kept = [pair for pair in command.OURS if pair[0] in ("ddim", "heun", command.FIXED[0])]
     monkeypatch.setattr(command, "OURS", kept)
     monkeypatch.setattr(command, "single_steps", no_peers)
     monkeypatch.setattr(command, "peers", no_peers)
+    monkeypatch.setattr(candidates, "METHODS", candidates.METHODS[:3])
+    monkeypatch.setattr(candidates, "ORDERS", (4,))
     out = tmp_path / "rows.json"
     command.main(f"--data {tmp_path}/six.npz --nfe 5 --json {out} --cache {tmp_path}/cache".split())
     rows = json.loads(out.read_text())
@@ -98,7 +102,14 @@ def test_the_command_writes_rows_of_counted_evaluations(points, tmp_path, monkey
     assert {row["grid"].endswith("denoise") for row in rows if row["sampler"] == "heun"} == {True}
     assert len([row for row in rows if row["sampler"] == "ddim"]) == 2 * len(GRIDS)
     recipes = {row["recipe"]: (row["sampler"], row["grid"]) for row in rows if row["recipe"]}
-    assert recipes == {"default": command.DEFAULT, "searched": ("unified", "searched")}
+    assert recipes == {
+        "default": ("own", "measured"),
+        "fixed": command.FIXED,
+        "searched": ("unified", "searched"),
+    }
+    # The measured solver is no worse than the best of the rows it was chosen among.
+    error = {row["recipe"]: row["rmse"] for row in rows}
+    assert error["default"] <= min(row["rmse"] for row in rows if row["sampler"] == "ddim")
     assert "velocity_ab" in capsys.readouterr().out
 
 
@@ -117,3 +128,27 @@ def test_the_stepper_is_what_sample_gives(problem):
     )
     np.testing.assert_allclose(out, truth.x, rtol=0, atol=1e-10)
     assert nfe == truth.nfe == 5
+
+
+def test_ratios_are_to_the_best_peer_of_a_budget():
+    row = lambda source, rmse, nfe=5, recipe="": {
+        "source": source,
+        "sampler": "s",
+        "grid": "g",
+        "recipe": recipe,
+        "nfe": nfe,
+        "rmse": rmse,
+    }
+    rows = [row("a", 4.0), row("b", 2.0), row("ours", 0.5, recipe="default"), row("a", 3.0, 8)]
+    rows.append(row("ours", 6.0, 8, "default"))
+    first, second = kinds.lines("curves", rows)
+    assert first.split()[1:3] == ["5", "2"] and "b s, g" in first and "default 0.25" in first
+    assert second.split()[1:3] == ["8", "3"] and "default 2.00" in second
+
+
+@pytest.mark.parametrize("kind", ["five points", "curves", "correlated", "binary, times 0.1"])
+def test_kinds_are_tables_of_their_size(kind):
+    x = {**kinds.TUNED, **kinds.SCORED}[kind][0]()
+    spread = {"five points": 0.55, "curves": 0.506, "correlated": 0.32, "binary, times 0.1": 0.1}
+    assert abs(np.sqrt(np.mean(x.var(axis=0))) / spread[kind] - 1.0) < 0.1
+    assert len(np.unique(x, axis=0)) > 4
