@@ -1,6 +1,5 @@
-"""Levenberg-Marquardt-Langevin: its rule, its runs, and a sweep of its strength on the digits.
-
-The rule is compared with linear algebra, and runs with a recursion in NumPy and the exact flow.
+"""Levenberg-Marquardt-Langevin: its rule, its runs, and a sweep of its strength on the digits. The
+rule is compared with linear algebra, and runs with a recursion in NumPy and the exact flow.
 """
 
 import functools

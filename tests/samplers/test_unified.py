@@ -140,10 +140,7 @@ def on_nodes(method):
 
 @pytest.mark.parametrize("method", RECOVERED)
 def test_every_published_solver_is_a_schedule(recovered, method):
-    """Schedules of published solvers give the solvers' ends on VP, on uneven nodes.
-
-    The tolerance of 1e-12 is that of some hundred roundings.
-    """
+    """Schedules of published solvers give the solvers' ends on VP, up to some hundred roundings."""
     found = recovered["vp"][list(RECOVERED).index(method)]
     np.testing.assert_allclose(found, own_end(VP(), method), rtol=0, atol=1e-12)
 
@@ -174,10 +171,7 @@ def test_phi_against_its_series():
 
 
 def test_derivatives_are_exact_for_polynomials_and_of_their_order_beyond():
-    """m points give `d^k/dtheta^k` of polynomials of degree m exactly.
-
-    For exp the error is `O(r^(m + 1 - k))`.
-    """
+    """m points are exact for polynomials of degree m; for exp the error is `O(r^(m + 1 - k))`."""
     r = np.array([[-0.7, -1.5, 1.0, -2.1]])
     for m in range(1, 5):
         w = estimates(r, np.full((1, 4), m) * (np.arange(1, 5) <= m))[0]
@@ -258,10 +252,7 @@ def test_an_implicit_corrector_evaluates_the_corrected_state():
 
 
 def test_every_step_may_be_of_another_kind():
-    """Steps may differ in form, start, order and points.
-
-    The truth is the polynomial through the same points, integrated by a fine quadrature.
-    """
+    """Steps may differ in form, start, order and points; the truth is a fine quadrature."""
     law, lam = EDM(), np.array([-2.0, -1.2, -0.3, 0.1, 0.9])
     steps = (
         Step(lam[1], "data"),
