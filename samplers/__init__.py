@@ -1,7 +1,7 @@
-"""How the reverse process is integrated. One method a file, all behind `Sampler(init, step)`.
+"""Integrators of the reverse process, one method a file, all behind `Sampler(init, step)`.
 
-`PREDICTORS` and `CORRECTORS` are the names a config may use; `none` switches one off. `score_sde`
-is the sampler of the released code, with steps of its own.
+`PREDICTORS` and `CORRECTORS` hold the names that a config may use; `none` switches one off.
+`score_sde` is the sampler of the released code and has its own steps.
 """
 
 from samplers.adaptive.diffrax_solves import adaptive_ode, adaptive_sde

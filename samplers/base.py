@@ -1,8 +1,8 @@
 """The shape of every sampler, and the one scan that drives the fixed-step ones.
 
-A sampler is two pure functions, state in, state out. `step` is handed the prediction *function*,
-so a two-stage method is two calls in a row. Time runs down a grid `ts` from noise to data: a step
-goes from the current time `t` to the next, `s < t`.
+A sampler is two pure functions from a state to a state. `step` receives the prediction *function*,
+so a two-stage method calls that function twice. Time runs down a grid `ts` from noise to data: a
+step goes from the current time `t` to the next time `s < t`.
 """
 
 from collections.abc import Callable
@@ -18,23 +18,24 @@ from sde_lib.prediction import Cond, PredictFn, bound
 
 
 class State(NamedTuple):
-    """The current `x` `(B, ...)`, and whatever the method remembers (nothing, for most)."""
+    """The current `x` `(B, ...)` and the method's memory, which is empty for most methods."""
 
     x: Array
     memory: Any = ()
 
 
 def stay(x: Array, t: Array) -> Array:
-    """The `enter` of a method that takes a draw of the prior as it is."""
+    """The `enter` of a method that starts from a draw of the prior unchanged."""
     del t
     return x
 
 
 class Span(NamedTuple):
-    """One step of a run: from time t down to s <= t, each `()` or `(B,)`; number i of n, from 0.
+    """Step i of the n steps of a run (i from 0), from time t down to s <= t, each `()` or `(B,)`.
 
-    i may be traced. A method whose steps depend on their number, as an order that falls at the end
-    of a grid does, reads both here, and so never has to be told the grid's length beforehand.
+    i may be traced. A method whose steps depend on their number, such as one that lowers its order
+    at the end of a grid, reads i and n here. The method can thus be built without knowing the
+    length of the grid.
     """
 
     t: Array
@@ -45,7 +46,8 @@ class Span(NamedTuple):
 
 class Kernel(NamedTuple):
     """The law of x after a step of a stochastic method, given the state before:
-    `N(mean, std^2)`, both `(B, ...)` or broadcasting to it, and what the method then remembers."""
+    `N(mean, std^2)`, both `(B, ...)` or broadcasting to it, and the method's memory after the step.
+    """
 
     mean: Array
     std: Array
@@ -64,11 +66,12 @@ class Sampler(NamedTuple):
 
     `init(x, t) -> State` makes the method's memory and leaves x alone, so a run may be resumed from
     any state; `step(key, predict, state, span) -> State`; `nfe` is the number of evaluations of
-    `predict` that one step makes. `enter(x, t) -> x` makes a draw of the prior the method's own
-    start; the driver of the method calls it once, at the first node (`begin`).
+    `predict` that one step makes. `enter(x, t) -> x` turns a draw of the prior into the method's
+    own start; the driver calls `enter` once, at the first node (`begin`).
 
-    `kernel(predict, state, span) -> Kernel` is the law from which `step` draws, where that is one
-    normal distribution; None for other methods, such as those of an ODE or of several draws.
+    `kernel(predict, state, span) -> Kernel` is the law from which `step` draws, if that law is one
+    normal distribution. `kernel` is None for other methods: solvers of an ODE, and methods that
+    draw several times in a step.
     """
 
     init: Callable[[Array, Array], State]
@@ -79,10 +82,13 @@ class Sampler(NamedTuple):
 
 
 class SampleResult(NamedTuple):
-    """`x` `(B, ...)`; `trace`, what `collect` gave after the steps, stacked; `nfe`, evaluations of
-    the network for one sample, a number or `(B,)`; `failed` `(B,)`, which examples are not finite,
-    or whose adaptive solve did not arrive (see `finished`); `ts`, the nodes that a fixed-step
-    method went down."""
+    """The result of a run.
+
+    `x` `(B, ...)` is the end state; `trace` the stacked outputs of `collect` after the steps; `nfe`
+    the evaluations of the network for one sample, a number or `(B,)`; `failed` `(B,)` marks the
+    examples that are not finite or whose adaptive solve did not reach the end (see `finished`);
+    `ts` the nodes of a fixed-step method.
+    """
 
     x: Array
     trace: Any
@@ -94,7 +100,7 @@ class SampleResult(NamedTuple):
 def finished(
     x: Array, trace: Any, nfe: Array, failed: Array | bool = False, ts: Array | None = None
 ) -> SampleResult:
-    """The result of a run, in which every example that is not finite has failed."""
+    """The result of a run, with every example that is not finite marked as failed."""
     return SampleResult(x, trace, nfe, has_failed(x, failed), ts)
 
 
@@ -113,8 +119,8 @@ def finite(x: Array) -> Array:
 class SampleFn(Protocol):
     """A whole run, `(key, predict, x, cond=None) -> SampleResult`, from x `(B, ...)` at t1.
 
-    cond is what `predict` is told of each example, see `sde_lib.prediction.Cond`. A method that
-    takes examples one by one hands each its own.
+    cond is the condition of each example that `predict` receives, see `sde_lib.prediction.Cond`. A
+    method that solves examples one by one passes each example its own condition.
     """
 
     def __call__(
@@ -129,7 +135,7 @@ def start(x: Array, t: Array) -> State:
 
 
 def drawn(law: SDE, kernel: KernelFn, init: Callable = start, nfe: int = 1) -> Sampler:
-    """The stochastic method of a kernel: `x_s = mean + std z`, z the law's noise."""
+    """The stochastic method of a kernel: `x_s = mean + std z`, where z is the law's noise."""
 
     def step(key: Array, predict: PredictFn, state: State, span: Span) -> State:
         mean, std, memory = kernel(predict, state, span)
@@ -139,7 +145,7 @@ def drawn(law: SDE, kernel: KernelFn, init: Callable = start, nfe: int = 1) -> S
 
 
 def mean_of(kernel: KernelFn, init: Callable = start, nfe: int = 1) -> Sampler:
-    """The deterministic method of a kernel whose noise is left out: `x_s = mean`."""
+    """The deterministic method of a kernel, without its noise: `x_s = mean`."""
 
     def step(key: Array, predict: PredictFn, state: State, span: Span) -> State:
         del key
@@ -167,22 +173,22 @@ def sample(
     cond: Cond = None,
     remat: bool = False,
 ) -> SampleResult:
-    """Drives a fixed-step sampler down a time grid.
+    """Run a fixed-step sampler down a time grid.
 
     Args:
         key: one key, or one per example; step i draws from `fold_in(key, i)`.
         x: the start at `ts[0]`, `(B, ...)`.
         ts: `(N + 1,)` falling times, or `(N + 1, B)`, one grid per example.
-        collect: what to keep of the state after each step.
+        collect: `State -> pytree`, what to keep of the state after each step.
         denoise: end with the conditional mean of the data, `predict(x, ts[-1]).x0` (Tweedie's
-            formula), at the price of one more evaluation. Without it the samples carry the noise
-            of the law at `ts[-1]`.
-        frames: keep what `collect` gives after so many of the steps, those of `spread`; None for
-            all, which takes the memory of all.
+            formula), which costs one more evaluation. Without it the samples carry the noise of
+            the law at `ts[-1]`.
+        frames: the number of steps whose `collect` output is kept, chosen by `spread`. None keeps
+            the output of every step, and needs the memory for it.
         cond: the condition of each example, see `sde_lib.prediction.Cond`.
-        remat: where the run is differentiated in reverse, keep the state between steps and make
-            what is inside a step again on the way back (`jax.checkpoint`): the memory of one step
-            in place of all, for one more evaluation of each.
+        remat: if the run is differentiated in reverse, keep only the states between steps and
+            recompute the inside of each step on the backward pass (`jax.checkpoint`). Memory falls
+            from that of all steps to that of one, for one more evaluation of each step.
     """
     n, predict = ts.shape[0] - 1, bound(predict, cond)
 
@@ -209,10 +215,10 @@ def walk(
     collect: Callable[[State], Any] | None = None,
     frames: int | None = None,
 ) -> tuple[State, Any]:
-    """One `lax.scan` of `step` over the rows of `inputs`; the last state, and what was collected.
+    """One `lax.scan` of `step` over the rows of `inputs`: the last state and the collected outputs.
 
-    With `frames` that many are kept in a buffer which the scan carries: the memory is theirs, and
-    not that of all steps.
+    With `frames`, the scan carries a buffer of that many outputs. The memory is that of the buffer
+    and not that of all steps.
     """
 
     def body(state: State, row):
@@ -226,7 +232,8 @@ def walk(
     if frames >= n:
         state, trace = jax.lax.scan(body, state, inputs)
         return state, jax.tree.map(lambda v: v[shown], trace)
-    # The place of each step's frame; one past the end, which is dropped, where none is kept.
+    # The place of each step's frame in the buffer. A step without a frame gets the index one past
+    # the end, and its write is dropped.
     places = np.full(n, frames)
     places[shown] = np.arange(frames)
     empty = jax.tree.map(
@@ -244,18 +251,21 @@ def walk(
 
 
 def spread(steps: int, frames: int) -> np.ndarray:
-    """Numbers of `frames` steps, evenly from the first to the last; twice the same if too few."""
+    """Indices of `frames` steps, even from the first to the last `(frames,)`.
+
+    Indices repeat if there are fewer steps than frames.
+    """
     return np.linspace(0, steps - 1, frames).round().astype(int)
 
 
 def chain(*samplers: Sampler) -> Sampler:
-    """Runs several methods in each step, one after the other on the same `x`.
+    """Run several methods in each step, one after the other on the same `x`.
 
-    Each keeps a memory of its own. All are called with the same span: a predictor moves from t to
-    s, a corrector stays where it was built to act (see `steps/corrector.py`).
+    Each method keeps a memory of its own. All methods get the same span: a predictor moves from t
+    to s, and a corrector stays at the time that it was built for (see `steps/corrector.py`).
 
     Raises:
-        ValueError: where two of them complete the start, which would be completed twice.
+        ValueError: if two of the methods change the start (`enter`), which may happen only once.
     """
     enters = [sampler.enter for sampler in samplers if sampler.enter is not stay]
     if len(enters) > 1:
@@ -279,6 +289,6 @@ def chain(*samplers: Sampler) -> Sampler:
         return State(x, tuple(memories))
 
     nfe, enter = sum(sampler.nfe for sampler in samplers), enters[0] if enters else stay
-    # A draw after a draw has no density of its own.
+    # Two draws in a row have no normal density in general, so only a lone method keeps its kernel.
     alone = len(samplers) == 1 and samplers[0].kernel is not None
     return Sampler(init, step, nfe, enter, kernel if alone else None)

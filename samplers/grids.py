@@ -1,6 +1,6 @@
 """Time grids as plain data: `(N + 1,)` times falling from `t1` to `eps`, both included.
 
-N steps asked are N steps run; no time is met twice. Indices never are computed from times.
+A grid of N steps has N steps: no time occurs twice. Indices are never computed from times.
 """
 
 from collections.abc import Callable
@@ -43,10 +43,11 @@ def tangent(
 ) -> Array:
     """Even in the angle `atan((sigma / sigma_mid)^(1 / rho))`, `sigma = c / a`.
 
-    Densest in log sigma around `sigma_mid`, where samples choose among the data, and sparse at both
-    ends, where the flow is nearly straight. `rho = sigma_mid = 1` is the cosine schedule (Nichol &
-    Dhariwal 2021), whose `sigma` is the tangent of an even angle; a large rho is even in lam.
-    The defaults were chosen on 8x8 digits in [-1, 1] at few steps, and need not suit other data.
+    The grid is densest in log sigma around `sigma_mid`, where samples choose among the data, and
+    sparse at both ends, where the flow is nearly straight. `rho = sigma_mid = 1` is the cosine
+    schedule (Nichol & Dhariwal 2021), whose `sigma` is the tangent of an even angle; a large rho
+    gives a grid even in lam. The defaults were chosen on 8x8 digits in [-1, 1] at few steps, and
+    need not suit other data.
     """
     lam = path.lam(jnp.asarray([path.t1, eps]))
     ends = jnp.arctan(jnp.exp(-(lam + jnp.log(sigma_mid)) / rho))
@@ -55,7 +56,7 @@ def tangent(
 
 
 def pin(path: AffinePath, ts: Array, eps: float) -> Array:
-    """Puts the two ends exactly where they were asked for, which rounding may have moved."""
+    """The grid with its ends set to exactly t1 and eps, since rounding may have moved them."""
     return ts.at[0].set(path.t1).at[-1].set(eps)
 
 
@@ -70,19 +71,21 @@ GRIDS: dict[str, Callable[..., Array]] = {
 }
 
 
-# Grids that are formulas of the numbers of a law, traced ones too.
+# Grids that are formulas in the numbers of a law, and therefore work on traced numbers too.
 FORMULAS = ("uniform", "uniform_lam", "quadratic", "karras", "tangent")
 
 
 def make_grid(name: str, path: AffinePath, steps: int, eps: float, **options: float) -> Array:
-    """The grid called `name`, checked; `options` are those of the grid, such as `rho`.
+    """Return the grid called `name`, `(steps + 1,)` times, after checking it.
 
-    A law that is an argument of a jitted function, whose numbers are not known while tracing, has
-    the grids of `FORMULAS`, and its numbers are not checked.
+    `options` are the keyword arguments of the grid, such as `rho`. If the law is an argument of a
+    jitted function, its numbers are unknown while tracing: only the grids of `FORMULAS` are
+    available, and the grid is not checked.
 
     Raises:
         ValueError: for fewer than one step, an `eps` outside (0, t1), times that do not fall
-            strictly (more steps than float32 can tell apart), or another grid of a traced law.
+            strictly (more steps than float32 can tell apart), or a grid outside `FORMULAS` for a
+            traced law.
     """
     if steps < 1:
         raise ValueError(f"sampling.steps is {steps}; a sampler needs at least 1.")
@@ -99,7 +102,7 @@ def make_grid(name: str, path: AffinePath, steps: int, eps: float, **options: fl
         raise ValueError(
             f"sampling.eps is {eps}; the end of sampling must lie between 0 and t1 = {path.t1}."
         )
-    # The times must be numbers, under `jit` too, as they are checked.
+    # The check below reads the times, so they must be concrete numbers under `jit` too.
     with jax.ensure_compile_time_eval():
         ts = GRIDS[name](path, steps, eps, **options)
     if not np.all(np.diff(np.asarray(ts)) < 0):

@@ -21,8 +21,8 @@ def adaptive_ode(
 ) -> SampleFn:
     """The probability-flow ODE to a tolerance (Song et al. 2021, section 4.3).
 
-    With `per_example` each example has steps of its own and does not depend on the others; without
-    it one step size, by the error over the whole batch, serves all, as in the original.
+    With `per_example` each example has its own steps and does not depend on the others. Without it,
+    all examples share one step size, chosen by the error over the whole batch, as in the original.
     """
 
     def run(key: Array, predict: PredictFn, x: Array, cond: Cond = None) -> SampleResult:
@@ -43,12 +43,12 @@ def flow(
     per_example: bool = True,
     cond: Cond = None,
 ) -> Solved:
-    """The flow ODE from t1 to eps, `to="data"`, or from eps to t1, `to="noise"`.
+    """Solve the flow ODE from t1 to eps (`to="data"`) or from eps to t1 (`to="noise"`).
 
     Shapes: x and the end `(B, ...)`, evaluations and failures `(B,)`, leaves of cond `(B, ...)`.
 
     Raises:
-        ValueError: for another end, or a frame that does not exist.
+        ValueError: for another `to`, or a frame that does not exist.
     """
     if to not in ("data", "noise"):
         raise ValueError(f"to is {to!r}; the flow goes to 'data' or to 'noise'.")
@@ -82,25 +82,26 @@ def adaptive_sde(
     order 1.5) with its embedded error estimate.
 
     Args:
-        solver: its tolerances, most steps and variable; the method is ShARK.
-        resolution: the finest time, as a part of the whole span, at which the noise is resolved;
-            steps do not get shorter than it.
-        eta: the strength of the noise (`exponential/integrals.py`), 1 the reverse SDE; above 0.
+        solver: its tolerances, `max_steps` and variable are used; the method is always ShARK.
+        resolution: the finest resolution of the noise, as a part of the whole span; no step is
+            shorter.
+        eta: the strength of the noise (`exponential/integrals.py`), above 0; 1 is the reverse SDE.
 
     With u the variable, rising, and `dt = -rate du`, the SDE of strength eta is
 
         dx = -rate (velocity + eta g^2 eps / (2 c)) du + sqrt(eta g^2 rate) dw,
 
-    and in lam, where `g^2 rate = 2 c^2` for every law, its noise is `sqrt(2 eta) c dw`. In t the
-    noise of VE and EDM lies in the first part of the path alone.
+    and in lam, where `g^2 rate = 2 c^2` for every law, its noise is `sqrt(2 eta) c dw`. In t nearly
+    all noise of VE and EDM lies in the first part of the path.
 
-    Noise comes from a virtual Brownian tree over u: the path belongs to the key, not to the steps,
-    so a tighter tolerance converges on the same path. A state that is not finite ends the solve of
-    its example at once, which would otherwise hold up the batch until `max_steps`.
+    Noise comes from a virtual Brownian tree over u. The Brownian path depends on the key and not on
+    the steps, so a tighter tolerance converges to the same path. A state that is not finite ends
+    the solve of its example at once; otherwise that example would keep the batch waiting until
+    `max_steps`.
 
     Raises:
-        ValueError: for an eta that is not positive, or the variable `"angle"`, whose coordinates
-            the noise would have to follow.
+        ValueError: for an eta that is not positive, or the variable `"angle"`, in whose coordinates
+            the noise is not implemented.
     """
     if not eta > 0.0:
         raise ValueError(f"eta is {eta}; without noise take `adaptive_ode`.")
@@ -116,7 +117,7 @@ def adaptive_sde(
         start, end = clock(path, solver.variable, jnp.asarray([path.t1, eps], x.dtype))
         span = end - start
         shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
-        # From 0 on: Brownian trees begin there.
+        # The span begins at 0 because Brownian trees do.
         tree = diffrax.VirtualBrownianTree(
             0.0, span, span * resolution / 2, shape, key, diffrax.SpaceTimeLevyArea
         )
@@ -134,7 +135,8 @@ def adaptive_sde(
         controller = diffrax.PIDController(
             rtol=solver.rtol,
             atol=solver.atol,
-            # A proportional part damps the step's swings under noise (Ilie, Jackson, Enright 2015).
+            # The proportional part damps oscillations of the step size under noise (Ilie, Jackson,
+            # Enright 2015).
             pcoeff=0.1,
             icoeff=0.3,
             dtmin=span * resolution,
@@ -174,7 +176,7 @@ def clock(path: AffinePath, variable: str, t: Array) -> Array:
 
 
 def time_and_rate(path: AffinePath, variable: str, u: Array) -> tuple[Array, Array]:
-    """`t` and `-dt/du` where `clock` shows u."""
+    """`t` and `-dt/du` at the value u of `clock`."""
     if variable != "lam":
         return -u, jnp.ones_like(u)
     t, slope = jax.jvp(path.t_of_lam, (u,), (jnp.ones_like(u),))
@@ -182,12 +184,12 @@ def time_and_rate(path: AffinePath, variable: str, u: Array) -> tuple[Array, Arr
 
 
 def diffrax_diagonal(g: Array, y: Array):
-    """`g I` acting on a control shaped like y, without the matrix."""
+    """The operator `g I` on a control shaped like y, stored as its diagonal."""
     return lineax.DiagonalLinearOperator(jnp.broadcast_to(g, y.shape))
 
 
 def finish(predict, y: Array, t: Array, nfe: Array, failed: Array, denoise: bool) -> SampleResult:
-    """The last evaluation, if wanted: the conditional mean of the data at the last time."""
+    """The result of a solve, with `denoise` the conditional mean of the data at the last time."""
     if denoise:
         return finished(predict(y, t).x0, None, nfe + 1, failed)
     return finished(y, None, nfe, failed)

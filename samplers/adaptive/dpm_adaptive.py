@@ -15,12 +15,13 @@ from sde_lib.prediction import Cond, PredictFn, bound
 
 
 class Control(NamedTuple):
-    """How steps are chosen: the published values, and a longest step.
+    """The numbers of the step-size control: the published values, and a longest step.
 
     `first` is the first step in lam, `safety` the share of the allowed step that is taken, and
-    `max_steps` the most trials. `atol` is one of 256 levels for images in [-1, 1]. `longest`, a
-    part of the whole path in lam, is not in the paper (there it is 1): over longer steps the two
-    orders may agree by chance, which states of few dimensions do not average out.
+    `max_steps` the largest number of trials. `atol` is one of 256 levels for images in [-1, 1].
+    `longest` is the longest step as a part of the whole path in lam. The paper has no such limit
+    (`longest = 1`). Over longer steps the two orders may agree by chance, and states of few
+    dimensions do not average such chance out.
     """
 
     rtol: float = 0.05
@@ -35,8 +36,8 @@ CONTROL = Control()
 
 
 class Progress(NamedTuple):
-    """Where each example is. `low` is the lower-order result of its last accepted step; all but
-    `x`, `low` `(B, ...)` and `trials` `()` are `(B,)`."""
+    """The progress of each example: `x` and `low` are `(B, ...)`, `trials` is `()`, all other
+    fields are `(B,)`. `low` is the lower-order result of the last accepted step."""
 
     x: Array
     low: Array
@@ -56,13 +57,13 @@ def dpm_adaptive(
     per_example: bool = True,
     denoise: bool = False,
 ) -> SampleFn:
-    """From t1 to eps by single steps of order 2 or 3, `order` evaluations a trial.
+    """Sample from t1 to eps by single steps of order 2 or 3, with `order` evaluations a trial.
 
     With `E` the root mean square of `(x_high - x_low) / max(atol, rtol max(|x_low|, |x_prev|))`,
     a trial is accepted if `E <= 1`, and the next step is `safety h E^(-1/order)`, never past eps.
-    With `per_example` each example has steps of its own and does not depend on the others; without
-    it the largest E of the batch decides for all, as in the original. An example that makes no
-    further progress, or is not finite, is reported in `failed` and made nan.
+    With `per_example` each example has its own steps and does not depend on the others; without
+    it the largest E of the batch decides for all, as in the original. An example that does not
+    reach eps within `max_steps` trials, or is not finite, is set to nan and marked in `failed`.
 
     Raises:
         ValueError: for an order or form that does not exist, or an end outside (0, t1).
@@ -99,7 +100,7 @@ def dpm_adaptive(
         def advance(at, active, s, h, low, high, error) -> Progress:
             accepted = active & (error <= 1.0)
             keep = lambda new, old: jnp.where(expand(accepted, x), new, old)
-            # An error of exactly 0 would ask for an infinite step, which is as good as the rest.
+            # An error of exactly 0 would give an infinite step, so the error is bounded below.
             growth = control.safety * jnp.maximum(error, 1e-30) ** (-1.0 / order)
             return Progress(
                 x=keep(high, at.x),
@@ -130,6 +131,6 @@ def dpm_adaptive(
 
 
 def disagreement(low: Array, high: Array, previous: Array, control: Control) -> Array:
-    """`E` of two results of one step, in tolerances: `(B,)`."""
+    """The error `E` between two results of one step, in units of the tolerance: `(B,)`."""
     size = jnp.maximum(jnp.abs(low), jnp.abs(previous))
     return rms((high - low) / jnp.maximum(control.atol, control.rtol * size))

@@ -1,19 +1,20 @@
-"""Where the flow is integrated: its coordinates, and the variable of integration.
+"""The coordinates and the variable in which the flow is integrated.
 
-With a size `sigma_d` of the data every affine law is a turn from data to noise (see
+With `sigma_d` the size of the data, every affine law is a rotation from data to noise (see
 `samplers/exponential/velocity_ab.py`),
 
     x = r z,  r = sqrt(sigma_d^2 a^2 + c^2),  phi = atan(c / (sigma_d a)),  lam = log(a / c)
     dz/dphi = v = (sigma_d a eps - (c / sigma_d) x0) / r,      dphi/dlam = -sigma_d a c / r^2
 
-In z the linear part of the ODE is solved exactly, as exponential integrators do: data of standard
-deviation sigma_d do not move at all. A volume of x is `r^D` volumes of z. Three variables:
+In z the linear part of the ODE is solved exactly, as in exponential integrators: Gaussian data of
+standard deviation sigma_d do not move at all. A volume in x is `r^D` times the volume in z. There
+are three variables:
 
-    "t"      x itself over time, as the original has it; r = 1
-    "lam"    z over half the log-SNR, which is -log(c / a), the log of the noise level
-    "angle"  z over phi, even where lam has its long ends: no factor grows there
+    "t"      x itself over time, as in the original; r = 1
+    "lam"    z over half the log-SNR, `lam = -log(c / a)`
+    "angle"  z over phi; no factor grows at the two ends, which are long in lam
 
-The stiff end near eps is in t, where c ~ sqrt(t); the noisy end of VE and EDM is long in t too.
+In t the ODE is stiff near eps, where c ~ sqrt(t), and the noisy part of VE and EDM is long.
 """
 
 from collections.abc import Callable
@@ -44,7 +45,7 @@ class Frame(NamedTuple):
 
 
 def make_frame(path: AffinePath, variable: str, eps: Array, sigma_data: float) -> Frame:
-    """The frame of that name in `VARIABLES`, over the part of a law from eps to t1.
+    """The frame of a variable in `VARIABLES`, over the part of a law from eps to t1.
 
     Raises:
         ValueError: for another name, or a sigma_data that is not positive.

@@ -1,10 +1,10 @@
 """One adaptive Diffrax solve, shared by the ODE sampler and the likelihood.
 
-Two things keep an error estimate from being fooled. A step is at most an eighth of the path: over
-longer ones the embedded estimate passes through zero while the error does not (on Gaussian data 61
-of 2048 samples came out wrong by more than 0.1 at a tolerance of 1e-3, unnoticed). And the path is
-measured in the variable in which the field is smooth (`frame.py`): not in the time of EDM, nearly
-all of which is noise.
+Two choices keep the error estimate reliable. A step is at most an eighth of the path: over longer
+steps the embedded estimate passes through zero while the error does not (on Gaussian data 61 of
+2048 samples were wrong by more than 0.1 at a tolerance of 1e-3, and no failure was reported). The
+path is measured in a variable in which the field is smooth (`frame.py`), for example not in the
+time of EDM, nearly all of which is noise.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ SOLVERS = {
     "reversible_heun": diffrax.ReversibleHeun,
 }
 
-# How a solve is differentiated in reverse; "forward" allows forward mode alone, and keeps nothing.
+# How a solve is differentiated in reverse. "forward" stores nothing and allows forward mode only.
 ADJOINTS = ("forward", "checkpoint", "backsolve")
 
 
@@ -38,9 +38,12 @@ LONGEST_STEP = 1 / 8
 
 
 class Solver(NamedTuple):
-    """An adaptive Runge-Kutta solve: a name in `SOLVERS`, tolerances, the most steps, and the
-    variable and size of the data of the `Frame` (`frame.py`) that steps are taken in, and a name in
-    `ADJOINTS`, the way back through it."""
+    """The settings of an adaptive Runge-Kutta solve.
+
+    `method` is a name in `SOLVERS`; `rtol` and `atol` are the tolerances; `max_steps` is the
+    largest number of steps; `variable` and `sigma_data` define the `Frame` (`frame.py`) of the
+    steps; `adjoint` is a name in `ADJOINTS`, the method of reverse differentiation.
+    """
 
     method: str = "tsit5"
     rtol: float = 1e-5
@@ -52,14 +55,19 @@ class Solver(NamedTuple):
 
 
 def check_solver(solver: Solver) -> None:
-    """Raises ValueError for a name that is not known, or a number that no solve can have."""
+    """Check a solver's names and numbers.
+
+    Raises:
+        ValueError: for an unknown method or variable, or for a tolerance, `max_steps` or
+            `sigma_data` that is not positive.
+    """
     one_of(tuple(SOLVERS), solver=solver.method)
     one_of(VARIABLES, variable=solver.variable)
     positive(**{key: getattr(solver, key) for key in ("rtol", "atol", "max_steps", "sigma_data")})
 
 
 class Solved(NamedTuple):
-    """The end state, the evaluations of the field, and whether the end was not reached."""
+    """The end state, the evaluations of the field, and whether the solve failed."""
 
     y: Any
     nfe: Array
@@ -76,17 +84,18 @@ def solve_ode(
 ) -> Solved:
     """Solves `dy/dt = field(t, y)` from t0 to t1, in either direction.
 
-    t may be any variable: that of a `Frame`. `norm` is the size of an error in units of the
-    tolerance, by default the root mean square over all of y. A failure is reported
-    in the result, with the state made nan: it neither raises nor passes for an answer.
+    t may be the variable of any `Frame`. `norm` is the size of an error in units of the tolerance,
+    by default the root mean square over all of y. A failed solve raises no error: the result has
+    `failed` set and nan as its state.
     """
     method = SOLVERS[solver.method]()
-    # Where the last stage of a step serves as the first of the next, the very first is evaluated
-    # here: Diffrax would do so again after each rejection of the first step, and not report it.
+    # If the last stage of a step is also the first of the next, the field at the start is evaluated
+    # here. Diffrax would evaluate it again after each rejection of the first step, uncounted.
     first_is_last = isinstance(method, diffrax.AbstractERK) and method.tableau.fsal
     state, values = None, ()
     if solver.adjoint != "forward":
-        # What the field closes over, such as parameters, is handed over to be differentiated.
+        # Arrays that the field closes over, such as parameters, become arguments, so that the solve
+        # can be differentiated with respect to them.
         field, values = jax.closure_convert(field, t0, y0)
     elif first_is_last:
         state = jnp.asarray(False), field(t0, y0)
@@ -101,7 +110,7 @@ def solve_ode(
         method,
         t0=t0,
         t1=t1,
-        # Diffrax's own choice of the first step depends on its release, and so would the count.
+        # A fixed first step: Diffrax's own choice, and with it the NFE, depends on its release.
         dt0=FIRST_STEP * (t1 - t0),
         y0=y0,
         args=tuple(values) or None,
@@ -119,7 +128,7 @@ def solve_ode(
 
 
 def way_back(solver: Solver) -> diffrax.AbstractAdjoint:
-    """Diffrax's adjoint of that name.
+    """The Diffrax adjoint for `solver.adjoint`.
 
     Raises:
         ValueError: for a name that is not in `ADJOINTS`.
@@ -132,7 +141,8 @@ def way_back(solver: Solver) -> diffrax.AbstractAdjoint:
         raise ValueError(
             f"The adjoint is {solver.adjoint!r}; it must be one of {', '.join(ADJOINTS)}."
         )
-    # Backwards, steps follow the state and its gradient; that of parameters is an integral beside.
+    # On the way back, the error control sees the state and its gradient. The gradient of the
+    # parameters is a plain integral, which the seminorm leaves out.
     norm = diffrax.adjoint_rms_seminorm
     controller = diffrax.PIDController(rtol=solver.rtol, atol=solver.atol, norm=norm)
     return diffrax.BacksolveAdjoint(stepsize_controller=controller)
@@ -141,10 +151,9 @@ def way_back(solver: Solver) -> diffrax.AbstractAdjoint:
 def evaluations(method: diffrax.AbstractSolver, num_steps: Array) -> Array:
     """Evaluations of the field in a solve of `num_steps` attempted steps.
 
-    Reversible Heun makes one at the start and one a step.
-
-    A method whose first stage is the last one of the step before ("first same as last") makes one
-    at the start and then one fewer than its stages each step.
+    Reversible Heun makes one evaluation at the start and one a step. A method whose first stage is
+    the last stage of the step before ("first same as last") makes one evaluation at the start, and
+    one fewer than its stages in each step. Any other method makes one for each stage.
     """
     if isinstance(method, diffrax.ReversibleHeun):
         return 1 + num_steps

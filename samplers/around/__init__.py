@@ -1,1 +1,1 @@
-"""What is put around any sampler: its start, its repetitions, its end."""
+"""Wrappers of any sampler, which change its start, its way or its end."""

@@ -1,22 +1,23 @@
-"""One start for all: the optimal boundary condition of conditional sampling.
+"""The optimal boundary condition of conditional sampling: one start for all conditions.
 
-Ma et al. 2024 (ICLR, arXiv 2305.15357): a deterministic solver makes of the start x_T and the
-condition y one image `h(x_T, y)`. The best x_T depends little on y, so it is looked for once, on
-pairs (z_i, y_i) of image and condition, and kept for every new y:
+Ma et al. 2024 (ICLR, arXiv 2305.15357): a deterministic solver maps the start x_T and the condition
+y to one image `h(x_T, y)`. The best x_T depends little on y. The search for x_T is therefore made
+once, on pairs (z_i, y_i) of image and condition, and its result is used for every new y:
 
     x_T* = argmin_k  mean_i M(h(x_T^(k), y_i), z_i),    x_T^(k) from the prior, k = 0 ... K - 1.
 
-For z | y ~ N(m(y), C) with one C for all y, the flow scales what `x_T - a m(y)` has along an
-eigenvector of C by `sqrt(C_k / (a^2 C_k + c^2))`, and the squared error expected of a start is
+For z | y ~ N(m(y), C) with one C for all y, the flow scales the component of `x_T - a m(y)` along
+an eigenvector of C by `sqrt(C_k / (a^2 C_k + c^2))`. The expected squared error of a start is
 
     tr C + sum_k C_k / (a^2 C_k + c^2) (u_k^T (x_T - a m(y)))^2.
 
-Where a is small at t1 the order of the candidates is the same for every y. The best start is then
-zero and gives the mean m(y): a squared error asks for blur, and the method is for perceptual
+If a is small at t1, the order of the candidates is the same for every y. For the squared error the
+best start is then zero, which gives the blurred mean m(y); the method is meant for perceptual
 distances.
 
-A start belongs to the network, the solver, its steps and the image size: the file says which. It
-takes the variety from the samples, and the pairs must not be those it is judged on.
+A start is valid only for the network, the solver, the number of steps and the image size of its
+search, which the file names. Samples from one start have no variety. The pairs of the search must
+not be used for evaluation.
 """
 
 from collections.abc import Callable
@@ -36,7 +37,8 @@ MetricFn = Callable[[Array, Array], Array]
 
 
 class Setting(NamedTuple):
-    """What a start belongs to: `shape` of one image, the solver and network by name, `steps`."""
+    """The setting of a start: the `shape` of one image, the names of the solver and the network,
+    and the number of `steps`."""
 
     shape: tuple[int, ...]
     solver: str
@@ -45,7 +47,8 @@ class Setting(NamedTuple):
 
 
 class Boundary(NamedTuple):
-    """The start `x` of `setting.shape`: candidate `index`, whose mean distance is `score`."""
+    """The start `x` of shape `setting.shape`, which is candidate `index` with the mean distance
+    `score`."""
 
     x: np.ndarray
     index: int
@@ -54,7 +57,8 @@ class Boundary(NamedTuple):
 
 
 def candidate(path: AffinePath, key: Array, index: Array | int, shape: tuple[int, ...]) -> Array:
-    """Candidate `index`, a draw of the prior, from `fold_in(key, index)`: the same in any set."""
+    """Candidate `index`, a draw of the prior from `fold_in(key, index)`, independent of the count.
+    """
     return path.prior_sample(fold_in(key, index), (1, *shape))[0]
 
 
@@ -68,19 +72,20 @@ def candidate_scores(
     count: int,
     cond: Cond = None,
 ) -> Array:
-    """`M(h(x_T^(k), y_i), z_i)`, `(count, R)`: what the start is chosen by.
+    """The distances `M(h(x_T^(k), y_i), z_i)`, `(count, R)`, by which the start is chosen.
 
     Args:
-        key: one key, of all candidates.
+        key: one key for all candidates.
         run: a deterministic solver, such as `sample` with its grid given, started at t1. The metric
-            sees what it returns, so decode latents in it.
+            receives the output of `run`, so `run` must decode latents.
         predict: the network.
         targets: the images z_i, `(R, ...)`.
         metric: `(images, targets) -> (R,)`, least for the best.
         count: K, the number of candidates.
         cond: the R conditions y_i.
 
-    The pairs are a batch and candidates follow one another, so the memory is that of one run.
+    The pairs form one batch and the candidates run one after another, so the memory is that of one
+    run.
 
     Raises:
         ValueError: for no candidates, or an array of keys.
@@ -99,7 +104,8 @@ def candidate_scores(
 
 
 def best(path: AffinePath, key: Array, scores: Array, setting: Setting) -> Boundary:
-    """The candidate of the least mean score, from `candidate_scores` `(K, R)` and the same key.
+    """The candidate with the least mean score, from the scores `(K, R)` of `candidate_scores` and
+    its key. Candidates whose mean is nan are skipped.
 
     Raises:
         ValueError: if every mean is nan.
@@ -115,10 +121,10 @@ def best(path: AffinePath, key: Array, scores: Array, setting: Setting) -> Bound
 
 
 def from_boundary(boundary: Boundary, run: SampleFn) -> SampleFn:
-    """`run` from the kept start, whatever start it is handed; of that only the batch size counts.
+    """`run` from the kept start. Of the x that it is called with, only the batch size is used.
 
     Raises:
-        ValueError: for images of another shape, when called.
+        ValueError: when called with images of another shape.
     """
 
     def sample_from(key: Array, predict: PredictFn, x: Array, cond: Cond = None) -> SampleResult:
@@ -134,7 +140,8 @@ def from_boundary(boundary: Boundary, run: SampleFn) -> SampleFn:
 
 
 def save(file: str, boundary: Boundary) -> None:
-    """Writes an npz of plain arrays. The tensor is kept: keys need not mean the same elsewhere."""
+    """Write an npz file of plain arrays. The start itself is stored, because a key may give other
+    draws on another machine or version."""
     _, solver, steps, network = boundary.setting
     put_arrays(
         file, x=boundary.x, index=boundary.index, score=boundary.score,
@@ -143,7 +150,7 @@ def save(file: str, boundary: Boundary) -> None:
 
 
 def load(file: str, setting: Setting) -> Boundary:
-    """Reads what `save` wrote, for the setting in which it is to be used.
+    """Read a file of `save` for use in `setting`.
 
     Raises:
         ValueError: if the file was made for another shape, solver, number of steps or network.

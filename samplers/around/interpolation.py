@@ -1,16 +1,16 @@
-"""Paths between two latents that stay on the shell where noise lives.
+"""Paths between two latents that keep the norm of noise.
 
 Noise `z ~ N(0, I)` of D values has a norm near sqrt(D), give or take one (Chen et al. 2023, arXiv
-2305.19947, section on latent interpolation). With w in [0, 1] from z1 to z2, independent of each
-other, the variance of a blend is
+2305.19947, section on latent interpolation). For independent z1 and z2 and w in [0, 1], the
+variance of a blend is
 
     linear     (1 - w) z1 + w z2                                 (1 - w)^2 + w^2, 1/2 in the middle
     slerp      (sin((1 - w) theta) z1 + sin(w theta) z2) / sin theta      1, up to O(1 / sqrt D)
     spherical  sqrt(1 - w^2) z1 + w z2                           1
 
-theta is the angle between z1 and z2 (Shoemake 1985). For two latents that are not independent, and
-in few dimensions, only slerp keeps the norm: exactly, where theirs are equal. Any common scale
-commutes with a blend, so a latent may be blended before or after it is given the prior's.
+theta is the angle between z1 and z2 (Shoemake 1985). For latents that are not independent, and in
+few dimensions, only slerp keeps the norm (exactly if z1 and z2 have equal norms). A common scale
+commutes with every blend, so latents may be blended before or after scaling to the prior.
 """
 
 import jax
@@ -21,19 +21,19 @@ from sde_lib import expand
 
 
 def linear(z1: Array, z2: Array, w: Array) -> Array:
-    """The chord. It leaves the shell and decodes to averages; here as the thing to compare with.
+    """The chord, as a baseline: its norm is too small and it decodes to averages.
 
-    Shapes, of all blends: z1 and z2 `(B, ...)`, w `()` or one per example `(B,)`.
+    Shapes of all blends: z1 and z2 `(B, ...)`, w `()` or one per example `(B,)`.
     """
     w = expand(w, z1)
     return (1.0 - w) * z1 + w * z2
 
 
 def slerp(z1: Array, z2: Array, w: Array) -> Array:
-    """The great circle, at even speed, each example by its own angle.
+    """The great circle at constant speed, with each example's own angle.
 
-    Where z1 and z2 point the same way it is the chord, its limit; where they are opposite there is
-    no one great circle, and it is the chord too.
+    If z1 and z2 have the same direction the result is the chord, the limit of the great circle. If
+    their directions are opposite the great circle is not unique, and the result is the chord too.
     """
     theta = angle(z1, z2)
     sine = jnp.sin(theta)
@@ -46,16 +46,16 @@ def slerp(z1: Array, z2: Array, w: Array) -> Array:
 
 
 def spherical(z1: Array, z2: Array, w: Array) -> Array:
-    """The sum of independent variances, kept at one; not symmetric in z1 and z2."""
+    """The blend whose variance is one for independent z1 and z2; not symmetric in z1 and z2."""
     w = jnp.asarray(w)
     return expand(jnp.sqrt((1.0 - w) * (1.0 + w)), z1) * z1 + expand(w, z2) * z2
 
 
 def angle(z1: Array, z2: Array) -> Array:
-    """The angle between examples in radians, `(B,)`, right to rounding near 0 and pi as well.
+    """The angle between examples in radians, `(B,)`, accurate to rounding near 0 and pi too.
 
-    `2 atan2(|u1 - u2|, |u1 + u2|)` of unit vectors (Kahan 2006), where an arccos of their product
-    loses half of its digits.
+    `2 atan2(|u1 - u2|, |u1 + u2|)` of unit vectors (Kahan 2006). The arccos of their product would
+    lose half of its digits near 0 and pi.
     """
     u1, u2 = (_unit(z.reshape(z.shape[0], -1)) for z in (z1, z2))
     return 2.0 * jnp.arctan2(jnp.linalg.norm(u1 - u2, axis=1), jnp.linalg.norm(u1 + u2, axis=1))

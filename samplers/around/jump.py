@@ -1,9 +1,9 @@
-"""ODE-Jump: a sampling run that stops early and answers with the denoiser.
+"""ODE-Jump: a sampling run that stops early and returns the denoiser's output.
 
-Chen et al. 2023 (arXiv 2305.19947): along a solution of the flow ODE the denoiser's outputs settle
-long before the state does, as the state still has its noise to lose. So the steps below a noise
-level may be left out and `D(x, sigma)` given in their place. The Euler step is a convex combination
-of x and D, and straight to sigma = 0 it is D: the jump is one such step.
+Chen et al. 2023 (arXiv 2305.19947): along a solution of the flow ODE the output of the denoiser
+settles long before the state, which still carries noise. The steps below a noise level may
+therefore be replaced by `D(x, sigma)`. An Euler step is a convex combination of x and D, and an
+Euler step straight to sigma = 0 gives D: the jump is one such step.
 """
 
 import jax
@@ -19,16 +19,16 @@ from sde_lib.prediction import PredictFn
 def jump(run: RunFn, path: AffinePath, sigma: float) -> RunFn:
     """`run` on the nodes at or above `sigma`, then the conditional mean of the data there.
 
-    It takes the place of `run` anywhere, in `teleport` too, which then leaves out both ends.
+    The result can replace `run` anywhere. In `teleport` it then skips both ends of the grid.
 
     Args:
         run: `(key, predict, x, ts) -> SampleResult`, such as `sample` with its sampler given, and
-            without denoising, which the jump is.
+            without denoising, since the jump denoises.
         sigma: the noise level `c / a` in the units of the data. The run ends on the last node that
-            is not below it; at the grid's last node this is the usual denoising, and at the first
-            the answer of the network to the noise, from one evaluation.
+            is not below sigma. At the grid's last node the jump is the usual denoising; at the
+            first node it is one evaluation of the network on the noise.
 
-    The NFE are those of the steps made and one more.
+    The NFE are those of the steps that are made, plus one.
 
     Raises:
         ValueError: once called, for a grid per example, and for a sigma above the grid.
@@ -46,10 +46,10 @@ def above(path: AffinePath, ts: Array, sigma: float) -> Array:
     """The nodes of `ts` whose noise level `c / a` is at or above sigma, at least one."""
     if ts.ndim != 1:
         raise ValueError(f"ts has the shape {ts.shape}; a jump takes one grid for all.")
-    # A length must be a number, under `jit` too.
+    # The number of kept nodes must be concrete, under `jit` too.
     with jax.ensure_compile_time_eval():
         levels = np.asarray(path.sigma(ts))
-    # A sigma read off a node means that node, whatever the last digits of its logarithm.
+    # The tolerance lets a sigma that was read off a node, rounded, select that node.
     last = int(np.sum(levels >= sigma * (1.0 - 1e-5)))
     if last < 1:
         raise ValueError(

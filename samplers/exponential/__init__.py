@@ -1,1 +1,1 @@
-"""Exponential integrators for the flow ODE: many orders in few evaluations."""
+"""Exponential integrators for the flow ODE: high order with few evaluations."""

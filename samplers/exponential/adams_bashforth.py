@@ -1,9 +1,10 @@
-"""Exponential Adams-Bashforth: the flow ODE with its linear part exact and the last k outputs of
-the network extrapolated by a polynomial, of order k at one evaluation a step.
+"""Exponential Adams-Bashforth for the flow ODE: order k at one evaluation a step.
 
-The integrals are those of `exponential/integrals.py`, here of the polynomial through known points.
-Zhang & Chen 2023 (DEIS) choose the variable of the polynomial: t (their tAB) or `rho = c / a`
-(rhoAB); in lam it is the Adams method of Hochbruck & Ostermann 2010, section 2.5.
+The linear part of the ODE is solved exactly, and a polynomial extrapolates the last k outputs of
+the network. The integrals are those of `exponential/integrals.py`, taken over the polynomial
+through the known points. Zhang & Chen 2023 (DEIS) take t (their tAB) or `rho = c / a` (rhoAB) as
+the variable of the polynomial; with lam the method is the Adams method of Hochbruck & Ostermann
+2010, section 2.5.
 """
 
 from typing import NamedTuple
@@ -28,7 +29,8 @@ POINTS, WEIGHTS = gauss(16)
 class History(NamedTuple):
     """The last outputs `(k, B, ...)` and their times `(k,)` or `(k, B)`, newest first.
 
-    An entry that repeats an earlier time is empty: so a history starts, and no step is a branch.
+    An entry that repeats the time of a newer entry counts as empty. A history starts with empty
+    entries, so the first steps need no branch.
     """
 
     times: Array
@@ -38,11 +40,12 @@ class History(NamedTuple):
 def adams_bashforth(
     path: AffinePath, order: int = 2, form: str = "data", basis: str = "lam"
 ) -> Sampler:
-    """The last `order` outputs, fewer at the start, in the variable `basis`.
+    """Extrapolate the last `order` outputs (fewer at the start) in the variable `basis`.
 
-    Order 1 is DDIM. The first step is of order 1 always, which in the limit makes the slope of the
-    error 2 for the orders above. It lies where the noise is largest and the field changes least: on
-    the mixture of the tests the slope of order 3 is still 3 at 192 steps.
+    Order 1 is DDIM. The first step always has order 1, so the error of every higher order falls
+    with slope 2 in the limit of many steps. But the first step lies where the noise is largest and
+    the field changes least: on the mixture of the tests the slope of order 3 is still 3 at 192
+    steps.
 
     Raises:
         ValueError: for an order outside 1 to 4, or an unknown form or basis.
@@ -76,31 +79,31 @@ def check(order: int, form: str) -> None:
 
 
 def empty_history(x: Array, t: Array, length: int) -> History:
-    """`length` entries, all at the time t that the first step is about to fill."""
+    """A history of `length` empty entries, all at the time t of the first step."""
     t = jnp.asarray(t)
     return History(jnp.broadcast_to(t, (length, *t.shape)), jnp.zeros((length, *x.shape), x.dtype))
 
 
 def push(history: History, t: Array, output: Array) -> History:
-    """A history longer by one, with `output` at t in front."""
+    """The history with `output` at t added in front, one entry longer."""
     times = jnp.concatenate([jnp.asarray(t)[None], history.times])
     return History(times, jnp.concatenate([output[None], history.outputs]))
 
 
 def shorten(history: History) -> History:
-    """Without the oldest entry."""
+    """The history without its oldest entry."""
     return History(history.times[:-1], history.outputs[:-1])
 
 
 def correction(path: AffinePath, form: str, outputs: Array, w: Array, t: Array, s: Array) -> Array:
-    """What `weights` on `outputs[1:] - outputs[0]` add to the first-order step."""
+    """The term that `outputs[1:] - outputs[0]`, weighted by w, add to the first-order step."""
     gains = interval(path, t, s, form).weight[None] * w
     first = outputs[0]
     return sum(expand(gain, first) * (out - first) for gain, out in zip(gains, outputs[1:]))
 
 
 def used(times: Array) -> Array:
-    """Which of the times `(k, ...)` are met for the first time."""
+    """Which of the times `(k, ...)` do not repeat a time earlier on the axis, bool `(k, ...)`."""
     same = times[:, None] == times[None]
     earlier = np.tri(len(times), k=-1, dtype=bool).reshape(
         *same.shape[:2], *(1,) * (times.ndim - 1)
@@ -121,9 +124,9 @@ def weights(
 ) -> Array:
     """`int kernel l_j du`, l_j the Lagrange polynomials in the variable `basis` on `times`.
 
-    `times` `(k, ...)` begins with t. Returns `(k - 1, ...)`, for j = 1 and on: with j = 0 the
-    polynomials add up to one, so that one's share is the first-order step's. An entry that is
-    empty (`used`) gets zero and is left out of the others' polynomials.
+    `times` `(k, ...)` begins with t. Returns `(k - 1, ...)`, for j >= 1. The polynomials for all
+    j >= 0 add up to one, and the first-order step accounts for that sum, so j = 0 needs no weight.
+    An empty entry (see `used`) gets weight zero and is left out of the other polynomials.
     """
     lam_t = path.lam(t)
     h = path.lam(s) - lam_t
@@ -133,7 +136,7 @@ def weights(
         "rho": lambda lam: jnp.exp(-lam),
         "t": lambda lam: path.t_of_lam(lam + lam_t[None]),
     }[basis]
-    # As differences to lam_t, by which rho is rescaled and does not overflow.
+    # Take lam relative to lam_t: this rescales rho, so that its exponential does not overflow.
     at, nodes = variable(h[None] * u), variable(path.lam(times) - lam_t[None])
     there = used(times)
     polynomials = lagrange(at, nodes, there, jnp)

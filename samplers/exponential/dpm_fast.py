@@ -1,4 +1,4 @@
-"""DPM-Solver-fast: single steps of orders 3, 2 and 1 that spend a budget of evaluations exactly
+"""DPM-Solver-fast: single steps of orders 3, 2 and 1 that use exactly a given number of evaluations
 (Lu et al. 2022, DPM-Solver, section 3.4)."""
 
 import itertools
@@ -22,16 +22,16 @@ def dpm_fast(
     grid: str = "uniform_lam",
     denoise: bool = False,
 ) -> SampleFn:
-    """From t1 to eps with `nfe` evaluations, or one more with `denoise`.
+    """Sample from t1 to eps with `nfe` evaluations, or `nfe + 1` with `denoise`.
 
-    Few evaluations allow few steps: `uniform_lam` divides the path into as many parts as there are
-    steps; any other grid is made for `nfe` steps of order 1, and a step of order k takes k of them.
+    `uniform_lam` divides the path into as many parts as there are steps. Any other grid is made for
+    `nfe` steps of order 1, and a step of order k spans k of those.
 
     Returns:
         `(key, predict, x, cond=None, *, collect=None) -> SampleResult`, the trace over all steps.
 
     Raises:
-        ValueError: for a form or grid that does not exist, or a budget of no evaluation.
+        ValueError: for a form or grid that does not exist, or fewer than one evaluation.
     """
     if nfe < 1:
         raise ValueError(f"The budget is {nfe} evaluations; DPM-Solver-fast needs at least 1.")
@@ -63,10 +63,10 @@ def dpm_fast(
 
 
 def step_orders(nfe: int) -> list[int]:
-    """The orders of the steps, whose sum is `nfe`.
+    """The orders of the steps, which add up to `nfe`.
 
-    As many steps of order 3 as leave something for a last step of order 2 or 1, where the error of
-    a step is least: 3, ..., 3 and then 2 and 1, or 1, or 2, by the rest of nfe over 3.
+    The run ends with steps of order 2 or 1, where the error of a step is least, and all steps
+    before are of order 3. The end is (2, 1), (1) or (2) for a remainder of nfe / 3 of 0, 1 or 2.
     """
     threes, rest = divmod(nfe, 3)
     if rest == 0:

@@ -24,11 +24,11 @@ def dpm_solver(
     r1: float | None = None,
     r2: float = 2.0 / 3.0,
 ) -> Sampler:
-    """One step of order 1 (DDIM), 2 or 3, with as many evaluations and no memory.
+    """Single steps of order 1 (DDIM), 2 or 3, with as many evaluations as the order and no memory.
 
     Args:
         form: "noise" is DPM-Solver, "data" DPM-Solver++.
-        r1, r2: where in lam the inner stages lie, as parts of the step; r1 is 1/2 for order 2 and
+        r1, r2: places of the inner stages in lam, as parts of the step; r1 is 1/2 for order 2 and
             1/3 for order 3 unless it is given. Order 3 needs r2 = 2/3.
 
     Raises:
@@ -47,7 +47,7 @@ def dpm_solver(
 
 
 def check_stages(order: int, r1: float | None, r2: float) -> float:
-    """The first stage, filled in.
+    """The first stage r1, or its default for the order if r1 is None.
 
     Raises:
         ValueError: for an order outside 1 to 3, or stages that do not rise within the step.
@@ -73,13 +73,14 @@ def pair(
     r1: float,
     r2: float,
 ) -> tuple[Array, Array]:
-    """The step of order k - 1 (of order 1 for k = 1) and that of order k, from k evaluations.
+    """The results of the steps of order k - 1 and k from k evaluations (twice order 1 for k = 1).
 
-    With `f` the predictions at t, at r1 and at r2 of the step, in lam, and theta the part done:
+    `f_t`, `f_1` and `f_2` are the predictions at t and at the parts r1 and r2 of the step in lam;
+    `D_0` and `D_1` are the derivatives that `integrals.combine` takes:
 
         1   D_0 = f_t
-        2   D_0 = f_t + (f_1 - f_t) / (2 r1), and nothing else
-        3   D_0 = f_t, D_1 = (f_2 - f_t) / r2, where x_2 came of D_1 = r2 (f_1 - f_t) / r1
+        2   D_0 = f_t + (f_1 - f_t) / (2 r1), without D_1
+        3   D_0 = f_t, D_1 = (f_2 - f_t) / r2, where x_2 was computed with D_1 = r2 (f_1 - f_t) / r1
     """
     whole = interval(path, t, s, form)
     f_t = target(predict(x, t), form)

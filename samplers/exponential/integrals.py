@@ -1,19 +1,19 @@
-"""Exponential integrators for the flow ODE: what the fast solvers share.
+"""The formulas that all exponential integrators of the flow ODE share.
 
 In the half log-SNR `lam` the ODE is linear except for the network. With the linear part solved
-exactly (Lu et al. 2022, DPM-Solver, prop. 3.1; DPM-Solver++, prop. 4.1), a step from t to s < t,
-with `h = lam_s - lam_t > 0` and theta in [0, 1] the part of it that is done, is
+exactly (Lu et al. 2022, DPM-Solver, prop. 3.1; DPM-Solver++, prop. 4.1), a step from t to s < t is
+as follows, where `h = lam_s - lam_t > 0` and theta in [0, 1] is the completed part of the step:
 
     noise   x_s = (a_s / a_t) x_t - c_s h  int exp( (1 - theta) h) eps(theta) dtheta
     data    x_s = (c_s / c_t) x_t + a_s h  int exp(-(1 - theta) h) x0(theta) dtheta
 
-Both are one formula once the prediction is expanded in theta, with `D_k` its k-th derivative:
+Expanding the prediction in theta, with `D_k` its k-th derivative, gives one formula for both forms:
 
     x_s = ratio x_t + weight sum_k phi_{k+1}(z) D_k,    z = h or -h.
 
-The data form also holds the SDE of the same marginals whose noise is `sqrt(eta) g`: eta = 0 is the
-ODE and eta = 1 the reverse SDE of Song et al. 2021. (DPM-Solver++, section 5; SA-Solver's tau is
-`sqrt(eta)`, Xue et al. 2023.)
+The data form also covers the SDE with the same marginals and the diffusion `sqrt(eta) g`: eta = 0
+is the ODE and eta = 1 the reverse SDE of Song et al. 2021. (DPM-Solver++, section 5; SA-Solver's
+tau is `sqrt(eta)`, Xue et al. 2023.)
 """
 
 import math
@@ -27,7 +27,7 @@ from sde_lib.prediction import Prediction
 
 FORMS = ("noise", "data")
 
-# Below this size of z the series is used, whose rest after 18 terms is below 1e-17; above it the
+# Below this |z| the series is used; its remainder after 18 terms is below 1e-17. Above this |z| the
 # recursion loses less than two bits.
 SERIES_BELOW = 1.0
 TERMS = 18
@@ -36,8 +36,8 @@ TERMS = 18
 class Interval(NamedTuple):
     """A step from t to s: `x_s = ratio x_t + weight sum_k phi_{k+1}(z) D_k + std noise`.
 
-    Each has the shape of t, `()` or `(B,)`. `h = lam_s - lam_t`; a step of length zero has ratio 1
-    and weight 0, so it leaves x as it is.
+    Each field has the shape of t, `()` or `(B,)`. `h = lam_s - lam_t`. A step of length zero has
+    ratio 1 and weight 0, so it leaves x unchanged.
     """
 
     h: Array
@@ -71,16 +71,16 @@ def interval(path: AffinePath, t: Array, s: Array, form: str, eta: float = 0.0) 
 
 
 def target(prediction: Prediction, form: str) -> Array:
-    """What a form expands: the noise, or the data."""
+    """The predicted quantity that a form expands: the noise eps or the data x0."""
     return prediction.eps if form == "noise" else prediction.x0
 
 
 def phi(k: int, z: Array) -> Array:
     """`phi_k(z) = sum_n z^n / (n + k)! = int_0^1 exp((1 - theta) z) theta^(k-1) / (k-1)! dtheta`.
 
-    `phi_0 = exp`, `phi_1 = (e^z - 1) / z`, and `phi_{k+1} = (phi_k - 1 / k!) / z`, which near
-    z = 0 is a difference of equals: there the series is summed. For any float dtype and k <= 4
-    right to about ten units of the last place.
+    `phi_0 = exp`, `phi_1 = (e^z - 1) / z`, and `phi_{k+1} = (phi_k - 1 / k!) / z`. The recursion
+    cancels near z = 0, where the series is summed instead. The result is accurate to about ten
+    units in the last place, for any float dtype and k <= 4.
     """
     if k == 0:
         return jnp.exp(z)
@@ -107,20 +107,23 @@ def combine(x: Array, step: Interval, *derivatives: Array) -> Array:
 
 
 def first_order(path: AffinePath, x: Array, value: Array, t: Array, s: Array, form: str) -> Array:
-    """The step with the prediction held still: DDIM, whichever the form.
+    """The step with a constant prediction, which is DDIM in both forms.
 
-    `value` is what `target` gives, or whatever a method of higher order puts in its place.
+    `value` is the result of `target`, or the value that a method of higher order uses instead.
     """
     return combine(x, interval(path, t, s, form), value)
 
 
 def time_between(path: AffinePath, t: Array, s: Array, part: float) -> Array:
-    """The time at which `part` of the step from t to s, measured in lam, is done."""
+    """The time that lies the share `part` of the way from t to s, measured in lam."""
     lam = path.lam(t)
     return path.t_of_lam(lam + part * (path.lam(s) - lam))
 
 
 def step_ratio(h: Array, gap: Array) -> Array:
-    """`h / gap`, of this step to an earlier one; 0 where there was none (`gap` = 0), so that the
-    differences it multiplies drop out and a method falls back to a lower order."""
+    """`h / gap`, the ratio of this step's length to an earlier one's, and 0 if `gap` is 0.
+
+    `gap = 0` means that there was no earlier step. The ratio multiplies differences of outputs, so
+    these vanish and the method falls back to a lower order.
+    """
     return jnp.where(gap > 0.0, h / jnp.where(gap > 0.0, gap, 1.0), 0.0)

@@ -2,8 +2,8 @@
 
     l_j(u) = prod_{i != j} (u - u_i) / (u_j - u_i)
 
-Steps with nodes that are known only in the program are computed by JAX, weights that are known
-beforehand by NumPy in float64: `xp` is either.
+Nodes that are known only at run time are computed with JAX; weights that are known beforehand are
+computed with NumPy in float64. The argument `xp` is one of the two modules.
 """
 
 import numpy as np
@@ -16,13 +16,13 @@ def gauss(points: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def lagrange(at, nodes, there, xp):
-    """`l_j` at q points, `(q, k, ...)`.
+    """The polynomials `l_j` at q points, `(q, k, ...)`.
 
     Args:
-        at: `(q, ...)`.
+        at: `(q, ...)`, the points.
         nodes: `(k, ...)`.
-        there: `(k, ...)`, which nodes exist; the others are left out of all polynomials but their
-            own, which means nothing.
+        there: `(k, ...)`, which nodes exist. The other nodes are left out of every polynomial, and
+            their own polynomials have no meaning.
         xp: `numpy` or `jax.numpy`.
     """
     k = len(nodes)

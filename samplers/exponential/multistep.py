@@ -1,7 +1,7 @@
 """Multistep exponential integrators of orders 1 to 3: one evaluation a step, from the last outputs.
 
-`dpm_multistep` and the MR sampler (`samplers/steps/mean_reverting.py`) are this method, and differ
-in the weight of a slope.
+`dpm_multistep` and the MR sampler (`samplers/steps/mean_reverting.py`) are both this method, with
+different weights of the slope (`SLOPES`).
 """
 
 from collections.abc import Callable
@@ -14,8 +14,9 @@ from samplers.base import Kernel, Sampler, State, drawn, mean_of
 from samplers.exponential.integrals import Interval, interval, phi, step_ratio, target
 from sde_lib import AffinePath, expand
 
-# What the slope over the last step is multiplied by in a step of order 2, as a function of z: the
-# factor of DPM-Solver, and the integral of the line through both outputs, as in Adams-Bashforth.
+# The weight of the slope over the last step in a step of order 2, as a function of z. "half" is the
+# factor of DPM-Solver; "line" is the integral of the line through both outputs, as in
+# Adams-Bashforth.
 SLOPES: dict[str, Callable[[Array], Array]] = {
     "half": lambda z: 0.5 * phi(1, z),
     "line": lambda z: phi(2, z),
@@ -23,9 +24,9 @@ SLOPES: dict[str, Callable[[Array], Array]] = {
 
 
 class PastSteps(NamedTuple):
-    """What the last steps left: predictions and lengths in lam, newest first.
+    """The predictions and the lengths in lam of the last steps, newest first.
 
-    A length of 0 says that there was no such step. Lengths have the shape of t.
+    A length of 0 means that there was no such step. Lengths have the shape of t.
     """
 
     values: tuple[Array, ...]
@@ -42,7 +43,11 @@ def check(order: int, eta: float, name: str) -> None:
 def multistep(
     path: AffinePath, order: int, form: str, eta: float, lower_order_final: bool, slope: str
 ) -> Sampler:
-    """The method, of a `slope` in `SLOPES`. Its order rises 1, 2, k with the history there is."""
+    """The multistep method with a `slope` of `SLOPES`.
+
+    The order rises from 1 over 2 to `order` as the history fills. With `lower_order_final` the
+    order is at most the number of steps that are left.
+    """
 
     def init(x: Array, t: Array) -> State:
         gap, earlier = jnp.zeros_like(path.lam(t)), order - 1
@@ -62,10 +67,11 @@ def multistep(
 
 
 def noisy_interval(path: AffinePath, t: Array, s: Array, form: str, eta: float) -> Interval:
-    """`interval`, with noise in the noise form too.
+    """`interval`, extended to eta > 0 in the noise form.
 
-    There the linear part stays that of the law, `a_s / a_t`, and the SDE of noise `sqrt(eta) g` has
-    `(1 + eta)` times the pull of the noise, and `std^2 = eta c_s^2 (exp(2 h) - 1)`.
+    In the noise form the linear part stays `a_s / a_t`. The SDE with the diffusion `sqrt(eta) g`
+    multiplies the weight of the predicted noise by `1 + eta` and adds noise of variance
+    `std^2 = eta c_s^2 (exp(2 h) - 1)`.
     """
     if form == "data" or eta == 0.0:
         return interval(path, t, s, form, eta)
@@ -77,19 +83,20 @@ def noisy_interval(path: AffinePath, t: Array, s: Array, form: str, eta: float) 
 def extrapolate(
     move: Interval, now: Array, past: PastSteps, allowed: Array | int, slope: str
 ) -> Array:
-    """`sum_k phi_{k+1}(z) D_k`, the derivatives taken from the past.
+    """`sum_k phi_{k+1}(z) D_k`, with derivatives estimated from past outputs.
 
-    With `A` and `B` the slopes over the last step and the one before, both per step of now:
+    f is the current output; `A` and `B` are the slopes over the last step and the one before, both
+    scaled to the length of the current step:
 
         order 1   phi_1 f
         order 2   phi_1 (f + A / 2) with the slope "half", phi_1 f + phi_2 A with "line"
         order 3   phi_1 f + phi_2 D_1 + phi_3 D_2,
                   D_1 = A + r0 / (r0 + r1) (A - B),  D_2 = (A - B) / (r0 + r1)
 
-    with `r0, r1` the last two lengths over this one's. `D_2` as published is half the second
-    derivative, so 3M is a 2M of smaller error, of order 2 from however exact a start; the full one
-    is `adams_bashforth` of order 3. Where a past step is missing, its
-    coefficient is 0: the orders are three sets of numbers, not three branches.
+    `r0` and `r1` are the lengths of the last two steps divided by that of the current step. The
+    published `D_2` is half the second derivative. 3M therefore has order 2 however exact its start
+    is, with a smaller error than 2M; `adams_bashforth` of order 3 uses the full second derivative.
+    The coefficient of a missing past step is 0, so the orders differ in numbers and need no branch.
     """
     total = expand(phi(1, move.z), now) * now
     if not past.values:

@@ -1,20 +1,20 @@
 """The coefficients of a solver schedule: every step is linear in past states and outputs.
 
-With s the node that a step starts from, `r_j = (lam_j - lam_s) / h` the places of other outputs
-`F_j`, and `D_k = sum_j w_kj (F_j - F_s)` the estimate of `d^k F / d theta^k`, theta the part of the
-step done, from
+Let s be the node that a step starts from, `F_j` the other outputs, `r_j = (lam_j - lam_s) / h`
+their places, and theta the completed part of the step. The derivative `d^k F / d theta^k` is
+estimated by `D_k = sum_j w_kj (F_j - F_s)`, with weights from
 
     sum_j w_kj r_j^i / i! = [i == k],   i = 1, ..., m_k
 
-(exact for polynomials of degree m_k), a step is the Taylor expansion of `exponential/integrals.py`,
+(exact for polynomials of degree m_k). A step is the Taylor expansion of `exponential/integrals.py`
+with the relaxations R_k (Liu et al. 2024, arXiv 2312.07243, section 3),
 
     x_t = ratio x_s + weight (phi_1 F_s + sum_k R_k phi_{k+1} D_k)
 
-with the relaxations R_k (Liu et al. 2024, arXiv 2312.07243, section 3). Sorted by what it acts on,
-that is one row `(3, K)` of weights on the last K states, noises and data, newest first.
+This is one row `(3, K)` of weights on the last K states, noises and data, newest first.
 
-Everything is vectorised over the steps and written for NumPy and JAX alike: in NumPy for use, in
-float64; in JAX, where a search differentiates by the nodes.
+Everything is vectorised over the steps and runs in NumPy and in JAX: in NumPy and float64 for
+sampling, in JAX for a search that differentiates with respect to the nodes.
 """
 
 import math
@@ -33,8 +33,9 @@ WIDTH = 4
 
 
 class Rule(NamedTuple):
-    """What N steps do: `data` and `start` (the slot of s, 0 the newest) `(N,)`; for each derivative
-    `(N, WIDTH)` the `points` (0: not used) and the relaxation, its `kind` (0: `1 + c h`) and c."""
+    """The decisions of N steps: `data` (the form) and `start` (the slot of s, 0 the newest) `(N,)`;
+    for each derivative `(N, WIDTH)` the number of `points` (0: not used) and the relaxation, by its
+    `kind` (0: `1 + c h`) and c."""
 
     data: np.ndarray
     start: np.ndarray
@@ -44,8 +45,8 @@ class Rule(NamedTuple):
 
 
 class Structure(NamedTuple):
-    """The rules of predictors and correctors; `corrected` and `again` `(N,)`, whether the step has
-    a corrector, and one that evaluates anew."""
+    """The rules of the predictors and correctors of N steps; `corrected` `(N,)`, whether a step has
+    a corrector; `again` `(N,)`, whether its corrector evaluates the network again."""
 
     predict: Rule
     correct: Rule
@@ -54,8 +55,9 @@ class Structure(NamedTuple):
 
 
 class Table(NamedTuple):
-    """What the sampler runs, node by node: times `(N + 1,)`; rows `(N, 3, K)`, `correct` for the
-    state at a node once its output is there and `predict` for the next; `again` `(N,)`."""
+    """The table that the sampler runs, node by node: times `(N + 1,)`; rows `(N, 3, K)`, `correct`
+    for the state at a node once the output there is known, and `predict` for the state at the next
+    node; `again` `(N,)`, whether the corrected state is evaluated again."""
 
     ts: np.ndarray
     correct: np.ndarray
@@ -81,8 +83,8 @@ def structure(schedule: Schedule) -> Structure:
 
 
 def correcting_points(step: Step) -> tuple[int, ...]:
-    """The output at the end of the step joins the points of each derivative and makes one more
-    derivative possible."""
+    """The numbers of points of a step's corrector. The output at the end of the step is one more
+    point for each derivative, and allows one more derivative."""
     counts = points_of(step)
     return tuple(m + 1 for m in (*counts, counts[-1] if counts else 0))
 
@@ -96,7 +98,7 @@ def _rule(step: Step, moved: int, points, relax) -> tuple:
 
 
 def slots(parts: Structure) -> int:
-    """How many past nodes the steps look back on, K."""
+    """K, the number of past nodes that the steps use."""
     deepest = 1
     for rule, there in ((parts.predict, True), (parts.correct, parts.corrected)):
         most = rule.points.max(axis=1)
@@ -106,11 +108,11 @@ def slots(parts: Structure) -> int:
 
 
 def rows(lam, a, c, arrive, newest, rule: Rule, depth: int):
-    """`(N, 3, depth)`: the weights by which the state at the nodes `arrive` `(N,)` is formed, of
-    the outputs at the nodes `newest` `(N,)` and before them."""
+    """The weights `(N, 3, depth)` that form the states at the nodes `arrive` `(N,)` from states and
+    outputs at the nodes `newest` `(N,)` and before."""
     xp = lam.__array_namespace__()
     place = np.arange(WIDTH)[None]
-    # The other outputs, newest first; the start is not one of them.
+    # Slots of the other outputs, newest first, without the slot of the start.
     other = place + (place >= rule.start[:, None])
     start = newest - rule.start
     h = lam[arrive] - lam[start]
@@ -153,7 +155,7 @@ def relaxation(rule: Rule, h, phi):
 
 
 def estimates(r, points):
-    """The weights `w_kj` `(N, WIDTH, WIDTH)` of the derivatives k on the points j, at `r` `(N, j)`;
+    """The weights `w_kj` `(N, WIDTH, WIDTH)` of points j in derivatives k, at places `r` `(N, j)`;
     0 for points and derivatives that are not used."""
     xp = r.__array_namespace__()
     i = np.arange(1, WIDTH + 1)
@@ -161,15 +163,15 @@ def estimates(r, points):
     vandermonde = r[:, None] ** i[None, :, None] / factorials[None, :, None]
     inside = (i[None, None] <= points[:, :, None])[..., None]
     both = inside & xp.swapaxes(inside, -1, -2)
-    # Outside the m_k by m_k corner stands the identity, so one solve serves all counts.
+    # The matrix is the identity outside its m_k by m_k corner, so one solve serves every m_k.
     systems = xp.where(both, vandermonde[:, None], np.eye(WIDTH)[None, None])
     right = xp.broadcast_to(np.eye(WIDTH)[None, :, :, None], (*systems.shape[:3], 1))
     return xp.where(points[:, :, None] > 0, xp.linalg.solve(systems, right)[..., 0], 0.0)
 
 
 def tabulate(lam, a, c, ts, parts: Structure, depth: int) -> Table:
-    """The table of a structure on the nodes `lam` `(N + 1,)`, where the law has the coefficients a
-    and c and the times ts."""
+    """The table of a structure on the nodes `lam` `(N + 1,)`, with the law's coefficients a and c
+    and times ts at these nodes, each `(N + 1,)`."""
     xp = lam.__array_namespace__()
     n = np.arange(len(parts.corrected))
     predict = rows(lam, a, c, n + 1, n, parts.predict, depth)
@@ -189,13 +191,14 @@ def tabulate(lam, a, c, ts, parts: Structure, depth: int) -> Table:
 def table_of(
     path: AffinePath, schedule: Schedule, eps: float | None = None, depth: int | None = None
 ) -> Table:
-    """The table of a schedule for a law, in float64; `depth` is K where it must be that of others.
+    """The table of a schedule for a law, in float64.
 
-    The first node is moved to the law's `t1`, and with `eps` the last one there; all others stay at
-    the noise levels where they were found.
+    The first node is moved to the law's `t1` and, if `eps` is given, the last node to eps. All
+    other nodes keep the noise levels at which they were found. `depth` sets K, for tables that must
+    have equal shapes; by default K is the number of past nodes that the steps use.
 
     Raises:
-        ValueError: where an end does not lie beyond its neighbour.
+        ValueError: if an end does not lie beyond its neighbouring node.
     """
     check_data_left(path, "a schedule in lam")
     lam = np.asarray(nodes(schedule), np.float64)

@@ -1,7 +1,7 @@
 """One sampler for every solver schedule (Liu et al. 2024, arXiv 2312.07243).
 
-DDIM, DPM-Solver in single and multiple steps, Adams-Bashforth and UniPC are rows of one table
-(`tableau.py`); the loop below applies the rows, and knows no method by name.
+DDIM, DPM-Solver in single steps and multistep, Adams-Bashforth and UniPC are all rows of one table
+(`tableau.py`). The loop below applies the rows and does not distinguish methods.
 """
 
 import jax
@@ -26,10 +26,10 @@ def unified(
     """The sampler of a schedule.
 
     Args:
-        eps: where the last node is put; by default where the schedule has it. The first is put at
-            `path.t1`; the others keep their `c / a`.
-        denoise: end with the conditional mean there; by default as the schedule says.
-        mean: of the data, `(...)` or flat, or a number, for an analytic first step.
+        eps: the time of the last node; by default the schedule's own last node. The first node is
+            at `path.t1`; the others keep their `c / a`.
+        denoise: end with the conditional mean at the last node; by default as in the schedule.
+        mean: the mean of the data for an analytic first step, `(...)` or flat, or a number.
 
     Returns:
         `(key, predict, x, cond=None, *, collect=None) -> SampleResult`, the trace over all steps.
@@ -62,15 +62,16 @@ def time_dtype(x: Array):
 
 
 def depths(table: Table) -> tuple[int, int, int]:
-    """How many past states, noises and data the rows really use; at least the newest state."""
+    """The numbers of past states, noises and data that the rows use; at least one state."""
     used = np.any((table.correct != 0.0) | (table.predict != 0.0), axis=0)
     deep = [int(np.max(np.nonzero(row)[0], initial=-1)) + 1 for row in used]
     return max(deep[0], 1), deep[1], deep[2]
 
 
 def analytic_start(path: AffinePath, mean: Array | float) -> PredictFn:
-    """The output at the first node where all noise is one step from the mean of the data:
-    `x0 = mean`, `eps = (x - a mean) / c`. Exact for one point; else eps is off by O(a^2 / c)."""
+    """The output at the first node if the predicted data are their mean: `x0 = mean`,
+    `eps = (x - a mean) / c`. Exact for data at one point; otherwise the error of eps is O(a^2 / c).
+    """
 
     def predict(x: Array, t: Array):
         a, c = path.coeffs(t)
@@ -90,14 +91,14 @@ def drive(
     first=None,
     collect=None,
 ) -> tuple[Array, Array]:
-    """Applies a table; `(x, trace)`.
+    """Run a table from x; returns `(x, trace)`.
 
     Args:
         x: the start, `(B, ...)`.
-        table: NumPy arrays, or traced ones: then one compiled run serves all tables of the shape,
-            and may be mapped over them.
-        sizes: how many past states, noises and data are kept (`depths`).
-        first: `(x, t) -> (x0, eps)` in place of the first evaluation.
+        table: NumPy arrays, or traced arrays. With traced arrays one compiled run serves all tables
+            of that shape, and may be mapped over them.
+        sizes: the numbers of past states, noises and data to keep (`depths`).
+        first: `(x, t) -> (x0, eps)`, which replaces the first evaluation.
     """
     dtype = time_dtype(x)
     ts, correct, forward = (jnp.asarray(v, dtype) for v in table[:3])
@@ -132,13 +133,16 @@ def drive(
 
 
 def push(past: Array, now: Array) -> Array:
-    """`now` in front, the oldest dropped; a memory of size 0 stays empty."""
+    """Put `now` in front and drop the oldest entry. A memory of size 0 stays empty."""
     return jnp.concatenate([now[None], past])[: past.shape[0]]
 
 
 def weighted(row: Array, past: tuple[Array, ...]) -> Array:
-    """The sum over states, noises and data, by the weights `(3, K)`. Products one by one: as a
-    matrix product an accelerator would round them to half precision."""
+    """The weighted sum of past states, noises and data, with the weights `(3, K)`.
+
+    The products are computed one by one, because an accelerator would round a matrix product to
+    half precision.
+    """
     total = 0.0
     for weights, values in zip(row, past):
         for k in range(values.shape[0]):

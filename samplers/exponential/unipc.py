@@ -1,5 +1,5 @@
-"""UniPC (Zhao et al. 2023): a predictor of order p and a corrector of order p + 1 which reuses the
-evaluation that the next step makes anyway."""
+"""UniPC (Zhao et al. 2023): a predictor of order p and a corrector of order p + 1 that reuses the
+evaluation of the next step."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -22,21 +22,22 @@ VARIANTS = ("b1", "b2")
 
 
 def unipc(path: AffinePath, order: int = 2, form: str = "data", variant: str = "b2") -> Sampler:
-    """UniPC-p, one evaluation a step, which serves three ends.
+    """UniPC-p, at one evaluation a step.
 
-    At t the output of the network at the *predicted* x first corrects the step that led there (the
-    output being the newest of p + 1 points), then is the newest of the p points that predict s.
-    The last step is left uncorrected, as the authors leave it: that would take one more evaluation.
+    The output of the network at t, evaluated at the *predicted* x, is used twice. First it corrects
+    the step that led to t, as the newest of p + 1 points; then it predicts s, as the newest of p
+    points. The last step stays uncorrected, as in the authors' code: correcting it would need one
+    more evaluation.
 
-    The authors' linear system for three points and more has the polynomial through them as its
-    solution, whatever B(h); for two they set its solution to 1/2, and the weight is
-    `B(h) / (2 h r)` with `B = h` ("b1") or `exp(h) - 1` ("b2"). So "b2" with p = 2 predicts as
-    DPM-Solver 2M does. Steps at the start use the points there are.
+    For three or more points the solution of the authors' linear system is the polynomial through
+    them, for any B(h). For two points the authors set the solution to 1/2, so the weight is
+    `B(h) / (2 h r)` with `B = h` ("b1") or `exp(h) - 1` ("b2"). "b2" with p = 2 therefore predicts
+    like DPM-Solver 2M. The first steps use the points that are known.
 
     Args:
         order: 1 to 4.
-        form: what is expanded, "data" or "noise".
-        variant: "b1" or "b2", above.
+        form: the expanded prediction, "data" or "noise".
+        variant: the function B(h), "b1" or "b2".
 
     Raises:
         ValueError: for an order outside 1 to 4, or an unknown form or variant.
@@ -58,14 +59,14 @@ def unipc(path: AffinePath, order: int = 2, form: str = "data", variant: str = "
         del key
         x, past = state.x, state.memory
         output = target(predict(x, t), form)
-        # Predictor and corrector differ in the weights alone, so the x before is not remembered.
+        # Predictor and corrector differ in their weights only, so the previous x is not needed.
         times = jnp.concatenate([past.times, jnp.asarray(t)[None]])
         outputs = jnp.concatenate([past.outputs, output[None]])
         before = past.times[0]
         corrected = x + change(times, outputs, before, t)
         if order > 1:
             corrected = corrected - change(past.times, past.outputs, before, t)
-        # A step of length zero, with which a grid is padded at its end, leaves x as it is.
+        # Grids are padded at their end with steps of length zero, which must leave x unchanged.
         x = jnp.where(expand(t == s, x), x, corrected)
         history = shorten(push(past, t, output))
         x_next = first_order(path, x, output, t, s, form)
@@ -79,8 +80,8 @@ def unipc(path: AffinePath, order: int = 2, form: str = "data", variant: str = "
 def pair_weights(
     path: AffinePath, form: str, variant: str, times: Array, t: Array, s: Array
 ) -> Array:
-    """`weights` `(k - 1, ...)`, replaced by `B(h) / (2 h r)`, `r = (lam_j - lam_t) / h`, where just
-    two of the points are there."""
+    """`weights` `(k - 1, ...)`, replaced by `B(h) / (2 h r)`, `r = (lam_j - lam_t) / h`, if only
+    two points are known."""
     h = path.lam(s) - path.lam(t)
     exact, there = weights(path, form, times, t, s), used(times)
     rate = jnp.sum(kernel(form, h), axis=0) if variant == "b2" else jnp.ones_like(h)

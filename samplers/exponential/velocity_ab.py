@@ -1,15 +1,15 @@
 """Adams-Bashforth on the velocity of the flow ODE, over the angle between data and noise.
 
-With `sigma_d` a size of the data, every affine law is a turn from data to noise,
+With `sigma_d` the size of the data, every affine law is a rotation from data to noise,
 
     x = r y,    y = cos(phi) x0 / sigma_d + sin(phi) eps,
     r = sqrt(sigma_d^2 a^2 + c^2),    phi = atan(c / (sigma_d a)),
 
-and its flow ODE is `dy / dphi = v = cos(phi) eps - sin(phi) x0 / sigma_d`, whatever the schedule: v
-of Salimans & Ho 2022 (arXiv 2202.00512, appendix D) at sigma_d = 1, the trigonometric flow of
-Lu & Song 2024 (arXiv 2410.11081, section 3) at any. No factor in it grows at either end of the
-path, and on Gaussian data of standard deviation sigma_d v is zero. The polynomial in phi through
-the last k values of v is integrated exactly.
+and its flow ODE is `dy / dphi = v = cos(phi) eps - sin(phi) x0 / sigma_d` for every schedule. This
+v is that of Salimans & Ho 2022 (arXiv 2202.00512, appendix D) at sigma_d = 1, and the trigonometric
+flow of Lu & Song 2024 (arXiv 2410.11081, section 3) at any sigma_d. No factor of v grows at either
+end of the path, and v is zero on Gaussian data of standard deviation sigma_d. The method integrates
+the polynomial in phi through the last k values of v exactly.
 """
 
 import jax.numpy as jnp
@@ -22,21 +22,21 @@ from samplers.exponential.lagrange import gauss, lagrange
 from sde_lib import AffinePath, expand
 from sde_lib.prediction import Prediction
 
-# Gauss-Legendre on [0, 1], exact for the cubics of order 4.
+# Gauss-Legendre on [0, 1], exact for the cubic polynomials of order 4.
 POINTS, WEIGHTS = gauss(MAX_ORDER // 2)
 
 
 def velocity_ab(path: AffinePath, order: int = 2, sigma_data: float = 1.25) -> Sampler:
-    """`y_s = y_t + sum_j w_j v_j` over the last `order` velocities, fewer at the start.
+    """`y_s = y_t + sum_j w_j v_j` over the last `order` velocities (fewer at the start).
 
     Args:
         order: 1 to 4.
-        sigma_data: sigma_d, about the largest size of the data, in their units. Large, it leaves
-            noise expanded in `rho = c / a` (DEIS, `adams_bashforth` with form "noise" and basis
-            "rho"); small, data expanded in `a / c`.
+        sigma_data: sigma_d, about the largest size of the data, in their units. In the limit of a
+            large sigma_d the noise is expanded in `rho = c / a` (DEIS, `adams_bashforth` with form
+            "noise" and basis "rho"); in that of a small one the data are expanded in `a / c`.
 
-    One evaluation a step. As in every method that starts with a step of order 1, the slope of the
-    error tends to 2 for the orders above, after many more steps than one would take.
+    A step costs one evaluation. The first step has order 1, so the error of every higher order
+    falls with slope 2 in the end, but only at many more steps than are used in practice.
 
     Raises:
         ValueError: for an order outside 1 to 4, or a sigma_data that is not positive.
@@ -76,8 +76,10 @@ def velocity(path: AffinePath, sigma_data: float, prediction: Prediction, t: Arr
 
 
 def turn(path: AffinePath, sigma_data: float, t: Array, s: Array) -> Array:
-    """`phi_s - phi_t` in radians, the angle between the two and not a difference of angles, which
-    at large noise are both near pi / 2."""
+    """`phi_s - phi_t` in radians, computed as the angle between the two directions.
+
+    Subtracting the angles would cancel at large noise, where both are near pi / 2.
+    """
     (a_t, c_t), (a_s, c_s) = path.coeffs(t), path.coeffs(s)
     sine = sigma_data * (c_s * a_t - a_s * c_t)
     return jnp.arctan2(sine, sigma_data**2 * a_s * a_t + c_s * c_t)
@@ -86,8 +88,8 @@ def turn(path: AffinePath, sigma_data: float, t: Array, s: Array) -> Array:
 def weights(path: AffinePath, sigma_data: float, times: Array, t: Array, s: Array) -> Array:
     """`int l_j dphi` from t to s, l_j the Lagrange polynomials on the angles of `times` `(k, ...)`.
 
-    An entry that repeats an earlier time is empty (`adams_bashforth.History`): it gets zero and is
-    left out of the others' polynomials.
+    Returns `(k, ...)`. An entry that repeats the time of a newer entry is empty
+    (`adams_bashforth.History`): it gets weight zero and is left out of the other polynomials.
     """
     nodes, span = turn(path, sigma_data, jnp.asarray(t)[None], times), turn(path, sigma_data, t, s)
     shape = (-1, *(1,) * span.ndim)

@@ -1,1 +1,1 @@
-"""Grids and solvers as data: found by a search, or from a recipe."""
+"""Grids and solver schedules as data, from a search or from a published recipe."""

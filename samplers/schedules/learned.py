@@ -1,7 +1,7 @@
-"""The nodes of found schedules as a grid for any sampler.
+"""The nodes of searched schedules as a time grid for any sampler.
 
-`configs/solvers/` holds schedules that a search found (`tools/search_solver.py`), one file for a
-number of evaluations. Their nodes alone carry much of what was found, and any method may use them.
+`configs/solvers/` holds schedules that a search found (`tools/search_solver.py`), one file for each
+number of evaluations. Much of their gain comes from the nodes alone, which any sampler may use.
 """
 
 import re
@@ -20,10 +20,10 @@ FOLDER = Path(__file__).resolve().parents[2] / "configs" / "solvers"
 
 
 def schedule_file(name: str, folder: Path = FOLDER) -> Path:
-    """A schedule by its path, or by the name of a file of `configs/solvers/`, such as "digits_10".
+    """The file of a schedule, from its path or its name in `configs/solvers/`, e.g. "digits_10".
 
     Raises:
-        ValueError: where there is neither.
+        ValueError: if neither exists.
     """
     for path in (Path(name), folder / f"{name}.json"):
         if path.is_file():
@@ -36,10 +36,10 @@ def schedule_file(name: str, folder: Path = FOLDER) -> Path:
 
 
 def found(name: str = "digits", folder: Path = FOLDER) -> dict[int, Path]:
-    """The files `name_N.json` by their number of evaluations N.
+    """The files `name_N.json` of a folder, by their number of evaluations N.
 
     Raises:
-        ValueError: where there is none.
+        ValueError: if there is no such file.
     """
     files = {}
     for path in sorted(folder.glob(f"{name}_*.json")):
@@ -53,12 +53,12 @@ def found(name: str = "digits", folder: Path = FOLDER) -> dict[int, Path]:
 def learned(path: AffinePath, steps: int, eps: float, name: str = "digits") -> Array:
     """The nodes of the schedule whose number of steps is nearest, `(steps + 1,)` times.
 
-    For another number of steps the nodes are interpolated in their index, smoothly and in order.
-    They are noise levels `c / a` of data in [-1, 1], so they serve every law; those beyond its `t1`
-    or `eps` are left out, and the two ends are put there.
+    If no schedule has this number of steps, the nodes are interpolated monotonically (PCHIP) in
+    their index. The nodes are noise levels `c / a` of data in [-1, 1], so they serve every law.
+    Nodes beyond the law's `t1` or `eps` are left out, and the two ends are set to `t1` and `eps`.
 
     Raises:
-        ValueError: where no schedule is found.
+        ValueError: if there is no schedule of this name.
     """
     lams = [np.asarray(nodes(load(file))) for file in found(name).values()]
     lam = min(lams, key=lambda lam: abs(np.log((len(lam) - 1) / steps)))

@@ -1,4 +1,4 @@
-"""A solver schedule as plain data: what an exponential integrator does at every single step.
+"""A solver schedule as plain data: every decision of an exponential integrator, step by step.
 
 The decisions are those of Liu et al. 2024 (A Unified Sampling Framework for Solver Searching of
 Diffusion Probabilistic Models, arXiv 2312.07243). Nodes are half log signal-to-noise ratios `lam`,
@@ -16,8 +16,8 @@ from whole_files import put
 MAX_ORDER = 4
 MAX_START = 4
 CORRECTORS = ("none", "pseudo", "implicit")
-# Factors of a derivative; b1 and b2 are UniPC's, of the first derivative alone, and b2 is also that
-# of DPM-Solver-2; half is what DPM-Solver 3M has on its second derivative.
+# Factors of a derivative. b1 and b2 are UniPC's, for the first derivative only; b2 is also the one
+# of DPM-Solver-2. half is the factor of DPM-Solver 3M on its second derivative.
 RELAXATIONS = ("b1", "b2", "half")
 
 Relaxation = str | float
@@ -26,17 +26,17 @@ Relaxation = str | float
 class Step(NamedTuple):
     """One step, to the node `lam`, from an earlier node s, with `h = lam - lam_s > 0`.
 
-    - `form`: what is expanded, "noise" or "data".
-    - `start`: s is the node `-start` evaluations back; -1 is the newest (multistep), an older one
-      makes the steps between the stages of a single step.
-    - `order`: terms of the Taylor expansion about s, 1 to 4.
+    - `form`: the prediction that is expanded, "noise" or "data".
+    - `start`: s is the node `-start` evaluations back; -1 is the newest node (multistep). An older
+      node gives the steps between the stages of a single-step method.
+    - `order`: the number of terms of the Taylor expansion about s, 1 to 4.
     - `points`: for each derivative k = 1, ..., order - 1, how many other outputs estimate it,
-      newest first, from k to 3; left out, `order - 1` each.
-    - `relax`: for each derivative a factor, `1 + c h` for a number c, or a name of `RELAXATIONS`;
-      what is left out is exact.
-    - `corrector`: "pseudo" redoes the step with order + 1 once the output at its end is there, and
-      keeps that output; "implicit" evaluates the corrected state anew.
-    - `corrector_relax`: the factors in the corrector, one more than in the step.
+      newest first, from k to 3; by default `order - 1` each.
+    - `relax`: for each derivative a factor, either `1 + c h` for a number c, or a name of
+      `RELAXATIONS`; derivatives without an entry are exact.
+    - `corrector`: "pseudo" repeats the step with order + 1 once the output at its end is known, and
+      keeps that output; "implicit" evaluates the network again at the corrected state.
+    - `corrector_relax`: the factors in the corrector, which has one derivative more than the step.
     """
 
     lam: float
@@ -50,10 +50,10 @@ class Step(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """Steps from the node `first` on.
+    """The steps of a run, starting from the node `first`.
 
-    - `analytic`: the output at the first node is taken to be the mean of the data, unevaluated.
-    - `denoise`: end with the conditional mean at the last node, one more evaluation.
+    - `analytic`: take the mean of the data as the output at the first node, without an evaluation.
+    - `denoise`: end with the conditional mean at the last node, for one more evaluation.
     """
 
     first: float
@@ -68,8 +68,8 @@ def nodes(schedule: Schedule) -> tuple[float, ...]:
 
 
 def evaluations(schedule: Schedule) -> int:
-    """NFE: one a step, one more for an implicit corrector and for the last denoising, one less for
-    an analytic first step."""
+    """NFE: one for each step, one more for each implicit corrector and for the last denoising, and
+    one less for an analytic first step."""
     again = sum(step.corrector == "implicit" for step in schedule.steps)
     return len(schedule.steps) + again + schedule.denoise - schedule.analytic
 
@@ -79,10 +79,10 @@ def points_of(step: Step) -> tuple[int, ...]:
 
 
 def check(schedule: Schedule) -> Schedule:
-    """The schedule itself, if it can be run.
+    """Return the schedule unchanged if it can be run.
 
     Raises:
-        ValueError: one sentence about the first step that is wrong.
+        ValueError: for a schedule without steps, or for its first invalid step.
     """
     if not schedule.steps:
         raise ValueError("The schedule has no steps; give at least one.")
@@ -144,7 +144,7 @@ def _check_relax(need, relax: tuple[Relaxation, ...], most: int) -> None:
 
 
 def from_dict(data: dict[str, Any]) -> Schedule:
-    """A schedule from what `to_dict` gives; the key "about" is for notes and ignored.
+    """The schedule of a dictionary made by `to_dict`. The key "about" holds notes and is ignored.
 
     Raises:
         ValueError: for a key that is unknown or missing, a value of the wrong type, or a schedule
@@ -159,7 +159,7 @@ def from_dict(data: dict[str, Any]) -> Schedule:
     return check(Schedule(**{**rest, "steps": tuple(steps)}))
 
 
-# What a value may be, by its key.
+# The allowed types of each key's value.
 _TYPES = {
     **dict.fromkeys(("first", "lam"), (int, float)),
     **dict.fromkeys(("start", "order"), int),
@@ -183,7 +183,7 @@ def _check_keys(data: dict[str, Any], kind: type, what: str) -> None:
 
 
 def to_dict(schedule: Schedule) -> dict[str, Any]:
-    """Plain data, without the fields that have their default."""
+    """The schedule as plain data, without the fields that have their default values."""
     steps = [_short(step) for step in schedule.steps]
     return {**_short(schedule), "steps": steps}
 
@@ -194,8 +194,10 @@ def _short(record) -> dict[str, Any]:
 
 
 def load(path: str | Path) -> Schedule:
-    """Raises:
-    ValueError: for a file that is missing or holds no schedule, with the file's name.
+    """Read a schedule from a JSON file.
+
+    Raises:
+        ValueError: for a file that is missing or holds no schedule; the message names the file.
     """
     try:
         data = json.loads(Path(path).read_text())
@@ -207,7 +209,7 @@ def load(path: str | Path) -> Schedule:
 
 
 def save(path: str | Path, schedule: Schedule, about: dict[str, Any] | None = None) -> None:
-    """Writes JSON, one step a line; `about` is for what a reader should know of it."""
+    """Write a schedule as JSON, one step a line; `about` holds notes for readers."""
     data = to_dict(check(schedule))
     steps = ",\n  ".join(json.dumps(step) for step in data.pop("steps"))
     head = json.dumps({"about": about or {}, **data}, indent=1)

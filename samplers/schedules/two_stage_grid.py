@@ -1,4 +1,4 @@
-"""The grid of five-step inference: where to stop by noise level, how to go there by time.
+"""The grid of five-step inference: its end is chosen by noise level, its nodes by time.
 
 "Hyperparameters are all you need" (arXiv 2510.02390; the numbers from its released code). With
 `K(n, low, high, rho)` the n nodes of Karras et al. 2022, eq. 5, falling from high to low:
@@ -6,9 +6,9 @@
     1.  S = K(n0, sigma_min, sigma_max, rho0);   the run ends at S_k, well above sigma_min
     2.  t_i = K(N + 1, time of S_k, time of sigma_max, 1.2)
 
-n0, rho0 and k choose the end and nothing else; the inner nodes are all but even in time. What noise
-is left at the end the authors leave to the decoder of their latents. In pixel space the conditional
-mean of the data takes it off: `sample(..., denoise=True)`.
+n0, rho0 and k set only the end of the run. The inner nodes are almost even in time. The authors
+leave the noise that remains at the end to the decoder of their latents. In pixel space the
+conditional mean of the data removes that noise: `sample(..., denoise=True)`.
 """
 
 from typing import NamedTuple
@@ -25,8 +25,8 @@ RHO_TIME = 1.2
 
 
 class Recipe(NamedTuple):
-    """`steps` N, `nodes` n0, `rho` rho0, `kept` k, and the `order` of the solver: 1 DDIM, 2
-    DPM-Solver++ 2M, which keeps its order on the last step."""
+    """The numbers of a recipe: `steps` N, `nodes` n0, `rho` rho0, `kept` k, and the `order` of the
+    solver. Order 1 is DDIM; order 2 is DPM-Solver++ 2M, which keeps its order on the last step."""
 
     steps: int
     nodes: int
@@ -35,7 +35,7 @@ class Recipe(NamedTuple):
     order: int
 
 
-# As released: Stable Diffusion 1.5 and SDXL, classifier-free guidance of 5 to 7.5.
+# The released recipes for Stable Diffusion 1.5 and SDXL, with classifier-free guidance of 5 to 7.5.
 RECIPES: dict[str, Recipe] = {
     "sd15_8": Recipe(8, 12, 7.0, 9, 2),
     "sd15_8_shorter": Recipe(8, 12, 7.0, 8, 2),
@@ -51,15 +51,17 @@ RECIPES: dict[str, Recipe] = {
 
 
 def other_recipe(steps: int, nodes: int, rho: float = 10.0) -> Recipe:
-    """The rule for numbers of steps without an entry: the first `steps` of `nodes - 1` intervals.
-    SDXL takes rho = 12."""
+    """The rule for a number of steps without a recipe: the first `steps` of `nodes - 1` intervals.
+
+    For SDXL take rho = 12.
+    """
     return Recipe(steps, nodes, rho, steps, 1)
 
 
 def K(n: int, low: float, high: float, rho: float) -> np.ndarray:
     """`(high^(1/rho) + i / (n - 1) (low^(1/rho) - high^(1/rho)))^rho`, `(n,)` float64, i = 0 up.
 
-    The ends are exact. rho = 1 is even spacing.
+    The ends are exactly high and low. rho = 1 gives even spacing.
 
     Raises:
         ValueError: for fewer than two nodes, a rho not above 0, or ends not 0 <= low < high.
@@ -75,7 +77,7 @@ def K(n: int, low: float, high: float, rho: float) -> np.ndarray:
 
 
 def end_level(recipe: Recipe, low: float, high: float) -> float:
-    """`S_k`, the noise level `c / a` at which the run ends, between those of the law's ends.
+    """`S_k`, the noise level `c / a` at which the run ends, for a law with levels low to high.
 
     Raises:
         ValueError: for a k that is not an interval of the n0 nodes.
@@ -89,10 +91,10 @@ def end_level(recipe: Recipe, low: float, high: float) -> float:
 
 
 def early_end(path: AffinePath, recipe: Recipe, lowest: float) -> float:
-    """The time at which a run by this recipe ends, for `two_stage` as its eps.
+    """The time at which a run by this recipe ends, to pass to `two_stage` as eps.
 
-    `lowest` is the time of sigma_min, where a run to the end would stop. The recipes were tuned for
-    levels from 0.029 to 14.6; on a law with more noise they end elsewhere.
+    `lowest` is the time of sigma_min, at which a run without an early end would stop. The recipes
+    were tuned for noise levels from 0.029 to 14.6; on a law with more noise they end elsewhere.
     """
     with jax.ensure_compile_time_eval():
         high, low = levels(path, [path.t1, lowest])
@@ -107,14 +109,15 @@ def two_stage(
     clock: AffinePath | None = None,
     recipe: str = "",
 ) -> Array:
-    """`(steps + 1,)` times from t1 to eps, or to where a recipe stops before eps.
+    """`(steps + 1,)` times from t1 to eps, or to the earlier end of a recipe.
 
     Args:
         recipe: a name in `RECIPES`, whose `early_end` is the last node; empty for eps itself.
 
-    The nodes are `K` in the time of `clock`, a law whose time at the same `c / a` is meant: by
-    default the law's own, in which VE is all but even in log sigma. The time of EDM is the noise
-    level itself, of which nearly all is large, so there it is VP's.
+    The nodes are `K` in the time of the law `clock`, converted to times of `path` at equal `c / a`.
+    By default `clock` is `path` itself; in the time of VE the nodes are then almost even in log
+    sigma. For EDM the default clock is VP, because EDM's own time is the noise level, and nearly
+    all of that range is large noise.
     """
     if recipe:
         one_of(tuple(RECIPES), recipe=recipe)
@@ -136,8 +139,8 @@ def levels(path: AffinePath, times) -> list[float]:
 
 
 class Discrete(NamedTuple):
-    """Nodes of a chain: `index` `(N + 1,)` real levels, for the network, and `sigma` `(N + 1,)`
-    noise levels `c / a`, the times of `EDM` on which to run. Float64."""
+    """Nodes of a chain, float64: `index` `(N + 1,)`, real-valued levels for the network, and
+    `sigma` `(N + 1,)`, noise levels `c / a`, which are the times of `EDM` for the run."""
 
     index: np.ndarray
     sigma: np.ndarray
@@ -156,18 +159,21 @@ def sigma_of(abar: np.ndarray) -> np.ndarray:
 
 
 def index_of_sigma(abar: np.ndarray, sigma) -> np.ndarray:
-    """The real level of a noise level, log sigma being linear between neighbours."""
+    """The real-valued level of a noise level, with log sigma linear between neighbours."""
     return np.interp(np.log(sigma), np.log(sigma_of(abar)), np.arange(len(abar)))
 
 
 def sigma_of_index(abar: np.ndarray, index) -> np.ndarray:
-    """The noise level of a real level, abar being linear between neighbours. As in the released
-    code this is not the exact inverse of `index_of_sigma`, but on the levels themselves."""
+    """The noise level of a real-valued level, with abar linear between neighbours.
+
+    As in the released code, this inverts `index_of_sigma` exactly only at integer levels.
+    """
     return sigma_of(np.interp(index, np.arange(len(abar)), abar))
 
 
 def discrete(abar: np.ndarray, recipe: Recipe) -> Discrete:
-    """The grid on a chain `abar` `(num,)`, level 0 the least noise. Start from `sigma_0 z`."""
+    """The grid on a chain `abar` `(num,)`, with the least noise at level 0. A run starts from
+    `sigma[0] z`."""
     sigma = sigma_of(abar)
     end = end_level(recipe, float(sigma[0]), float(sigma[-1]))
     last = float(index_of_sigma(abar, end))

@@ -1,1 +1,1 @@
-"""One step from t to s: predictors, correctors, and both in turn."""
+"""One step from t to s: predictors, correctors, and pairs of both."""

@@ -13,9 +13,12 @@ VARIANCES = ("posterior", "forward")
 def ancestral(path: AffinePath, variance: str = "posterior") -> Sampler:
     """`x_s = mean + std z`, `mean = (r c_s^2 x + a_s q^2 x0) / c_t^2 = (x + q^2 score) / r`.
 
-    `variance` is `"posterior"`, std = q c_s / c_t, exact where the data are a point, or
-    `"forward"`, std = q, exact where they are standard normal and the paper's choice for VP
-    (its `sqrt(beta)`); on VE the latter leaves noise in the result.
+    `variance` is `"posterior"`, std = q c_s / c_t, exact for data at one point, or `"forward"`,
+    std = q, exact for standard normal data and the paper's choice for VP (its `sqrt(beta)`). On VE
+    `"forward"` leaves noise in the result.
+
+    Raises:
+        ValueError: for another variance.
     """
     one_of(VARIANCES, variance=variance)
 

@@ -5,16 +5,17 @@ With `Phi_{i->j}` the map of a one-step solver and w = gamma,
 
     z_{i-1} = Phi_{i->i-1}(z_i) + w (z_{i+1} - Phi_{i->i+1}(z_i))
 
-which in increments `D(i->j) = Phi_{i->j}(z_i) - z_i` is the paper's
-`z_{i+1} - (1 - g)(z_{i+1} - z_i) - g D(i->i+1) + D(i->i-1)`. The network is seen in `z_i` alone, so
-the line is solved for `z_{i+1}` as well, and the same pairs are met in both directions.
+With g = gamma and the increments `D(i->j) = Phi_{i->j}(z_i) - z_i` this is the paper's
+`z_{i+1} - (1 - g)(z_{i+1} - z_i) - g D(i->i+1) + D(i->i-1)`. The network is evaluated at `z_i`
+only, so the formula can be solved for `z_{i+1}` as well, and a run passes through the same pairs of
+states in both directions.
 
 gamma = 0 is the solver itself. With DDIM the error is `(1 - g) / (1 + g)` of DDIM's, and gamma = 1,
 a midpoint rule, is of order 2. Going up multiplies round-off by up to `gamma^-N`, so a round trip
 is exact for gamma near 1 only.
 
-The line may be written in any multiple of the state, `x / m(t)`: then `w = gamma m_s / m_u`, u the
-time of `z_{i+1}` and s that of `z_{i-1}`. `FRAMES` are the choices of m.
+The formula may be written in any multiple of the state, `x / m(t)`. Then `w = gamma m_s / m_u`,
+with u the time of `z_{i+1}` and s that of `z_{i-1}`. `FRAMES` are the choices of m.
 """
 
 from collections.abc import Callable
@@ -46,8 +47,8 @@ class Previous(NamedTuple):
 class OneStep(NamedTuple):
     """A one-step solver: `at(predict, x, t) -> (down, up)`, both maps from a time to a state.
 
-    `down(s)` is `Phi_{t->s}(x)`, and `up(u)` is `Phi_{t->u}(x)`, which must cost no evaluation
-    beyond the one at `(x, t)`. `nfe` counts that one and those of `down`.
+    `down(s)` is `Phi_{t->s}(x)`, and `up(u)` is `Phi_{t->u}(x)`. `up` must need no evaluation
+    beyond the one at `(x, t)`. `nfe` counts the evaluation at `(x, t)` and those of `down`.
     """
 
     at: Callable[[PredictFn, Array, Array], tuple[Callable, Callable]]
@@ -72,7 +73,7 @@ def ddim_step(path: AffinePath) -> OneStep:
 def data_step(path: AffinePath) -> OneStep:
     """DPM-Solver++ of order 1, from x0 alone: `(c_s / c_t) x + (a_s - a_t c_s / c_t) x0`.
 
-    Equal to `ddim_step` where `x = a x0 + c eps`. `Phi_{t->t}` is the identity whatever x0 is.
+    Equal to `ddim_step` if `x = a x0 + c eps`. `Phi_{t->t}` is the identity for every x0.
     """
 
     def at(predict: PredictFn, x: Array, t: Array):
@@ -90,9 +91,9 @@ def data_step(path: AffinePath) -> OneStep:
 
 
 def heun_step(path: AffinePath) -> OneStep:
-    """Heun's increment down and Euler's up, `(u - t) v(x, t)`, which is known already.
+    """Heun's increment down, and Euler's `(u - t) v(x, t)` up, which needs no new evaluation.
 
-    Euler's error stays, times `g / (1 + g)`: for gamma > 0 the whole is of order 1.
+    The error of Euler's method remains, times `g / (1 + g)`: for gamma > 0 the method has order 1.
     """
     del path  # the velocity is the prediction's own
 
@@ -120,10 +121,11 @@ def bdia(
 
     Args:
         gamma: in [0, 1], a number or one per example, `(B,)`.
-        solver: what is made reversible, `ddim_step` by default.
-        frame: a name in `FRAMES`. In "y", `x / a`, and in "unit", `x / sqrt(a^2 + c^2)`, all laws
-            are one computation. "x" is "unit" for VP and "y" for laws with a = 1. Where states
-            grow to many times the data "unit" keeps the digits of the data, the others do not.
+        solver: the one-step solver that is made reversible, `ddim_step` by default.
+        frame: a name in `FRAMES`: "x", "y" for `x / a`, or "unit" for `x / sqrt(a^2 + c^2)`. In
+            "y" and in "unit" the computation is the same for every law. "x" equals "unit" for VP
+            and "y" for laws with a = 1. If states grow to many times the size of the data, only
+            "unit" keeps the digits of the data.
 
     Raises:
         ValueError: for a gamma outside [0, 1], and an unknown frame.
@@ -139,7 +141,7 @@ def bdia(
         del key
         x, (above, u) = state
         down, up = one.at(predict, x, t)
-        # At the first step nothing is above, u = t; and a step of length zero moves nothing.
+        # The first step has no state above (u = t), and a step of length zero must not move x.
         kept = jnp.where(expand((u == t) | (s == t), x), 0.0, above - up(u))
         return State(down(s) + weight(path, gamma, frame, x, s, u) * kept, Previous(x, t))
 
@@ -147,7 +149,7 @@ def bdia(
 
 
 class Inversion(NamedTuple):
-    """`pair`: x at `ts[1]`, and in its memory x at `ts[0]`; `nfe`: evaluations it took."""
+    """`pair`: x at `ts[1]` with x at `ts[0]` in its memory; `nfe`: the evaluations made."""
 
     pair: State
     nfe: Array
@@ -163,18 +165,20 @@ def invert(
     frame: str = "x",
     above: Array | None = None,
 ) -> Inversion:
-    """Climbs the grid from data x at `ts[-1]`:
+    """Run BDIA up the grid, from data x at `ts[-1]` to noise:
     `z_{i+1} = Phi_{i->i+1}(z_i) + (z_{i-1} - Phi_{i->i-1}(z_i)) / w`.
 
     Args:
+        x: the data, `(B, ...)`.
         ts: the falling grid of the sampler, `(N + 1,)` or `(N + 1, B)`, N >= 1.
-        above: the state at `ts[-2]`, known after a run of the sampler. Without it, the solver's
-            map up from x: `decode` then returns to x all the same, while the pair is not the
-            one that a run from `z_N` would pass through.
+        gamma, solver, frame: as in `bdia`; gamma in (0, 1].
+        above: the state at `ts[-2]`, known after a run of the sampler. By default the solver maps
+            x up to `ts[-2]`. `decode` returns to x in both cases, but by default the pair is not
+            the one that a run from `z_N` would pass through.
 
     Raises:
-        ValueError: for a gamma outside (0, 1], for at 0 nothing of `z_{i+1}` is left in
-            `z_{i-1}`; and for an unknown frame.
+        ValueError: for an unknown frame, or a gamma outside (0, 1]; with gamma = 0, `z_{i-1}`
+            would not depend on `z_{i+1}`.
     """
     check(gamma, frame, inverting=True)
     one = solver(path)
@@ -196,24 +200,24 @@ def invert(
 
 
 def decode(predict: PredictFn, sampler: Sampler, pair: State, ts: Array) -> SampleResult:
-    """Runs `bdia`'s recursion down from a pair of `invert`, on the same grid.
+    """Run `bdia`'s recursion down from a pair of `invert`, on the same grid.
 
-    With the `predict` of the inversion this is the way back; with another one, an edit. N - 1
-    steps, for the first of the N lies between the two states of the pair.
+    With the `predict` of the inversion the result is the inverted x; with another one it is an
+    edit of x. The run has N - 1 steps, since the two states of the pair span the first of the N.
     """
     resumed = sampler._replace(init=lambda x, t: State(x, pair.memory))
     return sample(jax.random.key(0), predict, resumed, pair.x, ts[1:])  # no noise is drawn
 
 
 def weight(path: AffinePath, gamma, frame: str, x: Array, s: Array, u: Array) -> Array:
-    """`gamma m_s / m_u`, what `z_{i+1}` at u counts for in `z_{i-1}` at s."""
+    """`gamma m_s / m_u`, the weight of `z_{i+1}` at u in `z_{i-1}` at s, broadcasting to x."""
     (a_s, c_s), (a_u, c_u) = path.coeffs(s), path.coeffs(u)
     ratio = FRAMES[frame](a_s, c_s) / FRAMES[frame](a_u, c_u)
     return expand(jnp.asarray(gamma, x.dtype) * ratio, x)
 
 
 def check(gamma: float | np.ndarray, frame: str, inverting: bool = False) -> None:
-    """A known frame; gamma in [0, 1], for an inversion above 0."""
+    """Check that the frame is known and gamma in [0, 1], or in (0, 1] for an inversion."""
     if frame not in FRAMES:
         raise ValueError(f"frame is {frame!r}; take one of {', '.join(map(repr, FRAMES))}.")
     values = np.asarray(gamma)

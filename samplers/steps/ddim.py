@@ -14,15 +14,19 @@ def ddim(path: AffinePath, eta: float = 0.0) -> Sampler:
     eta = 0 is deterministic: the exponential Euler method for the flow ODE, of order 1. eta = 1 is
     ancestral sampling with the posterior variance.
 
-    This eta, of Song, Meng & Ermon, is not the strength of `exponential/integrals.py`. A step of
-    length h in lam is that of order 1 there, data form, with a strength e of its own,
+    This eta of Song, Meng & Ermon differs from the strength of `exponential/integrals.py`. A step
+    of length h in lam equals the step of order 1 in `integrals.py`, data form, with a strength e
+    that depends on h,
 
-        1 - exp(-2 e h) = eta^2 (1 - exp(-2 h)),
+        1 - exp(-2 e h) = eta^2 (1 - exp(-2 h)).
 
-    so e tends to `eta^2` for small h, and both are 1 together.
+    e tends to `eta^2` for small h, and e = 1 if eta = 1.
 
     Args:
-        eta: strength of the noise, 0 without and 1 as ancestral sampling has it.
+        eta: strength of the noise, 0 for none and 1 for that of ancestral sampling.
+
+    Raises:
+        ValueError: for an eta outside [0, 1].
     """
     up_to_one(eta=eta)
 
@@ -42,12 +46,12 @@ def ddim(path: AffinePath, eta: float = 0.0) -> Sampler:
 
 
 def shares(path: AffinePath, t: Array, s: Array, eta: float | Array, x: Array):
-    """What a step from t to s keeps of the noise, and what is drawn anew, as parts of c_s:
+    """The kept and the newly drawn noise of a step from t to s, as parts of c_s:
 
         new = eta q / c_t,    kept^2 = 1 - new^2 = 1 - eta^2 + (eta r c_s / c_t)^2.
 
-    `c_t^2 = q^2 + (r c_s)^2`, so kept is a sum of squares: on a long step q / c_t is 1 up to
-    rounding, and `1 - new^2` may be below 0. Both, and eta, broadcast against states x.
+    `c_t^2 = q^2 + (r c_s)^2`, so kept^2 is a sum of squares. The form `1 - new^2` may fall below 0
+    on a long step, where q / c_t is 1 up to rounding. Both results, and eta, broadcast against x.
     """
     (r, q), c_t = path.forward_step(s, t), path.coeffs(t).c
     still, fresh = expand(r * path.coeffs(s).c / c_t, x), expand(q / c_t, x)

@@ -15,30 +15,30 @@ def edm(
     s_noise: float = 1.0,
     eta: float = 0.0,
 ) -> Sampler:
-    """Noise added, then a step of Heun, both in `y = x / a` over `sigma = c / a`.
+    """Added noise and then a step of Heun, both in `y = x / a` over `sigma = c / a`.
 
         sigma_hat = up sigma,   y_hat = y + S_noise sqrt(sigma_hat^2 - sigma^2) z
         d = eps(y_hat, sigma_hat),       y_e = y_hat + (sigma_s - sigma_hat) d
         y_s = y_hat + (sigma_s - sigma_hat) (d + eps(y_e, sigma_s)) / 2
 
-    `up = 1 + min(S_churn / n, sqrt(2) - 1)` with the paper's strength over the n steps of a run;
-    `up = exp(eta h)`, `h = lam_s - lam_t`, with the common one. Both for sigma in
-    [S_tmin, S_tmax] alone. sigma_hat stops at the sigma of t1, beyond which no network was trained
-    (the paper goes on; its S_tmax of 50 for images keeps it from there). The last step to
-    sigma = 0, which is of order 1 in the paper, is `sample`'s denoising. Without noise it is Heun
-    of order 2 in (sigma, y).
+    The paper's strength gives `up = 1 + min(S_churn / n, sqrt(2) - 1)`, where n is the number of
+    steps of the run; eta gives `up = exp(eta h)`, `h = lam_s - lam_t`. Noise is added only for
+    sigma in [S_tmin, S_tmax]. sigma_hat is at most the sigma of t1, since no network was trained
+    beyond. (The paper has no such bound; its S_tmax of 50 for images has the same effect.) The
+    paper's last step to sigma = 0, of order 1, is the denoising of `sample`. Without noise the
+    method is Heun's, of order 2 in (sigma, y).
 
     eta is the strength of `exponential/integrals.py`, 0 the ODE and 1 the reverse SDE: in the limit
     of small steps `sigma_hat^2 - sigma^2 = 2 eta sigma^2 h`, the noise of that SDE. On data at one
     point a step of any length forgets its start by `exp(-eta h)`, as that SDE does. The paper's
     churn is the strength `log(1 + S_churn / n) / h`, which varies over a grid that is not even in
-    lam; in many even steps it is `S_churn / log(sigma_max / sigma_min)`.
+    lam; for many steps even in lam it is `S_churn / log(sigma_max / sigma_min)`.
 
     Args:
         s_churn: the paper's strength of the noise, over all steps; 0 switches it off.
         s_tmin, s_tmax: noise levels sigma = c / a between which noise is added.
-        s_noise: size of the noise, 1 as the law has it.
-        eta: the common strength, in place of s_churn.
+        s_noise: size of the noise; 1 is that of the law.
+        eta: the strength shared with other samplers, in place of s_churn.
 
     Raises:
         ValueError: for a negative churn or eta, or for both.
@@ -59,7 +59,7 @@ def edm(
         top = path.sigma(jnp.asarray(path.t1, sigma.dtype))
         inside = (sigma >= s_tmin) & (sigma <= s_tmax) & (s < t)
         hat = jnp.where(inside, jnp.minimum(up * sigma, top), sigma)
-        # At the top itself rounding may leave hat below sigma.
+        # At sigma = top rounding may leave hat below sigma.
         hat = jnp.maximum(hat, sigma)
         spread = s_noise * jnp.sqrt((hat - sigma) * (hat + sigma))
         t_hat = jnp.where(hat > sigma, path.t_of_sigma(hat), t)
@@ -73,7 +73,7 @@ def edm(
         d = predict(expand(path.coeffs(t_hat).a, x) * y, t_hat).eps
         a_s = expand(path.coeffs(s).a, x)
         moved = a_s * (y + 0.5 * h * (d + predict(a_s * (y + h * d), s).eps))
-        # A step of length zero, with which a grid is padded, leaves x alone.
+        # Grids are padded with steps of length zero, which must leave x unchanged.
         return State(jnp.where(expand(jnp.asarray(s < t), x), moved, x))
 
     return Sampler(start, step, nfe=2)

@@ -7,10 +7,10 @@ from sde_lib.reverse import noise_term
 
 
 def euler_maruyama(path: SDE, probability_flow: bool = False) -> Sampler:
-    """`x_s = x - h [f - G G^T score] + sqrt(h) G z` with h = t - s, the grid's own spacing.
+    """`x_s = x - h [f - G G^T score] + sqrt(h) G z` with h = t - s, the spacing of the grid.
 
-    Works for any law, state-dependent diffusion included. With `probability_flow` half the score
-    and no noise: the plain Euler method, of order 1.
+    Works for any law, also with a state-dependent diffusion. `probability_flow` halves the score
+    and leaves out the noise, which gives the plain Euler method of order 1.
     """
     check_data_left(path, "the drift a' / a")
     drift_of = flow_drift if probability_flow else reverse_drift
@@ -36,6 +36,6 @@ def euler_maruyama(path: SDE, probability_flow: bool = False) -> Sampler:
     if probability_flow:
         return Sampler(start, flow_step, nfe=1)
     if path.diffusion_type == "matrix":
-        # Its noise mixes the coordinates, so that no std by element describes it.
+        # The noise mixes coordinates, so an elementwise std (a `Kernel`) cannot describe the step.
         return Sampler(start, matrix_step, nfe=1)
     return drawn(path, kernel)

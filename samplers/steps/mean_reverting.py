@@ -1,14 +1,14 @@
 """Samplers of a mean-reverting law, run in `w = x - (1 - a) mu`.
 
-`reverting` lends any method of ours to x. `mr_multistep` has the MR sampler's updates (arXiv
-2502.07856), whose ODE-1, 2, 3 and SDE-1, 2, in the noise and the data form, are exponential
-integrators in w:
+`reverting` applies any sampler of an affine law to x. `mr_multistep` has the updates of the MR
+sampler (arXiv 2502.07856): its ODE-1, 2, 3 and SDE-1, 2, in the noise and the data form, are
+exponential integrators in w:
 
     ODE, eta = 0    x_s = ratio x_t + weight (phi_1(z) q + phi_2(z) D_1 + phi_3(z) D_2)
     SDE, eta = 1    the same with weight and std of the reverse SDE
 
-`posterior` and `euler` are what IR-SDE is sampled with (Luo et al. 2023, arXiv 2301.11699, and the
-released code). A prediction function here is that of x given mu, as `parametrize_given` makes it.
+`posterior` and `euler` are the samplers of IR-SDE (Luo et al. 2023, arXiv 2301.11699, and the
+released code). Prediction functions here are those of x given mu, made by `parametrize_given`.
 """
 
 from jax import Array
@@ -24,10 +24,11 @@ from sde_lib.mean_reverting_given import MeanRevertingGiven, from_w, predict_w, 
 
 
 def reverting(sampler: Sampler, path: MeanReverting, mu: Array) -> Sampler:
-    """`sampler`, made for `path` as an affine law, as a method on x given `mu` `(B, ...)`.
+    """Turn `sampler`, built for `path` as an affine law, into a method on x given `mu` `(B, ...)`.
 
-    Its state is x and its memory is of w. Methods that stay at s within a step, such as correctors,
-    are wrapped together with their predictor, as one `chain`: alone they would be told t.
+    The state is x, and the memory belongs to w. A method that acts at s within a step, such as a
+    corrector, must be wrapped together with its predictor, as one `chain`: on its own, its x would
+    be converted to w at t.
     """
 
     def init(x: Array, t: Array) -> State:
@@ -63,7 +64,7 @@ def mr_sampler(
 
 
 def posterior(path: MeanReverting, mu: Array) -> Sampler:
-    """A draw from q(x_s | x_t, x0) with the predicted x0, as DDPM's. It is MR-SDE-1, data form.
+    """A draw from q(x_s | x_t, x0) with the predicted x0, as in DDPM: MR-SDE-1 in the data form.
 
     With `A = a_t / a_s`, `B = a_t`, `C = a_s`:
 
@@ -87,15 +88,14 @@ def mr_multistep(
 ) -> Sampler:
     """Exponential multistep for any affine law, one evaluation a step; the order rises 1, 2, k.
 
-    Order 2 takes the slope's weight `phi_2` from the integral, as Adams-Bashforth does, where
-    `dpm_multistep` takes `phi_1 / 2`; order 3 is the same as there once three outputs are known,
-    and as there its `D_2` is half the second derivative, which limits it to a smaller error of
-    order 2.
+    In order 2 the weight of the slope is the integral `phi_2`, as in Adams-Bashforth;
+    `dpm_multistep` has `phi_1 / 2` instead. Order 3 equals `dpm_multistep` once three outputs are
+    known. Its `D_2` is half the second derivative, so its error is smaller but still of order 2.
 
     Args:
-        form: "noise" or "data", what is extrapolated.
-        eta: strength of the noise: 0 the flow ODE, 1 the reverse SDE. In both forms.
-        lower_order_final: let the order fall to 2, then 1, at the end of a run, as the authors do
+        form: the prediction that is extrapolated, "noise" or "data".
+        eta: strength of the noise, in both forms: 0 the flow ODE, 1 the reverse SDE.
+        lower_order_final: lower the order to 2, then 1, at the end of a run, as the authors do
             below ten steps.
 
     Raises:

@@ -11,9 +11,9 @@ def predictor_corrector(
 ) -> Sampler:
     """A predictor and a corrector in each step; either may be missing.
 
-    `order="paper"` corrects after predicting, at the new time; `"original"` corrects first, at the
-    old time, as the released code does, whose last sample is never corrected. The corrector must
-    have been built to act there (`at="end"` and `at="start"`).
+    `order="paper"` corrects after predicting, at the new time. `"original"` corrects first, at the
+    old time, as in the released code; the last sample is then never corrected. The corrector must
+    be built for the order: with `at="end"` for the paper's, `at="start"` for the original's.
 
     Raises:
         ValueError: for another order.
