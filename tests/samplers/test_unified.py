@@ -140,21 +140,15 @@ def on_nodes(method):
 
 @pytest.mark.parametrize("method", RECOVERED)
 def test_every_published_solver_is_a_schedule(recovered, method):
-    """Schedules of published solvers give the solvers' ends on VP, on uneven nodes.
-
-    The tolerance of 1e-12 is that of some hundred roundings.
-    """
+    """Schedules of published solvers give the solvers' ends on VP, up to some hundred roundings."""
     found = recovered["vp"][list(RECOVERED).index(method)]
     np.testing.assert_allclose(found, own_end(VP(), method), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("law_name", LAWS)
 def test_laws_agree_in_the_rescaled_state(recovered, law_name):
-    """In `x / a` each schedule gives the same end for every law.
-
-    The tolerance is larger because the noise form of order 4 multiplies the rounding of the start
-    by its large coefficients where `a` is small.
-    """
+    """In `x / a` each schedule gives the same end for every law. The tolerance is larger because
+    the large coefficients of the noise form of order 4 multiply the rounding where `a` is small."""
     np.testing.assert_allclose(recovered[law_name], recovered["vp"], rtol=0, atol=1e-11)
 
 
@@ -174,10 +168,7 @@ def test_phi_against_its_series():
 
 
 def test_derivatives_are_exact_for_polynomials_and_of_their_order_beyond():
-    """m points give `d^k/dtheta^k` of polynomials of degree m exactly.
-
-    For exp the error is `O(r^(m + 1 - k))`.
-    """
+    """m points are exact for polynomials of degree m; for exp the error is `O(r^(m + 1 - k))`."""
     r = np.array([[-0.7, -1.5, 1.0, -2.1]])
     for m in range(1, 5):
         w = estimates(r, np.full((1, 4), m) * (np.arange(1, 5) <= m))[0]
@@ -194,11 +185,8 @@ def test_derivatives_are_exact_for_polynomials_and_of_their_order_beyond():
 
 
 def started(lam, order, corrector, relax=(), corrector_relax=()):
-    """Return a schedule of two single steps of order 3 and then multistep of one order.
-
-    So there is no start of lower order. The nodes are those of the multistep part; each stage of a
-    single step is an evaluation too.
-    """
+    """Return a schedule of two single steps of order 3, then multistep of one order, so that no
+    step has a lower order. The nodes are those of the multistep part; single steps use three."""
     steps = list(single(lam[::3][:3], 3).steps)
     corrected = {"corrector": corrector, "corrector_relax": corrector_relax}
     for end in lam[7:]:
@@ -234,11 +222,9 @@ def test_orders_of_convergence():
 
 
 def test_an_implicit_corrector_evaluates_the_corrected_state():
-    """The implicit corrector equals a loop in NumPy, on EDM, for which `dx = eps dsigma`.
-
-    The weights are those of the exponential trapezoid, `phi_1 - phi_2` and `phi_2`. Each step has a
-    predictor of order 1 and a corrector of order 2, and then evaluates the corrected state.
-    """
+    """On EDM, where `dx = eps dsigma`, the implicit corrector equals a loop in NumPy. Each step has
+    a predictor of order 1, a corrector of order 2 with the weights `phi_1 - phi_2` and `phi_2` of
+    the exponential trapezoid, and an evaluation of the corrected state."""
     law, lam = EDM(), np.linspace(-np.log(80.0), 4.0, 9)
     steps = [Step(float(v), corrector="implicit") for v in lam[1:-1]]
     run = unified(law, Schedule(float(lam[0]), (*steps, Step(float(lam[-1])))))
@@ -258,10 +244,7 @@ def test_an_implicit_corrector_evaluates_the_corrected_state():
 
 
 def test_every_step_may_be_of_another_kind():
-    """Steps may differ in form, start, order and points.
-
-    The truth is the polynomial through the same points, integrated by a fine quadrature.
-    """
+    """Steps may differ in form, start, order and points; the truth is a fine quadrature."""
     law, lam = EDM(), np.array([-2.0, -1.2, -0.3, 0.1, 0.9])
     steps = (
         Step(lam[1], "data"),
