@@ -1,5 +1,7 @@
 """The rows of `train_step`, `sampling` and `first_step`, computed from made-up seconds."""
 
+import sys
+
 import pytest
 
 from benchmarks.speed import sampling, train_step, worker
@@ -79,3 +81,18 @@ def test_the_clock_of_a_single_core_is_the_process(monkeypatch, cores, used):
     monkeypatch.setattr(worker.os, "sched_getaffinity", lambda _: cores)
     monkeypatch.setattr(worker.time, used, lambda: -7.0)
     assert worker.clock() == -7.0
+
+
+def test_a_worker_is_a_module_that_can_be_started(tmp_path, monkeypatch):
+    """The process is `python -m` of the worker beside the benchmark, and its answers are JSON."""
+    folder = tmp_path / "benchmarks" / "speed"
+    folder.mkdir(parents=True)
+    text = "import sys; print('answer', len(sys.argv))\nfor line in sys.stdin: print('answer 2.5')"
+    for name in ("train_step_jax", "sampling_jax"):
+        assert (train_step.ROOT / "benchmarks" / "speed" / f"{name}.py").is_file()
+        (folder / f"{name}.py").write_text(text)
+    monkeypatch.setattr(train_step, "ROOT", tmp_path)
+    for name in ("train_step_jax", "sampling_jax"):
+        made = train_step.Worker(sys.executable, name, network="ddpm", batch=8)
+        assert (made.facts, made.ask("step")) == (3, 2.5)
+        made.close()
