@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 import data
+import losses
 import models
 import sde_lib
 from builders.sections import options
 from data.source import unknown
+from losses.needs import needs_of
 from training.optimizer import OPTIMIZERS
 
 
@@ -35,16 +37,16 @@ class Named(NamedTuple):
 
 # Views of several tables: an entry that is added to one of them is in them too.
 LAWS = ChainMap(sde_lib.SDES, sde_lib.TABLED)
-NETWORKS = ChainMap(models.MODELS, models.CLASSIFIERS, models.NOISE_LEVELS)
+NETWORKS = ChainMap(*models.TABLES.values())
+SECOND = ChainMap({"none": lambda split: None}, data.SOURCES)
 OF_DATA = ("eval_split", "centered", "random_flip", "uniform_dequantization")
 NAMED = {
     "sde": Named("name", LAWS),
     "model": Named("name", NETWORKS, ("name", "parent", "centered", "sigma_min", "sigma_max")),
     "data": Named("dataset", data.SOURCES, beside=OF_DATA),
+    "data2": Named("dataset", SECOND),
     "optim": Named("optimizer", OPTIMIZERS),
 }
-# What a loss trains, if not the networks of `models.MODELS`.
-TRAINS = {"classification": models.CLASSIFIERS, "noise_level": models.NOISE_LEVELS}
 
 
 def section_of(section: str, name: str) -> dict[str, Any]:
@@ -54,14 +56,16 @@ def section_of(section: str, name: str) -> dict[str, Any]:
 
 
 def whole_data(config: ConfigDict) -> ConfigDict:
-    """A config whose section `data` has all keys of its kind: one that a file makes anew may leave
-    out those that stay at their defaults. A section of another kind is left to be refused."""
-    name = config.data.get("dataset")
-    if name not in data.SOURCES:
-        return config
-    own, whole = set(config.data) - {"dataset", *OF_DATA}, section_of("data", name)
-    if own and own <= whole.keys():
-        config.data = ConfigDict({**whole, **config.data.to_dict()})
+    """A config whose sections `data` and `data2` have all keys of their kind: one that a file makes
+    anew may leave out those that stay at their defaults. A section of another kind is left to be
+    refused."""
+    for section in ("data", "data2"):
+        name, (key, table, _, beside) = config[section].get("dataset"), NAMED[section]
+        if name not in table:
+            continue
+        own, whole = set(config[section]) - {key, *beside}, section_of(section, name)
+        if own and own <= whole.keys():
+            config[section] = ConfigDict({**whole, **config[section].to_dict()})
     return config
 
 
@@ -88,10 +92,11 @@ def arguments_of(section: str, config: Mapping[str, Any]) -> tuple[Callable, dic
 
 def trained(loss: str) -> Mapping[str, Any]:
     """The networks that a loss trains, by name."""
-    return TRAINS.get(loss, models.MODELS)
+    return models.TABLES[needs_of(losses.LOSSES[loss]).trains]
 
 
 def loss_of(network: str, continuous: bool) -> str:
     """The loss that a network is trained with where no other is named."""
-    usual = "denoising" if continuous else "discrete"
-    return next((loss for loss, networks in TRAINS.items() if network in networks), usual)
+    if network in models.MODELS:
+        return "denoising" if continuous else "discrete"
+    return next(loss for loss in losses.LOSSES if network in trained(loss))

@@ -56,12 +56,14 @@ CHOICES = (
 
 
 def options(make: Callable, given: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Keyword arguments of a constructor that have a plain default, without those of `given`."""
-    return {
+    """Keyword arguments of a constructor that have a plain default, without those of `given`; and
+    the teachers of a loss, each a workdir that is still to be named."""
+    found = {
         name: parameter.default
         for name, parameter in inspect.signature(make).parameters.items()
         if isinstance(parameter.default, PLAIN) and name not in given
     }
+    return {**found, **dict.fromkeys(losses.needs_of(make).teachers, "")}
 
 
 def sections(section: str) -> dict[str, dict[str, Any]]:
@@ -86,6 +88,10 @@ def pruned(config: ConfigDict) -> ConfigDict:
     """A config with the sections of methods that it uses and no others."""
     found = config.to_dict()
     choosing = {choice.section for choice in CHOICES}
+    if found.get("data2", {}).get("dataset") == "none":
+        del found["data2"]
+    if not found.get("players", True):
+        del found["players"]
     for name, section in found.items():
         unread = idle(name, section) if name in choosing else ()
         if isinstance(section, dict):

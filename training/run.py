@@ -48,6 +48,7 @@ def run_training(
     mesh = make_mesh(experiment.config.mesh.fsdp)
     check_batch(config.batch_size // config.accumulate, mesh, per_update(config))
     check_steps_left(workdir, config)
+    frozen = experiment.frozen()
     with contextlib.ExitStack() as stack:
         # Held before it is claimed: with --force_config a claim writes.
         on_lead(lambda: stack.enter_context(held(workdir)))
@@ -55,6 +56,9 @@ def run_training(
         forced = on_lead(lambda: claim(workdir, force=force_config, training=True, **config_of))
         changed = on_lead(lambda: check_data(workdir, experiment.train, force_config))
         forced = (forced or []) + (changed or [])
+        if experiment.second is not None:
+            second = lambda: check_data(workdir, experiment.second, force_config, "data2")
+            forced += on_lead(second) or []
         # Entered before anything is compiled, in which a signal would be lost.
         stop = stack.enter_context(Stop())
         checkpoints = Checkpoints(workdir, config.keep_snapshots)
@@ -70,9 +74,10 @@ def run_training(
             experiment.config.seed,
             jax.process_index(),
             jax.process_count(),
+            experiment.second,
         )
         return train(
-            prepared_step(experiment, state, loader, mesh),
+            prepared_step(experiment, state, loader, mesh, frozen),
             state,
             loader,
             checkpoints,
@@ -90,7 +95,7 @@ def run_training(
         )
 
 
-def prepared_step(experiment, state: TrainState, loader: Loader, mesh) -> Callable:
+def prepared_step(experiment, state: TrainState, loader: Loader, mesh, frozen) -> Callable:
     """The compiled step, of which it is told what it takes."""
     config = experiment.config.training
     n, step = config.n_jitted_steps, int(state.step)
@@ -104,7 +109,7 @@ def prepared_step(experiment, state: TrainState, loader: Loader, mesh) -> Callab
         for name, (_, player) in experiment.others.items()
     }
     update = make_train_step(loss, experiment.tx, config.ema_rate, config.accumulate, others)
-    frozen = jax.device_put([experiment.frozen] if experiment.frozen else [], replicated(mesh))
+    frozen = jax.device_put([frozen] if frozen else [], replicated(mesh))
     shardings = state_shardings(state, mesh)
     jitted = jit_step(scan_steps(update, n), mesh, n, shardings, has_frozen=bool(frozen))
     if step >= config.n_iters:  # a finished run has no step

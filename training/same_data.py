@@ -11,12 +11,10 @@ from typing import Any
 from training.workdir import kept_name
 from whole_files import put
 
-FILE = "data.json"
 
-
-def check_data(workdir: Path, train: Any, force: bool = False) -> list[str]:
+def check_data(workdir: Path, train: Any, force: bool = False, name: str = "data") -> list[str]:
     """Compares the training data, a `Source`, with those that the run began with, which are written
-    to `<workdir>/data.json` at its first start.
+    to `<workdir>/data.json` at its first start; `name` is the section, "data" or "data2".
 
     Returns the differences that were forced, a clause each; they are printed too, and the old file
     stays, as `data.json.<n>`.
@@ -24,10 +22,10 @@ def check_data(workdir: Path, train: Any, force: bool = False) -> list[str]:
     Raises:
         ValueError: for other data, with what differs.
     """
-    path, now = workdir / FILE, train.identity
+    path, now = workdir / f"{name}.json", train.identity
     before = read(path)
     found = [
-        f"data.{key} was {before.get(key)} and is {value}"
+        f"{name}.{key} was {before.get(key)} and is {value}"
         for key, value in now.items()
         if before and before.get(key) != value
     ]
