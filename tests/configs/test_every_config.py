@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from program import ROOT
 
+import models
 from builders import experiment as builder
-from builders.constructors import TRAINS
+from builders.constructors import trained
 from builders.experiment import build
 from builders.sections import pruned
 from configs.base import base
@@ -151,7 +152,7 @@ def means(config):
     classes = config.model.get("num_classes", 0) if config.model.name != "ncsn" else 0
     data = {key: config.data[key] for key in ("centered", "uniform_dequantization")}
     parts = [config.sde.to_dict(), config.prediction.to_dict(), config.training.continuous, data]
-    return [*parts, classes, config.loss.name in TRAINS]
+    return [*parts, classes, trained(config.loss.name) is models.MODELS]
 
 
 # The config keys on which each program depends.
@@ -218,7 +219,7 @@ def quick(monkeypatch):
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_trains_is_evaluated_and_samples(name, folder, tmp_path, quick):
     config = reduced(PROGRAMS[name][0], folder)
-    scores = config.loss.name not in TRAINS
+    scores = trained(config.loss.name) is models.MODELS
     new = {key: FIRST[key].get(told(key(CONFIGS[PROGRAMS[name][0]]))) == name for key in FIRST}
     config.training.snapshot_sampling = config.eval.enable_sampling = scores and new[samples]
     config.eval.enable_bpd &= scores and new[weighs]
