@@ -34,16 +34,15 @@ class Checked(CacheInterface):
         """The program of that name; None where there is none, or another one."""
         name = f"{key}-checked"
         value = self._plain.get(name)
-        if value is None:
+        if value is None or value[:DIGEST] != digest(name, value[DIGEST:]):
             return None
-        if value[:DIGEST] == digest(name, value[DIGEST:]):
-            return value[DIGEST:]
-        # It would stand in the way of the right one.
-        (self._path / f"{name}-cache").unlink(missing_ok=True)
-        return None
+        return value[DIGEST:]
 
     def put(self, key: str, value: bytes) -> None:
         name = f"{key}-checked"
+        if self.get(key) is None:
+            # A wrong one would stay: jax leaves alone what is there.
+            (self._path / f"{name}-cache").unlink(missing_ok=True)
         self._plain.put(name, digest(name, value) + value)
 
 

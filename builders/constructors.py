@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 import data
+import losses
 import models
 import sde_lib
 from builders.sections import options
 from data.source import unknown
+from losses.needs import needs_of
 from training.optimizer import OPTIMIZERS
 
 
@@ -34,16 +36,16 @@ class Named(NamedTuple):
 
 # Views of several tables: an entry added to one of the tables appears in the view.
 LAWS = ChainMap(sde_lib.SDES, sde_lib.TABLED)
-NETWORKS = ChainMap(models.MODELS, models.CLASSIFIERS, models.NOISE_LEVELS)
+NETWORKS = ChainMap(*models.TABLES.values())
+SECOND = ChainMap({"none": lambda split: None}, data.SOURCES)
 OF_DATA = ("eval_split", "centered", "random_flip", "uniform_dequantization")
 NAMED = {
     "sde": Named("name", LAWS),
     "model": Named("name", NETWORKS, ("name", "parent", "centered", "sigma_min", "sigma_max")),
     "data": Named("dataset", data.SOURCES, beside=OF_DATA),
+    "data2": Named("dataset", SECOND),
     "optim": Named("optimizer", OPTIMIZERS),
 }
-# The networks that a loss trains; other losses train those of `models.MODELS`.
-TRAINS = {"classification": models.CLASSIFIERS, "noise_level": models.NOISE_LEVELS}
 
 
 def section_of(section: str, name: str) -> dict[str, Any]:
@@ -53,17 +55,18 @@ def section_of(section: str, name: str) -> dict[str, Any]:
 
 
 def whole_data(config: ConfigDict) -> ConfigDict:
-    """Complete the section `data` of a config with the defaults of its kind of data.
+    """Complete the sections `data` and `data2` of a config with the defaults of their kind of data.
 
     A config file that makes a new section may leave out keys with default values. A section with
     keys of another kind is left unchanged; `arguments_of` refuses it.
     """
-    name = config.data.get("dataset")
-    if name not in data.SOURCES:
-        return config
-    own, whole = set(config.data) - {"dataset", *OF_DATA}, section_of("data", name)
-    if own and own <= whole.keys():
-        config.data = ConfigDict({**whole, **config.data.to_dict()})
+    for section in ("data", "data2"):
+        name, (key, table, _, beside) = config[section].get("dataset"), NAMED[section]
+        if name not in table:
+            continue
+        own, whole = set(config[section]) - {key, *beside}, section_of(section, name)
+        if own and own <= whole.keys():
+            config[section] = ConfigDict({**whole, **config[section].to_dict()})
     return config
 
 
@@ -90,10 +93,11 @@ def arguments_of(section: str, config: Mapping[str, Any]) -> tuple[Callable, dic
 
 def trained(loss: str) -> Mapping[str, Any]:
     """The networks that a loss trains, by name."""
-    return TRAINS.get(loss, models.MODELS)
+    return models.TABLES[needs_of(losses.LOSSES[loss]).trains]
 
 
 def loss_of(network: str, continuous: bool) -> str:
     """The default loss of a network."""
-    usual = "denoising" if continuous else "discrete"
-    return next((loss for loss, networks in TRAINS.items() if network in networks), usual)
+    if network in models.MODELS:
+        return "denoising" if continuous else "discrete"
+    return next(loss for loss in losses.LOSSES if network in trained(loss))

@@ -19,6 +19,7 @@ import likelihood
 import samplers
 import sde_lib
 from builders.aliases import modernised
+from builders.beside import build_players, build_teachers, given_to_loss
 from builders.checks import check_combinations, check_numbers, classes_told
 from builders.constructors import whole_data
 from builders.levels import build_levels, restored_levels
@@ -28,12 +29,13 @@ from builders.path import build_path
 from builders.places import expanded
 from builders.sampling import build_sampler
 from builders.sections import pruned, used
-from builders.sources import build_sources, data_moments
+from builders.sources import build_second, build_sources, data_moments
 from builders.steps import Known
 from builders.stored import understood
-from builders.training import build_loss, build_optimizer
+from builders.training import build_losses, build_optimizer, build_preprocessing
 from data.source import unknown
 from losses.denoising import LossFn
+from losses.needs import MAIN
 from samplers.base import SampleFn
 from samplers.schedules.recipe import Recipe
 from sde_lib.classifier import LogitsFn
@@ -58,8 +60,10 @@ class Experiment:
       also solves for codes.
     - `classes`: guidance of samples to classes, added by `build_classes`; None for none.
     - `recipe`: the measured solver of `sampling.method = "own"`, added by `fitted`; else None.
+    - `second`: the source of the second ends of pairs; None for none.
     - `others`: networks that are trained with this one, by name: `init(key) -> params` and a
-      `Player`. `frozen`: parameters of networks that are not trained, by name. Losses get both.
+      `Player`. `frozen()` reads the parameters of networks that are not trained, by name. Losses
+      get both.
     - `scaler`: the scaler of training. `bits_scaler`: the same with dequantisation, which bits/dim
       needs.
     """
@@ -85,7 +89,8 @@ class Experiment:
     others: Mapping[str, tuple[Callable[[Array], Any], Player]] = dataclasses.field(
         default_factory=dict
     )
-    frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    frozen: Callable[[], Mapping[str, Any]] = dict
+    second: data.Source | None = None
 
     @property
     def settings(self) -> ConfigDict:
@@ -122,7 +127,8 @@ def build(config: ConfigDict, reads_data: bool = True) -> Experiment:
     check_numbers(config)
     path = build_path(config.sde)
     check_combinations(config)
-    return assemble(config, path, *build_sources(config, reads_data))
+    train, test = build_sources(config, reads_data)
+    return assemble(config, path, train, test, build_second(config, train, reads_data))
 
 
 def replaced(experiment: Experiment, section: str, **values: Any) -> Experiment:
@@ -145,7 +151,8 @@ def replaced(experiment: Experiment, section: str, **values: Any) -> Experiment:
     config = modernised(config)
     check_numbers(config)
     check_combinations(config)
-    return assemble(config, experiment.path, experiment.train, experiment.test)
+    sources = experiment.train, experiment.test, experiment.second
+    return assemble(config, experiment.path, *sources)
 
 
 def place_of(name: str, section: ConfigDict, key: str) -> ConfigDict:
@@ -159,11 +166,19 @@ def place_of(name: str, section: ConfigDict, key: str) -> ConfigDict:
 
 
 def assemble(
-    config: ConfigDict, path: sde_lib.AffinePath, train: data.Source, test: data.Source
+    config: ConfigDict,
+    path: sde_lib.AffinePath,
+    train: data.Source,
+    test: data.Source,
+    second: data.Source | None = None,
 ) -> Experiment:
     """Build an experiment from a checked config, its law and its data."""
-    scaler = data.Scaler(train.levels, config.data.centered, config.data.uniform_dequantization)
+    scaler = build_scaler(config.data, train)
     model = build_model(config, train.shape)
+    teachers = build_teachers(build, config, path, train.shape)
+    players = build_players(config, train.shape)
+    prepare = build_preprocessing(config.data, scaler, second and build_scaler(config.data, second))
+    losses = build_losses(config, path, model, prepare, given_to_loss(teachers, players))
     rank = config.sampling.pc.teleport_rank or None
     moments = lambda: data_moments(train, scaler, config.data.random_flip, rank)
     levels = partial(restored_levels, build, path, train.shape, config.data.centered)
@@ -177,7 +192,7 @@ def assemble(
         bits_scaler=scaler.replace(dequantize=train.levels > 0),
         train=train,
         test=test,
-        loss=build_loss(config, path, model, scaler),
+        loss=losses[MAIN],
         tx=build_optimizer(config.optim, config.training.n_iters),
         predict=build_predict(config, path, model),
         logits=build_logits(config, path, model),
@@ -185,4 +200,12 @@ def assemble(
         flow_solver=build_flow_solver(config.likelihood),
         log_likelihood=build_likelihood(config.likelihood, path),
         levels=build_levels(config, path),
+        others={name: (each.init, each.player(losses[name])) for name, each in players.items()},
+        frozen=lambda: {name: teacher.params() for name, teacher in teachers.items()},
+        second=second,
     )
+
+
+def build_scaler(section: ConfigDict, source: data.Source) -> data.Scaler:
+    """The border between the levels of a source and the model."""
+    return data.Scaler(source.levels, section.centered, section.uniform_dequantization)

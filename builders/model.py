@@ -20,8 +20,11 @@ from sde_lib.prediction import PredictFn
 DTYPES = ("float32", "bfloat16")
 
 
-def build_model(config: ConfigDict, shape: tuple[int, ...]) -> Any:
-    network, kwargs = arguments_of("model", config.model)
+def build_model(
+    config: ConfigDict, shape: tuple[int, ...], section: ConfigDict | None = None
+) -> Any:
+    """The network of a section `model`, that of the config itself if no other is given."""
+    network, kwargs = arguments_of("model", section or config.model)
     known = {field.name for field in dataclasses.fields(network)}
     kwargs["dtype"] = jnp.dtype(choose("model.dtype", kwargs["dtype"], DTYPES))
     if "centered" in known:

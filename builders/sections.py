@@ -57,12 +57,16 @@ CHOICES = (
 
 
 def options(make: Callable, given: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The arguments of a constructor with a plain default (see PLAIN), except those in `given`."""
-    return {
+    """The arguments of a constructor with a plain default (see PLAIN), except those in `given`.
+
+    A loss also has its teachers as options, each an empty string until a workdir is named.
+    """
+    found = {
         name: parameter.default
         for name, parameter in inspect.signature(make).parameters.items()
         if isinstance(parameter.default, PLAIN) and name not in given
     }
+    return {**found, **dict.fromkeys(losses.needs_of(make).teachers, "")}
 
 
 def sections(section: str) -> dict[str, dict[str, Any]]:
@@ -87,6 +91,10 @@ def pruned(config: ConfigDict) -> ConfigDict:
     """Return a config without the sections of methods that it does not use."""
     found = config.to_dict()
     choosing = {choice.section for choice in CHOICES}
+    if found.get("data2", {}).get("dataset") == "none":
+        del found["data2"]
+    if not found.get("players", True):
+        del found["players"]
     for name, section in found.items():
         unread = idle(name, section) if name in choosing else ()
         if isinstance(section, dict):

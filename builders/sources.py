@@ -7,9 +7,10 @@ from ml_collections import ConfigDict
 
 import data
 import exact
+import losses
 import restoration
 from builders.aliases import modernised
-from builders.checks import check_classes, check_data
+from builders.checks import check_classes, check_data, choose
 from builders.constructors import arguments_of
 
 MOMENTS_BATCH = 1000
@@ -59,9 +60,9 @@ def needs_data(config: ConfigDict, mode: str) -> bool:
     )
 
 
-def absence(section: ConfigDict, error: str) -> str:
+def absence(section: ConfigDict, error: str, name: str = "data") -> str:
     """The error sentence for missing data: their name, where they were sought, what to do."""
-    mend = "--config.data.path=PATH"
+    mend = f"--config.{name}.path=PATH"
     text = f"The data of this config, {called(section)}, are not there. {error}"
     return text if mend in text else f"{text} {mend} says where they lie."
 
@@ -79,14 +80,55 @@ def build_data(section: ConfigDict) -> tuple[data.Source, data.Source]:
         FileNotFoundError: the data are missing, or `data.path` is empty.
         ValueError: as the loader of the data.
     """
-    _, given = arguments_of("data", section)
+    splits = ("train", section.get("eval_split", "test"))
+    return tuple(load_split("data", section, split) for split in splits)
+
+
+def load_split(name: str, section: ConfigDict, split: str) -> data.Source:
+    """Load one split of the data of a section, `data` or `data2`."""
+    _, given = arguments_of(name, section)
     if section.dataset in ("idx", "image_folder", "npz") and not section.path:
         raise FileNotFoundError(
-            f"data.path is empty; data.dataset = {section.dataset!r} reads a file or folder: give "
-            "it with --config.data.path=PATH."
+            f"{name}.path is empty; {name}.dataset = {section.dataset!r} reads a file or folder: "
+            f"give it with --config.{name}.path=PATH."
         )
-    splits = ("train", section.get("eval_split", "test"))
-    return tuple(data.load(section.dataset, split, **given) for split in splits)
+    return data.load(section.dataset, split, **given)
+
+
+def build_second(config: ConfigDict, train: data.Source, reads_data: bool) -> data.Source | None:
+    """Where the second ends of pairs come from, the section `data2`; None where there is none.
+
+    Raises:
+        ValueError: for a loss that takes pairs and has none, one that takes none and has a second
+            source, or examples of another shape.
+        FileNotFoundError: where the data are not there, and are read.
+    """
+    name, section = config.loss.name, config.data2
+    wanted = losses.needs_of(choose("loss.name", name, losses.LOSSES)).second
+    if section.dataset == "none":
+        if wanted and reads_data and train.fetch_x1 is None:
+            raise ValueError(
+                f"loss.name is {name!r}, which trains on pairs, {train.name} has no second ends, "
+                "and data2.dataset is 'none'; name their source in the section data2."
+            )
+        return None
+    if not wanted:
+        raise ValueError(
+            f"data2.dataset is {section.dataset!r}, and loss.name = {name!r} reads no second ends; "
+            "set data2.dataset='none', or choose a loss that trains on pairs."
+        )
+    try:
+        second = load_split("data2", section, "train")
+    except FileNotFoundError as error:
+        if not reads_data:
+            return None
+        raise FileNotFoundError(absence(section, str(error), "data2")) from error
+    if second.shape != train.shape:
+        raise ValueError(
+            f"{second.name} of data2 has examples of shape {second.shape}, and {train.name} of "
+            f"data {train.shape}; the two ends of a pair must have the same."
+        )
+    return second
 
 
 def data_moments(

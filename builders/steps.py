@@ -64,11 +64,12 @@ def construct(where: str, make: Callable, section: Mapping[str, Any], **given: A
 
 @contextlib.contextmanager
 def naming(where: str, keys: Container[str]) -> Iterator[None]:
-    """Put the section's name before an error sentence that begins with one of its keys."""
+    """Put the section's name before an error sentence that begins with one of its keys, or with a
+    key of a section in it."""
     try:
         yield
     except ValueError as error:
-        if str(error).split(" ")[0] in keys:
+        if str(error).split(" ")[0].split(".")[0] in keys:
             raise ValueError(f"{where}.{error}") from None
         raise
 

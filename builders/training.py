@@ -1,6 +1,7 @@
 """The sections `loss` and `optim` of a config as one loss and one optimizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import sde_lib
 from builders.checks import choose, classes_told
 from builders.constructors import arguments_of
 from builders.steps import construct, naming
-from losses.denoising import LossFn
+from losses.denoising import LossFn, NetworkFn
 from models import CLASSIFIERS
 from sde_lib.prediction import CONDITIONING, KINDS, kinds
 
@@ -31,25 +32,52 @@ def build_prediction(config: ConfigDict) -> dict[str, Any]:
 def build_loss(
     config: ConfigDict, path: sde_lib.AffinePath, model: Any, scaler: data.Scaler
 ) -> LossFn:
-    """The loss on raw batches: flip, dequantise and scale on the device, then the named loss."""
+    """The loss of a run of one network and one source: flip, dequantise and scale on the device,
+    then the named loss."""
+    return build_losses(config, path, model, build_preprocessing(config.data, scaler))[losses.MAIN]
+
+
+def build_losses(
+    config: ConfigDict,
+    path: sde_lib.AffinePath,
+    model: Any,
+    prepare: Callable[[Array, dict], dict],
+    beside: Mapping[str, Callable] = MappingProxyType({}),
+) -> dict[str, LossFn]:
+    """The losses on raw batches by player: what `prepare` does, then the named loss.
+
+    Args:
+        prepare: `(key, batch) -> batch`, see `build_preprocessing`.
+        beside: what the loss is given of teachers and of further players, by name.
+    """
     name = config.loss.name
     make = choose("loss.name", name, losses.LOSSES)
+    given = {"path": path, "network": network_of(model), "levels": config.model.get("levels")}
+    given |= {**build_prediction(config), **beside}
+    own = {k: v for k, v in config.loss.get(name, {}).items() if k not in beside}
+    made = construct(f"loss.{name}", make, own, **given)
+    tell = build_labels(config)
+
+    def on_raw(on_scaled: LossFn) -> LossFn:
+        def loss(params, others, key, batch):
+            data_key, loss_key = jax.random.split(key)
+            batch = tell(jax.random.fold_in(key, 2), batch)
+            return on_scaled(params, others, loss_key, prepare(data_key, batch))
+
+        return loss
+
+    by_player = made if losses.needs_of(make).players else {losses.MAIN: made}
+    return {player: on_raw(loss) for player, loss in by_player.items()}
+
+
+def network_of(model: Any) -> NetworkFn:
+    """`(params, x, cond, dropout_key, **known) -> output` of a network in training mode."""
 
     def network(params, x, cond, dropout_key, **known):
         rngs = {"dropout": dropout_key}
         return model.apply({"params": params}, x, cond, train=True, rngs=rngs, **known)
 
-    given = {"path": path, "network": network, "levels": config.model.get("levels")}
-    given |= build_prediction(config)
-    on_scaled = construct(f"loss.{name}", make, config.loss.get(name, {}), **given)
-    prepare, tell = build_preprocessing(config.data, scaler), build_labels(config)
-
-    def loss(params, others, key, batch):
-        data_key, loss_key = jax.random.split(key)
-        batch = tell(jax.random.fold_in(key, 2), batch)
-        return on_scaled(params, others, loss_key, prepare(data_key, batch))
-
-    return loss
+    return network
 
 
 def build_preprocessing(

@@ -29,6 +29,17 @@ def add_methods(section: ConfigDict, name: str) -> None:
     section.update(old_keys(name))
 
 
+def player(network: str, optimizer: str = "adam") -> ConfigDict:
+    """The section of a network that is trained beside the main one, `config.players.<name>`, for a
+    loss that declares one (`losses.needs`)."""
+    section = ConfigDict({"optim": section_of("optim", optimizer)})
+    section.model = ConfigDict({**section_of("model", network), **NETWORKS.get(network, {})})
+    section.model.dtype = "float32"
+    section.ema_rate = 0.999
+    section.every = 1  # its turns: the steps that are a multiple of it
+    return section
+
+
 def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDict:
     """The defaults for a law, a network and a kind of data, by name.
 
@@ -81,6 +92,9 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.training.snapshot_sampling = False
     config.training.progress = True
     add_methods(config.training, "training")  # score_sde's names
+
+    # Further networks, for a loss that trains several: see `player`.
+    config.players = ConfigDict()
 
     # Devices over which parameters, average and moments are split; batches are split over all
     # devices.
@@ -202,4 +216,6 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.data.centered = law != "ve"  # the model sees [-1, 1]; otherwise [0, 1]
     config.data.random_flip = False
     config.data.uniform_dequantization = False
+    # The second ends of pairs, for a loss that takes them, scaled as the first ones are.
+    config.data2 = ConfigDict(section_of("data2", "none"))
     return config

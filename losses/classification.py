@@ -13,12 +13,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from losses.denoising import LossFn, NetworkFn, draw
+from losses.needs import needs
 from losses.time_sampling import TIME_SAMPLING
 from sde_lib import AffinePath
 from sde_lib.classifier import log_prob, make_logits
 from sde_lib.ranges import one_of
 
 
+@needs(trains="classifiers")
 def classification_loss(
     path: AffinePath,
     network: NetworkFn,

@@ -16,10 +16,12 @@ import optax
 from jax import Array
 
 from losses.denoising import LossFn, NetworkFn
+from losses.needs import needs
 from sde_lib import AffinePath, expand
 from sde_lib.levels import Levels, make_levels
 
 
+@needs(trains="noise_levels")
 def noise_level_loss(
     path: AffinePath,
     network: NetworkFn,

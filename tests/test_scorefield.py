@@ -76,7 +76,7 @@ def test_a_search_in_the_workdir_is_found_by_own(run, workdir, capsys, monkeypat
     """The command refines a solver for the run and keeps it where `own` finds it."""
     monkeypatch.setattr(candidates, "METHODS", candidates.METHODS[2:3])
     monkeypatch.setattr(candidates, "ORDERS", ())
-    flags = "--nfe 4 --starts 8 --refined 1 --late 20".split()
+    flags = ["--nfe", "4", "--starts", "8", "--refined", "1", "--late", "20"]
     search_solver.main(["--workdir", str(workdir), *flags])
     recipe, about = load_recipe(workdir / "solvers" / "own_4.json")
     assert about["error on fresh starts"] <= about["before refinement"]

@@ -55,6 +55,7 @@ def run_training(
     mesh = make_mesh(experiment.config.mesh.fsdp)
     check_batch(config.batch_size // config.accumulate, mesh, per_update(config))
     check_steps_left(workdir, config)
+    frozen = experiment.frozen()
     with contextlib.ExitStack() as stack:
         # The lock comes before the claim, because a claim with --force_config writes.
         on_lead(lambda: stack.enter_context(held(workdir)))
@@ -64,6 +65,9 @@ def run_training(
         changed = on_lead(lambda: check_data(workdir, experiment.train, force_config))
         forced = (forced or []) + (changed or [])
         on_lead(lambda: tell_scale(experiment))
+        if experiment.second is not None:
+            second = lambda: check_data(workdir, experiment.second, force_config, "data2")
+            forced += on_lead(second) or []
         # Entered before anything is compiled, in which a signal would be lost.
         stop = stack.enter_context(Stop())
         checkpoints = Checkpoints(workdir, config.keep_snapshots)
@@ -79,9 +83,10 @@ def run_training(
             experiment.config.seed,
             jax.process_index(),
             jax.process_count(),
+            experiment.second,
         )
         return train(
-            prepared_step(experiment, state, loader, mesh),
+            prepared_step(experiment, state, loader, mesh, frozen),
             state,
             loader,
             checkpoints,
@@ -99,7 +104,7 @@ def run_training(
         )
 
 
-def prepared_step(experiment, state: TrainState, loader: Loader, mesh) -> Callable:
+def prepared_step(experiment, state: TrainState, loader: Loader, mesh, frozen) -> Callable:
     """Compile the step and print its cost."""
     config = experiment.config.training
     n, step = config.n_jitted_steps, int(state.step)
@@ -113,7 +118,7 @@ def prepared_step(experiment, state: TrainState, loader: Loader, mesh) -> Callab
         for name, (_, player) in experiment.others.items()
     }
     update = make_train_step(loss, experiment.tx, config.ema_rate, config.accumulate, others)
-    frozen = jax.device_put([experiment.frozen] if experiment.frozen else [], replicated(mesh))
+    frozen = jax.device_put([frozen] if frozen else [], replicated(mesh))
     shardings = state_shardings(state, mesh)
     jitted = jit_step(scan_steps(update, n), mesh, n, shardings, has_frozen=bool(frozen))
     if step >= config.n_iters:  # a finished run has no step

@@ -11,17 +11,16 @@ from typing import Any
 from training.workdir import kept_name
 from whole_files import put
 
-FILE = "data.json"
 
+def check_data(workdir: Path, train: Any, force: bool = False, name: str = "data") -> list[str]:
+    """Compare the training data with those at the first start of the run.
 
-def check_data(workdir: Path, train: Any, force: bool = False) -> list[str]:
-    """Compare the training data with those at the first start of the run, in `data.json`.
-
-    The first start writes `<workdir>/data.json`.
+    The first start writes `<workdir>/<name>.json`.
 
     Args:
         train: the training split, a `Source`.
-        force: accept other data; the old file is kept as `data.json.<n>`.
+        force: accept other data; the old file is kept as `<name>.json.<n>`.
+        name: the section of the data, "data" or "data2".
 
     Returns:
         The accepted differences, a clause each, which are printed too.
@@ -29,10 +28,10 @@ def check_data(workdir: Path, train: Any, force: bool = False) -> list[str]:
     Raises:
         ValueError: the data differ and `force` is false; the sentence has the differences.
     """
-    path, now = workdir / FILE, train.identity
+    path, now = workdir / f"{name}.json", train.identity
     before = read(path)
     found = [
-        f"data.{key} was {before.get(key)} and is {value}"
+        f"{name}.{key} was {before.get(key)} and is {value}"
         for key, value in now.items()
         if before and before.get(key) != value
     ]

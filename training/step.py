@@ -16,11 +16,10 @@ import optax
 from jax import Array
 
 from losses.denoising import LossFn
+from losses.needs import MAIN
 from training.state import PlayerState, TrainState
 
 StepFn = Callable[..., tuple[TrainState, dict[str, Array]]]
-# The name of the network that is sampled from, in the `others` of another player's loss.
-MAIN = "main"
 
 
 class Player(NamedTuple):

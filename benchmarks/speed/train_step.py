@@ -50,7 +50,7 @@ class Worker:
     """
 
     def __init__(self, python: str, module: str, **options: Any):
-        argv = [python, "-m", f"benchmarks.{module}"]
+        argv = [python, "-m", f"benchmarks.speed.{module}"]
         argv += [f"--{key}={value}" for key, value in options.items()]
         self._process = subprocess.Popen(
             argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""What the benchmark of limits says where the answer is known."""
+"""The benchmark of limits on problems with a known answer."""
 
 from itertools import islice
 
@@ -11,7 +11,8 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 
 def test_errors_of_an_ensemble_fall_with_its_size(monkeypatch):
-    """As the root of their number, on the plane; the median of 25 runs is known to a sixth."""
+    """On the plane the errors fall as `1 / sqrt(particles)`, so 16 times as many particles divide
+    them by 4. The median of 25 runs is known to a sixth."""
     plane = list(islice(problems(), 1))
     monkeypatch.setattr(guidance_limits, "problems", lambda: iter(plane))
     monkeypatch.setattr(guidance_limits, "PARTICLES", (100, 1600))
@@ -26,7 +27,7 @@ def test_errors_of_an_ensemble_fall_with_its_size(monkeypatch):
 def test_the_exact_classifier_gives_the_component():
     mixture = next(problem for problem in problems() if not problem.gaussian)
     assert guidance_limits.score_error(LAW, mixture.data) < 1e-12
-    # A classifier of other priors is the same guide, and one of other scales is not.
+    # A classifier of data with other covariances gives another score.
     other = mixture.data._replace(covs=1.1 * mixture.data.covs)
     guide = guidance_limits.logits_fn
     with pytest.MonkeyPatch.context() as patch:

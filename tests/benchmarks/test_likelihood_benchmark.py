@@ -1,4 +1,4 @@
-"""The benchmark of log p: its truths, its statistics, its peers' scores, and one row of slopes."""
+"""The benchmark of log p: the exact values, the statistics, the peers' scores, a row of slopes."""
 
 import json
 
@@ -47,7 +47,8 @@ def test_bias_is_in_standard_errors():
     right, wrong = checks.biases(draws, truth), checks.biases(draws + 0.1, truth)
     assert abs(right["bias"]) < 3.0 and abs(right["square"] - 1.0) < 0.6
     assert abs(right["spread"] - 2.0) < 0.05
-    # 0.1 in units of 2 / sqrt(1000 * 50), and of 2 / sqrt(1000) for one example.
+    # The shift of 0.1 is 11.2 standard errors 2 / sqrt(1000 * 50) of the mean over all examples.
+    # It is 1.58 standard errors 2 / sqrt(1000) of one example, and 1.58^2 = 2.5.
     assert abs(wrong["bias"] - right["bias"] - 11.2) < 0.6
     assert abs(wrong["square"] - right["square"] - 2.5) < 1.0
 

@@ -1,4 +1,4 @@
-"""The table of orders: its slope, one cell of each table, and a round trip."""
+"""The table of orders: the fitted slope, one cell of each table, and a round trip."""
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ def test_every_predictor_with_a_deterministic_form_is_in_the_table():
 
 
 def test_the_data_are_those_of_the_tests():
-    """Both problems, against the closed forms that were written apart from the project's."""
+    """Both problems agree with the closed forms of the tests, which share no code with them."""
     rng = np.random.default_rng(0)
     data = Gaussian(command.DATA.mean, (command.DATA.U * command.DATA.L) @ command.DATA.U.T)
     x, eps, truth = command.start_of(VP)

@@ -1,4 +1,4 @@
-"""The sampling problem of the benchmark: its network, its end points, its score, its table."""
+"""The sampling problem of the benchmark: the denoiser, the end points, the score, the table."""
 
 import json
 
@@ -98,7 +98,7 @@ def test_the_command_writes_rows_of_counted_evaluations(points, tmp_path, monkey
     keys = {"source", "sampler", "grid", "recipe", "data", "nfe", "rmse"}
     assert all(set(row) == keys for row in rows)
     assert {(row["source"], row["data"], row["nfe"]) for row in rows} == {("ours", "six", 5)}
-    # Two evaluations a step and the denoising make 5; without it Heun cannot.
+    # Heun makes two evaluations a step. So 5 evaluations need the denoising step.
     assert {row["grid"].endswith("denoise") for row in rows if row["sampler"] == "heun"} == {True}
     assert len([row for row in rows if row["sampler"] == "ddim"]) == 2 * len(GRIDS)
     recipes = {row["recipe"]: (row["sampler"], row["grid"]) for row in rows if row["recipe"]}

@@ -1,4 +1,4 @@
-"""Counting collectives in a program, and the sums of a projection."""
+"""The count of collectives in a program, and the parts of a projected step time."""
 
 import pytest
 
@@ -25,6 +25,6 @@ def test_a_projection_is_the_sum_of_its_parts():
     found = projection(chip, flops=1e9, parameters=1000, share=0.5)
     assert found["compute"] == pytest.approx(2.0)
     assert found["update"] == pytest.approx(0.036)
-    # Around a ring each device sends 2 (n - 1) / n times the gradients.
+    # In a ring each device sends 2 (n - 1) / n times the bytes of the gradients.
     assert found["exchange"] == pytest.approx(0.06)
     assert found["step"] == pytest.approx(2.096)

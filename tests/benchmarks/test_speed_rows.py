@@ -1,4 +1,6 @@
-"""The rows of `train_step`, `sampling` and `first_step`, from made-up seconds."""
+"""The rows of `train_step`, `sampling` and `first_step`, computed from made-up seconds."""
+
+import sys
 
 import pytest
 
@@ -24,10 +26,10 @@ def facts(name, gflop, parameters):
 
 
 def test_training_rows(monkeypatch):
-    """Ratios round by round, and the best matmul rates as peak."""
+    """Ratios are taken round by round; the peak is the median of the fastest matrix products."""
     ours = Scripted(
         facts("ours", 30.0, 7),
-        step=[9.0, 1.0, 9.0, 2.0, 9.0, 3.0],  # the first of each round does not count
+        step=[9.0, 1.0, 9.0, 2.0, 9.0, 3.0],  # the first step of each round does not count
         forward=[0.5] * 3,
         matmul=[40.0, 50.0, 50.0],
         peak=[100],
@@ -49,12 +51,13 @@ def test_training_rows(monkeypatch):
     assert (first["images_per_s"], second["images_per_s"]) == (4.0, 2.0)
     assert first["share_of_peak"] == pytest.approx(30.0 / 2 / 50)
     assert second["share_of_peak"] == pytest.approx(36.0 / 4 / 50)
-    assert (first["ratio"], second["ratio"]) == (1.0, 0.5)  # of 1/2, 2/8, 3/4
+    assert (first["ratio"], second["ratio"]) == (1.0, 0.5)  # the median of 1/2, 2/8 and 3/4
     assert (first["peak_mib"], second["peak_mib"]) == (100, 200)
 
 
 def test_sampling_rows():
-    """The loop over as many calls as it makes, and ours over the peer's by the same method."""
+    """The overhead is the loop's time over that of its bare network calls. The ratio is our time
+    over the peer's time with the same method."""
     told = {"ddim": {"nfe": 2, "compile_s": 5.0}, "heun": {"nfe": 4, "compile_s": 6.0}}
     ours = {"ddim": [1.0, 2.0], "heun": [3.0, 3.0], "bare 2": [1.0, 1.0], "bare 4": [2.0, 6.0]}
     first, second = sampling.rows_of({"implementation": "a", "loops": told}, ours, 8, ours)
@@ -78,3 +81,18 @@ def test_the_clock_of_a_single_core_is_the_process(monkeypatch, cores, used):
     monkeypatch.setattr(worker.os, "sched_getaffinity", lambda _: cores)
     monkeypatch.setattr(worker.time, used, lambda: -7.0)
     assert worker.clock() == -7.0
+
+
+def test_a_worker_is_a_module_that_can_be_started(tmp_path, monkeypatch):
+    """The process is `python -m` of the worker beside the benchmark, and its answers are JSON."""
+    folder = tmp_path / "benchmarks" / "speed"
+    folder.mkdir(parents=True)
+    text = "import sys; print('answer', len(sys.argv))\nfor line in sys.stdin: print('answer 2.5')"
+    for name in ("train_step_jax", "sampling_jax"):
+        assert (train_step.ROOT / "benchmarks" / "speed" / f"{name}.py").is_file()
+        (folder / f"{name}.py").write_text(text)
+    monkeypatch.setattr(train_step, "ROOT", tmp_path)
+    for name in ("train_step_jax", "sampling_jax"):
+        made = train_step.Worker(sys.executable, name, network="ddpm", batch=8)
+        assert (made.facts, made.ask("step")) == (3, 2.5)
+        made.close()

@@ -1,4 +1,4 @@
-"""Counted work against closed forms."""
+"""The counted floating-point operations against closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,10 @@ def convolve(stride, padding):
 
 def test_convolutions_leave_out_the_padding():
     x, k = jnp.zeros((2, 8, 6, 5)), jnp.zeros((3, 3, 5, 7))
-    # Along an axis of n pixels, 3 n positions less the two beyond the ends.
+    # Along an axis of n pixels a kernel of 3 makes 3 n products, less the 2 beyond the ends.
     assert work(convolve(1, "SAME"), x, k) == 2 * 2 * 5 * 7 * (3 * 8 - 2) * (3 * 6 - 2)
     assert work(convolve(1, "VALID"), x, k) == 2 * 2 * 5 * 7 * (3 * 6) * (3 * 4)
-    # With stride 2 an even axis is padded at its far side alone.
+    # With stride 2 an even axis is padded only at its far side.
     assert work(convolve(2, "SAME"), x, k) == 2 * 2 * 5 * 7 * (3 * 4 - 1) * (3 * 3 - 1)
 
 
@@ -56,20 +56,20 @@ def test_dilation_is_refused():
 
 
 def ddpm_block(n, c_in, c_out):
-    """Products of a residual block on n x n pixels: two convolutions and a NIN."""
+    """The number of products in a residual block on n x n pixels: two convolutions and a NIN."""
     taps = (3 * n - 2) ** 2
     shortcut = n * n * c_in * c_out if c_in != c_out else 0
     return taps * (c_in * c_out + c_out * c_out) + shortcut
 
 
 def test_a_network_against_its_layers():
-    """DDPM of one level and one block, without attention but in the middle."""
+    """A DDPM network with one level and one block, with attention only in the middle."""
     config = cifar10("vp", "ddpm")
     options = {"nf": 32, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": ()}
     config.model.update(options)
     n, c = 8, 32
     taps = (3 * n - 2) ** 2
-    # The embedding's products have a row an image; with one image they do not count.
+    # The embedding's matrix products have one row per image. With one image they do not count.
     blocks = 3 * ddpm_block(n, c, c) + 2 * ddpm_block(n, 2 * c, c)
     attention = 4 * n * n * c * c + 2 * n**4 * c
     ends = 2 * taps * 3 * c

@@ -1,4 +1,4 @@
-"""The program by its command line."""
+"""Fixtures for tests that call the program by its command line."""
 
 import pytest
 from program import inside
@@ -7,7 +7,7 @@ from tiny import flags
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
-    """The workdir of six steps on digits, evaluated and saved at steps 3 and 6: to be copied."""
+    """The workdir of six steps on digits, evaluated and saved at steps 3 and 6. Tests copy it."""
     workdir = tmp_path_factory.mktemp("digits") / "run"
     call = ("--config", "configs/digits_vp.py", "--workdir", workdir, "--mode", "train")
     result = inside(*call, *flags(training__eval_freq=3))

@@ -1,4 +1,4 @@
-"""Bad input: one line on standard error, a status that is not zero, and nothing on the disk."""
+"""Bad input gives one line on standard error and a nonzero status, and writes no file."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from program import ROOT, inside
 DIGITS = ROOT / "configs" / "digits_vp.py"
 CIFAR = ROOT / "configs" / "vp" / "cifar10_ddpmpp_continuous.py"
 
-# The override, and what the line must hold: what was given, and what is known or the rule.
+# Each row is an override and words of the error: the value given, and the known names or the rule.
 UNKNOWN_NAMES = [
     ("sde.name=vpp", "sde.name 'vpp'", "did you mean 'vp'", "subvp"),
     ("model.name=mlpp", "model.name 'mlpp'", "did you mean 'mlp'", "ncsnpp"),
@@ -73,7 +73,7 @@ IMPOSSIBLE_NUMBERS = [
     ("eval.num_samples=6", "eval.num_samples is 6", "20"),
 ]
 
-# Wrong types, and keys that are not there.
+# Values of a wrong type, and unknown keys.
 BAD_FLAGS = [
     ("sde.beta_mn=1", "unknown config key 'sde.beta_mn'", "'sde.beta_min'"),
     ("sde.sigma_max=1", "unknown config key 'sde.sigma_max'"),
@@ -84,7 +84,7 @@ BAD_FLAGS = [
     ("optim.lr=fast", "optim.lr", "fast"),
 ]
 
-# Options that only together make no sense.
+# Options that are wrong only in combination.
 TOGETHER = [
     (
         ["sampling.predictor=none", "sampling.corrector=none"],
@@ -107,7 +107,7 @@ TOGETHER = [
 
 
 def complaint(result):
-    """The one line on standard error of a call that failed."""
+    """Return the one line that a failed call writes to standard error."""
     lines = result.err.splitlines()
     assert result.status != 0
     assert len(lines) == 1, result.err
@@ -121,7 +121,10 @@ def overrides(texts):
 
 
 def check(tmp_path, texts, words, config=DIGITS, mode="train", more=()):
-    """The line of a call, which trains for two updates should it not be refused."""
+    """Assert that a call is refused with all `words` in its one line, and writes nothing.
+
+    The config has two updates, so a call that is not refused by mistake ends soon.
+    """
     workdir = tmp_path / "run"
     texts = ["training.n_iters=2", *texts]
     given = ("--config", config, "--workdir", workdir, "--mode", mode)
@@ -132,7 +135,7 @@ def check(tmp_path, texts, words, config=DIGITS, mode="train", more=()):
 
 
 def assert_untouched(folder):
-    """Neither a workdir nor the compilation cache beside it."""
+    """Assert that the folder is empty: no workdir and no compilation cache."""
     assert not list(folder.iterdir())
 
 
@@ -159,7 +162,7 @@ def test_together(tmp_path, texts, words):
 
 
 def test_batch_that_does_not_divide(program, tmp_path):
-    """Said before anything is compiled or claimed, so that the mended run may use the workdir."""
+    """The batch is refused before the workdir is claimed, so the corrected run can use it."""
     workdir = tmp_path / "run"
     result = program(
         *("--config", DIGITS, "--workdir", workdir, "--mode", "train"),
@@ -173,7 +176,7 @@ def test_batch_that_does_not_divide(program, tmp_path):
 
 @pytest.mark.parametrize("size", [6, 12, 20])
 def test_image_that_does_not_halve(tmp_path, size):
-    """DDPM++ halves three times."""
+    """DDPM++ halves the resolution three times, so 8 must divide the size."""
     rng = np.random.default_rng(0)
     source = tmp_path / "data"
     source.mkdir()
@@ -220,7 +223,7 @@ def test_no_checkpoint(tmp_path, mode):
 
 @pytest.mark.parametrize("seeds", ["a", "5-3", "-1", "1-2-3", "", "1.5", "0-", "²", "2147483648"])
 def test_seeds(tmp_path, seeds):
-    """Told before the checkpoint is looked for."""
+    """Wrong seeds are refused before a checkpoint is looked for."""
     more = [f"--seeds={seeds}"]
     check(tmp_path, [], ["--seeds", repr(seeds)], mode="sample", more=more)
 
@@ -252,14 +255,14 @@ def test_mode_and_other_flags(tmp_path):
     ],
 )
 def test_a_flag_that_the_mode_does_not_read(tmp_path, flag, mode, readers):
-    """Also where it is given its default."""
+    """A flag that the mode does not read is refused, also with its default value."""
     name = flag.replace("--no", "--").partition("=")[0]
     words = [f"{name} is given, and --mode {mode} does not read it, only --mode {readers};"]
     check(tmp_path, [], words, mode=mode, more=[flag])
 
 
 def test_no_workdir(program, tmp_path):
-    """Not the current folder."""
+    """An empty --workdir is refused; it does not mean the current folder."""
     for given in (["--workdir="], ["--workdir", ""]):
         argv = ["--config", DIGITS, "--mode", "train", *given]
         assert "--workdir is empty; name" in complaint(program(*argv, cwd=tmp_path))
@@ -277,7 +280,7 @@ app.run(main.main, flags_parser=main.parse_flags)
 
 
 def test_the_home_folder(program, tmp_path):
-    """A shell leaves the ~ in --workdir=~/run as it is; there is no folder of that name."""
+    """A shell does not expand the ~ in --workdir=~/run, so the program does."""
     (tmp_path / "mine.py").write_text(
         "from configs.base import base\ndef get_config():\n    return base('vp', 'mlp', 'npz')\n"
     )
@@ -310,14 +313,14 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 def test_as_a_shell_sees_them(program, tmp_path):
-    """The same in processes: a config file, a key and a name that are not there."""
+    """A missing config file, an unknown key and an unknown name, each in a process of its own."""
     argv = ["--workdir", tmp_path / "run", "--mode", "train"]
     text = complaint(program("--config", "configs/nowhere.py", *argv))
     assert "no config file" in text and "configs/nowhere.py" in text
     argv = ["--config", DIGITS, *argv]
     text = complaint(program(*argv, "--config.optim.rl=1"))
     assert "Unknown config key 'optim.rl'" in text and "lr" in text
-    # By `python main.py`, with no help from the tests' server.
+    # The last call is a plain `python main.py`, without the tests' server.
     command = [sys.executable, "main.py", *map(str, argv), "--config.sampling.grid=even"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert result.returncode == 1 and result.stdout == ""

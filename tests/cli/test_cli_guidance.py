@@ -1,4 +1,4 @@
-"""A classifier and a guided run, one after the other, each in its workdir."""
+"""A classifier is trained in one workdir and guides the samples of a run in another."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from program import inside
 from tiny import flags
 
 VP = "configs/digits_vp.py"
-# What TINY has of the other networks.
+# The changes that TINY makes for the other networks, for a classifier.
 CLASSIFIER = {
     "model.width": 32,
     "model.depth": 1,
@@ -34,7 +34,7 @@ def workdirs(digits, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(workdirs):
-    """A classifier of a few steps, and what its evaluation said."""
+    """Train a classifier for 40 steps, evaluate it, and return the output of the evaluation."""
     given = [f"--config.{key}={value}" for key, value in CLASSIFIER.items()]
     call = ("--config", "configs/digits_vp_classifier.py", "--workdir", workdirs[0])
     results = [inside(*call, "--mode", mode, *given) for mode in ("train", "eval")]
@@ -46,7 +46,7 @@ def trained(workdirs):
 def test_accuracy_of_a_classifier(trained, workdirs):
     assert "Accuracy on test at noise level 0.3" in trained
     report = json.loads((workdirs[0] / "report.json").read_text())
-    # After forty steps it has learnt something.
+    # After 40 steps the accuracy is above that of guessing, 0.1.
     assert 0.15 < report["classifier"][0]["accuracy"] <= 1.0
     assert report["eval_loss"] < np.log(10)
 
@@ -81,7 +81,8 @@ def test_a_picture_is_edited(trained, workdirs, tmp_path):
 
 @pytest.mark.parametrize("method", [{"guidance__method": "pigdm"}, {"edit__method": "sdedit"}])
 def test_what_takes_images_is_sampled(trained, workdirs, method):
-    """By no other mode, whose report would name a guide that nothing follows."""
+    """Methods that take images work only in mode `sample`. In mode `eval` they would have no
+    effect, but the report would name them."""
     given = flags(**method, guidance__noise_std=0.1)
     result = inside("--config", VP, "--workdir", workdirs[1], "--mode", "eval", *given)
     assert result.status != 0 and len(result.err.splitlines()) == 1, result

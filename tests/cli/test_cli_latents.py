@@ -1,4 +1,4 @@
-"""Encode, decode and interpolate, one after the other in one workdir."""
+"""The modes encode, decode and interpolate, one after the other in one workdir."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ FIXED = {
 
 @pytest.fixture(scope="module")
 def call(digits, tmp_path_factory):
-    """`call(mode, *more, **changes)` in one workdir, which is `call.workdir`."""
+    """Return `call(mode, *more, **changes)`, which calls the program in `call.workdir`."""
     workdir = shutil.copytree(digits, tmp_path_factory.mktemp("latents") / "run")
 
     def call(mode, *more, **changes):
@@ -48,7 +48,7 @@ def encoded(call, trained):
 
 
 def line(result):
-    """The one line of a call that failed."""
+    """Return the one error line of a failed call."""
     assert result.status != 0 and len(result.err.splitlines()) == 1, result
     return result.err
 
@@ -86,7 +86,8 @@ def test_encode(encoded):
 
 
 def test_a_code_does_not_depend_on_its_batch(call, encoded):
-    """Nor on its place there: example 13 is the first of one batch and the fourth of another."""
+    """A code depends neither on the batch nor on the place in it. Example 13 is the first of one
+    batch and the fourth of another."""
     assert call("encode", "--seeds", "10-17").status == 0
     some, many = (np.load(encoded / f"latents_{name}.npz")["z"] for name in ("10-17", "5-15"))
     np.testing.assert_allclose(some[:6], many[5:], atol=1e-5)
@@ -94,13 +95,14 @@ def test_a_code_does_not_depend_on_its_batch(call, encoded):
 
 
 def test_decode_gives_the_examples_back(call, trained, encoded):
-    """The newest codes, without a word of which; and the file that is named, at a temperature."""
+    """Without `latents.file` the newest codes are decoded; a named file is decoded, too, here with
+    codes of half the size at temperature 2."""
     result = call("decode")
     assert (result.status, result.err) == (0, "")
     back = np.load(trained / "decoded_5-15_tau_1.npz")
     numbers = list(range(5, 16))
     assert back["indices"].tolist() == numbers and back["temperature"] == 1.0
-    # Noise within a level is 1e-3 of the time nearer to the next one than the round trip's error.
+    # In 1e-3 of the pixels the round trip's error can cross to the next gray level.
     same = back["arr_0"] == raw_and_labels(numbers)[0]
     assert back["arr_0"].dtype == np.uint8 and same.mean() > 0.99
     assert is_png(trained / "decoded_5-15_tau_1.png")

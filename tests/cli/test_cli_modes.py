@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-# Bits/dim are the subject of other tests, and the most expensive part here.
+# Other tests cover bits/dim, which would be the most expensive part here.
 CHANGES = {"eval__enable_bpd": False, "training__eval_freq": 3}
 
 
@@ -27,13 +27,13 @@ def call(workdir, mode, *more, **changes):
 
 @pytest.fixture(scope="module")
 def trained(digits, tmp_path_factory):
-    """A workdir of these tests alone, which go on in it."""
+    """A copy of the trained workdir, which the tests of this module share and write to."""
     return shutil.copytree(digits, tmp_path_factory.mktemp("cli") / "run")
 
 
 @pytest.fixture
 def beside(digits, tmp_path):
-    """As it was after training."""
+    """A fresh copy of the trained workdir for one test."""
     return shutil.copytree(digits, tmp_path / "run")
 
 
@@ -42,7 +42,7 @@ def names(folder):
 
 
 def line(result):
-    """The one line of a call that failed."""
+    """Return the one error line of a failed call."""
     assert result.status != 0 and len(result.err.splitlines()) == 1, result
     return result.err
 
@@ -68,7 +68,7 @@ def test_eval(trained):
     assert np.load(trained / "samples.npz")["arr_0"].shape == (40, 8, 8, 1)
     html = (trained / "report.html").read_text()
     assert html.count("data:image/png") == 3 and "http" not in html.replace("http://www.w3", "")
-    # The number that training logged is the same loss of the same averaged parameters.
+    # Training logged the same loss of the same averaged parameters.
     logged = read_metrics(trained)[-1]["eval_loss"]
     assert report["eval_loss"] == pytest.approx(logged, rel=1e-5)
     assert report["seconds"]["train"] == pytest.approx(
@@ -93,7 +93,7 @@ def test_every_checkpoint(trained):
 
 
 def test_waiting(trained):
-    """Every checkpoint is there, so nothing is waited for; each is evaluated, and then it ends."""
+    """With all checkpoints present `--wait` evaluates each of them and ends without waiting."""
     result = call(trained, "eval", "--wait", eval__enable_sampling=False)
     assert result.status == 0, result.err
     heads = [text for text in result.out.splitlines() if text.startswith("checkpoint")]
@@ -141,7 +141,7 @@ def test_another_config(trained):
         assert "model.dropout is 0.25 there and 0.5 now" in text and "--force_config" in text
     assert "optim.lr" in line(call(trained, "train", optim__lr=0.5))
     assert (names(trained), (trained / "config.json").read_bytes()) == before
-    # What does not change the parameters may change.
+    # Keys that do not affect the parameters may change.
     assert call(trained, "sample", "--seeds", "1", sampling__steps=2, eval__seed=3).status == 0
 
 
@@ -178,7 +178,8 @@ def damage(folder, harm):
 
 @pytest.mark.parametrize("harm", ["truncated", "without_its_arrays", "of_garbage"])
 def test_damaged_checkpoint(beside, harm):
-    """One line; the one before is taken, by training for good, which one of the three shows."""
+    """A damaged checkpoint gives one line. Without `--step` the checkpoint before it is used, and
+    training moves the damaged one away. One of the three kinds of damage tests the latter."""
     folder = beside / "checkpoints" / "6"
     damage(folder, harm)
     text = line(call(beside, "sample", "--step", "6"))
@@ -196,7 +197,7 @@ def test_damaged_checkpoint(beside, harm):
 
 
 def test_what_orbax_says_of_damage_is_not_heard(program, beside):
-    """It has much to say, on threads and streams of its own."""
+    """orbax writes long messages from its own threads; none of them reaches standard error."""
     damage(beside / "checkpoints" / "6", "truncated")
     given = ("--config", "configs/digits_vp.py", "--workdir", beside, *flags(**CHANGES))
     text = line(program(*given, "--mode", "sample", "--step", 6))
@@ -214,7 +215,8 @@ def test_half_written_checkpoint(beside, digits):
 
 
 def test_pictures_and_progress(tmp_path):
-    """A picture at each snapshot. The bar goes to standard error, and is switched off elsewhere."""
+    """Each snapshot draws a picture. The progress bar, which other tests switch off, goes to
+    standard error."""
     shown = {"training__snapshot_sampling": True, "training__progress": True}
     result = call(tmp_path, "train", **shown)
     assert result.status == 0 and "6/6" in result.err and "loss" in result.err
@@ -226,7 +228,8 @@ def test_pictures_and_progress(tmp_path):
 
 
 def test_fusions_that_are_wrong_are_off(program):
-    """See test_platform.py; flags that the caller has set stay, and come after."""
+    """The program switches off the fusions that test_platform.py shows to be wrong. XLA flags of
+    the caller are kept and come after."""
     script = "import os; print(os.environ['XLA_FLAGS'])"
     flags_of_xla = program.script(script, devices=2).out
     assert "--xla_cpu_experimental_ynn_fusion_type= " in flags_of_xla

@@ -1,4 +1,4 @@
-"""Data that are not on the disk: each mode goes on without, or says which, where, and the mend."""
+"""Missing data: a mode either works without them or names the data, their place and the remedy."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from configs.base import base
 
 READ = ("train", "eval", "fid_stats", "encode", "interpolate")
 RESTORE, EDIT = {"guidance.method": "mmps"}, {"edit.method": "sdedit"}
-# The mode, what else is set, and whether examples are read.
+# The mode, the changed keys, and whether the mode reads examples.
 CASES = [
     *((mode, {}, True) for mode in READ),
     ("decode", {}, False),
@@ -40,7 +40,7 @@ def config_of(kind, path):
     return config
 
 
-# What the data are called, what the sentence names besides.
+# For each dataset, the name of the data and the remedy in the error.
 KINDS = {
     "tfds": ("tfds cifar10", "tfds build"),
     "image_folder": ("image_folder", "folder of image files"),
@@ -67,7 +67,7 @@ def test_a_path_that_is_not_there(tmp_path, kind, changes):
 )
 @pytest.mark.parametrize("mode", ["sample", "decode"])
 def test_modes_that_go_on_without(tmp_path, kind, path, mode):
-    """An example that is asked for all the same is answered with the sentence."""
+    """`build` succeeds without the data, and only reading an example raises the error."""
     config = config_of(kind, path and str(tmp_path / path))
     made = build(config, needs_data(config, mode))
     assert made.shape == ((32, 32, 3) if kind == "tfds" else (8, 8, 3))

@@ -1,4 +1,4 @@
-"""`build`: each option of a config reaches the formula that it names."""
+"""`build` passes each option of a config to the formula that the option names."""
 
 import functools
 import inspect
@@ -48,7 +48,7 @@ def test_moments_of_the_training_data(flip):
 
 
 def recorded(monkeypatch, module, name):
-    """Replaces a function by one that only notes what it is called with, by name."""
+    """Replace a function by one that only records its arguments by name; return the records."""
     signature, calls = inspect.signature(getattr(module, name)), []
 
     @functools.wraps(denoising_loss)
@@ -75,7 +75,7 @@ def test_options_of_the_likelihood(monkeypatch):
 
 
 def test_the_solver_of_the_flow():
-    """A number each, so that none can stand in the place of another."""
+    """Every argument has a value of its own, so that a swap of two arguments is seen."""
     config = base("vp", "mlp", "npz").likelihood
     config.update(solver="bosh3", rtol=0.1, atol=0.2, max_steps=7, variable="lam", sigma_data=0.3)
     assert build_flow_solver(config) == samplers.Solver("bosh3", 0.1, 0.2, 7, "lam", 0.3)
@@ -85,7 +85,7 @@ def test_the_solver_of_the_flow():
 
 
 def test_likelihood():
-    """With signs as probes the trace is exact here, as all directions are alike."""
+    """Rademacher probes give the exact trace here, because the Jacobian is a multiple of I."""
     data = Gaussian.scalar(0.0, 0.3, dims=3)
     config = base("vp", "mlp", "npz").likelihood
     config.update(divergence="rademacher", eps=0.01)
@@ -138,7 +138,7 @@ def experiment():
 
 
 class Zero:
-    """A network that says zero, and remembers in which mode it was asked."""
+    """A network that returns zero and records `train` and the random keys of each call."""
 
     def __init__(self):
         self.calls = []
@@ -159,7 +159,7 @@ def test_dropout_in_training_alone(experiment, monkeypatch):
 
 
 def test_scalers(experiment):
-    """Bits/dim are taken of dequantised data, whatever training does."""
+    """Bits/dim always use dequantised data, also if training does not."""
     assert experiment.scaler == Scaler(17, True, True)
     plain = build(tiny(data__uniform_dequantization=False, data__centered=False))
     assert plain.scaler == Scaler(17, False, False)
@@ -168,7 +168,7 @@ def test_scalers(experiment):
 
 
 def test_preprocessing_of_pairs():
-    """Both ends are flipped or neither, each with its own scaler and its own noise."""
+    """Both ends of a pair are flipped or neither. Each has its own scaler and its own noise."""
     raw = (np.arange(64 * 16) % 16).astype(np.uint8).reshape(64, 4, 4, 1)
     options = ConfigDict({"random_flip": True})
     prepare = build_preprocessing(options, Scaler(17, True, False), Scaler(33, False, True))
@@ -181,8 +181,8 @@ def test_preprocessing_of_pairs():
 
 
 def test_pairs_of_two_sources_reach_a_loss():
-    """Data that are one number, and another end of any numbers: with both told, the noise of the
-    state is known, and the loss of the network that says it is zero."""
+    """The data are a constant and the other end has random levels. A network that knows both can
+    compute the noise of the state exactly, so its loss is zero."""
     one = from_array("one", "train", np.full((20, 4, 4, 1), 3, np.uint8), None, 17)
     levels = np.random.default_rng(0).integers(0, 17, (30, 4, 4, 1)).astype(np.uint8)
     loader = Loader(one, 8, 0, second=from_array("other", "train", levels, None, 17))
@@ -225,7 +225,7 @@ def test_preprocessing():
     mirrored = [np.allclose(a, b[:, ::-1], atol=1e-6) for a, b in zip(flipped, scaled)]
     same = [np.allclose(a, b, atol=1e-6) for a, b in zip(flipped, scaled)]
     assert np.logical_xor(mirrored, same).all()
-    # 64 fair coins: further than 4 standard deviations from 32 once in 16,000 seeds.
+    # Of 64 fair coins the count is over 4 standard deviations from 32 in one of 16,000 seeds.
     assert abs(sum(mirrored) - 32) <= 16
     np.testing.assert_allclose(untouched, scaled.reshape(64, 16), atol=1e-6)
 
@@ -256,7 +256,7 @@ def test_options_of_the_loss(experiment, monkeypatch):
 
 
 def test_loss_of_a_network_that_says_zero(experiment):
-    """It is E |noise|^2 for the kind `eps`, of 256 * 64 squares of variance 2 each."""
+    """For the kind `eps` the loss is the mean of 256 * 64 squared normals of variance 2, so 1."""
     config = tiny(prediction__kind="eps")
     loss = build_loss(config, experiment.path, Zero(), experiment.scaler)
     batch = {"x0": experiment.train.fetch(np.arange(256))}
@@ -267,7 +267,7 @@ def test_loss_of_a_network_that_says_zero(experiment):
 
 @pytest.mark.parametrize("size, expected", [((), (12, 10)), ((6,), (6, 6)), ((6, 8), (6, 8))])
 def test_image_size_of_a_folder(tmp_path, size, expected):
-    """One number is a square: a flag cannot give it but as a tuple of one."""
+    """One number means a square. A flag can give one number only as a tuple of length one."""
     from PIL import Image
 
     for split in ("train", "test"):
@@ -292,7 +292,7 @@ def test_image_size_of_a_folder(tmp_path, size, expected):
     ],
 )
 def test_tuples_of_another_length(key, value, rule):
-    """Refused with their key, before anything is made of them."""
+    """A tuple of a wrong length is refused with its key, before anything is built."""
     config = base("ve", "ncsnpp", "tfds")
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ValueError, match=rf"^{key} is .*; it {rule}"):
@@ -308,7 +308,7 @@ def test_data_of_another_config(dataset, words):
 
 
 def test_data_that_are_not_there(tmp_path):
-    """Sampling needs their shape alone; everything else needs them."""
+    """Sampling needs only the shape of the data; all other modes need the data."""
     file = ROOT / "configs" / "vp" / "cifar10_ddpmpp_continuous.py"
     config = runpy.run_path(str(file))["get_config"]()
     config.data.path = str(tmp_path)
@@ -318,7 +318,7 @@ def test_data_that_are_not_there(tmp_path):
     assert experiment.shape == (32, 32, 3) and experiment.scaler.levels == 256
     with pytest.raises(FileNotFoundError, match="tfds cifar10, are not there"):
         experiment.train.fetch(np.arange(2))
-    # Only the data know the size of these.
+    # The size of these images is known only from the data.
     config.data.name = "oxford_iiit_pet"
     with pytest.raises(FileNotFoundError, match="oxford_iiit_pet"):
         build(config, reads_data=False)

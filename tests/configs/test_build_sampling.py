@@ -1,4 +1,4 @@
-"""`build_sampler`: each option of the section reaches the sampler that it names."""
+"""`build_sampler` passes each option of its section to the sampler that the section names."""
 
 import inspect
 from typing import NamedTuple
@@ -44,11 +44,11 @@ def section(**changes):
 
 
 def alone(method):
-    """As `build` runs a predictor or a corrector without the other."""
+    """Wrap a predictor or a corrector as `build` does without the other one."""
     return predictor_corrector(method, None, "paper")
 
 
-# The section, and the sampler that it must stand for, with arguments that are not the defaults.
+# A section, and the sampler that it must build. The arguments differ from the defaults.
 METHODS = {
     "euler": (section(predictor="euler_maruyama"), lambda p: alone(euler_maruyama(p))),
     "euler_ode": (
@@ -90,7 +90,7 @@ METHODS = {
         section(predictor="bdia", gamma=0.7),
         lambda p: alone(samplers.bdia(p, 0.7, frame="unit")),
     ),
-    # By the name that the predictor had before.
+    # "restoration" is an earlier name of this predictor.
     "restoration_degradation": (
         section(predictor="restoration", look_back=0.4),
         lambda p: alone(samplers.restoration_degradation(p, 0.4)),
@@ -135,10 +135,10 @@ KEY = jax.random.key(6)
 
 
 class Program(NamedTuple):
-    """What a sampler is to JAX: its operations with the numbers in them, its constants, and its
-    evaluations of the network.
+    """A traced sampler: its operations with the literals, its constants, and its network
+    evaluations.
 
-    Two samplers of one program draw the same, and nothing need be compiled to see it.
+    Two samplers with the same program draw the same samples. The comparison needs no compilation.
     """
 
     text: str
@@ -174,23 +174,23 @@ def test_fixed_step_methods(built, name):
 
 
 def test_methods_differ(built):
-    """Otherwise the comparisons above would compare a thing with itself."""
+    """All programs differ, so the comparisons above can tell the methods apart."""
     assert len({(found.text, found.constants) for found in built.values()}) == len(METHODS)
 
 
-# For what needs the moments of the data.
+# For methods that need the moments of the data.
 MOMENTS = exact.moments(np.random.default_rng(0).normal(0.5, 0.3, (20, 3)))
 KNOWN = Known(moments=lambda: MOMENTS)
 
 
 def landing(ts):
-    """The first node below the level 2, and the jump there from the first of all."""
+    """Return the index of the first node below noise level 2, and the jump to it from node 0."""
     first = int(np.sum(np.exp(-np.asarray(PATH.lam(ts))) > 2.0))
     return first, lambda x: exact.gaussian_flow(PATH, MOMENTS, x, ts[0], ts[first])
 
 
 def test_teleport():
-    """The nodes above the level are jumped over by the Gaussian of the data that are trained on."""
+    """The exact flow of the training data's Gaussian replaces the steps above the noise level."""
     config = section(predictor="ddim", grid="uniform_lam", teleport_sigma=2.0)
     ts, method = make_grid("uniform_lam", PATH, 5, config.eps), ddim(PATH)
     first, land = landing(ts)
@@ -203,7 +203,7 @@ def test_teleport():
 
 
 def assert_the_same(sampler, wanted, atol=1e-6):
-    """The same numbers of two samplers, run as one program; the first of the two results."""
+    """Assert that two samplers, run in one program, draw the same; return the first result."""
     run = jax.jit(lambda key, x: [f(key, PREDICT, x) for f in (sampler, wanted)])
     found, expected = jax.device_get(run(KEY, X))
     assert found.nfe == expected.nfe
@@ -219,7 +219,7 @@ def test_restarts():
     wanted = samplers.restart(PATH, heun(PATH), ts, intervals, True)
     result = assert_the_same(build_sampler(config, PATH), wanted)
     assert result.nfe == 2 * (5 + 6 + 2) + 1
-    # Its steps, with those of the returns: each from one node to the next.
+    # `ts` has the nodes of all steps, including the steps of the restarts.
     assert len(result.ts) == 5 + 6 + 2 + 1 and result.ts[0] == PATH.t1
     for wrong in ((0.2, 1.0, 2, 3), ((0.2, 1.0, 2),), ((0.2, 1.0, 2, 1.5),)):
         with pytest.raises(ValueError, match=r"sampling\.pc\.restarts has the row"):
@@ -240,7 +240,8 @@ def test_restarts_after_teleportation():
 
 
 def test_unified(tmp_path):
-    """A schedule by its name or its file, with its own steps and end, down to `sampling.eps`."""
+    """A schedule is given by its name or its file. It sets the steps and the denoising, and its
+    end is `sampling.eps`."""
     schedule = multistep(np.linspace(-5.0, 4.0, 7), 2, "data", "b2", denoise=True)
     save(tmp_path / "mine.json", schedule)
     config = section(method="unified", schedule=str(tmp_path / "mine.json"), denoise=False)
@@ -256,7 +257,7 @@ def test_unified(tmp_path):
 
 
 def test_unified_with_an_analytic_first_step(tmp_path):
-    """The first output is the mean of the training data, flat as their moments give it."""
+    """The first output is the mean of the training data, a flat vector as in their moments."""
     schedule = multistep(np.linspace(-5.0, 4.0, 7), 2)._replace(analytic=True)
     save(tmp_path / "mine.json", schedule)
     config = section(method="unified", schedule=str(tmp_path / "mine.json"))
@@ -266,7 +267,7 @@ def test_unified_with_an_analytic_first_step(tmp_path):
 
 @pytest.fixture(scope="module")
 def level_network():
-    """A network of the noise level for vectors of three, untrained, as `Known` has it."""
+    """An untrained noise-level network for vectors of length 3, and a `Known` that holds it."""
     model = NoiseLevelMLP(levels=12, width=8, depth=1)
     params = jax.device_get(jax.jit(model.init)(jax.random.key(3), np.zeros((1, 3), np.float32)))
     network = LevelNetwork(make_levels(PATH, 12, 0.05, 50.0), lambda y: model.apply(params, y))
@@ -274,7 +275,7 @@ def level_network():
 
 
 def test_denoising_mcmc(level_network):
-    """Every key of the chain, none at its default, reaches it."""
+    """Every key of the chain, with a value that is not the default, reaches the chain."""
     network, known = level_network
     config = section(
         method="denoising_mcmc", predictor="ddim", eta=0.6, grid="karras", batch_size=4,
@@ -315,7 +316,7 @@ def test_denoising_mcmc_refuses(level_network, change, words):
 
 
 def recorded(monkeypatch, module, name):
-    """Replaces a function by one that only notes what it is called with, by name."""
+    """Replace a function by one that only records its arguments by name; return the records."""
     signature, calls = inspect.signature(getattr(module, name)), []
 
     def note(*args, **kwargs):
@@ -346,12 +347,12 @@ def test_options_of_adaptive_methods(monkeypatch, per_example, denoise):
     own = {"sde_rtol": 0.05, "sde_atol": 0.06, "sde_eta": 0.7, "max_steps": 77, "variable": "lam"}
     own |= {"sigma_data": 0.9, "eps": 0.04, "denoise": denoise}
     build_sampler(section(method="sde", **own), PATH)
-    sde_solver = samplers.Solver("tsit5", 0.05, 0.06, 77, "lam", 0.9)  # its method is ShARK always
+    sde_solver = samplers.Solver("tsit5", 0.05, 0.06, 77, "lam", 0.9)  # the SDE always uses ShARK
     assert calls == [{**expected, "solver": sde_solver, "eta": 0.7}]
 
 
 def test_adaptive_ode():
-    """The exact flow to eps, and there the conditional mean."""
+    """The sampler follows the exact flow to eps and returns the conditional mean there."""
     run = build_sampler(section(method="ode"), PATH)
     found = jax.jit(lambda x: run(KEY, PREDICT, x).x)(X)
     end = Gaussian.scalar(0.5, 0.3, dims=3).flow_map(PATH, X, 1.0, 1e-3)

@@ -1,4 +1,4 @@
-"""The config files: complete, buildable, and with the numbers of the paper."""
+"""The config files are complete, can be built, and have the paper's values."""
 
 import dataclasses
 import inspect
@@ -41,7 +41,7 @@ def load(path):
 
 
 def fields(constructor):
-    """Defaults of a dataclass's own fields; those that Flax adds are left out."""
+    """Return the defaults of a dataclass's own fields, without those that Flax adds."""
     return {
         field.name: field.default
         for field in dataclasses.fields(constructor)
@@ -53,7 +53,7 @@ COUNTS = {}
 
 
 def count(config, shape=(32, 32, 3)):
-    """Parameters of the config's network, which is built but not run; each network once."""
+    """Count the parameters of the config's network by tracing it. Each network is traced once."""
     model = build_model(config, shape)
     key = json.dumps(config.model.to_dict())
     if key not in COUNTS:
@@ -63,11 +63,11 @@ def count(config, shape=(32, 32, 3)):
     return COUNTS[key]
 
 
-# Sections of one constructor: what is not its own default.
+# Sections of one constructor, and their values that differ from its defaults.
 
 
 def test_laws():
-    """A few numbers of papers, and that a config has the law's own."""
+    """Some laws have the values of their papers, and every section has exactly its law's fields."""
     assert section_of("sde", "vp") == {
         "name": "vp",
         "beta_min": 0.1,
@@ -82,13 +82,13 @@ def test_laws():
         assert section_of("sde", name).keys() == own | {"name"}
 
 
-# What the config says elsewhere (`data.centered`, `sde.sigma_min`).
+# Fields that the config sets in other sections (`data.centered`, `sde.sigma_min`).
 FROM_ELSEWHERE = {"centered", "sigma_min", "sigma_max"}
 
 
 @pytest.mark.parametrize("name", constructors.NETWORKS)
 def test_networks(name):
-    """All fields are there: none is lost because its default is no plain value."""
+    """A section has all fields of its network, also those whose default is no plain value."""
     own = fields(constructors.NETWORKS[name])
     found = base("vp", name, "digits").model.to_dict()
     assert found.keys() == own.keys() - FROM_ELSEWHERE | {"name"}
@@ -103,7 +103,7 @@ GIVEN = {"path": "p", "name": "n", "label_key": "l", "image_key": "i", "crop": (
 
 @pytest.mark.parametrize("name", data.SOURCES)
 def test_data(name, monkeypatch):
-    """Each option reaches the argument of the loader that has its name."""
+    """Each option reaches the loader's argument of the same name."""
     arguments = inspect.signature(data.SOURCES[name]).parameters.keys() - {"split"}
     section = base("vp", "mlp", name).data
     wanted = {key: GIVEN[key] for key in arguments}
@@ -130,10 +130,10 @@ def test_every_file_loads_and_every_part_can_be_built(path):
     assert build_sampler(config.sampling, law, Known(config.training.continuous))
     if config.data.dataset == "digits":
         assert build(config).shape == (8, 8, 1)
-    # A law is trained and its likelihood taken from the same smallest time.
+    # Training and the likelihood use the same smallest time.
     assert config.likelihood.eps == config.sde.t0
-    # A network told sigma takes its logarithm; one told a label or log-SNR must not. A classifier
-    # is told sigma whatever the section says.
+    # A network conditioned on sigma takes its logarithm; one on a label or log-SNR must not.
+    # Classifiers are always conditioned on sigma, so their section is not tested.
     if config.loss.name == "classification":
         return
     told_sigma = config.prediction.conditioning == "sigma"
@@ -162,15 +162,15 @@ def test_parameter_counts():
     ncsnpp, deep = count(cifar10("ve", "ncsnpp")), count(cifar10("ve", "ncsnpp", deep=True))
     assert round(ncsnpp / 1e6, 1) == 62.8
     assert round(deep / 1e6, 1) == 107.6
-    # Without the pyramid of the input: three 3x3 convolutions of three halvings go.
+    # DDPM++ lacks the pyramid of the input: 3x3 convolutions for three halvings.
     pyramid = sum(9 * m * n + n for m, n in ((3, 128), (128, 256), (256, 256)))
     assert count(cifar10("ve", "ddpmpp")) == ncsnpp - pyramid
-    # Positional embedding: no 128 frequencies, and 128 features less into a layer of 512.
+    # A positional embedding has no 128 frequencies, and its layer of 512 gets 128 features less.
     for law in ("vp", "subvp"):
         assert count(cifar10(law, "ncsnpp")) == ncsnpp - 128 - 128 * 512
 
 
-# Song et al. 2021, appendices C, F, G, H; Adam's beta2 and epsilon are the authors' code's.
+# Song et al. 2021, appendices C, F, G, H. Adam's beta2 and epsilon are from the authors' code.
 PAPER = {
     "optim.optimizer": "adam",
     "optim.lr": 2e-4,
@@ -265,7 +265,7 @@ def test_digits_differ_by_their_law_alone():
         assert configs["vp"][section] == configs["subvp"][section] == configs["ve"][section]
 
 
-# What flags become.
+# The values of flags.
 
 PRINT = """
 import json, sys
@@ -304,7 +304,7 @@ def test_overrides_take_the_type_of_the_default(program):
 
 
 def test_overrides_in_the_other_spellings(program):
-    """A switch by its name alone or with `no` before it, and a value as a word of its own."""
+    """Boolean flags are given by `NAME` or `noNAME`, and a value can be a word of its own."""
     script = "import main, sys\nmain.parse_flags(sys.argv)\nconfig = main.CONFIG.value\n"
     script += "print(config.training.progress, config.sampling.denoise, config.training.n_iters)"
     result = program.script(

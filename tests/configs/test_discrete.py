@@ -1,4 +1,4 @@
-"""`training.continuous = False`: what it is wired to, what it refuses, and a run of it."""
+"""`training.continuous = False`: the parts it selects, the configs it refuses, and a run."""
 
 import jax
 import numpy as np
@@ -42,7 +42,7 @@ def discrete(law, **changes):
 @pytest.mark.slow
 @pytest.mark.parametrize("law, conditioning", [("vp", "step"), ("ve", "level")])
 def test_a_run(law, conditioning):
-    """Training lowers the loss on one batch, at whole levels; samples come out by 25 of them."""
+    """Training at integer levels lowers the loss on one batch. Sampling uses all 25 levels."""
     config = discrete(law, model__dropout=0.0, model__scale_by_sigma=law == "ve", optim__lr=2e-3)
     assert config.prediction.conditioning == conditioning
     experiment = build(config)
@@ -57,7 +57,7 @@ def test_a_run(law, conditioning):
     levels = np.asarray(metrics["t"]) * 24
     np.testing.assert_allclose(levels, np.round(levels), atol=1e-4)
     result = draw(experiment, state.params, range(4), seed=0)
-    # one evaluation a predictor step, and for VE one a corrector step
+    # A predictor step makes one network evaluation. For VE a corrector step makes one more.
     assert result.nfe == {"vp": 25, "ve": 50}[law] and np.all(np.isfinite(result.x))
 
 
@@ -94,7 +94,8 @@ def test_what_does_not_go_together(law, changes, words):
     [{"weighting": "likelihood"}, {"stratify": True}, {"time_sampling": "importance"}],
 )
 def test_what_discrete_levels_do_not_have(changes):
-    """By its old name too; before `loss.name` knew "discrete", the levels were "denoising"."""
+    """An option that discrete levels lack is refused, also in an old config. Old configs have
+    `loss.name = "denoising"` for discrete levels."""
     ((key, value),) = changes.items()
     config = discrete("vp", loss__name="denoising")
     assert build(config).config.loss.name == "discrete"
@@ -115,15 +116,15 @@ def test_networks_and_laws_without_levels():
 
 
 def test_the_released_sampler_serves_continuous_models(monkeypatch):
-    """Its numbers come from the section, N from `steps`."""
+    """The sampler takes its numbers from the section and its number of levels from `steps`."""
     config = base("vp", "mlp", "npz")
     config.sampling.update(method="score_sde", predictor="ancestral_sampling", steps=40, eps=1e-2)
     run = build_sampler(config.sampling, build_path(config.sde))
-    score = lambda x, t: -x  # of standard normal data, for which every level has unit variance
+    score = lambda x, t: -x  # of standard normal data: all levels have unit variance
     x = np.random.default_rng(0).standard_normal((4000, 1)).astype(np.float32)
     predict = from_score(build_path(config.sde), score)
     draw_all = jax.jit(lambda key, x: run(jax.random.split(key, 4000), predict, x))
     result = draw_all(jax.random.key(1), x)
     assert result.nfe == 40
-    # DDPM's steps keep N(0, 1); the last mean lacks the noise of the first level, beta = 0.1 / 40
+    # DDPM's steps keep N(0, 1). The last mean lacks the noise of the first level, beta = 0.1 / 40.
     assert abs(np.var(result.x) - 1.0) < 4 * (2 / 4000) ** 0.5

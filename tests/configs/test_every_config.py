@@ -1,12 +1,12 @@
-"""Every config file trains, is evaluated and samples, with its data and its numbers in small.
+"""Every config file trains, is evaluated and samples, with small data and small numbers.
 
-What runs is the program itself, with a network of four weights in the place of the config's: the
-law, the loss, what the network is told and what its output means, the sampler, the likelihood and
-the metrics are the config's. Each config's own network is traced, in small, through the same loss
-and the same prediction; at full size it is in `test_original_configs.py`.
+The tests run the program itself with a network of four weights instead of the config's network.
+The law, the loss, the conditioning, the meaning of the output, the sampler, the likelihood and the
+metrics are the config's. Each config's own network is traced at a small size through the same loss
+and the same prediction; `test_original_configs.py` traces the networks at full size.
 
-To compile a program once, the configs that are the same in small are one case, and a case samples
-or takes bits/dim only if no case before it has the same program for that.
+Configs that are equal after the reduction are one case, so that each program is compiled once. A
+case samples or computes bits/dim only if no earlier case has the same program for it.
 """
 
 import json
@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from program import ROOT
 
+import models
 from builders import experiment as builder
-from builders.constructors import TRAINS
+from builders.constructors import trained
 from builders.experiment import build
 from builders.sections import pruned
 from configs.base import base
@@ -38,8 +39,8 @@ FILES = sorted(
     if "def get_config" in path.read_text()
 )
 N_TRAIN, N_TEST, SIDE, CLASSES = 40, 20, 8, 3
-LEVELS = 4  # of a discrete model
-# What is small in all of them.
+LEVELS = 4  # the number of levels of a discrete model
+# The reduced values in all configs.
 SMALL = {
     "seed": 1,
     "training.batch_size": 8,
@@ -48,7 +49,7 @@ SMALL = {
     "training.snapshot_freq": 2,
     "training.log_freq": 2,
     "training.progress": False,
-    # The optimizer has tests of its own, and a sum in the place of a mean is a number.
+    # The optimizer has tests of its own, and a sum instead of a mean changes only a factor.
     "optim.lr": 1e-3,
     "optim.beta2": 0.9,
     "optim.warmup": 2,
@@ -62,7 +63,7 @@ SMALL = {
     "sampling.batch_size": 20,
     "sampling.langevin.snr": 0.1,
     "sampling.ald.snr": 0.1,
-    # Fixed steps: each law's adaptive solve would take as long to compile as all the rest.
+    # Fixed steps, because an adaptive solve of each law would take as long to compile as the rest.
     "likelihood.solver": "adams",
     "likelihood.adams.steps": 4,
     "eval.batch_size": 10,
@@ -71,11 +72,11 @@ SMALL = {
     "eval.bpd_repeats": 1,
     "eval.mixture": False,
 }
-# And numbers that are in small what they are at all, unless they are nought.
+# Reduced values of keys that a config sets to something other than zero.
 SWITCHES = {
     "prediction.sigma_data": 0.5,
     "sde.sigma_max": 5.0,
-    "sde.beta_max": 2.0,  # of few levels each is a large step
+    "sde.beta_max": 2.0,  # smaller, because with few levels each step is large
     "sampling.langevin.n_steps": 1,
     "sampling.ald.n_steps": 1,
     "model.dropout": 0.1,
@@ -94,7 +95,7 @@ OF_DATA = ("centered", "random_flip", "uniform_dequantization")
 
 
 def reduced(path, folder):
-    """The config with its parts in small. Inception's weights are a file that is not here."""
+    """Return the config with small parts, and with pixels for Inception, which needs a file."""
     config = runpy.run_path(str(ROOT / "configs" / path))["get_config"]()
     there = lambda key: config[key.split(".")[0]].get(key.split(".")[1])
     switches = {key: value for key, value in SWITCHES.items() if there(key)}
@@ -112,7 +113,7 @@ def reduced(path, folder):
 
 
 class FourWeights(nn.Module):
-    """`w x + b + u tanh(cond) + v label`; as logits of `classes` its mean, times 0, 1, 2."""
+    """`w x + b + u tanh(cond) + v label`. For `classes` the logits are its mean times 0, 1, 2."""
 
     classes: int = 0
 
@@ -135,7 +136,7 @@ def stand_in(config, shape):
 
 
 def grouped(key):
-    """The files by what `key` makes of their configs in small."""
+    """Group the files by `key` of their reduced configs, under the name of a group's first file."""
     found = {}
     for path, config in CONFIGS.items():
         found.setdefault(told(key(config)), []).append(path)
@@ -147,14 +148,14 @@ def told(value):
 
 
 def means(config):
-    """The law, what a network is told and what its output means."""
+    """The law, the conditioning of the network and the meaning of its output."""
     classes = config.model.get("num_classes", 0) if config.model.name != "ncsn" else 0
     data = {key: config.data[key] for key in ("centered", "uniform_dequantization")}
     parts = [config.sde.to_dict(), config.prediction.to_dict(), config.training.continuous, data]
-    return [*parts, classes, config.loss.name in TRAINS]
+    return [*parts, classes, trained(config.loss.name) is models.MODELS]
 
 
-# Programs by what they depend on.
+# The config keys on which each program depends.
 trains = lambda config: [means(config), pruned(config).loss.to_dict(), config.data.random_flip]
 samples = lambda config: [
     *(means(config), pruned(config).sampling.to_dict()),
@@ -171,7 +172,7 @@ def network(config):
 
 CONFIGS = {path: reduced(path, ROOT) for path in FILES}
 PROGRAMS, NETWORKS = grouped(program), grouped(network)
-# The first of those cases that have the same program for samples, or for bits/dim.
+# The first case among those with the same program for samples, or for bits/dim.
 FIRST = {
     key: {
         told(key(CONFIGS[paths[0]])): name
@@ -201,7 +202,7 @@ def test_no_file_is_left_out():
 
 @pytest.fixture
 def quick(monkeypatch):
-    """A small network, programs that are compiled fast and not well, and a plain figure."""
+    """Use a small network, fast compilation without most optimizations, and a plain figure."""
     monkeypatch.setattr(builder, "build_model", stand_in)
     frames = []
 
@@ -218,7 +219,7 @@ def quick(monkeypatch):
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_trains_is_evaluated_and_samples(name, folder, tmp_path, quick):
     config = reduced(PROGRAMS[name][0], folder)
-    scores = config.loss.name not in TRAINS
+    scores = trained(config.loss.name) is models.MODELS
     new = {key: FIRST[key].get(told(key(CONFIGS[PROGRAMS[name][0]]))) == name for key in FIRST}
     config.training.snapshot_sampling = config.eval.enable_sampling = scores and new[samples]
     config.eval.enable_bpd &= scores and new[weighs]
@@ -246,14 +247,14 @@ def test_trains_is_evaluated_and_samples(name, folder, tmp_path, quick):
         assert np.isfinite([space[metric][ending] for metric in config.eval.metrics]).all()
     said = run_sampling(experiment, params, tmp_path, step, range(20))
     assert said["failed"] == 0 and said["nfe"] == report["nfe"]["sampling"]
-    # Seeds belong to samples: the two ways to draw them draw the same.
+    # Each sample has its seed, so the evaluation and the mode `sample` draw the same samples.
     drawn = np.load(tmp_path / "samples" / "step_4" / "samples_0-19.npz")["arr_0"]
     np.testing.assert_array_equal(drawn, np.load(tmp_path / "samples.npz")["arr_0"])
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_its_network_takes_what_it_is_told(name, folder):
-    """In training, and where the sampler and the likelihood ask it."""
+    """The network accepts its arguments in training and in sampling and likelihood."""
     config = reduced(NETWORKS[name][0], folder)
     experiment = build(config)
     raw = experiment.train.fetch(np.arange(2))

@@ -1,4 +1,4 @@
-"""The law of a table: from config to numbers, and the sentences where the table is not there."""
+"""The law of a table: from the config to numbers, and the errors for a missing table."""
 
 import json
 
@@ -30,7 +30,7 @@ def write(file, gamma, scale=1.0):
 
 
 def test_a_table_of_ones_is_the_straight_path(tmp_path, monkeypatch):
-    """The current folder goes before that of the program, which has a file of the same name."""
+    """A table in the current folder takes precedence over the program's file of the same name."""
     monkeypatch.chdir(tmp_path)
     name = get_config().sde.table
     write(tmp_path / name, [1.0] * 5)
@@ -43,7 +43,8 @@ def test_a_table_of_ones_is_the_straight_path(tmp_path, monkeypatch):
 
 
 def test_the_digits_config_from_any_folder(tmp_path, monkeypatch):
-    """Its table is the file of the repository, whose stated length and energy are the law's."""
+    """The config finds the repository's table from any folder. The length and the energy stated
+    in the file are those of the law."""
     monkeypatch.chdir(tmp_path)
     config = get_config()
     check_combinations(config)
@@ -57,8 +58,8 @@ def test_the_digits_config_from_any_folder(tmp_path, monkeypatch):
 
 
 def test_what_is_built_samples_and_weighs_gaussian_data():
-    """The sampler and the likelihood of the config, with the exact field of N(0.3, 0.5^2): moments
-    by their standard errors, log p to what a(t1) = 1.3e-3 leaves of the data in the prior."""
+    """The config's sampler and likelihood with the exact field of N(0.3, 0.5^2). The moments agree
+    within 4 standard errors; log p agrees up to the data left in the prior, a(t1) = 1.3e-3."""
     experiment, data = build(get_config()), Gaussian.scalar(0.3, 0.5)
     path, n = experiment.path, 4000
     predict, at = data.predict(path), np.array([[-0.6], [0.2], [0.9]], np.float32)

@@ -1,7 +1,7 @@
-"""A new law, loss or predictor is its own file and one line of a table.
+"""A new law, loss or predictor is one file and one line of a table.
 
-What would be its file stands here; the line is what `monkeypatch` adds. Nothing else is told of it,
-and its option, set by its section, is found in the numbers that come out.
+This file defines one of each, and `monkeypatch` adds the lines. No other code names them. Their
+options are set in their sections, and the results have the values that these options give.
 """
 
 import json
@@ -99,19 +99,19 @@ def test_a_law_a_loss_and_a_predictor_are_a_line_each(tables, tmp_path):
     np.testing.assert_allclose(experiment.path.coeffs(1.0), (np.cos(0.9), np.sin(0.9)), rtol=1e-6)
     state = run_training(experiment, tmp_path)
     assert int(state.step) == 2
-    # The network begins with 0, and E |z| = sqrt(2 / pi); 16 images of 64 pixels, scale 3.
+    # The network starts at 0 and E |z| = sqrt(2 / pi). There are 16 images of 64 pixels, scale 3.
     first = read_metrics(tmp_path)[0]["training_loss"]
     error = 3.0 * (1.0 - 2.0 / np.pi) ** 0.5 / (16 * 64) ** 0.5
     assert abs(first - 3.0 * (2.0 / np.pi) ** 0.5) < 4.0 * error
     rows = [row for row in read_metrics(tmp_path) if "eval_loss" in row]
     assert len(rows) == 1 and np.isfinite(rows[0]["eval_loss"])
-    # Three steps, after each of which a quarter is left.
+    # Each of the three steps multiplies x by a quarter.
     x = jnp.full((2, 8, 8, 1), 2.0)
     found = experiment.sample(jax.random.key(0), experiment.predict(state.ema_params), x)
     np.testing.assert_allclose(found.x, 2.0 * 0.25**3)
     drawn = draw(experiment, state.ema_params, range(4), seed=0)
     assert drawn.x.shape == (4, 8, 8, 1) and np.all(np.isfinite(drawn.x))
-    # The run's own config has the three sections, and none of the methods that it does not use.
+    # The run's stored config has the three sections, and no sections of unused methods.
     kept = json.loads((tmp_path / "config.json").read_text())
     assert kept["sde"] == {"name": "turning", "turn": 0.9, "t0": 1e-3, "t1": 1.0}
     assert kept["loss"] == {"name": "absolute", "absolute": {"scale": 3.0}}

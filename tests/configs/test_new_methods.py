@@ -1,5 +1,6 @@
-"""A new guide, restorer, operator or edit is one function and one line of its table: a config names
-it, its options are its section, and it runs. The name in a monkeypatched table stands for the line.
+"""A new guide, restorer, operator or edit is one function and one line of its table.
+
+A config can then name it, and its options are its section. Here `monkeypatch` adds the line.
 """
 
 import jax.numpy as jnp
@@ -66,7 +67,7 @@ def pull(path, operator, y, noise_std, share: float = 0.5):
 
 
 def test_a_guide(images, monkeypatch):
-    """With all of the measurement the samples end in `A^T y`; with the default they do not."""
+    """With `share = 1` the samples end in `A^T y`."""
     monkeypatch.setitem(guidance.GUIDES, "pull", pull)
     options = {"guidance__method": "pull", "guidance__mask__keep": "top"}
     found = restored(images, **options, guidance__pull__share=1.0)
@@ -89,7 +90,7 @@ def test_a_restorer(images, monkeypatch):
     monkeypatch.setitem(restoration.RESTORERS, "scaled", scaled)
     options = {"guidance__method": "scaled", "guidance__operator": "fourier"}
     found = restored(images, **options, guidance__fourier__lines=2, guidance__scaled__factor=3.0)
-    # Of all lines of a real image the adjoint is the inverse.
+    # With all lines of a real image measured, the adjoint is the inverse.
     np.testing.assert_allclose(found.x[:, 0], 3.0 * found.truth, atol=1e-5)
 
 
@@ -124,7 +125,7 @@ def test_sections_of_operators_and_edits():
     assert "std: float = 1.0  of a Gaussian kernel in pixels" in describe("guidance.blur", ours)
     assert "read where guidance.operator is 'blur'" in describe("guidance.blur", ours)
     assert "eta: float = 0.0  noise of the way down" in describe("edit.flow", ours)
-    # Nothing is measured under classes, and nothing edited by default.
+    # By default no operator measures and no edit runs, so their sections are pruned.
     assert not {"mask", "blur"} & set(pruned(ours).guidance)
     assert not {"sdedit", "flow"} & set(pruned(ours).edit)
     ours.guidance.update(method="mmps", operator="radon")
@@ -132,7 +133,7 @@ def test_sections_of_operators_and_edits():
     assert "radon" in kept and "mask" not in kept
 
 
-# What `guidance` and `edit` of a config.json were before operators and edits had sections.
+# The `guidance` and `edit` of an old config.json, before operators and edits had sections.
 FLAT = {
     "guidance": {"mask": "left", "blur_std": 2.5, "factor": 4, "lines": 3, "angles": 5},
     "edit": {

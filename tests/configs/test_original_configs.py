@@ -1,7 +1,7 @@
-"""The configs of yang-song/score_sde: all there, with its numbers, and networks of the right size.
+"""The configs of yang-song/score_sde are complete and have its numbers and network sizes.
 
-The table is written down from the files of that code (commit 0acb9e0), its slips mended. Parameters
-are counted by the walk of `network_sizes`, which itself is held to published sizes.
+The table is copied from the files of that code (commit 0acb9e0), with its slips corrected.
+`network_sizes` counts parameters layer by layer; the counts are compared with published sizes.
 """
 
 import dataclasses
@@ -25,8 +25,9 @@ from data import Scaler
 from tools.describe import KNOWN, network_of
 from training.state import parameter_count
 
-# `px` side of the images, `kiters` thousands of iterations, `time` continuous or discrete,
-# `scales` noise levels and steps, `each` corrector steps; the loss is a mean or a sum over pixels.
+# `px` is the side of the images, `kiters` thousands of iterations, `time` continuous or discrete,
+# `scales` the number of noise levels and steps, `each` the number of corrector steps. `loss` is a
+# mean or a sum over pixels.
 # fmt: off
 COLUMNS = (
     "config", "net", "px", "batch", "kiters", "time", "sigma_max", "scales",
@@ -77,7 +78,7 @@ ve/ncsnv2/cifar10                    ncsnv2_64    32 128 1300 d   50  232 -  ald
 """  # noqa: E501
 ROWS = {line.split()[0]: dict(zip(COLUMNS, line.split())) for line in TABLE.split("\n") if line}
 
-# What all of them share.
+# The values that all configs share.
 COMMON = {
     "seed": 42,
     "training.snapshot_freq": 50_000,
@@ -89,7 +90,7 @@ COMMON = {
     "sampling.denoise": True,
     "sde.t0": 1e-5,
     "sde.t1": 1.0,
-    # The FID of the papers.
+    # The settings for the FID of the papers.
     "eval.features": ("inception",),
     "eval.reference": "train",
     "eval.bpd_dataset": "test",
@@ -160,7 +161,7 @@ def law_of(row):
 
 
 def corrections(row):
-    """The options of the corrector; where there is none, the released file sets them in vain."""
+    """The options of the corrector. Without a corrector the released file's have no effect."""
     name = METHODS[row["corrector"]]
     if name == "none":
         return {}
@@ -169,7 +170,7 @@ def corrections(row):
 
 
 def expected(row):
-    """A row in our keys."""
+    """Return a row as the keys and values of our config."""
     law, name = law_of(row), NETS[row["net"]][0]
     discrete, ve = row["time"] == "d", law == "ve"
     loss = "discrete" if discrete else "denoising"
@@ -196,7 +197,7 @@ def expected(row):
         "sampling.steps": int(row["scales"]),
         "sampling.eps": 1e-5 if ve else 1e-3,
         "prediction.kind": "score" if ve else "eps",
-        # 1024 px: batches of 1024 and 146 GiB of samples in the original, too much for a machine.
+        # At 1024 px the original has batches of 1024 and 146 GiB of samples, too much to run.
         "eval.num_samples": 1000 if row["px"] == "1024" else 50_000,
         "eval.batch_size": {"32": 1024, "64": 1024, "1024": 8}.get(row["px"], 512),
         "data.centered": not ve,
@@ -234,7 +235,7 @@ def load(name):
 
 
 def at(config, keys):
-    """The values of a config under dotted keys."""
+    """Return the values of a config by dotted key."""
     return {key: functools.reduce(lambda part, k: part[k], key.split("."), config) for key in keys}
 
 
@@ -274,7 +275,7 @@ def test_nothing_is_refused(name):
 
 
 def walked(row):
-    """Parameters of a row's network."""
+    """The number of parameters of a row's network, from its layers."""
     network, model = NETS[row["net"]]
     if network in ("ncsn", "ncsnv2_64", "ncsnv2_128"):
         levels = int(row["scales"]) if network == "ncsn" else 0
@@ -290,18 +291,18 @@ def walked(row):
 
 
 def test_the_walk_is_right():
-    """Ho et al. 2020, appendix B: 35.7 and 114 million, with two attentions more than here."""
+    """Ho et al. 2020, appendix B, have 35.7 and 114 million, with two more attention blocks."""
     assert round((walked(ROWS["vp/ddpm/cifar10"]) + 2 * attention(256)) / 1e6, 1) == 35.7
     assert round((walked(ROWS["vp/ddpm/church"]) + 2 * attention(512)) / 1e6) == 114
     counts = {name: walked(row) for name, row in ROWS.items()}
     assert counts.items() >= {(name, KNOWN[name]) for name in KNOWN.keys() & counts.keys()}
-    # RefineNets of the released code with 4 and 8 channels.
+    # The sizes of RefineNets with 4 and 8 channels in the released code.
     assert refinenet(8) == 134_043
     assert refinenet(4, large=True) == 82_535
     assert refinenet(4, levels=10) == 48_187
 
 
-# None of these has a part in the shapes of a network; `num_scales` has in the embedding of `ncsn`.
+# Fields that do not affect the shapes of a network. `num_scales` does in the embedding of `ncsn`.
 WITHOUT_SHAPE = ("dropout", "centered", "scale_by_sigma", "sigma_min", "sigma_max", "num_scales")
 
 

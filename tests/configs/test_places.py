@@ -1,4 +1,4 @@
-"""Every path of a config may begin with `~`."""
+"""Every path in a config may begin with `~`, which is expanded to the home folder."""
 
 from pathlib import Path
 

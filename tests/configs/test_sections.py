@@ -1,4 +1,5 @@
-"""A section is its constructor's signature: what it holds, who reads it, what is refused."""
+"""A section has the keys of its constructor's signature. Keys that no chosen method reads, and old
+names, are handled here too."""
 
 import json
 
@@ -43,7 +44,8 @@ def test_a_section_is_the_signature():
 
 
 def test_a_new_predictor_is_a_function_and_a_line(monkeypatch):
-    """Its option is in the config, reaches the formula, is told by --describe, and is pruned."""
+    """The predictor's option is in the config and in --describe, and it reaches the formula. The
+    sections of the other predictors are pruned."""
 
     def shrink(path, share: float = 0.5) -> Sampler:
         """Multiplies x by a share.
@@ -104,7 +106,7 @@ def test_keys_of_methods_that_are_not_chosen_are_refused():
     ours.sampling.predictor = "edm"
     check_file(ours)
     check_flags(ours, ["sampling.edm.s_churn"])
-    ours.sampling.method = "ode"  # which has no predictor
+    ours.sampling.method = "ode"  # a method without a predictor
     with pytest.raises(ValueError, match=r"sampling\.method is 'ode'"):
         check_flags(ours, ["sampling.edm.s_churn"])
 
@@ -116,7 +118,7 @@ def test_defaults_of_every_law_refuse_nothing(law):
 
 
 def test_old_names_reach_the_chosen_method():
-    """A value each, so that none can stand in the place of another."""
+    """Every option has a value of its own, so that a swap of two options is seen."""
     section = config(predictor="unipc", corrector="ald", snr=0.3, n_steps_each=4).sampling
     section.update(solver_order=3, form="noise", variant="b1", order="original", norm="batch")
     found = modern("sampling", section)
@@ -127,7 +129,7 @@ def test_old_names_reach_the_chosen_method():
 
 
 def test_names_of_score_sde_from_other_sections():
-    """Each reaches its place, by the loss that is chosen, and leaves nothing behind."""
+    """Each old key moves to its new place, which depends on the chosen loss."""
     ours = config(noise_removal=False)
     ours.training.update(reduce_mean=False, likelihood_weighting=True)
     found = modernised(ours)
@@ -151,7 +153,7 @@ def test_an_old_name_of_a_method_that_is_not_chosen():
     assert modern("sampling", section, strict=False).langevin.snr == 0.16
 
 
-# What `sampling` of a config.json was before methods had sections, in part.
+# Part of the `sampling` of an old config.json, before methods had sections.
 FLAT = {
     "order": "paper", "solver_order": 2, "form": "data", "variant": "b2", "eta": 0.5, "snr": 0.3,
     "n_steps_each": 2, "norm": "example", "sigma_data": 1.25, "lml": 0.0, "gamma": 1.0,
@@ -161,7 +163,8 @@ FLAT = {
 
 
 def test_a_stored_config_of_before_fits_every_method():
-    """All its keys are there, whatever was chosen; each goes where its name says, or nowhere."""
+    """An old config has the keys of all methods. Each key goes to the chosen method that reads it,
+    and the others are dropped."""
     for predictor in samplers.PREDICTORS:
         section = config(predictor=predictor, corrector="langevin", **FLAT).sampling
         found = modern("sampling", section, strict=False)
@@ -176,7 +179,7 @@ def test_a_stored_config_of_before_fits_every_method():
 
 
 def test_a_workdir_of_before_losses_had_sections(tmp_path):
-    """Its run goes on under the same config, and another loss is still told."""
+    """The run goes on under the same config, and a change of the loss is still refused."""
     ours = config()
     ours.loss.denoising.stratify = True
     kept = pruned(modernised(ours)).to_dict()
@@ -191,7 +194,7 @@ def test_a_workdir_of_before_losses_had_sections(tmp_path):
 
 
 def test_every_old_name_has_a_place():
-    """Each target is an option of some method."""
+    """Each target of an old name is an option of some method."""
     for key, targets in ALIASES.items():
         name = key.split(".")[0]
         tables = {choice.key: choice.table for choice in CHOICES if choice.section == name}
@@ -207,7 +210,7 @@ def test_a_run_writes_the_sections_that_it_uses():
     assert inner == {"pc", "edm", "langevin", "karras"}
     assert None not in ours.sampling.values()
     assert used("sampling", config(method="ode").sampling) == {"ode"}
-    # A method may read the section of another: the steps of this one are those of "pc".
+    # A method may read another's section: `denoising_mcmc` takes its steps from "pc".
     chains = config(method="denoising_mcmc", predictor="heun")
     assert used("sampling", chains.sampling) == {"denoising_mcmc", "pc"}
     check_flags(chains, ["sampling.pc.order", "sampling.denoising_mcmc.eta"])
@@ -223,7 +226,7 @@ def test_keywords_of_a_run_may_be_keys_of_its_methods():
 
 
 def test_grids_have_options():
-    """`rho` reaches the grid: at 1 the noise levels of `karras` are even."""
+    """`rho` reaches the grid: at `rho = 1` the noise levels of `karras` are evenly spaced."""
     ours = config(predictor="heun", grid="karras", steps=4, denoise=False)
     ours.sampling.karras.rho = 1.0
     predict = Gaussian.scalar(0.0, 1.0).predict(VP())

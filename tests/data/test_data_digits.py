@@ -1,4 +1,4 @@
-"""The digits against scikit-learn's own copy."""
+"""The digits agree with scikit-learn's copy."""
 
 import collections
 
@@ -42,7 +42,7 @@ def test_splits_are_the_same_at_every_load():
 
 
 def test_splits_are_drawn_alike():
-    """All ten digits in the test split, each as often as chance allows."""
+    """The count of each digit in the test split is within 4 standard deviations of its mean."""
     _, train = everything("train")
     _, test = everything("test")
     share = np.bincount(train, minlength=10) / 1500

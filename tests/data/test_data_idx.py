@@ -1,4 +1,4 @@
-"""IDX files, written here byte by byte from the description of the format."""
+"""IDX files. The tests write them byte by byte from the description of the format."""
 
 import gzip
 import tracemalloc
@@ -105,7 +105,7 @@ def test_another_number_of_labels_is_noticed(tmp_path):
 
 
 def test_a_gzip_bomb_is_not_unpacked(tmp_path):
-    """Of a file that announces 12 bytes no more are unpacked than it takes to see that it lies."""
+    """A file announces 12 bytes and holds far more. Reading it unpacks only enough to see this."""
     path = write(tmp_path, images=IMAGES + bytes(2**26), end=".gz")
     tracemalloc.start()
     with pytest.raises(ValueError, match=r"is too long: .* 12 bytes, and holds 13 or more"):

@@ -1,4 +1,4 @@
-"""Pictures lose nothing without a word, and a folder is read as it is meant."""
+"""A picture that cannot be read without loss is refused, and so is an ambiguous folder."""
 
 import io
 import os
@@ -12,13 +12,14 @@ from PIL import Image
 import data
 from data.image_file import read_header, read_pixels
 
-# Taken with the camera turned: what is stored as the first row is the right column.
+# EXIF orientation 6, of a turned camera: the first stored row is the right column of the picture.
 TURNED = 6
 UPRIGHT = np.random.default_rng(0).integers(0, 256, (4, 2, 3)).astype(np.uint8)
 
 
 def stored(image: np.ndarray) -> Image.Image:
-    """The picture as a camera that was turned stores it: orientation 6 is a turn by -90 degrees."""
+    """Return the pixels as a turned camera stores them. For orientation 6 a turn by -90 degrees
+    shows the picture upright."""
     return Image.fromarray(np.ascontiguousarray(np.rot90(image)))
 
 
@@ -34,7 +35,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(depth: int, colour: int, channels: int) -> bytes:
-    """A PNG of zeros, 2 x 3, with so many bits a channel."""
+    """A PNG of zeros, 2 x 3, with `depth` bits per channel."""
     rows = b"".join(bytes(1 + 2 * channels * depth // 8) for _ in range(3))
     head = struct.pack(">IIBBBBB", 2, 3, depth, colour, 0, 0, 0)
     parts = [chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
@@ -60,7 +61,7 @@ def test_a_note_behind_the_pixels_of_a_png_is_heeded(tmp_path):
 
 
 def tiff_of_16_bits() -> bytes:
-    """A TIFF of zeros, 2 x 3, RGB, with 16 bits a channel."""
+    """An RGB TIFF of zeros, 2 x 3, with 16 bits per channel."""
     entries = [(256, 2), (257, 3), (259, 1), (262, 2), (277, 3), (278, 3)]
     first = 8 + 2 + 12 * (len(entries) + 3) + 4
     found = [struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in entries]
@@ -125,7 +126,8 @@ def test_names_of_the_splits(tmp_path, names):
 
 
 def test_a_split_without_the_other_is_refused(tmp_path):
-    """With class_folders its name would have become a class."""
+    """A folder with only one of the splits is refused. With `class_folders` the name of the split
+    would become a class."""
     fill(tmp_path / "train")
     with pytest.raises(ValueError, match="a subfolder 'train' and none named 'test'"):
         load(tmp_path, class_folders=True)
@@ -146,7 +148,7 @@ def test_one_folder_for_both_splits_is_refused(tmp_path):
 
 
 def test_a_name_that_is_not_utf8(tmp_path):
-    """Such a file is read; a sentence about it shows the byte."""
+    """A file whose name is not UTF-8 is read, and an error about it shows the byte."""
     fill(tmp_path, 2)
     name = os.fsdecode(b"\xff.png")
     Image.new("L", (4, 4), 9).save(os.path.join(tmp_path, name))

@@ -1,4 +1,4 @@
-"""Folders of image files: what is read, what is refused, and who is held out."""
+"""Folders of image files: images that are read, files that are refused, and the held-out split."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from data.resize import as_pair, fit
 
 
 def save(folder, name, shape=(4, 6, 3), value=None):
-    """A lossless image of random pixels, or of one value, and the array it should be read as."""
+    """Write a lossless image of random pixels or of one value; return the array of its pixels."""
     seed = sum(name.encode())
     array = np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
     if value is not None:
@@ -63,7 +63,7 @@ def test_a_camera_held_upright_gives_an_upright_image(tmp_path):
     sideways = np.zeros((16, 32), np.uint8)
     sideways[:, :16] = 255
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright: left becomes top
+    exif[0x0112] = 6  # a turn by 90 degrees clockwise shows it upright: left becomes top
     Image.fromarray(sideways).save(tmp_path / "a.jpg", exif=exif)
     source = load(tmp_path)
     assert source.shape == (32, 16, 1)
@@ -77,13 +77,14 @@ def test_resizing_keeps_the_middle_and_the_aspect(tmp_path):
     np.testing.assert_array_equal(fit(wide, (4, 4)), np.full((4, 4, 1), 100))
     tall = np.swapaxes(wide, 0, 1)
     np.testing.assert_array_equal(fit(tall, (2, 2)), np.full((2, 2, 1), 100))
-    # Wider than asked: only the sides are cut.
+    # If the image is too wide, only its sides are cut.
     rows = np.broadcast_to(np.arange(4, dtype=np.uint8)[:, None, None], (4, 10, 1))
     np.testing.assert_array_equal(fit(rows, (4, 6)), rows[:, :6])
 
 
 def test_resizing_is_antialiased(tmp_path):
-    """A checkerboard of single pixels is grey from afar; picking pixels makes it black or white."""
+    """A small version of a checkerboard of single pixels is grey. Without a filter it would be
+    black and white."""
     board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)[..., None]
     small = fit(board, (8, 8)).astype(float)
     assert np.abs(small[2:-2, 2:-2] - 127.5).max() < 3
@@ -165,7 +166,7 @@ def test_hold_out_parts_the_files_and_files_stay_where_they_are(tmp_path):
     train, test = load(tmp_path, "train", 0.2), load(tmp_path, "test", 0.2)
     assert names_by_value(train) | names_by_value(test) == set(range(100))
     assert len(train) + len(test) == 100
-    # The number held out is binomial.
+    # The number of held-out files is binomial.
     assert abs(len(test) - 20) < 4 * (100 * 0.2 * 0.8) ** 0.5
     for i in range(100, 150):
         save(tmp_path, f"{i}.png", (1, 1, 1), value=i)

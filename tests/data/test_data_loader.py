@@ -1,4 +1,4 @@
-"""Batches by step, and the same batches read ahead."""
+"""The batch of each step, read directly or ahead of time."""
 
 import gc
 import itertools
@@ -12,13 +12,13 @@ from data.source import Source, from_array
 
 
 def numbered(size=23):
-    """A source whose examples and labels say which example they are."""
+    """A source whose examples and labels contain the number of the example."""
     array = np.arange(size, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 1), np.uint8)
     return from_array("numbered", "train", array, np.arange(size) + 100, levels=256)
 
 
 def hooked(hook, size=100):
-    """A source that calls hook(indices) at every fetch."""
+    """A source that calls `hook(indices)` at every fetch."""
 
     def fetch(indices):
         hook(indices)
@@ -122,7 +122,7 @@ def test_wrong_numbers_are_reported_before_the_first_batch():
 
 
 def test_pairs_of_two_sources_are_independent():
-    """Each epoch holds each example of both, in two orders that know nothing of each other."""
+    """Each epoch has each example of both sources once, in two independent orders."""
     loader = Loader(numbered(20), 5, seed=1, second=numbered(40))
     batches = [loader.batch(step) for step in range(800)]
     first, second = (np.stack([b[k][:, 0, 0, 0] for b in batches]) for k in ("x0", "x1"))

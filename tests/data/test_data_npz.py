@@ -64,7 +64,7 @@ def test_a_test_array_is_the_test_split_with_its_own_labels(tmp_path):
 
 
 def test_pairs(tmp_path):
-    """Row by row, in the training and the test split; a source of them gives both ends."""
+    """Rows of `x` and `x1` stay together in both splits, and a batch has both ends of the pairs."""
     path = save(tmp_path, x=GREY, x1=GREY[::-1], y=np.arange(20))
     for split in ("train", "test"):
         source = data.load("npz", split, path=path, holdout=0.25)
@@ -132,7 +132,7 @@ def test_damaged_files_are_one_sentence(tmp_path):
 
 
 def test_what_nobody_asks_for_is_not_read(tmp_path):
-    """A bomb beside the data, damaged or not, costs nothing."""
+    """A huge array beside the data is not unpacked."""
     path = save(tmp_path, x=GREY)
     announced = {"descr": "|u1", "fortran_order": False, "shape": (2**28,)}
     with (
@@ -161,7 +161,8 @@ def test_what_an_array_announces_is_compared_with_what_there_is(tmp_path):
 
 @pytest.mark.parametrize("place, value", [(6, 1), (8, 99)])
 def test_encrypted_or_with_another_compression(tmp_path, place, value):
-    """By a bit and a number in the head of the member and in the table at the end."""
+    """A flag marks encryption and a number the compression. Both stand in the header of the member
+    and in the table at the end."""
     path = save(tmp_path, x=GREY)
     content = bytearray((tmp_path / "some.npz").read_bytes())
     table = content.index(b"PK\x01\x02")

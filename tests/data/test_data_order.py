@@ -1,4 +1,4 @@
-"""The order of examples: a pure function that covers every epoch exactly once."""
+"""The order of examples: a pure function whose every epoch has each example exactly once."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from data.order import batch_indices, host_slice, padded_batches, permutation
 
 
 def line(seed, n, batch_size, size):
-    """The first n numbers of the endless line, joined from batches."""
+    """The first n indices of the endless sequence, joined from batches."""
     steps = range(-(-n // batch_size))
     return np.concatenate([batch_indices(seed, s, batch_size, size) for s in steps])[:n]
 
@@ -52,7 +52,7 @@ def test_all_permutations_are_equally_likely():
         counts[tuple(permutation(seed, epoch, 4).tolist())] += 1
     expected = draws / 24
     chi2 = sum((n - expected) ** 2 / expected for n in counts.values())
-    # 23 degrees of freedom: mean 23, standard deviation sqrt(46).
+    # chi^2 with 23 degrees of freedom has mean 23 and standard deviation sqrt(46).
     assert abs(chi2 - 23) < 4 * 46**0.5
 
 
@@ -68,7 +68,7 @@ def philox4x64(counter, key):
 
 
 def test_order_follows_from_the_published_generator():
-    # So the order is the same on every machine and with every NumPy, and old runs can resume.
+    # The order is then the same on every machine and with every NumPy version, and old runs resume.
     seed, epoch, size = 42, 7, 50
     blocks = [philox4x64((1 + i, 0, 0, 0), (seed, epoch)) for i in range(-(-size // 4))]
     words = [word for block in blocks for word in block][:size]

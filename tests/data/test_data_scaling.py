@@ -1,4 +1,4 @@
-"""The border between levels and model: exact inverses, unbiased noise, the right volume."""
+"""The scaling between levels and model values: exact inverses, unbiased noise, right volume."""
 
 import dataclasses
 import itertools
@@ -26,7 +26,8 @@ def round_trip(scaler, key, raw):
 
 
 def test_levels_come_back_exactly_without_noise():
-    """Of every scaler; and one by one operation, as outside `jit`, where no product is fused."""
+    """The round trip is exact for every scaler under `jit`, and for one scaler without `jit`, where
+    XLA fuses no products."""
     given = [all_levels(scaler.levels) for scaler in PLAIN]
     found = jax.jit(lambda given: [round_trip(s, None, raw) for s, raw in zip(PLAIN, given)])(given)
     found.append(round_trip(PLAIN[3], None, given[3]))
@@ -37,7 +38,7 @@ def test_levels_come_back_exactly_without_noise():
 
 @pytest.mark.parametrize("bits", [0, 2**32 - 1, None])
 def test_levels_come_back_exactly_from_noise(monkeypatch, bits):
-    """With drawn noise, and with the smallest and the largest that can be drawn."""
+    """The round trip is exact with random noise and with the smallest and the largest noise."""
     if bits is not None:
         constant = lambda key, shape, dtype: jnp.full(shape, bits, dtype)
         monkeypatch.setattr(jax.random, "bits", constant)
@@ -56,7 +57,7 @@ def test_noise_is_uniform(levels):
     draw = jax.jit(lambda key: dequantization_noise(key, (n,), levels))
     u = np.asarray(draw(jax.random.key(1)), np.float64)
     assert u.min() > 0 and u.max() < 1
-    # Moments of U(0, 1), each within 4 of its own standard errors.
+    # Each moment agrees with that of U(0, 1) within 4 standard errors.
     for power in (1, 2, 3, 4):
         variance = 1 / (2 * power + 1) - 1 / (power + 1) ** 2
         assert abs((u**power).mean() - 1 / (power + 1)) < 4 * math.sqrt(variance / n), power
@@ -79,7 +80,7 @@ def test_model_values_are_where_they_should_be(centered):
 
 @pytest.mark.parametrize("centered, dequantize", itertools.product([False, True], repeat=2))
 def test_quantize_has_no_bias(centered, dequantize):
-    """Truncation of the undequantised would be off by half a level."""
+    """`quantize` is unbiased. Truncation without dequantisation would be off by half a level."""
     scaler = Scaler(256, centered, dequantize)
     n = 100_001
     unit = (np.arange(n) + 0.5) / n
@@ -133,12 +134,12 @@ def test_bits_per_dim_of_the_uniform_law_is_log2_of_the_levels(levels, centered)
 
 
 def test_bits_per_dim_of_a_known_law_is_its_code_length():
-    """A density that is constant on every bin codes level u in -log2 P(u) bits, no more."""
+    """With a density that is constant on every bin, level u costs exactly -log2 P(u) bits."""
     scaler = Scaler(17, True, True)
     law = np.random.default_rng(0).dirichlet(np.ones(17))
     raw = np.random.default_rng(1).choice(17, 1000, p=law).astype(np.uint8)
     y = np.asarray(jax.jit(scaler.to_model)(KEY, raw), np.float64)
-    # np.digitize, so that the bin is found without the scaler.
+    # `np.digitize` finds the bin without the scaler.
     bins = np.digitize(y, np.linspace(-1, 1, 18)) - 1
     log_density = np.log(law[bins] / (2 / 17))
     bits = -(log_density + scaler.log_volume()) / math.log(2)
@@ -152,7 +153,7 @@ def test_the_offset_of_centered_8_bit_images_is_7():
 
 @pytest.mark.parametrize("new_style", [True, False])
 def test_noise_and_flip_of_an_example_depend_on_its_own_key_only(new_style):
-    """In another order, and alone."""
+    """An example gets the same noise and flip in another order of the batch, and alone."""
     raw = np.random.default_rng(1).integers(0, 256, (6, 4, 5, 3)).astype(np.uint8)
     scaler, order = Scaler(256, True, True), np.array([4, 1, 5, 0, 3, 2])
 

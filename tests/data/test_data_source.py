@@ -1,4 +1,4 @@
-"""The record of a source, and loading by name."""
+"""The fields of a source, and loading of sources by name."""
 
 import numpy as np
 import pytest

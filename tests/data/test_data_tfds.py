@@ -1,6 +1,6 @@
-"""A real data set, prepared here as array_record, and every way in which one is not there.
+"""A real data set, which the tests prepare as array_record, and missing or damaged data sets.
 
-The images are handed to TFDS as Pillow images, which it can write without TensorFlow.
+TFDS gets the images as Pillow images, because it can write these without TensorFlow.
 """
 
 import importlib.abc
@@ -23,7 +23,7 @@ N_TRAIN, N_TEST = 20, 5
 
 
 class TensorFlowWatch(importlib.abc.MetaPathFinder):
-    """Notes, and forbids, any import of TensorFlow."""
+    """Record and forbid every import of TensorFlow."""
 
     def __init__(self):
         self.wanted = []
@@ -60,10 +60,10 @@ def pixels(i):
 
 
 def prepare(data_dir, release="1.0.0", extra=0, varying=False):
-    """Writes a data set whose label is the number of the image."""
+    """Write a data set in which the label is the number of the image."""
 
     class TinyImages(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        # With a dotted name TFDS would look for files of a package `tests`.
+        # If the module's name had a dot, TFDS would look for the files of a package `tests`.
         __module__ = __name__.rpartition(".")[-1]
         name = "tiny_images"
         VERSION = tfds.core.Version(release)
@@ -104,7 +104,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def own_copy(prepared, tmp_path):
-    """A copy to be damaged, and the folder of its one version."""
+    """A copy of the data set, which a test may damage, and the folder of its only version."""
     shutil.copytree(prepared, tmp_path / "data")
     return tmp_path / "data", tmp_path / "data/tiny_images/1.0.0"
 
@@ -151,7 +151,7 @@ def test_another_feature_may_be_the_data(prepared):
 def test_images_are_resized(prepared):
     source = load(prepared, image_size=(3, 2))
     assert source.shape == (3, 2, 3)
-    # The mean of a ramp survives a symmetric filter.
+    # A symmetric filter keeps the mean of a ramp.
     full = load(prepared).fetch(np.arange(20)).mean((1, 2))
     np.testing.assert_allclose(source.fetch(np.arange(20)).mean((1, 2)), full, atol=1)
 
@@ -182,7 +182,7 @@ def test_a_batch_reader_with_several_threads_gives_the_same(prepared):
 
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_known_data_set_that_is_not_prepared(tmp_path, exists):
-    """Answered from the directory alone: the fixture fails any look at the network."""
+    """The error needs only the directory. A fixture fails the test if the network is used."""
     folder = tmp_path if exists else tmp_path / "nowhere"
     with pytest.raises(FileNotFoundError) as caught:
         load(folder, dataset="cifar10")

@@ -1,4 +1,4 @@
-"""Files of torch.save, of both formats, read without torch and without running what is in them."""
+"""Files of torch.save in both formats are read without torch and without executing them."""
 
 import io
 import os
@@ -17,7 +17,7 @@ STORED = Path(__file__).parent / "goldens" / "torch_before_1_6.pth"
 
 
 def made(torch):
-    """Views, a storage that tensors share, and kinds of numbers."""
+    """A state with views, a storage shared by tensors, and several number types."""
     whole = torch.arange(24.0).reshape(4, 6)
     kinds = (torch.float64, torch.float16, torch.int64, torch.int32, torch.uint8, torch.bool)
     return {
@@ -36,7 +36,7 @@ def before(folder, content, **storages):
 
 
 def one_of(folder, *arguments, old, **storages):
-    """A file of one tensor in either format."""
+    """Write a file of one tensor in the old or the new format; return its path."""
     if old:
         return before(folder, tensor(*arguments, tail=(None,)), **storages)
     return saved(folder, tensor(*arguments), **storages)
@@ -94,7 +94,7 @@ def test_tensors_stay_in_their_storage(tmp_path, place, old):
 
 
 def test_tensors_as_torch_wrote_them_in_2017(tmp_path):
-    """Before 0.4 a tensor was rebuilt from four arguments, not six."""
+    """Before version 0.4 torch rebuilt a tensor from four arguments instead of six."""
     storage = view("FloatStorage", 6, 0, (2, 3), (3, 1), tail=(None,))
     content = b"\x80\x02" + storage.replace(b"_v2\n", b"\n").replace(part(False) + part(None), b"")
     path = before(tmp_path, content + b".", a=np.arange(6, dtype=np.float32))
@@ -102,7 +102,7 @@ def test_tensors_as_torch_wrote_them_in_2017(tmp_path):
 
 
 class Call:
-    """Pickles as a call of a function, which an unpickler of the common sort would make."""
+    """An object whose pickle is a call of a function. The standard unpickler makes this call."""
 
     def __init__(self, function, *args):
         self.call = (function, args)
@@ -113,7 +113,7 @@ class Call:
 
 @pytest.mark.parametrize("old", [False, True])
 def test_nothing_in_the_file_is_run(tmp_path, old):
-    """Neither a function that the pickle names, nor one reached through another object."""
+    """Reading calls no function that the pickle names or reaches through another object."""
     mark = tmp_path / "mark"
     calls = [Call(os.mkdir, str(mark)), Call(getattr, Call(io.StringIO), "write")]
     content = pickle.dumps({"step": 3, "calls": calls, "scalar": np.float64(2.0)}, 2)
@@ -121,12 +121,12 @@ def test_nothing_in_the_file_is_run(tmp_path, old):
     assert found["step"] == 3 and not mark.exists()
     assert {type(item).__name__ for item in (*found["calls"], found["scalar"])} == {"Foreign"}
     pickle.loads(pickle.dumps(calls[0]))
-    assert mark.exists()  # the trap is a real one
+    assert mark.exists()  # the standard unpickler does make the call
 
 
 @pytest.mark.parametrize("place", range(1, 5))
 def test_nothing_runs_in_the_pickles_around_the_object(tmp_path, place):
-    """An old file has five pickles in a row; a call in any of them stays a name."""
+    """An old file has five pickles in a row. A call in any of them is not executed."""
     mark = tmp_path / "mark"
     trap = pickle.dumps(Call(os.mkdir, str(mark)), 2)
     parts = [LEGACY_MAGIC, *(pickle.dumps(value, 2) for value in (1001, MACHINE, {}, []))]
@@ -165,7 +165,7 @@ def test_refusals_of_old_files(tmp_path):
 
 
 def test_a_state_dict_keeps_its_order(tmp_path):
-    """The order of the keys is that of the layers; that of the storages is another matter."""
+    """The keys keep the order of the layers. The storages in the file have another order."""
     state = {name: np.full((2, 3), i, np.float32) for i, name in enumerate("cab")}
     found = load(state_dict_before(tmp_path / "old.pth", state))
     assert list(found) == list("cab")

@@ -1,4 +1,4 @@
-"""Data of a known law on disk, and the bits/dim of its exact model."""
+"""Fixtures: data of a known law on disk, and the bits/dim of its exact model."""
 
 import numpy as np
 import pytest
@@ -18,6 +18,6 @@ def file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bits(file):
-    """Of the exact model, in one batch."""
+    """The exact model and its bits/dim of the test data, computed in one batch."""
     experiment = exact(file)
     return experiment, data_bits(experiment, PARAMS, experiment.test)

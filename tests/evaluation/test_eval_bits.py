@@ -34,7 +34,7 @@ from evaluation.tasks.bounds import make_batch_bits
 from evaluation.tasks.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN = {"eval__batch_size": 20, "eval__bpd_repeats": 2}  # three batches, twice
+RUN = {"eval__batch_size": 20, "eval__bpd_repeats": 2}  # two passes of three batches
 BATCHES = 6
 
 
@@ -44,8 +44,8 @@ class Killed(Exception):
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
-    """One program for each experiment and bound, however often the bits of its data are asked for.
-    The process that is killed for real has its own."""
+    """Cache `make_batch_bits`, so that each experiment and bound has one compiled program. The
+    killed process of `test_killed_for_real` compiles its own."""
     make = functools.cache(lambda number, bound: make_batch_bits(KNOWN[number], bound))
 
     def made(experiment, bound):
@@ -57,7 +57,7 @@ def compiled_once():
         yield
 
 
-KNOWN = {}  # holds the experiments, whose numbers are then theirs alone
+KNOWN = {}  # keeps the experiments alive, so that no two of them have the same `id`
 
 
 def run(experiment, folder, before=lambda indices: None):
@@ -69,7 +69,7 @@ def columns(folder):
 
 
 def same(folder, other, bits, expected):
-    """The same to the last bit: values, table, and summary."""
+    """Assert that values, table and summary are equal to the last bit."""
     texts = [f.with_name(f"{f.name}.csv").read_bytes() for f in (folder, other)]
     assert texts[0] == texts[1]
     assert np.array_equal(bits.per_example, expected.per_example)
@@ -81,7 +81,7 @@ def same(folder, other, bits, expected):
 
 @pytest.fixture(scope="module")
 def whole(file, tmp_path_factory):
-    """An evaluation that nothing interrupts: its experiment, folder and values."""
+    """An uninterrupted evaluation: its experiment, folder and values."""
     folder = tmp_path_factory.mktemp("whole") / "bits_8_test"
     experiment = closed_form(file, **RUN)
     return experiment, folder, run(experiment, folder)
@@ -89,7 +89,8 @@ def whole(file, tmp_path_factory):
 
 @pytest.mark.parametrize("batches", [0, 2, 3, BATCHES])
 def test_killed_after_some_batches(whole, tmp_path, batches):
-    """None, within a pass, between two and all; the test below stops behind each of them."""
+    """The kill comes before the first batch, within a pass, between passes, or not at all. The test
+    below kills after every batch."""
     experiment, folder, expected = whole
     done, here = [], tmp_path / "bits_8_test"
 
@@ -106,7 +107,7 @@ def test_killed_after_some_batches(whole, tmp_path, batches):
         run(experiment, here, dies)
     again = []
     bits = run(experiment, here, again.append)
-    # What was finished is not read again, and the rest is, each batch once and in order.
+    # Finished batches are not read again. Each of the others is read once, in order.
     assert len(done) == batches and len(again) == BATCHES - batches
     starts = [int(indices[0]) for indices in done + again]
     assert starts == [0, 20, 40, 0, 20, 40]
@@ -134,7 +135,7 @@ def test_killed_after_every_batch(whole, tmp_path):
 
 
 def test_killed_for_real(whole, file, tmp_path):
-    """SIGKILL in the middle; a process that is killed has no chance to tidy up."""
+    """A process killed by SIGKILL cannot tidy up, and the evaluation still goes on."""
     experiment, folder, expected = whole
     here = tmp_path / "bits_8_test"
     changes = ", ".join(f"{key}={value}" for key, value in RUN.items())
@@ -144,7 +145,8 @@ def test_killed_for_real(whole, file, tmp_path):
         f"from known_bits import evaluate_slowly; "
         f"evaluate_slowly({str(file)!r}, {str(here)!r}, 0.3, {changes})"
     )
-    # The same program, for values to the last bit, found where the tests keep theirs.
+    # The process uses the tests' compilation cache. With the same program its values are equal to
+    # the last bit.
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     env = {**os.environ, **{name.upper(): str(getattr(jax.config, name)) for name in names}}
     env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
@@ -182,7 +184,7 @@ def test_values_without_a_folder_and_in_batches_of_any_size(whole, file, tmp_pat
 
 
 def test_table(whole):
-    """One row an example, in order, and the summary is what the table gives."""
+    """The table has one row per example, in order, and the summary agrees with the table."""
     experiment, folder, bits = whole
     table = columns(folder)
     assert table.dtype.names == ("index", "label", "bits_per_dim", "stderr", "nfe", "failed")
@@ -193,22 +195,24 @@ def test_table(whole):
     assert bits.stderr == pytest.approx(table["bits_per_dim"].std(ddof=1) / N**0.5, rel=1e-7)
     assert bits.nfe == pytest.approx(table["nfe"].mean())
     assert (bits.n, bits.failed) == (N, 0)
-    # The error of each of 2 N estimates is independent of the others.
+    # The errors of the 2 N estimates are independent.
     error = PROBE / (DIMS * np.log(2)) / (2 * N) ** 0.5
     assert bits.probe_stderr == pytest.approx(error, rel=1e-5)
 
 
 def test_stderr_of_an_example(whole, file, tmp_path):
-    """Over passes it is that of both noises; of one pass it is that of its probes."""
+    """With several passes the standard error includes dequantisation and probes. With one pass it
+    is the error of the probes."""
     folder = tmp_path / "bits_8_test"
     run(closed_form(file, eval__bpd_repeats=30), folder)
-    # Of one pass: the probe, and (u + U - MEAN)^2 / 2 STD^2 at U uniform, in closed form.
+    # The variance of one pass is that of the probe plus that of (u + U - MEAN)^2 / 2 STD^2 with U
+    # uniform, in closed form.
     u = labelled().fetch(np.arange(N)).reshape(N, -1)
     d = u + 0.5 - MEAN
     variance = (d**2 / 12 + (1 / 80 - 1 / 144) / 4).sum(axis=1) / STD**4 + PROBE**2
     expected = variance**0.5 / (DIMS * np.log(2)) / 30**0.5
     found = columns(folder)["stderr"]
-    # Of 30 values a standard deviation is known to 13 percent.
+    # The standard deviation of 30 values has a relative error of 13 percent.
     np.testing.assert_allclose(found / expected, 1.0, atol=0.7)
     assert np.mean(found / expected) == pytest.approx(1.0, abs=0.06)
     run(closed_form(file), folder)
@@ -216,7 +220,7 @@ def test_stderr_of_an_example(whole, file, tmp_path):
 
 
 def test_noise_is_that_of_the_seed_of_the_evaluation(whole, file):
-    """As that of samples; the seed of training has no part in it."""
+    """The noise depends on `eval.seed`, as in sampling, and not on the seed of training."""
     one = {**RUN, "eval__bpd_repeats": 1}
     bits = [
         run(closed_form(file, **one, **seed), None) for seed in ({}, {"seed": 7}, {"eval__seed": 7})
@@ -230,9 +234,9 @@ def test_passes_have_noise_of_their_own_for_every_example(whole, file, tmp_path)
     first = run(closed_form(file, **{**RUN, "eval__bpd_repeats": 1}), None)
     second = 2 * expected.per_example - first.per_example
     assert (abs(second - first.per_example) > 1e-6).all()
-    # And their mean tends to what one dequantisation gives.
+    # The mean over passes tends to the expected bound of one dequantisation.
     bits = run(closed_form(file, probe=0.0, eval__bpd_repeats=100), None)
-    error = 0.17 / 100**0.5  # of an example, from the dequantisation
+    error = 0.17 / 100**0.5  # the standard error of an example from the dequantisation
     known = expected_bound(labelled())
     np.testing.assert_allclose(bits.per_example, known, atol=5 * error)
     assert bits.mean == pytest.approx(known.mean(), abs=4 * error / N**0.5)
@@ -242,7 +246,7 @@ def test_passes_have_noise_of_their_own_for_every_example(whole, file, tmp_path)
 
 
 def test_importance_weighted_bounds_tend_to_the_code_length(file):
-    """From above, and down from the bound of one dequantisation."""
+    """With more samples the bound falls from that of one dequantisation to the code length."""
     lengths, above = code_lengths(labelled()).mean(), {}
     gap = expected_bound(labelled()).mean() - lengths
     assert gap > 0.05
@@ -256,7 +260,7 @@ def test_importance_weighted_bounds_tend_to_the_code_length(file):
 
 
 def test_a_bound_does_not_choose_the_luckiest_probe(file):
-    """The error of the probes is that of one dequantisation, and not the least of several."""
+    """All dequantisations of an example share the probe, so its error is that of one sample."""
     values = {
         (k, probe): run(closed_form(file, probe=probe, eval__bpd_samples=k), None)
         for k in (1, 5)
@@ -271,7 +275,7 @@ def test_a_bound_does_not_choose_the_luckiest_probe(file):
 
 
 def test_bound_is_the_log_of_the_mean_density(file):
-    """Against the densities themselves, taken down as they pass."""
+    """The bound equals the log of the mean of the densities, which a callback records."""
     experiment, seen = closed_form(file, eval__bpd_samples=4, eval__batch_size=N), []
     inner = experiment.log_likelihood
 
@@ -288,7 +292,7 @@ def test_bound_is_the_log_of_the_mean_density(file):
     expected = -log_mean / (DIMS * np.log(2)) + 5.0  # 64 levels in [-1, 1]
     np.testing.assert_allclose(bits.per_example, expected, rtol=1e-5)
     assert bits.nfe == pytest.approx(nfe.sum(axis=0).mean())
-    # Four dequantisations of the same levels.
+    # The four inputs are dequantisations of the same levels.
     levels = np.floor((x.reshape(4, N, -1) + 1) * 32)
     assert (levels == levels[0]).all() and len(np.unique(x[:, 0, 0, 0, 0])) == 4
 
@@ -303,7 +307,8 @@ def test_samples_of_the_bound_are_positive(file, value):
 
 
 def test_a_failed_solve_is_counted_and_left_out(file, tmp_path):
-    """Two in five fail, each by its noise: of the two passes of an example none, one or both."""
+    """Two in five solves fail, depending on their noise. So none, one or both passes of an example
+    fail."""
     folder = tmp_path / "bits_8_test"
     fails = lambda x: (((x[:, 0, 0, 0] + 1) * 32) % 1.0) < 0.4
     experiment = closed_form(file, fails=fails, **RUN)
@@ -320,7 +325,7 @@ def test_a_failed_solve_is_counted_and_left_out(file, tmp_path):
     none, both = table["failed"] == 2, table["failed"] == 0
     assert np.isnan(bits.per_example[none]).all() and np.isnan(table["bits_per_dim"][none]).all()
     np.testing.assert_allclose(bits.per_example[both], good[2].per_example[both], rtol=1e-6)
-    # With one failure, the value of the pass that arrived.
+    # With one failure the value is that of the successful pass.
     first_failed = np.isnan(good[0].per_example)
     one = table["failed"] == 1
     expected = np.where(first_failed, second, first)
@@ -336,7 +341,7 @@ def test_a_value_that_is_not_finite_has_failed(file):
 
     def log_likelihood(key, predict, x):
         result = inner(key, predict, x)
-        # Of the first example of a batch, without a word from the solver.
+        # The first example of a batch gets -inf, and the solver reports no failure.
         return result._replace(logp=result.logp.at[0].set(-jnp.inf))
 
     bits = run(dataclasses.replace(experiment, log_likelihood=log_likelihood), None)
@@ -381,5 +386,5 @@ def test_train_and_test_and_steps_have_tables_of_their_own(file, tmp_path):
         evaluate(experiment, PARAMS, tmp_path, step, [], 1.0)
     tables = {path.name for path in tmp_path.glob("*.csv")}
     assert tables == {"bits_8_test.csv", "bits_8_train.csv", "bits_9_test.csv"}
-    # The training data of the file have no labels.
+    # The file has no labels for the training data.
     assert "label" not in columns(tmp_path / "bits_8_train").dtype.names

@@ -1,4 +1,4 @@
-"""Finished batches on disk: only what is whole, and of the same plan, is ever used again."""
+"""Finished batches on disk are used again only if they are whole and of the same plan."""
 
 import json
 import os
@@ -42,14 +42,14 @@ def test_what_is_saved_comes_back_to_the_last_bit(tmp_path):
     store.save(0, 7, ROWS)
     assert equal(store.load(0, 7, INDEX), ROWS)
     assert equal(open_store(tmp_path / "s", PLAN).load(0, 7, INDEX), ROWS)
-    # Other batches, other passes and other examples have nothing of it.
+    # Other batches, passes and examples find no stored rows.
     assert store.load(0, 8, INDEX) is None and store.load(1, 7, INDEX) is None
     assert store.load(0, 7, INDEX + 1) is None
     assert json.loads((tmp_path / "s" / "plan.json").read_text()) == PLAN
 
 
 def test_damage_anywhere_is_seen(tmp_path):
-    """Cut off at any length, or with any byte changed: either none, or what was saved."""
+    """A file cut off at any length or with any byte changed gives no rows, or the saved rows."""
     store = open_store(tmp_path / "s", PLAN)
     store.save(0, 0, ROWS)
     path = store.path(0, 0)
@@ -62,7 +62,7 @@ def test_damage_anywhere_is_seen(tmp_path):
         path.write_bytes(content)
         found = store.load(0, 0, INDEX)
         missed += found is not None and equal(found, ROWS)
-    # The line's end, and the like, may go.
+    # Some bytes, such as the end of the line, may change without an effect.
     assert len(damaged) > 1000 and missed < 0.05 * len(damaged)
     path.write_bytes(b"")
     assert store.load(0, 0, INDEX) is None
@@ -76,7 +76,7 @@ def test_a_kill_before_the_renaming_leaves_no_batch(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(os, "replace", killed)
-        patch.setattr(os, "unlink", killed)  # a kill tidies nothing up
+        patch.setattr(os, "unlink", killed)  # a killed process deletes no files
         patch.setattr(Path, "unlink", killed)
         store.save(0, 0, ROWS)
     assert len(list(store.folder.glob("*.part"))) == 1
@@ -86,7 +86,8 @@ def test_a_kill_before_the_renaming_leaves_no_batch(tmp_path, monkeypatch):
 
 
 def test_another_plan(tmp_path, capsys):
-    """Its batches go, with one line that says what differs; other files stay."""
+    """The batches of another plan are deleted, and one line names the difference. Other files
+    stay."""
     folder = tmp_path / "s"
     store = open_store(folder, PLAN)
     assert capsys.readouterr().out == ""
@@ -103,20 +104,20 @@ def test_another_plan(tmp_path, capsys):
 
 
 def test_a_batch_of_another_plan_is_not_used_whatever_plan_json_says(tmp_path, capsys):
-    """As after a kill while the old batches were being deleted."""
+    """Batches of an old plan can remain after a kill during their deletion. They are not used."""
     old = open_store(tmp_path / "s", PLAN)
     old.save(0, 0, ROWS)
     (tmp_path / "s" / "plan.json").unlink()
     new = open_store(tmp_path / "s", {**PLAN, "seed": 2})
     assert new.load(0, 0, INDEX) is None
     assert "computed again" in capsys.readouterr().out
-    # But of the same plan they are.
+    # Batches of the same plan are used, whatever plan.json contains.
     for content in ("", "{", "[1]"):
         (tmp_path / "s" / "plan.json").write_text(content)
         assert equal(open_store(tmp_path / "s", PLAN).load(0, 0, INDEX), ROWS)
 
 
-# What makes a plan.
+# The contents of a plan.
 
 CHANGES = {
     "seed": {"eval__seed": 7},
@@ -152,7 +153,7 @@ def test_plan_changes_with_parameters_data_and_step(file):
     assert plan["batch_size"] == plan["size"] == N
     assert differing(plan, plan_of(file, source=labelled(n=51))) == "size data batch_size"
     assert differing(plan, plan_of(file, step=9)) == "step"
-    # Sampling has no part in it, nor has the seed of training.
+    # The plan contains neither the sampling options nor the seed of training.
     assert plan == plan_of(file, sampling__steps=7, eval__num_samples=99, seed=7)
 
 
@@ -169,7 +170,7 @@ def test_hash_of_arrays():
     assert hash_arrays(transposed) == hash_arrays(dict(reversed(a.items())))
 
 
-# Through a whole evaluation.
+# A whole evaluation.
 
 
 def test_only_what_is_damaged_or_missing_is_computed(file, tmp_path, capsys):
@@ -185,7 +186,7 @@ def test_only_what_is_damaged_or_missing_is_computed(file, tmp_path, capsys):
     assert run()[1] == []
     (folder / "pass_0_batch_00001.json").write_bytes(b'{"plan": ')
     (folder / "pass_1_batch_00002.json").unlink()
-    # A whole batch, in the place of another one.
+    # One batch is replaced by a whole file of another batch.
     (folder / "pass_1_batch_00000.json").write_bytes(
         (folder / "pass_1_batch_00001.json").read_bytes()
     )

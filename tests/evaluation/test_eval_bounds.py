@@ -1,6 +1,6 @@
-"""Further bounds of bits/dim against their closed form: the exact model of Gaussian levels.
+"""Further bounds of bits/dim against closed forms for the exact model of Gaussian levels.
 
-All factors over pixels, so the expectation over the noise of eps is a quadrature in one dimension.
+The law factors over pixels, so the expectation over the noise at eps is a quadrature in 1D.
 """
 
 import itertools
@@ -16,7 +16,7 @@ from evaluation.tasks.bits import data_bits
 from evaluation.tasks.bounds import MORE_BOUNDS, noise_in_levels
 from evaluation.tasks.prepared import Prepared
 
-EPS = 0.02  # where the noise is two levels and more, so that no term can be left out
+EPS = 0.02  # the noise here is two levels or more, so that a missing term would be seen
 SCALE = 2.0 / LEVELS
 Z, WEIGHT = np.polynomial.hermite_e.hermegauss(200)
 WEIGHT = WEIGHT / WEIGHT.sum()
@@ -28,7 +28,7 @@ def experiment(file, **changes):
 
 
 def per_level(known, bound):
-    """What one pixel of each level contributes, in bits, its expectation over all noise."""
+    """The expected contribution, in bits, of one pixel of each level."""
     a, c = (float(v) for v in known.path.coeffs(EPS))
     mean, std = a * (MEAN * SCALE - 1.0), np.hypot(a * STD * SCALE, c)
     u = np.arange(LEVELS)
@@ -37,13 +37,13 @@ def per_level(known, bound):
         x = a * y[:, None] + c * Z
         comb = np.logaddexp.reduce(norm.logpdf(x[..., None], a * y, c), axis=-1)
         return -(norm.logpdf(x, mean, std) - comb) @ WEIGHT / np.log(2.0)
-    # Mean square about the model's mean: that of the middle of the bin, of the bin, of the noise.
+    # The mean square about the model's mean has the parts of the bin's middle, the bin, the noise.
     square = (a * ((u + 0.5) * SCALE - 1.0) - mean) ** 2 + a**2 * SCALE**2 / 12 + c**2
     logp = -0.5 * (square / std**2 + np.log(2 * np.pi * std**2)) + np.log(a * SCALE)
     return -logp / np.log(2.0)
 
 
-# By pairs: every bound under one of two laws.
+# Every bound is tested under one of two laws.
 LAWS = dict(zip(MORE_BOUNDS, itertools.cycle(["vp", "ve", "ve", "vp"])))
 
 
@@ -56,13 +56,15 @@ def test_expected_value(file, law, bound):
     assert bits.failed == 0
     error = gap.std(ddof=1) / len(gap) ** 0.5
     assert abs(gap.mean()) < 3.5 * error
-    # Nor does it lean with the levels, as it would if they stood elsewhere in their bins.
+    # The error is not correlated with the level. Levels at another place in their bins would make
+    # a correlation.
     lean = raw.mean(axis=1) - raw.mean()
     assert abs(gap @ lean) < 3.5 * error * len(gap) * lean.std()
 
 
 def test_they_are_told_beside_the_flow(file, tmp_path):
-    """With a table of its own each, and passes kept so that a second call computes nothing."""
+    """Each bound has its own table in the report. Its passes are stored, so a second call computes
+    nothing."""
     known = experiment(file, eval__bounds=("elbo", "closed"), eval__bpd_repeats=2)
     raw, nfe = known.test.fetch(np.arange(known.test.size)), {}
     expected = per_level(known, "closed")[raw].mean()

@@ -1,4 +1,4 @@
-"""Sampling of classes by their exact scores: the right law for each sample, whatever the method."""
+"""Sampling of classes with exact scores: each sample has the law of its class with every method."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from configs.digits import digits_classifier
 from evaluation.tasks.sampling import draw, make_trajectory, run_sampling
 from scorefield import Run
 
-MEANS, STD = (-0.5, 0.3, 0.0), 0.2  # of class 0, of class 1, and of none
+MEANS, STD = (-0.5, 0.3, 0.0), 0.2  # the means of class 0, of class 1, and without a class
 METHODS = {
     "pc": {"sampling__predictor": "heun", "sampling__steps": 30, "sampling__eps": 0.01},
     "ode": {"sampling__method": "ode", "sampling__rtol": 1e-4, "sampling__atol": 1e-4},
@@ -32,7 +32,7 @@ def labelled(tmp_path_factory):
 
 
 def conditional(file, knows=True, **changes):
-    """A network that has the exact score of each class."""
+    """An experiment whose network has the exact score of each class."""
     options = {"guidance__method": "classifier_free", "sampling__batch_size": 200, **changes}
     built = build(config(file, model__num_classes=2, **options))
 
@@ -63,7 +63,7 @@ def test_each_sample_is_of_its_class(labelled, method):
 
 
 def test_a_sample_is_the_same_alone_and_among_others(labelled):
-    """Whatever its neighbours' class."""
+    """A sample does not depend on the other samples of its batch or their classes."""
     options = {**METHODS["pc"], "sampling__batch_size": 4}
     experiment = with_classes(conditional(labelled, **options))
     together, alone = (draw(experiment, PARAMS, i, seed=0).x for i in (range(10), [7]))
@@ -71,7 +71,7 @@ def test_a_sample_is_the_same_alone_and_among_others(labelled):
 
 
 def test_parameters_of_a_guide_reach_every_picture(labelled, tmp_path):
-    """In samples and in trajectories."""
+    """The guide's parameters reach samples and trajectories."""
     experiment = with_classes(conditional(labelled, **METHODS["pc"]))
     plain, drawn = experiment.classes, []
 
@@ -83,12 +83,12 @@ def test_parameters_of_a_guide_reach_every_picture(labelled, tmp_path):
     experiment = dataclasses.replace(experiment, classes=guided)
     draw(experiment, PARAMS, range(3), seed=0)
     make_trajectory(experiment, rows=2)(PARAMS, tmp_path / "t.png")
-    # Traced, not a constant of the program: once in each.
+    # Each of the two programs traces the parameter, so it is no constant of the program.
     assert len(drawn) == 2 and all(isinstance(v, jax.core.Tracer) for v in drawn)
 
 
 def test_log_p_of_a_run_is_given_the_class(labelled, tmp_path):
-    """Of Gaussians `N(m_k, STD^2)`: the log density of each state under its own class."""
+    """With classes `N(m_k, STD^2)` the result is the log density of each x under its own class."""
     options = {"likelihood__eps": 1e-4, "likelihood__divergence": "exact"}
     run = Run(tmp_path, conditional(labelled, **options), 0, PARAMS)
     label, dims = np.array([0, 1, 1]), int(np.prod(SHAPE))
@@ -100,7 +100,7 @@ def test_log_p_of_a_run_is_given_the_class(labelled, tmp_path):
 
 
 def test_codes_of_one_class_decoded_under_the_other(labelled, tmp_path):
-    """From Gaussian to Gaussian of one spread: moved by the distance of the means."""
+    """Classes are Gaussians of equal spread, so decoding moves x by the distance of the means."""
     run = Run(tmp_path, conditional(labelled, likelihood__eps=1e-4), 0, PARAMS)
     x, label = np.full((3, *SHAPE), 0.1, np.float32), np.array([0, 1, 0])
     x += np.linspace(-0.2, 0.2, x.size, dtype=np.float32).reshape(x.shape)
@@ -121,7 +121,7 @@ def test_one_class_for_all(labelled, tmp_path):
 
 
 def test_strength_moves_beyond(labelled):
-    """Scores of equal spread: w moves the mean to `free + w (class - free)`, here at w = 2."""
+    """With equal spreads the strength w moves the mean to `free + w (class - free)`. Here w = 2."""
     experiment = with_classes(conditional(labelled, guidance__scale=2.0, **METHODS["pc"]))
     x = np.asarray(draw(experiment, PARAMS, range(200), seed=0).x, np.float64)
     assert x[::2].mean() == pytest.approx(2 * MEANS[0], abs=0.01)
@@ -130,7 +130,7 @@ def test_strength_moves_beyond(labelled):
 
 def test_a_condition_that_is_ignored_is_refused(labelled):
     check_condition(with_classes(conditional(labelled)), PARAMS)
-    check_condition(conditional(labelled), PARAMS)  # no guidance, nothing to ignore
+    check_condition(conditional(labelled), PARAMS)  # no guidance, so no condition to ignore
     with pytest.raises(ValueError, match="class 0 and class 1 give the same answer"):
         check_condition(with_classes(conditional(labelled, knows=False)), PARAMS)
 

@@ -1,4 +1,4 @@
-"""Accuracy by noise level, where it is known: two classes of Gaussian levels, at equal odds."""
+"""Accuracy by noise level in a case with a closed form: two equally likely Gaussian classes."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ SCALE, GAP, STD, N = 2.0 / LEVELS, 6.0, 4.0, 3000
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
-    """The exact classifier: classes differ in the mean of all pixels."""
+    """The exact classifier of two classes that differ in the mean of all pixels."""
     rng = np.random.default_rng(0)
     label = rng.integers(0, 2, N)
     raw = np.floor(rng.normal(30.0 + GAP * label[:, None], STD, (N, 6))).clip(0, LEVELS - 1)
@@ -53,7 +53,7 @@ def test_accuracy_is_that_of_the_best_rule(experiment):
         spread = np.hypot(SCALE * STD, level.sigma)
         expected = norm.cdf(6**0.5 * 0.5 * SCALE * GAP / spread)
         assert abs(level.accuracy - expected) < 4 * max(level.stderr, 0.5 / N)
-        # The mean of -log p of the right class, by quadrature over the log-odds.
+        # The mean of -log p of the right class is a quadrature over the log-odds.
         d = 6**0.5 * SCALE * GAP / spread
         z, w = np.polynomial.hermite_e.hermegauss(100)
         nats = np.logaddexp(0.0, -(0.5 * d**2 + d * z)) @ w / w.sum()

@@ -1,4 +1,4 @@
-"""Metrics by name: each section of the result holds what the metric itself says."""
+"""Metrics by name: each section of the result has the values of the metric's own function."""
 
 import numpy as np
 import pytest
@@ -79,7 +79,7 @@ def test_every_metric_is_what_it_says_itself(sets, real):
 
 
 def test_one_pass_gives_features_and_probabilities(sets, real):
-    """A network is run once for each image, with probabilities only where they are asked for."""
+    """The network runs once per image, and gives probabilities only for metrics that need them."""
     seen = {"alone": 0, "both": 0}
 
     def extract(images):
@@ -114,7 +114,7 @@ def test_only_what_is_asked_for(sets, real):
 
 
 def test_statistics_of_a_file(sets, real, tmp_path):
-    """The distance to its moments, and whence they are."""
+    """The result has the distance to the file's moments and the origin of the moments."""
     moments = Moments.of(pixels()(sets["train"]))
     digest = write_statistics(tmp_path / "train.npz", moments, "abc")
     file = read_statistics(tmp_path / "train.npz", "pixels")

@@ -1,4 +1,4 @@
-"""Edits of Gaussian images by the exact score, whose laws are known."""
+"""Edits of Gaussian images with the exact score. The laws of the results are known."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ SHAPE, D, N = (4, 4, 1), 16, 12
 PLACE = np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(D, 2)
 COV = 0.25**2 * np.exp(-np.linalg.norm(PLACE[:, None] - PLACE[None], axis=2) / 2.0)
 DATA = Gaussian(np.full(D, -0.1), COV + 1e-4 * np.eye(D))
-# What a class might look like: lighter, and of less contrast.
+# The law of a class: lighter images with less contrast.
 LIGHT = Gaussian(np.full(D, 0.3), 0.25 * DATA.cov)
 LEFT = np.zeros(SHAPE[:2], int)
 LEFT[:, :2] = 1
@@ -51,12 +51,12 @@ def experiment(file, law="vp", classes=None, **changes):
 
 
 def unconditional(predict):
-    """The same, whatever it is told."""
+    """Return a conditional prediction that ignores its label."""
     return lambda x, t, label: predict(x, t)
 
 
 class Lighter:
-    """Stands for a guide to a class: whatever the label, the images of `LIGHT`."""
+    """A substitute for the guide to a class: every label gives the images of `LIGHT`."""
 
     own = None
     label = staticmethod(lambda indices: indices % 3)
@@ -71,8 +71,9 @@ def edited(known):
 
 @pytest.mark.parametrize("law", ["vp", "ve"])
 def test_the_law_of_edits_by_noise(images, law):
-    """By the reverse SDE an edit is a draw of the data given the noised image: for Gaussian data of
-    mean `m + g a (x - m)` and covariance `C - a g C + c^2 g g^T`, `g = a C (a^2 C + c^2)^-1`."""
+    """An edit by the reverse SDE is a draw of the data given the noised image. For Gaussian data
+    its mean is `m + g a (x - m)` and its covariance is `C - a g C + c^2 g g^T`, with
+    `g = a C (a^2 C + c^2)^-1`."""
     strength = {"vp": 0.4, "ve": 0.3}
     steps = {"sampling__predictor": "ancestral", "sampling__steps": 200}
     grid = {"sampling__grid": "uniform_lam"}
@@ -91,7 +92,7 @@ def test_the_law_of_edits_by_noise(images, law):
     assert np.sqrt(np.mean(gap**2)) < 1.2
     spread = x.std(axis=1, ddof=1).mean(axis=0) / np.sqrt(np.diag(cov))
     np.testing.assert_allclose(spread.mean(), 1.0, atol=0.03)
-    # Neither the image itself nor a draw that has forgotten it.
+    # The edits differ from the image itself and from draws independent of the image.
     assert np.sqrt(np.mean(((x.mean(axis=1) - image) / error) ** 2)) > 3.0
     assert np.sqrt(np.mean(((x.mean(axis=1) - DATA.mean) / error) ** 2)) > 3.0
 
@@ -109,8 +110,8 @@ FLOW |= {"edit__strength": 1.0, "sampling__grid": "uniform_lam"}
 
 
 def test_up_and_down_one_flow(images):
-    """Gives the image back; and down that of other data, what it is there: the optimal map of the
-    two Gaussians, whose covariances have one another's directions."""
+    """Up and down the same flow gives the image back. Down the flow of other data gives the optimal
+    map between the two Gaussians, because their covariances have the same eigenvectors."""
     known = experiment(images, **FLOW)
     same = edited(known)
     np.testing.assert_allclose(same.x, np.repeat(same.image[:, None], 2, 1), atol=2e-3)
@@ -121,9 +122,11 @@ def test_up_and_down_one_flow(images):
 
 
 def test_content_where_it_is_kept(images):
-    """For pixels N(m, s^2) apart, an energy of weight w acts as a likelihood at x0 hat: the flow
-    ends in `m + 2 sqrt(k) F(sqrt(k)) (image - m) + s exp(-k) z`, `k = w s^2 / 2`, F Dawson's
-    integral, z where it starts; elsewhere in `m + s z`."""
+    """For independent pixels N(m, s^2) an energy of weight w acts as a likelihood at x0 hat.
+
+    With the starting point z, `k = w s^2 / 2` and Dawson's integral F the flow ends in
+    `m + 2 sqrt(k) F(sqrt(k)) (image - m) + s exp(-k) z`, and outside the kept part in `m + s z`.
+    """
     apart = Gaussian(DATA.mean, 0.25**2 * np.eye(D))
     light = Gaussian(np.full(D, 0.3), 0.2**2 * np.eye(D))
     options = {"edit__keep": "left", "edit__content": 30.0, "sampling__steps": 200}
@@ -140,28 +143,28 @@ def test_content_where_it_is_kept(images):
 
 
 def test_noise_in_a_region(images):
-    """On the way down all of it gives draws that vary; none where there is no noise and pixels do
-    not know of each other."""
+    """With `eta = 1` the edits vary in the region with noise. In the kept region without noise they
+    do not vary, because the pixels are independent."""
     apart = Gaussian(DATA.mean, 0.25**2 * np.eye(D))
     options = {"edit__keep": "left", "edit__eta": 1.0, "edit__samples": 40, "sampling__steps": 200}
     known = experiment(images, **FLOW | options)
     known = dataclasses.replace(known, predict=lambda params: apart.predict(known.path))
     spread = edited(known).x.std(axis=1)
     np.testing.assert_allclose(spread[:, :, :2], 0.0, atol=1e-4)
-    # From the top down nothing of the image is left: all of the data's spread.
+    # From the largest noise level down nothing of the image is left, so the spread is the data's.
     np.testing.assert_allclose(spread[:, :, 2:].mean(), 0.25, rtol=0.05)
 
 
 def test_steps_are_repeated(images):
     options = {"edit__repeats": 3, "edit__window": (0.0, 0.5)}
     plain, again = (edited(experiment(images, **FLOW | more)) for more in ({}, options))
-    # Twenty steps twice more: Heun's two evaluations and one to go back.
+    # Twenty steps are made two more times, each with Heun's two evaluations and one to go back.
     assert again.nfe == plain.nfe + 2 * 20 * 3
     np.testing.assert_allclose(again.x, plain.x, atol=0.05)
 
 
 def test_an_image_is_edited_the_same_alone(images):
-    """The edits of several images share batches of four."""
+    """Edits of several images share batches of 4; an image's edits do not depend on the others."""
     known = experiment(images, edit__samples=6, sampling__batch_size=4)
     editing = build_editing(known)
     together = edit(known, editing, PARAMS, range(6))
@@ -171,7 +174,7 @@ def test_an_image_is_edited_the_same_alone(images):
 
 
 def test_pictures_of_a_folder(images, tmp_path):
-    """In the order of their names, resized, at the middle of their levels."""
+    """Pictures are read in the order of names, resized, and set to the middle of their levels."""
     known = experiment(images)
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     Image.fromarray(grey).save(tmp_path / "b.png")

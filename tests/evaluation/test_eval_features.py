@@ -1,4 +1,4 @@
-"""Feature spaces: what they extract, what they refuse, and that their ids identify them."""
+"""Feature spaces: their features, their refusals, and ids that identify them."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def trained(digits):
-    """A space and the network inside it."""
+    """A feature space and its network."""
     networks = []
 
     class Kept(MLPClassifier):
@@ -38,7 +38,7 @@ def trained(digits):
             super().__init__(*args, **kwargs)
             networks.append(self)
 
-        # scikit-learn reads the names of parameters from here, and allows no *args.
+        # scikit-learn reads the parameter names from `__init__`, which may then have no *args.
         @classmethod
         def _get_param_names(cls):
             return MLPClassifier._get_param_names()
@@ -58,7 +58,7 @@ def test_pixels_are_the_image_row_by_row():
 
 
 def test_classifier_features_feed_the_last_layer(digits, trained):
-    """The network's own probabilities follow from the features by its last layer alone."""
+    """The last layer, applied to the features, gives the network's own probabilities."""
     space, network = trained
     h = space(digits[2]).values
     assert h.shape == (len(digits[2]), 64) and np.abs(h).max() < 1
@@ -70,7 +70,8 @@ def test_classifier_features_feed_the_last_layer(digits, trained):
 
 
 def test_classifier_has_learnt_the_digits(digits, trained):
-    """A linear classifier reaches about 0.95 here; labels of other images would give 0.1."""
+    """The accuracy is above that of a linear classifier, about 0.95. With labels of other images
+    it is about 0.1."""
     assert accuracy(trained[0], *digits[2:]) > 0.96
     assert accuracy(trained[0], digits[2], np.roll(digits[3], 1)) < 0.3
 
@@ -102,7 +103,7 @@ def test_hash_sees_shape_and_value_but_not_the_sign_of_zero():
     assert digest != features.hash_weights([weights.ravel()])
 
 
-# Those of Inception need a file of weights; see `test_eval_inception_space`.
+# The Inception spaces need a file of weights; see `test_eval_inception_space`.
 @pytest.mark.parametrize("name", [n for n in FEATURE_SPACES if "inception" not in n])
 def test_every_space_is_built_by_name_and_refuses_other_scales(name, digits):
     x, labels = digits[0][:60], digits[1][:60]
@@ -115,7 +116,7 @@ def test_every_space_is_built_by_name_and_refuses_other_scales(name, digits):
 
 
 def test_a_file_of_a_classifier(digits, tmp_path):
-    """The same space, to the last bit, whatever was called a class."""
+    """A stored classifier gives the same space to the last bit, for number and name classes."""
     x, names = digits[0][:200], np.array(["even", "odd"])[digits[1][:200] % 2]
     for labels in (digits[1][:200], names):
         network = fit(x, labels)
@@ -139,7 +140,7 @@ def test_two_classes_have_the_probabilities_of_the_library(digits):
 
 
 def test_the_classifier_of_digits_that_comes_along():
-    """The digits of the configs: the images that it was trained on, and those it was not."""
+    """The accuracy of the stored classifier on its training images and on the test images."""
     train, test = (load("digits", split) for split in ("train", "test"))
     space = feature_space("classifier", classifier="digits")
     right = [accuracy(space, of_source(s).first(s.size), s.labels) for s in (train, test)]

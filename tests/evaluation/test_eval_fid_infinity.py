@@ -1,4 +1,4 @@
-"""The extrapolated Frechet distance: its line, its error, and the bias that it removes."""
+"""The extrapolated Frechet distance: the fitted line, the error, and the removed bias."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def blocks_of(x, count=10):
 
 
 def population(mean, std):
-    """The moments of a law itself, of no number of examples."""
+    """The exact moments of a law, without a number of examples."""
     return Moments("toy", None, np.asarray(mean, float), np.diag(np.square(std)))
 
 
@@ -26,7 +26,7 @@ def test_intercept_of_a_line_and_of_what_is_none():
 
 
 def test_parts_hold_every_sample_once():
-    """Against lists of rows: moments of the rows themselves, and SciPy's line."""
+    """The distances agree with moments of lists of rows, and the intercept with SciPy's line."""
     rng = np.random.default_rng(0)
     x, reference = rng.normal(size=(103, 3)), population([0.2, 0, 0], [1, 2, 1])
     rows = np.array_split(np.arange(103), 10)
@@ -68,8 +68,8 @@ def test_stderr_is_the_jackknife_of_the_largest_size(parts):
 
 @pytest.mark.parametrize("shift", [0.0, 0.2])
 def test_bias_shrinks_and_the_error_is_the_spread(shift):
-    """Gaussian samples, 30 for each dimension in the smallest part, against a law whose distance is
-    known; what is left of the bias is of second order."""
+    """Gaussian samples against a law at a known distance. The smallest part has about 30 samples
+    per dimension. The remaining bias is of second order."""
     rng, d, n = np.random.default_rng(0), 8, 800
     std = np.linspace(0.5, 1.5, d)
     reference, truth = population(np.zeros(d), std), d * shift**2

@@ -1,4 +1,4 @@
-"""The Frechet distance against closed forms, scipy's sqrtm, and its own sampling spread."""
+"""The Frechet distance against closed forms, SciPy's sqrtm, and its own sampling spread."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from evaluation.spaces.features import Features
 
 
 def gaussian(mean, cov, n=100):
-    """Moments whose mean and unbiased covariance are exactly these."""
+    """Return moments with exactly this mean and unbiased covariance."""
     cov = np.atleast_2d(np.asarray(cov, float))
     return Moments("toy", n, np.atleast_1d(np.asarray(mean, float)), cov * (n - 1))
 
@@ -37,7 +37,7 @@ def test_one_dimension():
 
 
 def test_commuting_covariances():
-    """With a common eigenbasis the distance is a sum over its directions."""
+    """For covariances with a common eigenbasis the distance is a sum over its directions."""
     basis = ortho_group.rvs(6, random_state=0)
     a, b = np.array([1e-6, 0.2, 1, 2, 3, 100]), np.array([4, 1e-8, 1, 0.5, 7, 90])
     left, right = basis * a @ basis.T, basis * b @ basis.T
@@ -70,7 +70,7 @@ def test_agrees_with_sqrtm_and_is_symmetric(seed):
 
 
 def test_identical_and_singular():
-    """Sixty directions without variance, as in the corners of digits, add rounding error only."""
+    """Sixty directions without variance, as in the corners of digits, add only rounding error."""
     basis = ortho_group.rvs(64, random_state=0)
     a = np.zeros(64)
     a[:4] = [5, 1, 2, 40]
@@ -90,7 +90,8 @@ def test_moments_are_the_unbiased_ones():
 
 
 def test_chunks_merge_to_the_whole():
-    """Uneven chunks, one of a single row, far from the origin: sums of squares would lose this."""
+    """Uneven chunks merge exactly. The data are far from the origin, where sums of squares would
+    lose all digits; one chunk has a single row."""
     x = np.random.default_rng(0).normal(size=(101, 4)) * [1, 2, 0.1, 5] + 1e6
     chunks = [Moments.of(features(part)) for part in np.split(x, [1, 40, 47])]
     whole, merged = Moments.of(features(x)), merge_all(chunks)
@@ -101,8 +102,8 @@ def test_chunks_merge_to_the_whole():
 
 
 def test_stderr_is_the_spread_over_fresh_samples():
-    """Two clearly different laws, sixty fresh sets: the mean jackknife error matches their spread,
-    and the values lie around the truth (the bias at n = 500 is far below the spread)."""
+    """For two clearly different laws the mean jackknife error agrees with the spread over sixty
+    fresh sets. The values lie around the truth: the bias at n = 500 is far below the spread."""
     rng, reference = np.random.default_rng(0), gaussian([0, 0], np.diag([1.0, 4.0]))
     truth = 1.5**2 + (2 - 1) ** 2 + (1 - 2) ** 2
     values, errors = [], []

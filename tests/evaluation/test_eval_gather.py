@@ -1,4 +1,4 @@
-"""Moments that are streamed are those of all features at once; no more is held than is needed."""
+"""Streamed moments equal the moments of all features, and only the needed features are held."""
 
 import numpy as np
 import pytest
@@ -9,19 +9,19 @@ from evaluation.report.images import Images, of_array, of_levels, shown
 from evaluation.spaces.features import pixels
 from evaluation.store.gather import FEATURES, MOMENTS, cuts, equal_edges, even_edges, gather
 
-# More than a block of the error bars has, and no multiple of ten; fewer than ten.
+# One size needs several batches per block and is no multiple of ten; the other is below ten.
 SIZES = (63, 7)
 
 
 @pytest.fixture
 def few(monkeypatch):
-    """Batches of two images of six values."""
+    """Make batches of two images of six values."""
     monkeypatch.setattr(images, "VALUES", 12)
 
 
 @pytest.mark.parametrize("n", SIZES)
 def test_moments_without_all_features(few, n):
-    """Against NumPy, for the set and for its blocks of both kinds."""
+    """The moments of the set and of both kinds of blocks agree with NumPy."""
     x, largest = np.random.default_rng(0).random((n, 3, 2, 1)), []
 
     def fetch(first, last):
@@ -50,7 +50,7 @@ def test_cuts():
 
 
 def test_streamed_metrics_are_those_of_all_features(few):
-    """A metric beside them that wants all features changes nothing."""
+    """The values do not change if another metric needs all features."""
     rng = np.random.default_rng(1)
     sets = {"samples": of_array(rng.random((63, 3, 2, 1)))}
     real = of_array(rng.random((45, 3, 2, 1)) ** 1.3)

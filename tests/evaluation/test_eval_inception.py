@@ -1,4 +1,4 @@
-"""The Inception networks beside those of PyTorch, and the import of their weights."""
+"""The Inception networks against those of PyTorch, and the import of their weights."""
 
 import json
 
@@ -22,11 +22,11 @@ from evaluation.spaces.inception.extractor import forward
 from evaluation.spaces.inception.import_torch import params_from_torch, torch_shapes
 from evaluation.spaces.inception.releases import RELEASES
 
-TOLERANCE = 2e-6  # of the largest number of an output; float32 has 6e-8
+TOLERANCE = 2e-6  # relative to the largest number of an output; float32 rounds by 6e-8
 
 
 def parts(name, state, x):
-    """What our network says, by output, with the weights of a state dict."""
+    """Return the outputs of our network by name, with the weights of a state dict."""
     network = RELEASES[name].network
     params = params_from_torch(state, network, "the rule")
     found = forward(network, params, x)._asdict()
@@ -39,7 +39,7 @@ def assert_near(found, truth):
 
 @pytest.mark.parametrize("name", RELEASES)
 def test_outputs_are_those_of_torch(name):
-    """As torch computed them in float64; see `inception_reference`."""
+    """The outputs agree with those that torch computed in float64; see `inception_reference`."""
     found = parts(name, weights(torch_shapes(RELEASES[name].network)), scaled_images())
     stored = json.loads(STORED.read_text())[name]
     assert found["pool3"].shape == (2, 2048) and found["logits"].shape == (2, CLASSES[name])
@@ -50,7 +50,7 @@ def test_outputs_are_those_of_torch(name):
 
 @pytest.mark.parametrize("name", RELEASES)
 def test_against_torch(name):
-    """Every key, and every number, where torch and torchvision are at hand."""
+    """Every key and every number agree with torch, if torch and torchvision are installed."""
     pytest.importorskip("torch")
     pytest.importorskip("torchvision")
     module = torch_network(name)
@@ -65,7 +65,7 @@ def test_against_torch(name):
 
 
 def test_pools():
-    """By hand: in a corner four pixels lie inside the image, at an edge six."""
+    """Pools computed by hand: in a corner four pixels lie inside the image, at an edge six."""
     x = jnp.arange(12.0).reshape(1, 3, 4, 1)
     inside, padded, largest = (
         pool(x, kind)[0, ..., 0] for kind in ("mean_inside", "mean_padded", "max")
@@ -100,7 +100,7 @@ def refused(state):
 
 
 def empty(**changes):
-    """Zeros that take no memory, some of them changed or, with None, left out."""
+    """Return a state of zeros that take no memory. `changes` sets shapes; None drops a key."""
     sizes = {**shapes(), **{key.replace("__", "."): shape for key, shape in changes.items()}}
     zero = np.float32(0)
     return {key: np.broadcast_to(zero, shape) for key, shape in sizes.items() if shape is not None}
@@ -121,7 +121,7 @@ def test_keys_and_shapes_must_fit():
     assert text.endswith(
         "branch7x7_2.conv.weight is (128, 128, 7, 1) where (128, 128, 1, 7) is needed."
     )
-    # The other release, whose names are the same.
+    # The file of the other release has the same names.
     text = refused(empty(fc__weight=(1008, 2048), fc__bias=(1008,)))
     assert "fc.weight is (1008, 2048) where (1000, 2048) is needed" in text
     many = {key.replace(".", "__"): None for key in list(shapes())[:5]}

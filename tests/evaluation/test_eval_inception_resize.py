@@ -1,4 +1,4 @@
-"""Resizes to the side of Inception: closed forms, Pillow, and stored cases of torch."""
+"""Resizes to the side of Inception against closed forms, Pillow, and stored cases of torch."""
 
 import json
 
@@ -16,7 +16,7 @@ TORCH = {
 
 
 def places(name, before, after):
-    """Where the pixels of the result are read, in pixels of the image; outside it is cut off."""
+    """The positions, in pixels of the image, of the result's pixels, clipped to the image."""
     i = np.arange(after)
     at = i * before / after if name == "legacy_tensorflow" else (i + 0.5) * before / after - 0.5
     return at.clip(0, before - 1)
@@ -25,7 +25,8 @@ def places(name, before, after):
 @pytest.mark.parametrize("name", RESIZES)
 @pytest.mark.parametrize("before", [8, 32, 100])
 def test_a_ramp_stays_a_ramp(name, before):
-    """Along each axis a ramp is read off at the places; the cubic needs two pixels at both ends."""
+    """Along each axis the resize of a ramp is the ramp at `places`. The cubic differs within two
+    pixels of both ends."""
     ramp = (np.arange(before) / before).astype(np.float32)
     truth = places(name, before, SIDE) / before
     image = np.zeros((2, before, 6, 3), np.float32)
@@ -44,7 +45,8 @@ def test_a_ramp_stays_a_ramp(name, before):
 
 
 def test_halving_a_ramp():
-    """Tensorflow takes every second pixel, torch the mean of two, clean a longer one about it."""
+    """TensorFlow takes every second pixel and torch the mean of two. The mean of `clean` has the
+    same centre as torch's and is longer."""
     image = np.broadcast_to((np.arange(64, dtype=np.float32) / 64)[:, None, None], (1, 64, 64, 1))
     found = {name: resize(image, 32)[0, :, 5, 0] * 64 for name, resize in RESIZES.items()}
     i = np.arange(32)
@@ -54,7 +56,8 @@ def test_halving_a_ramp():
 
 
 def test_only_clean_is_antialiased():
-    """A fine checkerboard is grey from afar; the old ones skip most pixels and see a pattern."""
+    """`clean` makes a fine checkerboard grey. The legacy resizes skip most pixels, which leaves a
+    pattern."""
     image = (np.indices((128, 128)).sum(axis=0) % 2).astype(np.float32)[None, :, :, None]
     ripple = {name: np.ptp(resize(image, 30)) for name, resize in RESIZES.items()}
     assert ripple["clean"] < 0.05
@@ -62,8 +65,8 @@ def test_only_clean_is_antialiased():
 
 
 def test_clean_is_pillow_without_its_rounding():
-    """Pillow resizes 8-bit RGB by the same filter, rounding after each axis. Levels far from 0 and
-    255, where it would also cut off, after each axis too."""
+    """Pillow resizes 8-bit RGB with the same filter and rounds after each axis. It also clips after
+    each axis, so the test's levels are far from 0 and 255."""
     levels = np.random.default_rng(0).integers(90, 166, (20, 31, 3), np.uint8)
     theirs = Image.fromarray(levels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     ours = 255 * clean((levels / 255).astype(np.float32)[None])[0]
@@ -72,19 +75,19 @@ def test_clean_is_pillow_without_its_rounding():
 
 
 def test_clean_stays_in_the_unit_interval():
-    """At an edge a cubic swings beyond both sides; clean-fid cuts off what is not a grey level."""
+    """At an edge a cubic overshoots on both sides; clean-fid clips it to the grey levels."""
     image = np.zeros((1, 8, 8, 1), np.float32)
     image[:, 4:] = 1
     found = clean(image)
     assert found.min() == 0 and found.max() == 1
     column = found[0, :, 0, 0]
-    assert (column == 1).sum() > SIDE // 8  # and the swing was there
+    assert (column == 1).sum() > SIDE // 8  # there was an overshoot to clip
 
 
 @pytest.mark.parametrize("side", [3, 12])
 @pytest.mark.parametrize("name", TORCH)
 def test_stored_cases_of_torch(name, side):
-    """Smaller and larger than 5x7. The cubic one is clipped here and not there."""
+    """Results smaller and larger than the 5x7 image. Ours clips the cubic; torch does not."""
     truth = np.array(json.loads(STORED.read_text())[f"{TORCH[name][0]}_{side}"])
     found = RESIZES[name](small_image(), side)
     np.testing.assert_allclose(found, truth.clip(0, 1), atol=1e-6)
@@ -120,7 +123,7 @@ def test_images_of_other_shapes(shape):
 
 
 def test_the_resizes_differ():
-    """A distance between images resized in two ways is not that between images."""
+    """The resizes differ clearly, so a distance between differently resized images is wrong."""
     image = small_image()
     assert np.abs(legacy_pytorch(image) - RESIZES["legacy_tensorflow"](image)).max() > 0.1
     assert np.abs(legacy_pytorch(image) - clean(image)).max() > 0.02

@@ -1,4 +1,4 @@
-"""The inception score against SciPy's entropies, closed forms, and its own spread and bias."""
+"""The Inception score against SciPy's entropies, closed forms, and its own spread and bias."""
 
 import numpy as np
 import pytest
@@ -37,8 +37,11 @@ def test_is_the_exponential_of_the_mean_divergence():
 
 @pytest.mark.parametrize("blur", [0.0, 0.2, 1.0])
 def test_classes_that_come_equally_often(blur):
-    """Every image is of one of 5 classes but for a share `blur` spread evenly over all: the log of
-    the score is log 5 less the entropy of a row; 5 for sure images, 1 for a blind classifier."""
+    """Each image has the probability `1 - blur` at one of 5 classes, and `blur` spread evenly.
+
+    The log of the score is log 5 minus the entropy of a row. So the score is 5 for certain
+    probabilities and 1 for even ones.
+    """
     p = (1 - blur) * np.tile(np.eye(5), (20, 1)) + blur / 5
     truth = 5 / np.exp(entropy(p[0]))
     result = inception_score(p)
@@ -64,8 +67,8 @@ def test_stderr_is_the_spread_over_fresh_samples():
 
 
 def test_bias_is_downwards_and_falls_with_n():
-    """With sure images of C equal classes the log is an entropy estimate, whose bias is
-    -(C - 1) / (2 n) to first order (Miller 1955): in a split ten times that of the whole."""
+    """With certain probabilities and C equally likely classes the log is an estimate of an entropy.
+    Its bias is -(C - 1) / (2 n) to first order (Miller 1955), so ten times larger in a split."""
     rng, classes, n = np.random.default_rng(0), 20, 2000
     results = [inception_score(np.eye(classes)[rng.integers(classes, size=n)]) for _ in range(60)]
     for size, values in (

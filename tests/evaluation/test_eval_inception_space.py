@@ -1,4 +1,4 @@
-"""Inception as a feature space: which file, which id, and what becomes of images."""
+"""Inception as a feature space: the file of weights, the id, and the scaling of images."""
 
 import hashlib
 
@@ -29,7 +29,7 @@ def one_sentence(error):
 @pytest.mark.parametrize("name", RELEASES)
 @pytest.mark.parametrize("place", ["folder", "variable", "default"])
 def test_a_missing_file(name, place, tmp_path, monkeypatch):
-    """The sentence says what to get, where from, where to put it, and how to know it."""
+    """The error names the file, its URL, the folder to put it in, and its hash."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("SCOREFIELD_WEIGHTS", raising=False)
     folder = tmp_path / ".cache" / "scorefield"
@@ -55,14 +55,14 @@ def test_a_file_in_a_folder_must_have_the_hash_of_its_name(tmp_path, monkeypatch
         find_weights(release, str(tmp_path))
     text = one_sentence(error)
     assert digest[:8] in text and "6726825d" in text and release.url in text
-    # Named itself it is taken, with its own hash.
+    # A file given by its own path is used with its own hash.
     path = tmp_path / release.file
     assert find_weights(release, str(path)) == (path, digest[:8])
     right = release._replace(url=f"https://x.org/weights-{digest[:8]}.pth")
     (tmp_path / right.file).write_bytes(content)
     monkeypatch.setenv("SCOREFIELD_WEIGHTS", str(tmp_path))
     assert find_weights(right) == (tmp_path / right.file, digest[:8])
-    # What is named comes before what is set.
+    # A given folder takes precedence over the environment variable.
     with pytest.raises(FileNotFoundError):
         find_weights(right, str(tmp_path / "other"))
 
@@ -87,7 +87,7 @@ def state():
 
 @pytest.fixture(scope="module")
 def file(state, tmp_path_factory):
-    """As released: a file of torch before 1.6, of 95 MB."""
+    """A file as released, in the format of torch before 1.6, of 95 MB."""
     path = state_dict_before(tmp_path_factory.mktemp("weights") / "drawn.pth", state)
     yield path
     path.unlink()
@@ -100,7 +100,7 @@ def space(file):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Images are brought to 75x75, the least that the network takes."""
+    """Resize images to 75x75, the smallest size that the network accepts."""
     monkeypatch.setattr(resize, "SIDE", 75)
 
 
@@ -111,7 +111,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def net(state):
-    """The same network without the file."""
+    """The same network, without a file."""
     params = params_from_torch(state, RELEASES["inception"].network, "the rule")
     return Inception("id", RELEASES["inception"], params, "clean")
 
@@ -123,7 +123,7 @@ def test_the_id_names_network_weights_and_resize(small, space, file, images):
 
 
 def test_features_are_those_of_the_network(small, space, net, images):
-    """Resized, scaled and passed through the network by hand."""
+    """The features equal those of images resized, scaled and passed through the network by hand."""
     x = np.stack([resize.clean(image[None].astype(np.float32), 75)[0] for image in images])
     x = (x * 255 - 128) / 128
     out = extractor.forward(net.release.network, net.params, x)
@@ -133,7 +133,7 @@ def test_features_are_those_of_the_network(small, space, net, images):
     p = space.probabilities(images)
     assert p.shape == (5, 1008) and p.dtype == np.float64
     np.testing.assert_allclose(p.sum(axis=1), 1)
-    # Without the bias, as the Inception score has them.
+    # The Inception score uses the logits without the bias.
     logits = out.pool3 @ net.params["fc"]["kernel"]
     np.testing.assert_allclose(
         np.log(p), logits - logsumexp(logits, axis=1, keepdims=True), atol=1e-3
@@ -144,16 +144,16 @@ def test_features_are_those_of_the_network(small, space, net, images):
 
 
 def test_features_do_not_depend_on_the_batch(small, net, images):
-    """Five in batches of two: the last one is filled up, and the filling left out."""
+    """Five images make batches of two. The last batch is padded, and the padding is dropped."""
     whole, parts = net.outputs(images), net.outputs(images, batch_size=2)
     for one, other in zip(whole, parts, strict=True):
         assert one.shape == other.shape and len(one) == 5
         np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(one).max())
-    assert np.ptp(whole.pool3, axis=0).max() > 0.1  # rows that could be confused
+    assert np.ptp(whole.pool3, axis=0).max() > 0.1  # the rows differ, so a mix-up would be seen
 
 
 def test_levels_are_scaled_as_each_program_does(net):
-    """Black, white and a grey between, all pixels alike."""
+    """Uniform images in black, grey and white get the values of each original program."""
     images = np.array([0, 0.5, 1])[:, None, None, None] * np.ones((1, 4, 4, 3))
     torchvision = Inception("id", RELEASES["inception_v3"], None, "clean")
     graph = [-1, -0.5 / 128, 127 / 128]

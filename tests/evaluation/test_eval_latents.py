@@ -1,4 +1,4 @@
-"""Codes of data whose flow is known, and what is refused of files of codes."""
+"""Codes of data with a known flow, and refused files of codes."""
 
 import json
 
@@ -20,7 +20,7 @@ from evaluation.tasks.codes import (
 from evaluation.tasks.latents import run_decode, run_encode, run_interpolate
 from sde_lib import example_keys, fold_in, split
 
-# Fixed steps: an adaptive solve takes three times as long to compile.
+# Fixed steps, because an adaptive solve takes three times as long to compile.
 TIGHT = {
     "likelihood__solver": "adams",
     "likelihood__variable": "lam",
@@ -33,7 +33,8 @@ DATA = Gaussian.scalar(MEAN * SCALE - 1.0, STD * SCALE, dims=6)
 
 @pytest.fixture(scope="module")
 def encoding(file, tmp_path_factory):
-    """The workdir and report of all test examples encoded, in parts of 32, 32 and 11."""
+    """The experiment, the workdir and the report of an encoding of all test examples, in batches of
+    32, 32 and 11."""
     workdir = tmp_path_factory.mktemp("run")
     experiment = exact(file, **TIGHT)
     report = run_encode(experiment, PARAMS, workdir, 4, range(N_TEST))
@@ -48,7 +49,7 @@ def codes_of(workdir):
 
 
 def test_codes_are_the_closed_flow_of_the_data_as_bits_per_dim_sees_them(encoding):
-    """The noise of the first pass of `data_bits`: its latent is this code."""
+    """The codes use the noise of the first pass of `data_bits`, so its latents are these codes."""
     experiment, workdir, _ = encoding
     path, eps = experiment.path, experiment.config.likelihood.eps
     raw, numbers = experiment.test.fetch(np.arange(N_TEST)), np.arange(N_TEST)
@@ -63,14 +64,14 @@ def test_codes_are_the_closed_flow_of_the_data_as_bits_per_dim_sees_them(encodin
 
 
 def test_the_report_is_of_a_standard_normal(encoding):
-    """The data are of the model, so the codes are N(0, I): 75 of 6 dimensions."""
+    """The data have the model's law, so the 75 codes of 6 dimensions are draws of N(0, I)."""
     _, workdir, told = encoding
     stored, report = codes_of(workdir)
     n, z = N_TEST, stored["z"].reshape(N_TEST, -1)
     assert report["norm"] == pytest.approx(np.mean(np.linalg.norm(z, axis=1)) / 6**0.5, rel=1e-5)
     # E |z| / sqrt(6) = 0.959 for 6 normals, with a standard deviation of 0.28.
     assert abs(report["norm"] - 0.959) < 4 * 0.28 / n**0.5
-    # The root mean square over 6 dimensions, each with a variance of 1 / n.
+    # The root mean square of the mean over 6 dimensions, each with the variance 1 / n.
     assert report["mean"]["rms_of_normal"] == pytest.approx(n**-0.5)
     assert 0.2 < report["mean"]["rms"] / report["mean"]["rms_of_normal"] < 2.0
     assert abs(report["variance"]["mean"] - 1.0) < 4 * (2.0 / (6 * n)) ** 0.5
@@ -82,7 +83,7 @@ def test_the_report_is_of_a_standard_normal(encoding):
 
 
 def test_the_training_split_has_codes_of_its_own(file, tmp_path):
-    """Beside those of the other split, not in their place; and a single one has no variance."""
+    """The codes of the training split have a folder of their own. A single code has no variance."""
     experiment = exact(file, latents__dataset="train", **TIGHT)
     report = run_encode(experiment, PARAMS, tmp_path, 4, range(118, 119))
     folder = tmp_path / "latents" / "step_4" / "train"
@@ -97,20 +98,20 @@ def test_the_training_split_has_codes_of_its_own(file, tmp_path):
 
 
 def test_decoding_at_a_temperature(encoding, file):
-    """Gaussian data: the distance from the mean is multiplied, in every direction."""
+    """For Gaussian data a temperature multiplies the distance from the mean in every direction."""
     _, workdir, _ = encoding
     experiment = exact(file, latents__temperature=0.5, **TIGHT)
     told = run_decode(experiment, PARAMS, workdir, 4, range(3))
     found = np.load(workdir / "latents" / "step_4" / "decoded_0-74_tau_0.5.npz")
     raw = experiment.test.fetch(np.arange(N_TEST)).astype(float)
     assert told["samples"] == N_TEST and found["indices"].tolist() == list(range(N_TEST))
-    # Levels are rounded down, once each.
+    # Both sets of levels are rounded down.
     expected = MEAN + 0.5 * (raw + 0.5 - MEAN)
     assert np.abs(found["arr_0"] + 0.5 - expected).max() < 0.85
 
 
 def test_walks_meet_in_the_blend(encoding, file):
-    """By the chord, codes of Gaussian data decode to the chord of the data."""
+    """With linear blending, codes of Gaussian data decode to linear blends of the data."""
     _, workdir, _ = encoding
     experiment = exact(file, latents__blend="linear", latents__nodes=3, **TIGHT)
     run_interpolate(experiment, PARAMS, workdir, 4, range(4, 9))
@@ -124,7 +125,7 @@ def test_walks_meet_in_the_blend(encoding, file):
 
 
 def test_what_fails_is_left_out(encoding, file, monkeypatch):
-    """A code that is not finite is not solved for, and does not stop the others."""
+    """A code that is not finite is not decoded, and the other codes are decoded as usual."""
     experiment, workdir, _ = encoding
     z = codes_of(workdir)[0]["z"][:5].copy()
     z[1, 0, 0, 0] = np.nan
@@ -150,11 +151,12 @@ def test_what_fails_is_left_out(encoding, file, monkeypatch):
 
 
 def test_another_seed_is_another_dequantisation(encoding):
-    """Of the same levels; and an example has its own whatever stands beside it."""
+    """Another seed gives other noise to the same levels. The noise of an example does not depend on
+    the other examples."""
     experiment, _, _ = encoding
     raw, numbers = experiment.test.fetch(np.arange(60)), np.arange(60)
     first, again = (dequantised(experiment, raw, numbers, seed) for seed in (None, 7))
-    # Two uniforms of a level's width are apart by sqrt(1/6) of it.
+    # The difference of two uniforms of a level's width has the standard deviation sqrt(1/6) levels.
     assert np.std(first - again) == pytest.approx(SCALE / 6**0.5, rel=0.1)
     for x in (first, again):
         np.testing.assert_array_equal(to_levels(experiment.bits_scaler, x)[0], raw)

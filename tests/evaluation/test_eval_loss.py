@@ -1,4 +1,4 @@
-"""The held-out loss: the value of the training loss, on fixed draws, over as many as asked for."""
+"""The held-out loss: the training loss with fixed draws on a given number of examples."""
 
 import dataclasses
 
@@ -35,14 +35,14 @@ def test_loss_is_the_same_whenever_and_in_batches_of_any_size(file):
     ids=["eps_sum", "edm_weighted"],
 )
 def test_loss_is_that_of_training(file, changes):
-    """The same expectation, over other draws: within the errors of both."""
+    """The held-out loss and the training loss have the same expectation, within their errors."""
     experiment = affine(file, **changes)
     params = {"w": jnp.asarray([0.3, -0.2])}
     loss = build_loss(experiment.config, experiment.path, Affine(), experiment.scaler)
     batch = {"x0": jnp.asarray(experiment.test.fetch(np.arange(N_TEST)))}
     keys = jax.random.split(jax.random.key(1), 400)
     values = jax.jit(jax.vmap(lambda key: loss(params, None, key, batch)[0]))(keys)
-    # The evaluation has 8 draws, and spread over time at that, where each of these has one.
+    # The evaluation has 8 draws, spread over time; each of the 400 values has one draw.
     error = np.std(values) * np.sqrt(1 / 400 + 1 / 8)
     found = make_eval_loss(experiment)(params)
     assert found == pytest.approx(float(np.mean(values)), abs=3 * float(error))
@@ -51,11 +51,11 @@ def test_loss_is_that_of_training(file, changes):
 
 # Discrete levels.
 
-N = 8  # as many as DRAWS: the spread draws of an example then meet every level once
+N = 8  # equal to DRAWS, so that the spread draws of an example have each level once
 
 
 class OfLevel:
-    """A network that says one number for each label it is told, whatever it sees."""
+    """A network whose output is one number per label and does not depend on x."""
 
     def apply(self, variables, x, cond, train=False, rngs=None):
         return jnp.broadcast_to(variables["params"][cond.astype(int)][:, None, None, None], x.shape)
@@ -64,7 +64,7 @@ class OfLevel:
 def of_levels(file, law, **changes):
     """An experiment on N levels whose loss has a closed form, and the loss of each test example.
 
-    For the kind `x0` it is `(a_i / c_i)^2 |F_i - x0|^2` at level i, which knows no noise.
+    For the kind `x0` the loss at level i is `(a_i / c_i)^2 |F_i - x0|^2`, independent of the noise.
     """
     config = base(law, "ncsnpp", "npz", continuous=False)
     config.data.path, config.model.num_scales, config.sampling.steps = str(file), N, N
@@ -88,15 +88,15 @@ def of_levels(file, law, **changes):
 
 @pytest.mark.parametrize("law", ["vp", "ve"])
 def test_loss_of_discrete_levels_in_closed_form(file, law):
-    """All levels count alike, each told by its label; a mean over pixels for VP, half their sum for
-    VE."""
+    """All levels have equal weight, and the network gets the label of the level. The loss is the
+    mean over pixels for VP and half the sum for VE."""
     experiment, params, expected = of_levels(file, law)
     found = make_eval_loss(experiment)(params)
     assert found == pytest.approx(expected.mean(), rel=2e-5)
 
 
 def test_loss_of_some_examples(file):
-    """Not the first ones, the same whenever asked, and each with the draws it has among all."""
+    """The seed chooses some examples at random. Each keeps the draws that it has among all."""
     experiment, params, each = of_levels(file, "vp", **{"eval.batch_size": 7})
     numbers = chosen(N_TEST, 20, experiment.config.seed)
     assert len(set(numbers)) == 20 and max(numbers) > 40 and list(numbers) != list(range(20))
@@ -109,14 +109,14 @@ def test_loss_of_some_examples(file):
 
 
 def test_examples_keep_their_draws_among_fewer(file):
-    """With noise in the loss: the same mean from parts of a split as from all of it."""
+    """With noise in the loss the parts of a split have the same total as the whole split."""
     experiment, params = affine(file), {"w": jnp.asarray([0.3, -0.2])}
     source, whole = experiment.test, make_eval_loss(experiment)(params)
     some = chosen(N_TEST, 30, experiment.config.seed)
     rest = np.setdiff1d(np.arange(N_TEST), some)
     part = make_eval_loss(experiment, most=30)(params)
     assert abs(part - whole) > 1e-4
-    # The rest alone: what is left of the whole, if each example has the draws it always has.
+    # If each example keeps its draws, the sum over the rest is the whole minus the part.
     values = per_example(experiment, params, source.fetch(rest), rest)
     assert part * 30 + values.sum() == pytest.approx(whole * N_TEST, rel=1e-5)
 

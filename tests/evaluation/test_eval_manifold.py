@@ -1,4 +1,4 @@
-"""Precision, recall, density, coverage against loops, known expectations, and their own spread."""
+"""Precision, recall, density and coverage against loops, expectations and their own spread."""
 
 import numpy as np
 import pytest
@@ -17,14 +17,14 @@ def squared(a, b):
 
 
 def radii(x, k):
-    """Squared; every other point is a neighbour, also one at the same place."""
+    """The squared radii. All other points count as neighbours, also those at the same place."""
     return [
         sorted(squared(a, b) for j, b in enumerate(x) if j != i)[k - 1] for i, a in enumerate(x)
     ]
 
 
 def in_balls(x, y, k):
-    """(len(x), len(y)): x_i in the ball about y_j."""
+    """Whether x_i lies in the ball around y_j, of shape (len(x), len(y))."""
     r = radii(y, k)
     return np.array([[squared(a, b) <= r[j] for j, b in enumerate(y)] for a in x])
 
@@ -55,25 +55,25 @@ def test_equals_the_loops_whatever_the_block(k, block):
     rng = np.random.default_rng(k)
     x, y = rng.normal(size=(26, 3)), rng.normal(size=(35, 3)) * 1.3 + 0.4
     truth = four(x, y, k)
-    assert min(truth) > 0.2 and truth[1] < 1 and truth[3] < 1  # not trivially all or none
+    assert min(truth) > 0.2 and truth[1] < 1 and truth[3] < 1  # no trivial values of 0 or 1
     np.testing.assert_allclose(measured(x, y, k, block=block)[0], truth, rtol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_ties_are_inside_and_duplicates_are_neighbours(seed):
-    """On a lattice, where the loops are exact and most radii are met by several points; far from
-    the origin, as features are."""
+    """The points lie on a lattice, where the loops are exact and several points share most radii.
+    They are far from the origin, as features are."""
     rng = np.random.default_rng(seed)
     x, y = rng.integers(0, 4, (40, 3)) + 5000.0, rng.integers(1, 5, (60, 3)) + 5000.0
     assert 0 in radii(y, 1)
     for k in (1, 3):
         np.testing.assert_allclose(measured(x, y, k)[0], four(x, y, k), rtol=1e-12)
-    x[5:] = x[0]  # more duplicates than neighbours: balls without a radius
+    x[5:] = x[0]  # more duplicates than neighbours, so the balls have radius 0
     np.testing.assert_allclose(measured(x, y, 3)[0], four(x, y, 3), rtol=1e-12)
 
 
 def test_a_set_against_itself_and_against_one_far_away():
-    """Each ball holds its centre and its k neighbours, the farthest of them on its rim."""
+    """Each ball of a set has its centre and k neighbours, with the farthest on its boundary."""
     x = np.random.default_rng(0).normal(size=(50, 64)) + 30
     np.testing.assert_allclose(measured(x, x, 4)[0], [1, 1, 5 / 4, 1], rtol=1e-12)
     values, errors = measured(x, x + 100, 4)
@@ -81,8 +81,8 @@ def test_a_set_against_itself_and_against_one_far_away():
 
 
 def test_expectations_for_equal_laws():
-    """Density 1, and coverage by the order of n + m - 1 exchangeable distances (Naeem et al. 2020,
-    lemmas 1 and 2), whatever the law: here a skew one."""
+    """For equal laws the density is 1, and the coverage follows from the order of n + m - 1
+    exchangeable distances (Naeem et al. 2020, lemmas 1 and 2). The law here is skew."""
     rng, (n, m, k) = np.random.default_rng(0), (60, 45, 5)
     draw = lambda count: features(rng.exponential(size=(count, 3)) ** 2)
     results = [density_coverage(draw(n), draw(m)) for _ in range(150)]
@@ -96,7 +96,8 @@ def test_expectations_for_equal_laws():
 
 
 def test_errors_are_those_of_leaving_blocks_out():
-    """Recall and coverage against re-running both without each tenth of the samples."""
+    """The errors of recall and coverage agree with reruns without each tenth of the samples. Those
+    of precision and density are standard errors of a mean."""
     rng, k = np.random.default_rng(3), 3
     x, y = rng.normal(size=(33, 2)), rng.normal(size=(41, 2)) + 0.5
     left_out = np.array([four(x[np.arange(33) % 10 != j], y, k) for j in range(10)])
@@ -129,7 +130,8 @@ def test_distances_are_never_held_beyond_a_block(monkeypatch):
     x = np.random.default_rng(0).normal(size=(50, 2))
     measured(x, x[:33] + 0.1, 3, block=8)
     assert max(sizes) == 64
-    # Each metric: reference to reference, samples to reference; recall: samples to samples.
+    # Each metric needs the distances within the reference and from samples to the reference.
+    # Recall also needs the distances within the samples.
     assert sum(sizes) == 2 * (33 * 33 + 50 * 33) + 50 * 50
 
 

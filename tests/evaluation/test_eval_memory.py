@@ -1,4 +1,4 @@
-"""What does not fit into memory is refused before it is sampled; the released configs fit."""
+"""Evaluations that do not fit into memory are refused before sampling; released configs fit."""
 
 import dataclasses
 import runpy
@@ -19,7 +19,7 @@ from evaluation.store.memory import (
 )
 from evaluation.tasks.evaluate import evaluate
 
-# Examples of the training and the test split.
+# The numbers of examples in the training and the test split.
 SPLITS = {
     "cifar10": (50_000, 10_000),
     "celeb_a": (162_770, 19_867),
@@ -35,7 +35,7 @@ RELEASED = sorted(
 
 
 def planned(path, **changes):
-    """What is known of a run before its data are read."""
+    """Return the parts of an experiment that are known before its data are read."""
     config = runpy.run_path(str(ROOT / "configs" / path))["get_config"]()
     config.update_from_flattened_dict(
         {key.replace("__", "."): value for key, value in changes.items()}
@@ -53,13 +53,14 @@ def planned(path, **changes):
 
 @pytest.mark.parametrize("path", RELEASED, ids=str)
 def test_the_released_configs_fit(path, monkeypatch):
-    """A machine of 16 GiB, with what is not counted here."""
+    """The released configs fit on a machine of 16 GiB, of which 2 GiB are for uncounted memory."""
     monkeypatch.setattr(memory, "machine", lambda: 14 * 2**30)
     check_memory(planned(path), [(2048, 0)])
 
 
 def test_what_distances_need():
-    """By hand: CIFAR-10 in 2048 features, all three metrics, then one that is streamed."""
+    """The needs computed by hand for CIFAR-10 in 2048 features, with all three metrics, with a
+    streamed metric only, and with the Inception score."""
     experiment = planned("ve/cifar10_ncsnpp.py")
     rows, matrices = distances_need(experiment, 2048, 0)
     assert rows == 2 * (50_000 + 50_000) * 2048 * 8
@@ -71,7 +72,7 @@ def test_what_distances_need():
 
 
 def test_covariances_of_large_pixels(monkeypatch):
-    """Of 256 px the covariance alone is 288 GiB."""
+    """The covariance of the pixels of 256 px images alone takes 288 GiB."""
     monkeypatch.setattr(memory, "machine", lambda: 64 * 2**30)
     experiment = planned("ve/church_ncsnpp_continuous.py")
     width = 3 * 256**2
@@ -97,7 +98,7 @@ def test_features_and_samples_that_are_too_many(monkeypatch):
 
 
 def test_the_memory_of_this_machine(tmp_path, monkeypatch):
-    """No more than a container may take."""
+    """The memory is that of the machine, or the limit of a container if this is lower."""
     assert 2**28 < machine() < 2**50
     (tmp_path / "limit").write_text("12345\n")
     (tmp_path / "none").write_text("max\n")
@@ -112,7 +113,7 @@ def test_the_memory_of_this_machine(tmp_path, monkeypatch):
     [("--mode eval would need", False, 6000), ("mixture of the 120", True, 10_000)],
 )
 def test_refused_before_anything_is_drawn(file, tmp_path, monkeypatch, what, mixture, room):
-    """Of 40 samples and the matrices of their distances 6.3 kB, of the mixture's images 11.5."""
+    """40 samples and the matrices of their distances take 6.3 kB, the mixture's images 11.5 kB."""
     options = {"eval__features": ("pixels",), "eval__metrics": ("frechet",)}
     experiment = exact(file, eval__mixture=mixture, **options)
     experiment = dataclasses.replace(experiment, model=Affine())
@@ -123,7 +124,7 @@ def test_refused_before_anything_is_drawn(file, tmp_path, monkeypatch, what, mix
 
 
 def test_more_numbers_than_fit(monkeypatch):
-    """12 bytes for each of 64 values: a million samples take 0.7 GiB."""
+    """Each of 64 values of a sample takes 12 bytes, so a million samples take 0.7 GiB."""
     made = SimpleNamespace(shape=(8, 8, 1))
     monkeypatch.setattr("evaluation.store.memory.machine", lambda: 2**29)
     check_seeds(made, range(500_000))

@@ -1,4 +1,4 @@
-"""The mixture baseline on data whose law, and so whose bits per dimension, is known."""
+"""The mixture baseline on data with a known law, and so with known bits per dimension."""
 
 import numpy as np
 import pytest
@@ -19,9 +19,9 @@ SINGLE = Candidate(1, "full", 1e-6)
 
 
 def normal_levels(rng, mean, cov, n, levels):
-    """Normal vectors (n, D), in levels, rounded down; images of shape (D, 1, 1)."""
+    """Return n normal vectors, rounded down to levels, as images of shape (D, 1, 1)."""
     x = np.floor(rng.multivariate_normal(mean, cov, n))
-    assert x.min() >= 0 and x.max() < levels  # no clipping, so the law stays the known one
+    assert x.min() >= 0 and x.max() < levels  # nothing is clipped, so the law is known
     return x.astype(np.uint8)[:, :, None, None]
 
 
@@ -32,7 +32,7 @@ def test_uniform_levels():
     train, test = (rng.integers(0, 17, (n, 2, 2, 1)) for n in (4000, 3000))
     single = fit_mixture(train, 17, candidates=[SINGLE]).bits_per_dim(test)
     truth = np.log2(17) + np.log2(2 * np.pi * np.e / 12) / 2
-    # 14 parameters fitted to 4000 images cost 14 / 8000 nats an image: a thousandth of a bit.
+    # Fitting 14 parameters to 4000 images costs 14 / 8000 nats per image, below 1e-3 bits/dim.
     assert abs(single.value - truth) < 4 * single.stderr + 1e-3
     assert 4 * single.stderr < 0.05
     boxes = fit_mixture(train, 17, candidates=[Candidate(40, "diag", 1e-6)]).bits_per_dim(test)
@@ -40,7 +40,7 @@ def test_uniform_levels():
 
 
 def test_independent_normal_levels():
-    """The exact entropy of a rounded normal, from its distribution function."""
+    """The bits/dim equal the entropy of a rounded normal, from the distribution function."""
     levels, mean, sigma = 64, 31.3, 4.0
     edges = norm.cdf(np.arange(levels + 1), mean, sigma)
     p = np.diff(edges)[np.diff(edges) > 0]
@@ -55,7 +55,8 @@ def test_independent_normal_levels():
 
 
 def test_correlated_levels_cost_less_by_their_information():
-    """-log2 |2 pi e C|^{1/2} / D of a correlated normal: wrong without a full covariance."""
+    """A full covariance reaches log2 |2 pi e C|^{1/2} / D of a correlated normal. A diagonal one
+    costs the mutual information more."""
     sigma, rho = 16.0, 0.9
     cov = sigma**2 * np.array([[1, rho], [rho, 1]])
     truth = np.log2(np.linalg.det(2 * np.pi * np.e * cov)) / 4
@@ -64,7 +65,7 @@ def test_correlated_levels_cost_less_by_their_information():
     found = fit_mixture(train, 256, candidates=[SINGLE]).bits_per_dim(test)
     assert abs(found.value - truth) < 4 * found.stderr + 2e-3
     diagonal = fit_mixture(train, 256, candidates=[Candidate(1, "diag", 1e-6)]).bits_per_dim(test)
-    information = -np.log2(1 - rho**2) / 4  # a dimension
+    information = -np.log2(1 - rho**2) / 4  # per dimension
     assert abs(diagonal.value - truth - information) < 4 * diagonal.stderr + 2e-3
 
 
@@ -77,8 +78,8 @@ def test_stderr_is_the_spread_over_test_sets():
 
 
 def test_the_held_out_fifth_chooses():
-    """Four clusters want four components; one cluster does not want forty, which fit the training
-    images better and the held-out ones worse."""
+    """The held-out images choose four components for four clusters, and one for one cluster. Forty
+    components fit the training images of one cluster better and the held-out images worse."""
     rng = np.random.default_rng(4)
     one = normal_levels(rng, [32] * 4, 9 * np.eye(4), 300, 64)
     corners = rng.integers(0, 4, 400)
@@ -95,14 +96,15 @@ def test_the_held_out_fifth_chooses():
 
 
 def test_the_winner_is_refitted_to_every_image():
-    """The mean of one Gaussian is that of all ten images, not of the eight kept to choose."""
+    """The final mean is that of all ten images, not of the eight used to choose the candidate."""
     images = (np.arange(10)[:, None, None, None] ** 2 * np.ones((1, 1, 2, 1))).astype(int)
     mixture = fit_mixture(images, 256, candidates=[Candidate(1, "diag", 1e-3)])
     np.testing.assert_allclose(mixture.model.means_[0] * 256, 28.5 + 0.5, atol=0.2)
 
 
 def test_samples_have_the_law_of_the_data():
-    """Mean and covariance of the levels: truncating or rounding wrongly is off by half a level."""
+    """The samples have the data's mean and covariance. Wrong rounding would shift the mean by half
+    a level."""
     cov = np.array([[16.0, 8.0], [8.0, 9.0]])
     train = normal_levels(np.random.default_rng(5), [30, 40], cov, 4000, 64)
     mixture = fit_mixture(train, 64, candidates=[SINGLE])
@@ -111,10 +113,10 @@ def test_samples_have_the_law_of_the_data():
     levels = drawn.reshape(-1, 2) * 63
     np.testing.assert_allclose(levels, levels.round(), atol=1e-9)
     x = train.reshape(-1, 2).astype(float)
-    # Four standard errors of a mean of 20000 (sd 4) and of an entry of their covariance.
+    # The bounds are 4 standard errors of a mean of 20000 (standard deviation 4) and of an entry of
+    # the covariance.
     np.testing.assert_allclose(levels.mean(axis=0), x.mean(axis=0), atol=0.12 + 0.01)
-    # Dequantisation and quantisation both add the variance of one level, 1/12, less what the data's
-    # own rounding holds already.
+    # Dequantisation and quantisation each add the variance 1/12 of one level.
     np.testing.assert_allclose(np.cov(levels.T), np.cov(x.T) + np.eye(2) / 6, atol=0.65)
 
 
@@ -124,7 +126,7 @@ def test_samples_are_a_function_of_the_seed():
     mixture = fit_mixture(images, 5, candidates=[Candidate(3, "diag", 0.01)])
     first, other, again = (mixture.sample(30, seed=s) for s in (1, 2, 1))
     np.testing.assert_array_equal(first, again)
-    # Sorted, as another order of the same images is not another draw.
+    # The images are sorted, because another order of the same images is no other draw.
     assert np.any(np.sort(first, axis=0) != np.sort(other, axis=0))
     assert first.min() >= 0 and first.max() <= 1
     refitted = fit_mixture(images, 5, candidates=[Candidate(3, "diag", 0.01)])
@@ -139,7 +141,7 @@ def test_quantize_undoes_dequantize(levels):
     np.testing.assert_array_equal(
         quantize(np.array([-0.3, 0.0, 1.0, 7.0]), levels)[[0, 3]], [0, levels - 1]
     )
-    # Uniform in its cell: mean one half, variance one twelfth.
+    # The noise is uniform in its cell, with mean 1/2 and variance 1/12.
     noise = x * levels - u
     assert abs(noise.mean() - 0.5) < 4 / (12 * noise.size) ** 0.5
 

@@ -1,4 +1,4 @@
-"""MMD against a double loop and against its value for two Gaussians, judged by its own error."""
+"""MMD against a double loop, and against its value for two Gaussians within its own error."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_equals_the_double_loop_whatever_the_block(block):
 
 
 def test_stderr_is_the_jackknife_over_both_sets():
-    """Against re-running the estimate without each example in turn."""
+    """The error agrees with reruns of the estimate without each example in turn."""
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(9, 2)), rng.normal(size=(6, 2)) + 0.5
     variance = 0.0
@@ -53,14 +53,14 @@ def test_stderr_is_the_jackknife_over_both_sets():
 
 
 def gaussian_kernel_mean(m1, c1, m2, c2, width):
-    """E k(x, y) for x ~ N(m1, c1), y ~ N(m2, c2): x - y is normal, and the integral is Gaussian."""
+    """E k(x, y) for x ~ N(m1, c1), y ~ N(m2, c2): x - y is normal, so the integral is Gaussian."""
     total, gap = c1 + c2 + width**2 * np.eye(len(m1)), m1 - m2
     scale = np.sqrt(width ** (2 * len(m1)) / np.linalg.det(total))
     return scale * np.exp(-0.5 * gap @ np.linalg.solve(total, gap))
 
 
 def cubic_kernel_mean(m1, s1, m2, s2):
-    """E (x y + 1)^3 for independent x ~ N(m1, s1^2), y ~ N(m2, s2^2), by their first moments."""
+    """E (x y + 1)^3 for independent x ~ N(m1, s1^2), y ~ N(m2, s2^2), from their moments."""
     x, y = ([m, m**2 + s**2, m**3 + 3 * m * s**2] for m, s in ((m1, s1), (m2, s2)))
     return 1 + 3 * x[0] * y[0] + 3 * x[1] * y[1] + x[2] * y[2]
 
@@ -103,7 +103,8 @@ def test_kid_meets_the_closed_form():
 
 
 def test_equal_laws_give_zero_on_average():
-    """Unbiased; and at equal laws the error bar may be too wide, never too narrow."""
+    """For equal laws the estimate is unbiased, and the error bar may be too wide, but not too
+    narrow."""
     scores = standard_scores(
         lambda rng: rng.normal(size=(2, 120, 3)), lambda x, y: gaussian_mmd(x, y, 1.5), 0.0, 100
     )
@@ -113,7 +114,7 @@ def test_equal_laws_give_zero_on_average():
 
 
 def test_median_bandwidth():
-    """The distances of 0, 1, 3 are 1, 2, 3; and the half normal law has a known median."""
+    """The distances of 0, 1, 3 have the median 2, and the half normal law has a known median."""
     assert median_bandwidth(features([[0.0], [1.0]]), features([[3.0]])) == 2.0
     x = np.random.default_rng(0).normal(size=(5000, 1))
     truth = 0.6744897501960817 * 2**0.5  # upper quartile of the standard normal, times sqrt(2)
@@ -132,7 +133,7 @@ def test_kernel_values_are_never_held_beyond_a_block():
 
     mmd_squared(rng.normal(size=(50, 2)), rng.normal(size=(33, 2)), kernel, block=8)
     assert max(sizes) == 64
-    # Every pair is computed once, save the halves of the diagonal blocks and the rests of rows.
+    # Every pair is computed once, except in the diagonal blocks and the last blocks of rows.
     assert sum(sizes) < 50 * 33 + (50 * 58 + 33 * 41) / 2
 
 

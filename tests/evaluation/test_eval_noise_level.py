@@ -1,4 +1,4 @@
-"""A network of the noise level: trained as every run is, held out, and asked by a chain."""
+"""A network of the noise level: its training, its held-out measures, and its use in a chain."""
 
 import json
 from types import SimpleNamespace
@@ -35,22 +35,22 @@ def small(**changes):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The workdir, the experiment and its averaged parameters."""
+    """The workdir, the experiment, the step and the averaged parameters of a trained network."""
     workdir, experiment = tmp_path_factory.mktemp("levels"), build(small())
     run_training(experiment, workdir)
     return workdir, experiment, *restore_ema(experiment, workdir)
 
 
 def test_it_learns_and_is_reported(trained, tmp_path):
-    """The size of y alone, of 64 numbers, tells a large sigma among levels 0.48 apart in log
-    sigma."""
+    """The levels are 0.48 apart in log sigma. At a large sigma the norm of the 64 numbers of y is
+    enough to tell them apart."""
     workdir, experiment, step, params = trained
     rows = read_metrics(workdir)
     report = evaluate(experiment, params, tmp_path, step, rows, 1.0)
     found = report["noise_level"]
     assert step == 60 and found["uniform"] == pytest.approx(np.log(16.0))
     assert found["cross_entropy"] < 0.75 * found["uniform"] and found["log_sigma_error"] < 1.2
-    # Two estimates of one mean, by other noises: 297 examples at 8 levels, and at 4.
+    # Both numbers estimate the same mean with different noise: 297 examples at 8 levels and at 4.
     assert report["eval_loss"] == pytest.approx(found["cross_entropy"], rel=0.1)
     assert [row["eval_loss"] for row in rows if "eval_loss" in row][-1] == report["eval_loss"]
     told = {row.name: row for row in figure_rows(report)}
@@ -60,7 +60,7 @@ def test_it_learns_and_is_reported(trained, tmp_path):
 
 
 def test_a_chain_is_given_the_averaged_network_and_its_levels(trained):
-    """By a run of another law too: y = x0 + sigma z is the same for all."""
+    """The network also serves a run of another law, because y = x0 + sigma z is the same."""
     workdir, experiment, _, params = trained
     y = 10.0 * np.random.default_rng(0).standard_normal((3, 8, 8, 1)).astype(np.float32)
     for law in (VP(), EDM(t0=0.002, t1=200.0)):
@@ -69,7 +69,7 @@ def test_a_chain_is_given_the_averaged_network_and_its_levels(trained):
         wanted = np.geomspace(np.exp(-VP().lam(1.0)), 0.1, 16)
         np.testing.assert_allclose(levels.sigma, wanted, rtol=1e-4)
         np.testing.assert_allclose(law.sigma(levels.t), wanted, rtol=1e-3)
-        # Pure noise of sigma 10: within two levels of it.
+        # For nearly pure noise of sigma 10 the estimates are within two levels.
         guess = levels.sigma[np.argmax(logits(y), axis=1)]
         assert np.all(np.abs(np.log(guess / 10.0)) < 1.0), guess
 
@@ -78,7 +78,7 @@ def test_a_run_names_its_workdir(trained):
     config = tiny("vp", sampling__method="denoising_mcmc", sampling__grid="karras")
     config.sampling.denoising_mcmc.network = str(trained[0])
     assert build(config).sample
-    # And a run of such a network that samples so itself is no riddle.
+    # The config of a noise-level network may itself name this sampling method.
     other = small(**{"sampling.method": "denoising_mcmc", "sampling.grid": "karras"})
     other.sampling.denoising_mcmc.network = str(trained[0])
     assert build(other).levels
@@ -92,8 +92,8 @@ def test_by_default_levels_end_where_sampling_ends():
 
 
 def test_the_measure_is_that_of_the_exact_posterior():
-    """The exact logits of one point: the error of log sigma is that of 64 numbers' size, about
-    1 / sqrt(128), and the grid's own rounding."""
+    """With the exact logits for one point, the error of log sigma has two parts: that of the norm
+    of 64 numbers, about 1 / sqrt(128), and the rounding to the grid."""
     levels = make_levels(VP(), 400, 0.05, 100.0)
     exact = mixture_logits(levels, jnp.zeros((1, 64)))
     experiment = SimpleNamespace(
@@ -105,7 +105,7 @@ def test_the_measure_is_that_of_the_exact_posterior():
     found = make_held_out(experiment)({})
     spacing = np.log(2000.0) / 399
     truth = (1.0 / 128 * (1.0 + 1.0 / 64) + spacing**2 / 12) ** 0.5
-    # 4000 draws
+    # There are 4000 draws.
     assert abs(found.log_sigma_error / truth - 1.0) < 4.0 / (2 * 4000) ** 0.5
     assert found.uniform == pytest.approx(np.log(400.0))
 

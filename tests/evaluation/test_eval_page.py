@@ -1,4 +1,4 @@
-"""The report page, read back with a parser: self-contained, escaped, and every figure on it."""
+"""The report page, read back with a parser, is self-contained, escaped and complete."""
 
 import base64
 import re
@@ -15,7 +15,7 @@ METRICS = [{"step": k, "loss": 1 / k} for k in range(1, 9)]
 
 
 class Page(HTMLParser):
-    """Tags with attributes, the text by tag, and whether every tag is closed in its order."""
+    """The tags with their attributes and the text by tag. Asserts that tags close in order."""
 
     def __init__(self, html):
         super().__init__()
@@ -120,7 +120,7 @@ def test_config_is_folded():
 
 
 def test_text_from_outside_is_escaped():
-    """Every place that takes a string, given a tag and a quote."""
+    """Every string of a report is escaped; here each has a tag and a quote."""
     bad = '"><script>x</script>&amp;'
     report = {
         "name": bad,
@@ -131,7 +131,8 @@ def test_text_from_outside_is_escaped():
     }
     page = Page(render(report, {bad: b"<svg></svg>"}, []))
     assert not page.all("script")
-    # title, h1, fact (2), row (2), note, config (3, of which one is a repr), heading of a picture
+    # The places: title, h1, fact (2), row (2), note, config (3, of which one is a repr), and the
+    # heading of a picture.
     assert page.text().count("<script>x</script>") == 11
     assert page.all("img")[0]["alt"] == bad.capitalize()
 

@@ -1,4 +1,4 @@
-"""Bits/dim of a data set, and samples, each against the truth."""
+"""Bits/dim of a data set, and samples, against known values."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +16,7 @@ from evaluation.tasks.sampling import draw, run_sampling
 
 
 def code_lengths(source):
-    """-log2 P(u) of each example in bits a dimension, and the entropy of P."""
+    """Return -log2 P(u) of each example in bits per dimension, and the entropy of P."""
     u = np.arange(LEVELS)
     p = norm.cdf(u + 1, MEAN, STD) - norm.cdf(u, MEAN, STD)
     each = -np.log2(p)[source.fetch(np.arange(source.size))]
@@ -28,8 +28,8 @@ def test_bits_of_the_exact_model_are_the_entropy(bits):
     lengths, entropy = code_lengths(experiment.test)
     assert abs(found.mean - entropy) < 3 * found.stderr
     assert found.stderr == pytest.approx(lengths.std(ddof=1) / N_TEST**0.5, rel=0.1)
-    # On the very examples only the noise is left that the dequantisation adds, of variance
-    # (z / STD)^2 / 12 nats^2 a pixel at z standard deviations, whose square is 1 in the mean.
+    # Per example the difference to the code length is the noise of the dequantisation. Its variance
+    # is (z / STD)^2 / 12 nats^2 per pixel at z standard deviations, and the mean of z^2 is 1.
     noise = 1 / (STD * 12**0.5 * np.log(2)) / np.prod(SHAPE) ** 0.5
     difference = found.per_example - lengths
     assert abs(difference.mean()) < 4 * noise / N_TEST**0.5
@@ -43,7 +43,7 @@ def test_every_example_counts_once_whatever_the_batch(file, bits):
     assert len(np.unique(whole.per_example)) == N_TEST
     experiment = exact(file, eval__batch_size=20)
     found = data_bits(experiment, PARAMS, experiment.test)
-    # 4 batches, the last of them padded with copies of the first example.
+    # There are 4 batches; the last is padded with copies of the first example.
     np.testing.assert_allclose(found.per_example, whole.per_example, atol=2e-5)
     assert found.mean == pytest.approx(whole.per_example.mean(), abs=1e-5)
     assert found.nfe == pytest.approx(whole.nfe, rel=0.02)
@@ -54,7 +54,7 @@ def test_passes_have_noise_of_their_own(file, bits):
     found, first = data_bits(experiment, PARAMS, experiment.test), bits[1].per_example
     second = 2 * found.per_example - first
     assert (abs(second - first) > 1e-6).all()
-    # Both passes scatter around the code lengths, independently of each other.
+    # The deviations of the two passes from the code lengths are independent.
     lengths, _ = code_lengths(experiment.test)
     assert abs(np.corrcoef(first - lengths, second - lengths)[0, 1]) < 4 / N_TEST**0.5
 
@@ -80,7 +80,8 @@ def test_bits_need_levels(tmp_path):
     ids=["pc", "ode"],
 )
 def test_sample_i_is_the_same_alone_and_among_others(file, changes):
-    """The last batch is padded, and what pads it is dropped."""
+    """A sample depends on its seed only, in batches of any size. The padding of the last batch is
+    dropped."""
     four = exact(file, sampling__batch_size=4, sampling__eps=0.01, **changes)
     ten = exact(file, sampling__batch_size=10, sampling__eps=0.01, **changes)
     a = draw(four, PARAMS, range(11), seed=7)
@@ -98,7 +99,7 @@ def test_another_seed_gives_other_samples(file):
 
 
 def test_samples_of_the_exact_model(file):
-    """Their mean and spread are those of the data, each within four of its standard errors."""
+    """The mean and the spread of the samples are those of the data within 4 standard errors."""
     experiment = exact(file, sampling__steps=100, sampling__batch_size=500)
     x = draw(experiment, PARAMS, range(500), seed=0).x
     mean, std, n = MEAN * 2 / LEVELS - 1, STD * 2 / LEVELS, x.size
@@ -118,7 +119,7 @@ def test_sample_files(file, tmp_path):
     assert arrays["arr_0"].dtype == np.uint8 and arrays["arr_0"].shape == (11, *SHAPE)
     x = draw(experiment, PARAMS, range(5, 16), experiment.config.eval.seed).x
     np.testing.assert_array_equal(arrays["arr_0"], np.round((x + 1) / 2 * (LEVELS - 1)).clip(0))
-    # Other numbers lie beside them.
+    # Samples of other seeds get a file of their own.
     run_sampling(experiment, PARAMS, tmp_path, 12, range(3))
     assert (folder / "samples_0-2.npz").is_file() and (folder / "samples_5-15.npz").is_file()
 
@@ -137,9 +138,11 @@ def test_samples_of_vectors(tmp_path):
 
 
 def test_a_part_of_sorted_data_is_like_the_whole():
-    """1000 images sorted by brightness: the mean of 100 of them is that of all, but for its error;
-    and so are the means of their blocks, of which error bars are made. The first 100 would be off
-    by 15 errors."""
+    """Of 1000 images sorted by brightness, a part of 100 has the mean of all within its error.
+
+    The same holds for the means of the blocks, which error bars are made of. The mean of the first
+    100 images would be off by 15 errors.
+    """
     levels = np.sort(np.random.default_rng(0).integers(0, 256, (1000, 1, 1, 1)), axis=0)
     source = from_array("sorted", "train", levels.astype(np.uint8), None, 256)
     part, whole = (of_source(source, n).first(1000).ravel() for n in (100, None))

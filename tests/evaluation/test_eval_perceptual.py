@@ -1,4 +1,4 @@
-"""The distance of edges: known values, its symmetries, and what it is for."""
+"""The edge distance: known values, its symmetries, and its purpose."""
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +20,15 @@ def mse(x, y):
 
 
 def test_two_pixels_a_side():
-    """By hand: contrast 1 against 0, then the means, 1/2 against 0."""
+    """Computed by hand: the contrasts are 1 and 0, then the means are 1/2 and 0."""
     x, y = jnp.asarray([[[0.0, 1.0], [0.0, 1.0]]])[..., None], jnp.zeros((1, 2, 2, 1))
     np.testing.assert_allclose(distance(x, y), [(1.0 + 0.5) / 2], rtol=1e-6)
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.4, np.pi / 2])
 def test_ramps(angle):
-    """A ramp of slope 1 has the contrast 1 everywhere, whatever its direction; on the halved image
-    2, then 4, and at the end its mean."""
+    """A ramp of slope 1 in any direction has contrast 1 everywhere. After halving the contrast is
+    2, then 4, and the last term is the mean."""
     rows, columns = np.mgrid[:8, :8]
     ramp = jnp.asarray(np.cos(angle) * columns + np.sin(angle) * rows, jnp.float32)[None, ..., None]
     np.testing.assert_allclose(contrast(ramp), 1.0, rtol=1e-5)
@@ -38,7 +38,8 @@ def test_ramps(angle):
 
 
 def test_against_loops():
-    """On 9 x 6 pixels and two channels, whose odd rows are left out as they come."""
+    """The distance of images of 9 x 6 pixels and two channels equals loops. Halving an odd number
+    of rows drops the last row."""
     x, y = normal(2, 9, 6, 2), normal(2, 9, 6, 2, seed=1)
     expected = [by_loops(np.float64(a), np.float64(b)) for a, b in zip(x, y)]
     np.testing.assert_allclose(distance(x, y), expected, rtol=1e-5)
@@ -80,8 +81,8 @@ def by_loops(x, y):
 
 
 def test_symmetries():
-    """Zero on itself, the same both ways, and for both images mirrored or turned; twice as large
-    for images of twice the range."""
+    """The distance of an image to itself is zero. It is symmetric, and equal for both images
+    mirrored or transposed. It doubles with the range of the images."""
     x, y = normal(20, 8, 8, 1), normal(20, 8, 8, 1, seed=1)
     np.testing.assert_allclose(distance(x, x), 0.0, atol=1e-6)
     between = distance(x, y)
@@ -90,13 +91,13 @@ def test_symmetries():
     for turn in (lambda z: z[:, ::-1], lambda z: z[:, :, ::-1], lambda z: z.swapaxes(1, 2)):
         np.testing.assert_allclose(distance(turn(x), turn(y)), between, rtol=1e-4)
     np.testing.assert_allclose(distance(2.0 * x, 2.0 * y), 2.0 * between, rtol=1e-5)
-    # A grey level added to both is no difference; to one it is seen at the coarsest scale alone.
+    # A constant added to both images has no effect. Added to one, it changes only the last scale.
     np.testing.assert_allclose(distance(x + 3.0, y + 3.0), between, rtol=1e-4)
     np.testing.assert_allclose(distance(x, x + 0.4), 0.4 / 4, rtol=1e-4)
 
 
 def test_not_a_metric():
-    """Different images of one contrast have no distance, as a picture and its negative."""
+    """Different images with equal contrasts, as a picture and its negative, have distance 0."""
     x = normal(3, 8, 8, 1)
     x = x - jnp.mean(x, axis=(1, 2, 3), keepdims=True)
     assert np.all(mse(x, -x) > 1.0)
@@ -104,7 +105,7 @@ def test_not_a_metric():
 
 
 def test_blur_costs_more_than_a_texture_that_sits_elsewhere():
-    """A squared error has it the other way round."""
+    """A blurred texture is further away than a shifted one; squared errors say the reverse."""
     z = normal(50, 8, 8, 1)
     moved = jnp.roll(z, 1, axis=2)
     blurred = (z + moved + jnp.roll(z, -1, axis=2)) / 3
@@ -113,7 +114,7 @@ def test_blur_costs_more_than_a_texture_that_sits_elsewhere():
 
 
 def test_a_mean_of_digits_is_further_than_a_digit_of_the_same_class():
-    """The blurry mean of a class is the least squared error, and not the least distance."""
+    """The blurry mean of a class has the smaller squared error, but the larger distance."""
     data = load_digits()
     threes = jnp.asarray(data.images[data.target == 3] / 8.0 - 1.0, jnp.float32)[..., None]
     mean = jnp.broadcast_to(jnp.mean(threes, axis=0), threes.shape)

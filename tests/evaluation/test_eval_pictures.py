@@ -1,4 +1,4 @@
-"""Pictures: every pixel where it belongs, and files that decode to what was drawn."""
+"""Pictures have every pixel in its place, and files decode to the pictures drawn."""
 
 import io
 
@@ -27,7 +27,7 @@ def decode(data):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("columns", [1, 2, 5])
 def test_every_image_stands_in_its_cell(channels, columns):
-    """Non-square images, enlarged by a whole factor, row by row."""
+    """Non-square images are enlarged by a whole factor and placed row by row."""
     levels = np.random.default_rng(0).integers(0, 256, (5, 2, 3, channels))
     picture = grid((levels / 255).astype(np.float32), columns)
     factor = LEGIBLE // 2
@@ -52,7 +52,7 @@ def test_large_images_keep_their_size_and_few_images_their_columns():
 
 
 def test_values_are_rounded_and_clipped_and_lost_ones_shown():
-    """254.6 is nearer to 255; truncation would darken every picture by half a level."""
+    """254.6 is rounded to 255. Truncation would darken every picture by half a level."""
     row = np.array([254.6 / 255, 0.4 / 255, -3.0, 1.7, np.nan, np.inf], np.float32)
     picture = grid(np.broadcast_to(row, (1, 48, 6))[..., None], 1)
     factor = LEGIBLE // 6
@@ -69,7 +69,8 @@ def test_png_holds_the_picture(tmp_path):
 
 
 def test_trajectory_has_a_column_for_every_time():
-    """Frame k has the grey k / 4, sample 1 is darker: seen at the centres of the cells."""
+    """The centres of the cells have the right greys: frame k has the grey k / 4, and sample 1 half
+    of this."""
     greys = np.arange(1, 5)[:, None, None, None, None] / 4 * np.array([1, 0.5])[:, None, None, None]
     frames = np.broadcast_to(greys, (4, 2, 8, 8, 1))
     buffer = io.BytesIO()
@@ -77,18 +78,18 @@ def test_trajectory_has_a_column_for_every_time():
     picture = decode(buffer.getvalue())
     height, width, _ = picture.shape
     x = ((np.arange(4) + 0.5) * width / 4).astype(int)
-    label = height - 2 * width / 4  # the cells are square, what is left above is for the labels
+    label = height - 2 * width / 4  # the cells are square; the rest of the height is for labels
     assert 0 < label < height / 4
     for row, shade in ((0, 1.0), (1, 0.5)):
         y = int(label + (row + 0.5) * width / 4)
         np.testing.assert_allclose(picture[y, x, 0], np.arange(1, 5) / 4 * 255 * shade, atol=2)
-    for k in range(4):  # something is written above every column
+    for k in range(4):  # every column has a label above it
         above = picture[: int(0.9 * label), k * width // 4 : (k + 1) * width // 4]
         assert above.min() < 160 < above.max()
 
 
 def test_curves_are_drawn_as_they_are():
-    """A falling line falls, in pixels, and the evaluation loss lies below where it is lower."""
+    """A falling loss is drawn as a falling line, with the lower evaluation loss below it."""
     rows = [{"step": s, "loss": 4 - s / 100, "eval_loss": 3 - s / 100} for s in range(0, 101, 10)]
     picture = decode(loss_curve(rows, format="png")).astype(int)
     blue = np.argwhere(np.abs(picture - [0x4C, 0x8D, 0xD6]).sum(axis=2) < 30)

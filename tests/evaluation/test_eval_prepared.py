@@ -1,4 +1,4 @@
-"""What no checkpoint changes is made once; and what is missing is said before it is needed."""
+"""Parts that do not depend on the checkpoint are made once; missing files are reported first."""
 
 import dataclasses
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ TWO = [{"w": jnp.asarray(w)} for w in ([0.3, -0.2], [0.4, 0.1])]
 
 @contextmanager
 def traced():
-    """What jax traces and compiles meanwhile."""
+    """Record the events of tracing and compilation inside the `with` block."""
     seen = []
     listener = lambda name, secs, **kw: seen.append(name) if "/compile/" in name else None
     jax.monitoring.register_event_duration_secs_listener(listener)
@@ -41,7 +41,8 @@ def calls_of(monkeypatch, module, name):
 
 
 def test_a_second_checkpoint_compiles_nothing(file, tmp_path, monkeypatch):
-    """Nor does it gather features of the reference, of real images or of the mixture again."""
+    """A second checkpoint compiles nothing and gathers no features of real images, the reference
+    or the mixture again."""
     gathered = calls_of(monkeypatch, compare, "gather")
     fitted = calls_of(monkeypatch, prepared, "fit_mixture")
     evaluation = make_evaluation(affine(file, eval__mixture=True))
@@ -49,20 +50,22 @@ def test_a_second_checkpoint_compiles_nothing(file, tmp_path, monkeypatch):
     for step, params in enumerate((*TWO, TWO[0])):
         with traced() as seen:
             reports.append(evaluation(params, tmp_path, step, [], 0.0))
-        # The reference, samples, training images, the mixture's samples; then samples alone.
+        # The first evaluation gathers the reference, the samples, training images and the mixture's
+        # samples. Later ones gather only the samples.
         assert (len(gathered), len(fitted), bool(seen)) == (4 + step, 1, step == 0)
     first, second, third = map(strict, reports)
     for section in ("eval_loss", "bits_per_dim", "frechet"):
         assert first[section] != second[section]
     assert first["frechet"]["train_test"] == second["frechet"]["train_test"]
-    # Nothing of the one between is in the report of the first, taken again.
+    # A repeated evaluation of the first checkpoint has no values of the second.
     for section in ("eval_loss", "frechet", "spaces", "samples", "nfe"):
         assert third[section] == first[section]
     assert third["bits_per_dim"]["mean"] == first["bits_per_dim"]["mean"]
 
 
 def test_a_second_picture_of_training_compiles_nothing(file, tmp_path):
-    """Nor the second held-out loss, which is over as many examples as training looks at."""
+    """The second picture and the second held-out loss compile nothing. The held-out loss uses
+    `eval.loss_examples` examples."""
     options = {"training__snapshot_sampling": True, "eval__loss_examples": 20}
     experiment = affine(file, training__eval_freq=1, training__snapshot_freq=1, **options)
     actions = [every.action for every in periodic_actions(experiment, tmp_path, make_mesh())]
@@ -78,7 +81,8 @@ def test_a_second_picture_of_training_compiles_nothing(file, tmp_path):
 
 
 def test_distances_to_the_training_images(file, tmp_path):
-    """By name, against NumPy's moments; the floor is of the test images."""
+    """Distances to the training images have names of their own and agree with moments of all
+    features. The reference value of the report is the distance of the test images."""
     options = {"eval__reference": "train", "eval__metrics": ("frechet",)}
     experiment = exact(file, eval__enable_bpd=False, eval__enable_loss=False, **options)
     experiment = dataclasses.replace(experiment, model=Affine())
@@ -115,7 +119,7 @@ def test_absent_weights_are_said_before_anything_is_drawn(file, tmp_path, monkey
 
 
 def test_the_trajectory_shows_the_states_of_the_run(file, tmp_path, monkeypatch):
-    """Nine of twenty steps, as the trace of all of them has them, and the sample."""
+    """The figure has the states of nine of twenty steps, as in the whole trace, and the sample."""
     figures = []
     monkeypatch.setattr(
         "evaluation.tasks.sampling.trajectory_figure",

@@ -1,4 +1,4 @@
-"""Recording: the right pairs of state and output, at the price of one evaluation in all."""
+"""A recording has the right pairs of state and output, and needs one more network evaluation."""
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +31,8 @@ METHODS = {
 
 @pytest.mark.parametrize("name", METHODS)
 def test_nothing_is_evaluated_twice_and_nothing_changes(name):
-    """The states are those of the run, the outputs those of the network there, the end is the
-    sampler's, and the network is called as often as counted: once more than without recording."""
+    """The recording has the run's states and end, and the network's outputs at these states. The
+    number of calls equals the counted evaluations, one more than without recording."""
     calls, exact, sampler = [], DATA.predict(LAW), METHODS[name]
 
     def predict(x, t):
@@ -52,7 +52,7 @@ def test_nothing_is_evaluated_twice_and_nothing_changes(name):
     np.testing.assert_allclose(told.t, TS)
     np.testing.assert_allclose(told.x0, outputs, rtol=1e-12)
     np.testing.assert_allclose(told.x[-1], usual.x, rtol=1e-12)
-    if name == "cp":  # recorded once corrected: the start has moved
+    if name == "cp":  # the state is recorded after the corrector, which has moved the start
         assert np.all(np.any(np.asarray(told.x[0]) != x, axis=1))
     else:
         np.testing.assert_allclose(told.x[0], x)
@@ -60,7 +60,7 @@ def test_nothing_is_evaluated_twice_and_nothing_changes(name):
 
 
 def test_a_grid_per_example_and_added_noise():
-    """A step that first adds noise is recorded at the noisier state and its own time."""
+    """A step that first adds noise is recorded at the noisier state and the time of this state."""
     law, exact = EDM(), DATA.predict(EDM())
     sampler = edm(law, s_churn=1.0)
     ts = np.stack([[20.0, 5.0, 1.0, 0.2, 0.05], [10.0, 4.0, 0.9, 0.1, 0.03]], axis=1)

@@ -1,4 +1,4 @@
-"""Restorations of Gaussian images by the exact score: draws of a posterior that is known."""
+"""Restorations of Gaussian images with the exact score are draws of a known posterior."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ from evaluation.tasks.restoration import (
 from operators import dense, named_mask
 
 SHAPE, D, N = (4, 4, 1), 16, 12
-# Neighbours are alike: measured averages tell of single pixels.
+# Neighbouring pixels are correlated, so measured averages are informative about single pixels.
 PLACE = np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(D, 2)
 COV = 0.25**2 * np.exp(-np.linalg.norm(PLACE[:, None] - PLACE[None], axis=2) / 2.0)
 DATA = Gaussian(np.full(D, -0.1), COV + 1e-4 * np.eye(D))
@@ -57,7 +57,7 @@ def experiment(file, law="vp", **changes):
 
 
 def posterior(operator, noise):
-    """The map from y to the mean, and the covariance."""
+    """Return the posterior's mean as a function of y, and its covariance."""
     A = dense(operator)
     gain = DATA.cov @ A.T @ np.linalg.inv(A @ DATA.cov @ A.T + noise**2 * np.eye(len(A)))
     mean = lambda y: DATA.mean + (y.reshape(len(y), -1) - A @ DATA.mean) @ gain.T
@@ -83,7 +83,7 @@ CASES = {
 }  # fmt: skip
 
 
-LONG = ("ensemble", "impute", "repaint")  # these run for longer than they are compiled
+LONG = ("ensemble", "impute", "repaint")  # methods whose run takes longer than their compilation
 MARKED = [pytest.param(k, marks=pytest.mark.optimised if k in LONG else ()) for k in CASES]
 
 
@@ -99,7 +99,8 @@ def test_draws_of_the_posterior(images, case):
     k = known.config.guidance.samples
     x = found.x.reshape(N, k, D)
     gap = (x.mean(axis=1) - expected)[:, open_] / (std[open_] / k**0.5)
-    # In standard errors: of size one, and together none; a few steps leave a little.
+    # The gaps in standard errors have size 1 and mean 0. The bounds allow a small error of the few
+    # steps.
     assert np.sqrt(np.mean(gap**2)) < 1.25
     assert abs(gap.mean()) < 4.5 / N**0.5
     spread = x.std(axis=1, ddof=1)[:, open_].mean(axis=0) / std[open_]
@@ -108,7 +109,7 @@ def test_draws_of_the_posterior(images, case):
 
 @pytest.mark.parametrize("method", ["mmps", "ensemble"])
 def test_an_example_is_restored_the_same_alone(images, method):
-    """The draws of several examples share batches of four."""
+    """Draws of several examples share batches of 4; an example's do not depend on the others."""
     changes = {
         "sampling__batch_size": 4,
         "guidance__samples": 6,
@@ -122,11 +123,11 @@ def test_an_example_is_restored_the_same_alone(images, method):
     np.testing.assert_allclose(alone.x[0], together.x[4], atol=5e-5)
 
 
-# The figures of a report.
+# The scores in a report.
 
 
 def drawn(known, operator, k, noise, spread=1.0, seed=0):
-    """Exact draws of the posterior, or of one that is `spread` times as wide."""
+    """Return exact draws of the posterior, or of one that is `spread` times as wide."""
     rng = np.random.default_rng(seed)
     truth = DATA.draw(rng, 400)
     A = dense(operator)
@@ -150,7 +151,7 @@ def test_calibration_of_exact_draws(images):
     assert exact["coverage"] == pytest.approx(0.8, abs=0.02)
     assert exact["spread"] == pytest.approx(1.0, abs=0.03)
     assert narrow["coverage"] < 0.6 and narrow["spread"] > 1.5
-    # The misfit of a draw is noise and its own spread.
+    # The misfit of a draw has two parts: the measurement noise and the draw's own spread.
     A = dense(operator)
     own = np.trace(A @ posterior(operator, 0.1)[1] @ A.T) / len(A)
     rest = A @ DATA.cov @ A.T
@@ -160,7 +161,7 @@ def test_calibration_of_exact_draws(images):
 
 
 def test_psnr(images):
-    """Of an error of known size in [0, 1]."""
+    """The PSNR of a known error, in units of [0, 1]."""
     known = experiment(images, guidance__method="mmps", guidance__noise_std=0.1)
     operator = build_restoration(known).operator
     found = drawn(known, operator, 2, 0.1)
@@ -177,7 +178,7 @@ def test_psnr(images):
 
 @pytest.mark.parametrize("side", [1, 2, 3, 5, 7, 8])
 def test_likeness_of_small_pictures(side):
-    """A perfect one has the similarity 1; below a side of 3 there is none."""
+    """The SSIM of a perfect restoration is 1. It is None for a side below 3."""
     truth = np.random.default_rng(0).uniform(-1, 1, (2, side, side + 3, 1)).astype(np.float32)
     failed = np.zeros((2, 1), bool)
     found = Restored(truth, None, truth[:, None], None, failed)
@@ -232,7 +233,7 @@ def test_files(images, tmp_path):
 
 
 def test_measurements_of_a_file(images, tmp_path):
-    """The same draws as of the example that was measured, with nothing known of the truth."""
+    """A measurement from a file gives the same draws as the measured example, without the truth."""
     changes = {"guidance__noise_std": 0.1, "guidance__samples": 3, **QUICK}
     known = experiment(images, guidance__method="mmps", **changes)
     restoration = build_restoration(known)
@@ -261,7 +262,7 @@ def test_measurements_of_a_file(images, tmp_path):
 
 
 def test_pictures_are_measured(images, tmp_path):
-    """At the levels that they have."""
+    """Pictures of a folder are measured at the levels of their pixels."""
     raw = np.load(images)["x_test"][:3]
     for name, picture in zip("cab", raw[[2, 0, 1]]):
         Image.fromarray(np.uint8(np.round(picture[..., 0] * (255 / (LEVELS - 1))))).save(
@@ -273,7 +274,7 @@ def test_pictures_are_measured(images, tmp_path):
     np.testing.assert_allclose(found.truth, (raw + 0.5) / LEVELS * 2 - 1, atol=1.5 / 255)
 
 
-# What is refused.
+# Refused options.
 
 
 @pytest.mark.parametrize(

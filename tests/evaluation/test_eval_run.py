@@ -1,4 +1,4 @@
-"""`--mode eval` and `fid_stats`: the report, its page, and what is refused."""
+"""`--mode eval` and `fid_stats`: the report, its page, and refused inputs."""
 
 import base64
 import dataclasses
@@ -29,7 +29,7 @@ METRICS[3] |= {"eval_loss": 0.5}
 
 @pytest.fixture(scope="module")
 def report(file, tmp_path_factory):
-    """The folder of a whole evaluation, its report, and its experiment."""
+    """Run a whole evaluation; return its folder, its report and its experiment."""
     folder = tmp_path_factory.mktemp("report")
     tight = {"likelihood__adams__steps": 64}
     experiment = exact(file, eval__mixture=True, eval__features=("pixels",), seed=5, **tight)
@@ -46,11 +46,11 @@ def test_report_has_its_keys(report):
     assert found["nfe"].keys() == {"sampling", "likelihood"}
     assert found["seconds"]["train"] == 12.5
     assert min(found["seconds"]["sample"], found["seconds"]["eval"]) > 0
-    # Three steps of the predictor, and the last evaluation.
+    # The predictor makes three steps, and the denoising one more evaluation.
     assert found["nfe"]["sampling"] == 4
     assert found["step"] == 8 and found["seed"] == 5
     assert found["bits_per_dim"]["n"] == N_TEST == found["data"]["test"]
-    # log2 of the 64 levels less one, as the scaled data span [-1, 1].
+    # The offset is log2(64) - 1, because the scaled data span [-1, 1].
     assert found["bits_per_dim"]["offset"] == pytest.approx(5.0)
     assert found == json.loads((folder / "report_8.json").read_text())
     assert {p.name for p in folder.iterdir()} == {
@@ -66,7 +66,7 @@ def test_report_has_the_values_of_its_parts(report, bits):
         assert found["bits_per_dim"][name] == pytest.approx(getattr(bits[1], name), rel=1e-6)
     assert found["nfe"]["likelihood"] == bits[1].nfe
     assert found["parameters"] == 2
-    # The mixture is a good model of these data, and the exact one is no worse than its error.
+    # The mixture is a good model of these data. The exact model is not worse within its error.
     gap = found["bits_per_dim"]["mean"] - found["bits_per_dim"]["mixture"]
     assert gap < 3 * found["bits_per_dim"]["stderr"]
     u = np.load(folder / "samples.npz")["arr_0"]
@@ -87,7 +87,7 @@ def test_report_has_the_values_of_its_parts(report, bits):
 def test_page_needs_nothing_beside_it(report):
     folder, found, _ = report
     html = (folder / "report.html").read_text()
-    # A name of a vocabulary is not fetched; anything else with a scheme would be.
+    # A browser does not fetch the names of XML namespaces, so they are removed first.
     rest = re.sub(r'xmlns(:\w+)?="[^"]*"', "", html)
     sources = re.findall(r'(?:src|href)\s*=\s*"([^"]*)"', rest)
     assert sources and all(source.startswith("data:") for source in sources)
@@ -96,16 +96,16 @@ def test_page_needs_nothing_beside_it(report):
     for name in ("samples", "data", "trajectory"):
         png = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
         assert png in html, name
-    # As many decimals as show two digits of the standard error, which is between 0.01 and 0.1.
+    # The page shows two digits of the standard error. It is between 0.01 and 0.1: three decimals.
     assert f"{found['bits_per_dim']['mean']:.3f}" in html
 
 
 def test_page_shows_the_loss_of_training(report):
-    """Both curves: the rows of a run call the loss `training_loss`."""
+    """The page shows the training and the evaluation loss; the rows have `training_loss`."""
     html = (report[0] / "report.html").read_text()
     curves = [base64.b64decode(b) for b in re.findall(r"image/svg\+xml;base64,([^\"]*)", html)]
     assert len(curves) == 1
-    # The legend has a line for each curve.
+    # The figure has at least one line per curve.
     assert curves[0].count(b'id="line2d_') >= 2
     both = [{**row, "loss": row["training_loss"]} for row in METRICS]
     assert curves[0] == loss_curve(both)
@@ -123,14 +123,16 @@ def test_page_shows_no_picture_of_an_earlier_evaluation(file, tmp_path):
 
 
 def test_failed_solves_are_counted_and_left_out(file, tmp_path):
-    """Of 40 samples seven are left, which is less than the ten blocks of the error bars. What is
-    not finite has failed, though the method does not say so."""
+    """Most of 40 samples fail. The rest are fewer than the ten blocks of the error bars.
+
+    Samples that are not finite count as failed, even if the method does not report a failure.
+    """
     experiment = exact(file, eval__enable_bpd=False, eval__enable_loss=False)
     good = experiment.sample
 
     def sample(key, predict, x, **kwargs):
         result = good(key, predict, x, **kwargs)
-        # Each sample knows by its noise alone whether it fails: about five of six do.
+        # The noise of a sample decides whether it fails. About five of six samples do.
         failed = x[:, 0, 0, 0] < 1.0
         x = jnp.where(failed[:, None, None, None], jnp.nan, result.x)
         return result._replace(x=x, nfe=jnp.broadcast_to(result.nfe, failed.shape))
@@ -181,7 +183,7 @@ def test_a_classifier_needs_labels(file):
 
 
 def test_a_classifier_of_other_images(file, tmp_path):
-    """Refused before anything is drawn."""
+    """A classifier of images of another size is refused before sampling."""
     experiment = exact(file, eval__features=("classifier",), eval__classifier="digits")
     with pytest.raises(ValueError, match=r"images have 6 values each, .* trained on 64"):
         evaluate(experiment, PARAMS, tmp_path, 3, [], 1.0)
@@ -201,14 +203,14 @@ def test_fid_stats(file, tmp_path):
 
 
 def test_fid_stats_of_vectors(tmp_path):
-    """Continuous data have no known range, so there is no feature space; nothing is left behind."""
+    """Continuous data have no known range, so they are refused, and no file is written."""
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         write_fid_stats(vectors(tmp_path), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_levels_and_back(file):
-    """What the samples are judged by is on the lattice of the data."""
+    """Samples are judged after quantisation to the levels of the data."""
     experiment = exact(file, data__uniform_dequantization=True)
     assert experiment.scaler == Scaler(LEVELS, True, True)
     u = experiment.test.fetch(np.arange(N_TEST))

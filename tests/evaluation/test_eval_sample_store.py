@@ -1,4 +1,4 @@
-"""Samples on disk: a killed evaluation goes on, and ends as if it had not been killed."""
+"""Samples on disk: a killed evaluation goes on and ends with the results of an undisturbed one."""
 
 import json
 
@@ -30,14 +30,14 @@ def test_what_is_saved_comes_back_to_the_last_bit(tmp_path):
     for name in ARRAYS:
         assert found[name].dtype == BATCH[name].dtype
         np.testing.assert_array_equal(found[name], BATCH[name])
-    # Other samples, another place and another plan have nothing of it.
+    # Other samples, other batch numbers and other plans find no stored batch.
     assert store.load(2, INDEX[:3]) is None and store.load(1, INDEX) is None
     (tmp_path / "s" / "plan.json").unlink()
     assert open_store(SampleStore, tmp_path / "s", {"seed": 2}).load(2, INDEX) is None
 
 
 def test_damage_anywhere_is_seen(tmp_path, capsys):
-    """Cut off at any length, or with a byte changed: either none, or what was saved."""
+    """A file cut off at any length or with a byte changed gives no batch, or the saved batch."""
     store = open_store(SampleStore, tmp_path / "s", {"seed": 1})
     store.save(0, BATCH)
     path = store.path(0)
@@ -53,7 +53,7 @@ def test_damage_anywhere_is_seen(tmp_path, capsys):
         if found is not None:
             unnoticed += 1
             assert all(np.array_equal(found[name], BATCH[name]) for name in ARRAYS)
-    # Dates, and names that stand in the file twice, may change.
+    # Some bytes may change without an effect: dates, and one of two copies of a name.
     assert unnoticed < 0.3 * len(damaged)
     assert "computed again" in capsys.readouterr().out
 
@@ -93,7 +93,7 @@ def test_more_samples_go_on_from_fewer(file, tmp_path, monkeypatch):
     watch = lambda run, size, index: (seen.append(list(index)), plain(run, size, index))[1]
     monkeypatch.setattr(sampling, "in_parts", watch)
     more = stored_samples(experiment, PARAMS, tmp_path / "s", 3, 30)
-    # The last batch of the twenty had four samples, and is drawn again whole.
+    # The last batch of the twenty samples had four samples. All of this batch is drawn again.
     assert seen == [[*range(16, 24)], [*range(24, 30)]]
     np.testing.assert_array_equal(more["x"][:20], few["x"])
     expected = draw(experiment, PARAMS, range(30), experiment.config.eval.seed)
@@ -101,8 +101,8 @@ def test_more_samples_go_on_from_fewer(file, tmp_path, monkeypatch):
 
 
 def test_killed_behind_every_batch(file, tmp_path, monkeypatch):
-    """Each call is killed after one batch more than the one before; the report's figures are those
-    of a run that nobody killed."""
+    """Each call is killed one batch later than the call before. The final report has the values of
+    an uninterrupted evaluation."""
     options = {"sampling__batch_size": 8, "eval__num_samples": 40, "eval__batch_size": 25}
     experiment = exact(file, eval__enable_loss=False, **options)
     evaluate(experiment, PARAMS, tmp_path / "whole", 3, [], 1.0)

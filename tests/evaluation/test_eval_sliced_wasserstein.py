@@ -13,7 +13,7 @@ def features(values):
 
 
 def transport(x, y):
-    """Cost of the best plan between uniform weights on x and on y, as a linear program."""
+    """The cost of the optimal plan between uniform weights on x and y, by a linear program."""
     n, m = len(x), len(y)
     cost = (x[:, None] - y) ** 2
     rows, columns = np.kron(np.eye(n), np.ones(m)), np.kron(np.ones(n), np.eye(m))
@@ -32,7 +32,8 @@ def test_on_a_line_it_is_the_cost_of_the_best_plan(n, m):
 
 
 def test_directions_are_averaged():
-    """In two dimensions, over the half circle on a fine grid, each slice as an assignment."""
+    """In 2D the value agrees with the mean over a fine grid of directions, where each slice is
+    solved as an assignment."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(12, 2)), rng.normal(size=(12, 2)) * [2, 0.5] + 1
     slices = []
@@ -46,7 +47,7 @@ def test_directions_are_averaged():
 
 
 def test_a_shift_costs_its_square_over_the_dimension():
-    """Nothing but directions is random: W2^2 of a slice is (theta . v)^2, of mean |v|^2 / d."""
+    """For a shift v, W2^2 of a slice is (theta . v)^2 with mean |v|^2 / d. Only directions vary."""
     rng = np.random.default_rng(0)
     x, v = rng.normal(size=(40, 8)), rng.normal(size=8)
     results = [sliced_wasserstein(features(x), features(x + v), 300, seed) for seed in range(60)]
@@ -58,8 +59,8 @@ def test_a_shift_costs_its_square_over_the_dimension():
 
 
 def test_meets_the_closed_form_of_two_gaussians():
-    """|m|^2 / d + (s - 1)^2 in the mean over fresh sets and directions, whose error is 2 % here;
-    the bias is less, as it falls with n."""
+    """The mean over fresh sets and directions is |m|^2 / d + (s - 1)^2. Its standard error is about
+    2 %, and the bias at this n is smaller."""
     rng, m, s = np.random.default_rng(1), np.array([1.0, -0.5, 0.0, 0.7]), 1.6
     truth = m @ m / 4 + (s - 1) ** 2
     values = [
@@ -102,7 +103,7 @@ def test_bias_is_upwards_and_falls_with_n():
         ]
     )
     few, many = mean(50), mean(400)
-    assert 5 < few / many < 11  # 8, but for the tails of the Gaussian
+    assert 5 < few / many < 11  # 8, except for the effect of the Gaussian's tails
 
 
 def test_refusals():

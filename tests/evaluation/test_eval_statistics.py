@@ -1,4 +1,4 @@
-"""Statistics files of ours and of others, streams that resume, and files that are refused."""
+"""Statistics files of this project and of others, resumable streams, and refused files."""
 
 import hashlib
 import tracemalloc
@@ -31,7 +31,7 @@ def moments(x):
 
 
 def equal(a, b):
-    """To the last bit."""
+    """Assert that both have the same arrays to the last bit."""
     for one, other in zip(a, b):
         np.testing.assert_array_equal(one, other)
 
@@ -40,7 +40,7 @@ def equal(a, b):
 
 
 def test_a_stream_has_the_moments_of_the_whole(x, moments):
-    """Uneven batches, the mean far from the origin: NumPy on all rows is the truth."""
+    """Uneven batches with a mean far from the origin give the moments of NumPy on all rows."""
     far = x + 1e6
     found = stream(SPACE, np.split(far.reshape(60, D, 1), [1, 30, 37]))
     assert (found.space, found.n) == ("toy-1", 60)
@@ -62,7 +62,7 @@ def test_a_stream_that_was_interrupted_ends_on_the_same_bits(x, tmp_path):
         before = None if held is None else [np.copy(part) for part in held]
         after = stream(SPACE, [batch], start=held)
         if held is not None:
-            equal(held, before)  # a start may be used twice
+            equal(held, before)  # the stream does not change its start
         held = after
     equal(held, whole)
     equal(stream(SPACE, [], start=held), whole)
@@ -76,7 +76,8 @@ def test_hosts_join_by_merge(x, moments):
 
 
 def test_a_stream_holds_one_batch():
-    """4,000 rows of 200 values are 6 MiB, batches of 100 rows 0.2 MiB, a covariance 0.3 MiB."""
+    """A stream needs less than 1.5 MiB. All 4,000 rows of 200 values take 6 MiB, a batch of 100
+    rows 0.2 MiB, and a covariance 0.3 MiB."""
     space = FeatureSpace("wide", "wide", lambda seeds: rows(seeds))
     rows = lambda seeds: np.random.default_rng(int(seeds[0])).normal(size=(100, 200))
     stream(space, [np.arange(1)])
@@ -112,7 +113,7 @@ def test_ours_come_back(moments, x, tmp_path):
     assert found.sha256 == digest == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (found.space_is, found.fingerprint, found.moments.n) == ("recorded", "f00d", 60)
     np.testing.assert_allclose(found.moments.cov, np.cov(x, rowvar=False), rtol=1e-12)
-    # With their number known they can be merged on.
+    # The number of rows is known, so the moments can be merged with others.
     both = merge(found.moments, moments)
     np.testing.assert_allclose(both.cov, np.cov(np.tile(x.T, 2)), rtol=1e-10)
     assert read_statistics(path, "toy-1", stated="toy-1").space_is == "recorded"
@@ -121,8 +122,8 @@ def test_ours_come_back(moments, x, tmp_path):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
 def test_moments_of_others(moments, x, tmp_path, write, dtype):
-    """As pytorch-fid and clean-fid write them; what else is in the file, as ADM's images, is left
-    alone, even where it could not be read."""
+    """Moments as pytorch-fid and clean-fid write them are read. Other arrays in the file, such as
+    ADM's images, are not read, even if they are unreadable."""
     path, rng = tmp_path / "theirs.npz", np.random.default_rng(1)
     mu, sigma = x.mean(axis=0).astype(dtype), np.cov(x, rowvar=False).astype(dtype)
     write(path, mu=mu, sigma=sigma, arr_0=np.array([{}], object))
@@ -139,7 +140,7 @@ def test_moments_of_others(moments, x, tmp_path, write, dtype):
 
 
 def test_stored_features(x, tmp_path, monkeypatch):
-    """As score_sde stores them, in more than one batch."""
+    """Features as score_sde stores them are read in several batches."""
     monkeypatch.setattr("evaluation.metrics.statistics.ROWS", 25)
     path, stored = tmp_path / "pool.npz", x.astype(np.float32)
     np.savez(path, pool_3=stored, logits=np.zeros((60, 8)))
@@ -205,7 +206,7 @@ def test_damaged_files_are_refused(moments, tmp_path):
     path = tmp_path / "damaged.npz"
     write_statistics(path, moments, "")
     whole = path.read_bytes()
-    # One bit of a number inside sigma; a zip has a check sum of every member.
+    # One bit of a number in sigma is flipped. The zip file has a checksum of every member.
     at = whole.index(moments.cov[2].tobytes()[:8])
     flipped = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
     for content in (whole[: len(whole) // 2], b"", b"not a zip", flipped):

@@ -1,7 +1,7 @@
-"""The geometry of trajectories: closed forms, and reference figures for the 8x8 digits.
+"""The geometry of trajectories against closed forms and reference values for the 8x8 digits.
 
-The reference figures and their problem are in `benchmarks/samplers/geometry.py`; they were computed
-independently, with other starts.
+The reference values and their problem are in `benchmarks/samplers/geometry.py`. The values were
+computed independently, with other starts.
 """
 
 import jax
@@ -40,8 +40,8 @@ def normal(*shape):
 
 @pytest.fixture(scope="module")
 def digits():
-    """The reference run, with the optimal denoiser, and beside it that of the Gaussian of the
-    data's moments."""
+    """The reference run with the optimal denoiser, and a run with the denoiser of the Gaussian that
+    has the data's moments."""
     with jax.enable_x64(True):
         return geometry.measure()
 
@@ -53,7 +53,8 @@ def numbers(digits):
 
 @pytest.mark.optimised
 def test_the_reference_figures(digits):
-    """Each within four standard errors of two such means and the half of its last digit."""
+    """Each value is within 4 standard errors of the difference of two such means, plus half of the
+    last digit of the reference."""
     rows = geometry.rows(digits)
     assert sum(len(row.found) for row in rows) == 24
     for row in rows:
@@ -69,7 +70,7 @@ def test_an_error_is_in_standard_errors_and_after_rounding():
 
 
 def test_the_summary_is_of_the_curves(digits, numbers):
-    """What the command writes, from the same run, where the rows say it in another way."""
+    """The command's summary agrees with the rows of the benchmark for the same run."""
     chords, _, largest, _, _, _, price, shares, nearest = (
         row.found for row in geometry.rows(digits)[:9]
     )
@@ -82,12 +83,12 @@ def test_the_summary_is_of_the_curves(digits, numbers):
 
 
 def test_the_density_rises_with_every_step(numbers):
-    """And from every state to its output: at one bandwidth, 11700 steps of 11700."""
+    """At a fixed bandwidth the density rises in all 11700 steps, and from states to outputs."""
     assert numbers["falls"] == {"of": 11700, "step": 0, "denoised": 0}
 
 
 def test_densities_are_compared_at_the_bandwidth_of_the_earlier_node(digits):
-    """Against a kernel density estimate written here, in the middle of the runs."""
+    """In the middle of the runs the densities agree with a kernel density estimate written here."""
     data, optimal, told = digits.data, digits.deviation.optimal, digits.told
     node, sigma = 20, optimal.sigma[20]
 
@@ -109,9 +110,12 @@ def test_densities_are_compared_at_the_bandwidth_of_the_earlier_node(digits):
 
 @pytest.mark.optimised
 def test_it_still_rises_with_a_denoiser_that_is_off_but_not_with_one_far_off(digits):
-    """`|D - D*| <= |D* - x|` suffices for the output and so for a part of the way to it. At 0.9 of
-    it neither ever falls; at 1.5 every output does, and no step yet, as a step goes only
-    `r = 1 - sigma' / sigma` of the way and falls first at `(1 - r)^2 + 1.5^2 r^2 > 1`."""
+    """If `|D - D*| <= |D* - x|`, the density rises to the output and along the way to it.
+
+    At 0.9 of this bound neither steps nor outputs lower the density. At 1.5 every output lowers it
+    and no step does. A step goes only `r = 1 - sigma' / sigma` of the way, so it lowers the density
+    first at `(1 - r)^2 + 1.5^2 r^2 > 1`.
+    """
     assert geometry.displaced(digits, 0.9) == (0, 0)
     assert geometry.displaced(digits, 1.5) == (0, 39 * geometry.RUNS)
     sigma = digits.deviation.optimal.sigma
@@ -120,7 +124,8 @@ def test_it_still_rises_with_a_denoiser_that_is_off_but_not_with_one_far_off(dig
 
 
 def test_the_optimal_run_ends_on_a_training_example_and_the_gaussian_one_does_not(digits):
-    """Both of index `index`; states lie at the radius of the last noise about it."""
+    """The last output is the training example `index`, and the distance of the last state is
+    measured from it. The Gaussian run ends, in the median, more than 2 away from any example."""
     optimal, told = digits.deviation.optimal, digits.told
     index = told["density_index"][-1]
     np.testing.assert_allclose(optimal.d[-1], digits.data[index], atol=1e-12)
@@ -134,14 +139,14 @@ def test_the_optimal_run_ends_on_a_training_example_and_the_gaussian_one_does_no
 def test_both_near_the_end_all_the_way(digits, numbers):
     assert np.all(np.diff(numbers["state"]["to_end"]) < 0)
     moving = np.diff(numbers["denoised"]["to_end"])
-    # Below 0.2 every output has settled, and what is left is the noise of the end.
+    # Below 0.2 every output is constant, and the distance is the noise left at the end.
     sigma = digits.deviation.optimal.sigma[1:]
     assert np.all(moving[sigma > 0.2] < 0) and np.all(np.abs(moving[-10:]) < 1e-4)
 
 
 def test_states_have_the_norm_of_data_with_noise(digits):
-    """`E|y_n|^2 = E|x0|^2 + sigma_n^2 D` along the flow; the error of 40 Euler steps is 2 %. The
-    outputs go from the mean of the data to the norm of examples."""
+    """Along the flow `E|y_n|^2 = E|x0|^2 + sigma_n^2 D`. The error of 40 Euler steps is 2 %. The
+    outputs start at the norm of the data's mean and end at the norm of examples."""
     low, high = geometry.magnitude(digits)
     assert 0.97 < low < high < 1.01
     norm = digits.told["norm_denoised"].mean(1)
@@ -151,14 +156,14 @@ def test_states_have_the_norm_of_data_with_noise(digits):
 
 
 def test_score_deviation(digits):
-    """None where all data look Gaussian, as much as the data are apart where one is chosen; and it
-    opens before the states part."""
+    """The deviation is about zero at large noise, where all data look Gaussian. At small noise it
+    is as large as distances between data. It grows before the states of the two runs differ."""
     found, optimal = digits.deviation, digits.deviation.optimal
     assert found.denoiser[0].mean() < 0.02 and found.paths[0].max() == 0.0
     assert np.all(np.diff(found.outputs.mean(1)[:24]) > 0)
     assert found.denoiser[-1].mean() > 2.0
     assert np.all(found.paths.mean(1)[1:30] < found.outputs.mean(1)[1:30])
-    # At the same state the two outputs are those of the two formulas.
+    # At the same state the outputs differ as the formulas of the two denoisers do.
     node = 20
     y = found.learned.y[node]
     d = np.sum((y[:, None] - digits.data[None]) ** 2, axis=2) / (2 * optimal.sigma[node] ** 2)
@@ -169,7 +174,7 @@ def test_score_deviation(digits):
 
 
 def test_curves_are_those_of_every_law():
-    """VP and sub-VP at the noise levels of VE: the same path in x / a, so the same curves."""
+    """At equal noise levels VP, sub-VP and VE have the same path in x / a, so the same curves."""
     data, sigma = points(normal(40, 5), block=16), np.geomspace(20.0, 0.05, 16)
     y = 20.0 * normal(7, 5)
 
@@ -192,8 +197,11 @@ def test_curves_are_those_of_every_law():
 
 
 def test_deviation_on_gaussian_data():
-    """Along a direction of variance L a state goes as `sqrt((L + sigma^2) / (L + sigma_T^2))`; the
-    recorded path, Euler on a fine grid, has the chord and deviation of that curve to its step."""
+    """Along a direction of variance L a state is scaled by `sqrt((L + sigma^2) / (L + sigma_T^2))`.
+
+    The recorded path has Euler steps on a fine grid. Its deviation from the chord agrees with that
+    of the exact curve to first order in the step.
+    """
     L, U = np.linalg.eigh(np.array([[2.0, 0.3], [0.3, 0.1]]))
     data = Gaussian(np.array([0.4, -0.7]), (U * L) @ U.T)
     errors = []
@@ -204,7 +212,7 @@ def test_deviation_on_gaussian_data():
         path = trajectory(LAW, run(x))
         gain = np.sqrt((L + path.sigma[:, None] ** 2) / (L + 20.0**2))
         exact = data.mean + (gain[:, None] * ((x - data.mean) @ U)[None]) @ U.T
-        # Distance from a line in the plane, by the cross product of numbers.
+        # The distance from a line in the plane is a cross product divided by the chord.
         rest, ends = exact - exact[-1], exact[0] - exact[-1]
         truth = np.abs(rest[..., 0] * ends[:, 1] - rest[..., 1] * ends[:, 0]) / chord(exact)
         errors.append(np.max(np.abs(deviation(path.y) - truth)) / np.max(truth))
@@ -212,8 +220,11 @@ def test_deviation_on_gaussian_data():
 
 
 def test_curvature_is_the_change_of_the_denoiser():
-    """`d2y / dsigma2 = -(1 / sigma) dD / dsigma`: for an Euler step, exactly in divided differences
-    as the two slopes hold D_n; and against the flow of a mixture to the order of the step."""
+    """`d2y / dsigma2 = -(1 / sigma) dD / dsigma`.
+
+    The slope of an Euler step is exactly `(y_n - D_n) / sigma_n`. For a mixture's flow the second
+    differences agree with the formula to first order in the step.
+    """
     defects = []
     for steps in (200, 400, 800):
         ts = np.linspace(3.0, 0.3, steps + 1)
@@ -231,7 +242,8 @@ def test_curvature_is_the_change_of_the_denoiser():
 
 
 def test_known_curves():
-    """A half circle: its height, its turning, and two directions; a straight line has none."""
+    """A half circle has a known height, turning and two principal directions. A straight line has
+    no deviation and one direction."""
     angle = np.linspace(0.0, np.pi, 61)
     arc = np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1)[:, None]
     np.testing.assert_allclose(deviation(arc)[:, 0], np.sin(angle), atol=1e-12)
@@ -242,13 +254,14 @@ def test_known_curves():
     line = np.linspace(3.0, 1.0, 9)[:, None, None] * np.array([1.0, 2.0, 2.0])
     assert deviation(line).max() < 1e-12 and principal_shares(line)[0, 0] == pytest.approx(1.0)
     assert np.isnan(turning(np.zeros((4, 1, 3)))).all()
-    # A corner, then rounding about the place where the path has come to rest.
+    # After a corner the path is at rest and moves only by rounding, so its turning is nan.
     corner = np.array([[2.0, 0], [1, 0], [1, 1], [1, 1 + 1e-7], [1 + 1e-7, 1 + 1e-7]])[:, None]
     np.testing.assert_allclose(turning(corner)[:, 0], [np.pi / 2, np.nan, np.nan])
 
 
 def test_energy_distance_of_numbers():
-    """SciPy has it for numbers: the root, of all pairs with an example's own among them."""
+    """SciPy's energy distance of numbers is the root of the squared distance. It counts all pairs,
+    including those of an example with itself, so it is corrected here."""
     x, y = normal(80), 0.3 + 1.5 * normal(140)[60:]
     pairs = lambda v: np.abs(v[:, None] - v[None]).sum() / len(v) ** 2 / (len(v) - 1)
     biased = stats.energy_distance(x, y) ** 2

@@ -1,4 +1,4 @@
-"""Figures of trajectories: curves where they belong, noise on the left, the same file twice."""
+"""Figures of trajectories: the curves are in the right place, with large noise on the left."""
 
 import io
 
@@ -30,8 +30,8 @@ def decode(data):
 
 
 def test_curves_are_drawn_as_they_are():
-    """Powers of sigma on two log axes are lines; noise is on the left, so they fall; the smaller
-    one lies below; a curve eight nodes short ends before the right edge."""
+    """Powers of sigma are lines on two log axes. Large noise is on the left, so the lines fall. The
+    smaller curve is below, and a curve with eight nodes less ends before the right edge."""
     noise = np.exp(0.05 * np.random.default_rng(0).standard_normal((30, 50)))
     curves = {"a": SIGMA[:, None] * noise, "b": 0.1 * (SIGMA[:, None] * noise)[:-8]}
     drawing = Drawing("what", {"a": ("a", BLUE), "b": ("b", ORANGE)}, "log")
@@ -46,7 +46,7 @@ def test_curves_are_drawn_as_they_are():
 
 
 def test_gaps_are_left_where_nothing_is_known():
-    """Zeros on a log axis and nan everywhere; the mean is of the runs that have a value."""
+    """Zeros on a log axis leave a gap. The mean is over the runs that have a value, without nan."""
     values = np.repeat(SIGMA[:, None], 2, axis=1)
     values[:10], values[12, 0] = 0.0, np.nan
     drawing = Drawing("what", {"a": ("a", BLUE)}, "log")

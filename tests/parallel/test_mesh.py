@@ -1,10 +1,10 @@
-"""How batches and states lie on eight devices, and what programs over them exchange."""
+"""The placement of batches and states on eight devices, and the collectives of their programs."""
 
 import json
 
 import pytest
 
-# Prints as JSON what the tests below look at.
+# Prints as JSON the values that the tests below check.
 SCRIPT = """
 import json, re
 import jax, jax.numpy as jnp, numpy as np, optax
@@ -81,11 +81,12 @@ def found(program):
 
 
 def test_each_device_takes_its_own_rows(found):
-    """Eleven rows on eight devices are two a device; a loop ends with the larger of the two."""
+    """Eleven rows on eight devices are padded to two rows a device. Each device's loop ends when
+    the larger of its two rows has finished."""
     assert found["devices"] == 8
     assert found["loops"] == [3, 3, 5, 5, 7, 7, 9, 9, 11, 11, 12]
     assert found["rows"] == [2] * 11
-    # Examples that depend on each other are not torn apart, whether they divide or not.
+    # With `together=True` all examples share one loop, whether 8 divides their number or not.
     assert found["together"] == [12] * 11
     assert found["together8"] == [9] * 8
     assert found["mean"] == pytest.approx((3 + 5 + 9 + 17 + 33 + 65 + 129 + 257) / 8)
@@ -93,7 +94,7 @@ def test_each_device_takes_its_own_rows(found):
 
 
 def test_a_split_state(found):
-    """Large leaves are split over fsdp along their longest axis that divides, small ones whole."""
+    """Large leaves are split over fsdp along their longest divisible axis; small ones are whole."""
     whole = {"kernel": 64 * 256, "odd": 4099, "bias": 256, "tall": 512 * 12}
     assert found["fsdp1"]["own"] == whole
     for parts in (4, 8):
@@ -106,8 +107,8 @@ def test_a_split_state(found):
 
 
 def test_collectives_of_a_step(found):
-    """One sum of all gradients; split states gather each of their two large leaves once, too."""
-    # The times of a batch, which the metrics tell, are gathered besides.
+    """A step sums all gradients once. A split state also gathers each of its large leaves once."""
+    # One more all-gather collects the times of the batch for the metrics.
     assert found["fsdp1"]["ops"] == {
         "all-reduce": 1,
         "all-gather": 1,

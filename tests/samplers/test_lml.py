@@ -71,10 +71,8 @@ def test_newton_step_lands_on_the_mean():
 
 @pytest.mark.parametrize("kappa", [0.0, 1e-7, 1e-5, 1e-3, 0.3, 1.0])
 def test_closed_form_is_the_published_rule(kappa):
-    """The closed form equals the published rule for every kappa.
-
-    In float32 it is right too, while the rule as written loses all its digits.
-    """
+    """The closed form equals the published rule for every kappa. In float32 it is right too, while
+    the rule as written loses all its digits."""
     v, p = normal(6, 500), normal(6, 500, seed=1)
     p = 0.9 * v + 0.3 * p
     expected = literal(v, p, kappa, 1e-3)
@@ -85,10 +83,8 @@ def test_closed_form_is_the_published_rule(kappa):
 
 
 def test_small_kappa_turns_away_from_the_direction_before():
-    """For small kappa the result is `v + eta (v - p)_perp`, scaled to the length of v.
-
-    Here `eta = kappa |v|^2 / damping`.
-    """
+    """For small kappa the result is `v + eta (v - p)_perp` with the length of v, where
+    `eta = kappa |v|^2 / damping`."""
     v, p, damping = normal(8, 3072), normal(8, 3072, seed=1), 1e-3
     p = v + 0.2 * p
     for eta in (0.01, 0.1, 0.3):
@@ -191,10 +187,8 @@ def test_runs_are_the_published_recursion(placement, freeze):
     [(ddim, "direction"), (dpm_multistep, "noise"), (dpm_solver, "data")],
 )
 def test_nothing_turned_is_the_base(base, placement):
-    """With eta = 0 the run equals that of the base, in float32 too.
-
-    Any eta leaves the first step unchanged. The number of evaluations is the base's.
-    """
+    """With eta = 0 the run equals that of the base, in float32 too. Any eta leaves the first step
+    unchanged. The number of evaluations is the base's."""
     law = VP()
     ts, x = even_in_lam(law, (4,), 0.02)[:, 0], np.float32(normal(5, 2))
     with jax.enable_x64(False):
@@ -310,10 +304,8 @@ def measured_order(method, truth, sizes=(64, 128, 256)):
 
 
 def limit_of_directions(law, x, steps=150, d=1e-5):
-    """Solve `y' = eps xi' + eta xi P (d eps + J y')` for y' and integrate by RK4 in lam.
-
-    P projects onto the complement of eps. Derivatives of eps are central differences.
-    """
+    """Solve `y' = eps xi' + eta xi P (d eps + J y')` for y' and integrate by RK4 in lam. P projects
+    onto the complement of eps. Derivatives of eps are central differences."""
     ends = np.array([1.0, 0.01])
     a, lam = np.asarray(law.coeffs(ends).a), np.asarray(law.lam(ends))
 
@@ -362,10 +354,8 @@ def digits():
 @pytest.mark.optimised
 @pytest.mark.parametrize("placement", ["direction", "noise"])
 def test_sweep_of_the_strength_on_digits(placement):
-    """Turning the direction only adds error; turning the whole increment reduces it.
-
-    In the increment the turn is an extrapolation, and removes a fourth of the error at eta = 1/2.
-    """
+    """Turning the direction only adds error. Turning the whole increment is an extrapolation, and
+    removes a fourth of the error at eta = 1/2."""
     law = VP()
     net, start, truth = digits()
     sizes, of_each = (10, 20), len(ETAS) * len(start)

@@ -147,11 +147,8 @@ def test_every_published_solver_is_a_schedule(recovered, method):
 
 @pytest.mark.parametrize("law_name", LAWS)
 def test_laws_agree_in_the_rescaled_state(recovered, law_name):
-    """In `x / a` each schedule gives the same end for every law.
-
-    The tolerance is larger because the noise form of order 4 multiplies the rounding of the start
-    by its large coefficients where `a` is small.
-    """
+    """In `x / a` each schedule gives the same end for every law. The tolerance is larger because
+    the large coefficients of the noise form of order 4 multiply the rounding where `a` is small."""
     np.testing.assert_allclose(recovered[law_name], recovered["vp"], rtol=0, atol=1e-11)
 
 
@@ -188,11 +185,8 @@ def test_derivatives_are_exact_for_polynomials_and_of_their_order_beyond():
 
 
 def started(lam, order, corrector, relax=(), corrector_relax=()):
-    """Return a schedule of two single steps of order 3 and then multistep of one order.
-
-    So there is no start of lower order. The nodes are those of the multistep part; each stage of a
-    single step is an evaluation too.
-    """
+    """Return a schedule of two single steps of order 3, then multistep of one order, so that no
+    step has a lower order. The nodes are those of the multistep part; single steps use three."""
     steps = list(single(lam[::3][:3], 3).steps)
     corrected = {"corrector": corrector, "corrector_relax": corrector_relax}
     for end in lam[7:]:
@@ -228,11 +222,9 @@ def test_orders_of_convergence():
 
 
 def test_an_implicit_corrector_evaluates_the_corrected_state():
-    """The implicit corrector equals a loop in NumPy, on EDM, for which `dx = eps dsigma`.
-
-    The weights are those of the exponential trapezoid, `phi_1 - phi_2` and `phi_2`. Each step has a
-    predictor of order 1 and a corrector of order 2, and then evaluates the corrected state.
-    """
+    """On EDM, where `dx = eps dsigma`, the implicit corrector equals a loop in NumPy. Each step has
+    a predictor of order 1, a corrector of order 2 with the weights `phi_1 - phi_2` and `phi_2` of
+    the exponential trapezoid, and an evaluation of the corrected state."""
     law, lam = EDM(), np.linspace(-np.log(80.0), 4.0, 9)
     steps = [Step(float(v), corrector="implicit") for v in lam[1:-1]]
     run = unified(law, Schedule(float(lam[0]), (*steps, Step(float(lam[-1])))))

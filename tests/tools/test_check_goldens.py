@@ -1,4 +1,4 @@
-"""The checker of goldens: what passes, what fails, and how it says so."""
+"""The checker of goldens: files that pass, files that fail, and its messages."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ def golden():
 
 
 def lines(capsys):
-    """Exit status aside, what the tool said: {file: (status, text)} and the last lines."""
+    """Return the tool's output as `{file: (status, text)}` and the lines after the table."""
     said = capsys.readouterr().out.splitlines()
     rows = [line.split(maxsplit=2) for line in said if line[:4].strip() in ("ok", "FAIL", "skip")]
     return {name: (status, text) for status, name, text in rows}, said[len(rows) :]
@@ -44,7 +44,7 @@ def test_good_folder(tmp_path, capsys):
 
 
 def test_bad_folder(golden, tmp_path, capsys):
-    """A changed number in one parameter, trees that do not match, and files that are no golden."""
+    """A changed number, parameter trees that do not match, and files that are no goldens fail."""
 
     def save(name, **changes):
         merged = {**golden, **changes}

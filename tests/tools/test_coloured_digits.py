@@ -1,4 +1,4 @@
-"""Digits in colour: their grey values are the digits', and each has one hue."""
+"""Coloured digits: the largest channel is the grey value, and each image has one hue."""
 
 import numpy as np
 from matplotlib.colors import rgb_to_hsv
@@ -12,12 +12,12 @@ def test_one_hue_a_digit():
     source = load("digits", "test")
     grey = source.fetch(np.arange(source.size))
     np.testing.assert_array_equal(labels, source.labels)
-    # Full brightness: the largest channel is the level itself.
+    # The colours have full brightness, so the largest channel is the grey level.
     np.testing.assert_array_equal(image.max(axis=-1, keepdims=True), grey)
     bright = grey[..., 0] >= 12
     found = rgb_to_hsv(image / 16.0)[..., 0]
     turn = np.abs(found - hue[:, None, None])[bright]
-    assert np.minimum(turn, 1 - turn).max() < 0.02  # a level of sixteen
+    assert np.minimum(turn, 1 - turn).max() < 0.02  # rounding to one of 16 levels
     assert np.histogram(hue, 4, (0, 1))[0].min() > 50
 
 

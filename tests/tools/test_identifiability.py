@@ -1,4 +1,4 @@
-"""`tools.identifiability` on models whose codes are known, and by its command line."""
+"""`tools.identifiability` on models with known codes, and its command line."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from tools.identifiability import compare, config_of, correlations
 
 LEVELS, SHAPE, D, STD = 64, (6, 5, 1), 30, 1.5
 COUNT = 40
-# In units of the model, to which a level is 2 / 64.
+# In units of the model, in which a level is 2 / 64 wide.
 MEAN = 31.0 * 2.0 / LEVELS - 1.0
 SPREAD = STD * 2.0 / LEVELS
 
@@ -32,7 +32,7 @@ def file(tmp_path_factory):
 
 
 def of(file, data, law="vp", **changes):
-    """An experiment whose network is the exact one of `data`."""
+    """Return an experiment whose network is the exact network of `data`."""
     fast = {"likelihood__solver": "adams", "likelihood__variable": "lam", **changes}
     experiment = build(config(file, law, **fast))
     return dataclasses.replace(experiment, predict=lambda params: data.predict(experiment.path))
@@ -51,26 +51,27 @@ def test_one_model_agrees_with_itself_and_images_do_not(one):
     assert found["rms_difference"] == 0.0
     chance = found["different"]
     assert abs(chance["mean"]) < 4 * chance["stderr"]
-    # Correlations of independent normals of D dimensions have a variance of 1 / (D - 1).
+    # The correlation of two independent normals in D dimensions has the variance 1 / (D - 1).
     assert chance["stderr"] == pytest.approx(((D - 1) * COUNT) ** -0.5, rel=0.4)
     assert found["rms_difference_different"] == pytest.approx(2**0.5, rel=0.1)
-    # The data are Gaussian, and 3000 of them tell their moments well.
+    # The data are Gaussian, and 3000 examples give their moments precisely.
     assert found["gaussian"]["mean"] > 0.99
-    # Uniform noise of one level beside a spread of 1.5, which holds that of rounding down.
+    # The redrawn noise of one level has variance 1 / 12; the data have a spread of 1.5 levels,
+    # which includes the effect of rounding down.
     expected = 1.0 - 1.0 / 12.0 / STD**2
     assert abs(found["redrawn"]["mean"] - expected) < 4 * found["redrawn"]["stderr"] + 5e-3
 
 
 def test_another_model_agrees_as_far_as_its_flow(one, file):
-    """Every second dimension with three times the spread: its code is a third there."""
+    """The other model has 3 times the spread in every second dimension, so a third of the code."""
     spread = np.where(np.arange(D) % 2, 3.0 * SPREAD, SPREAD)
     wrong = Gaussian(np.full(D, MEAN), np.diag(spread**2))
     found = compare(one, PARAMS, of(file, wrong), PARAMS, COUNT)
-    # Of u with k u, u normal and k 1 or 1/3: E k / sqrt(E k^2).
+    # The correlation of u and k u, with u normal and k = 1 or 1/3, is E k / sqrt(E k^2).
     expected = (2.0 / 3.0) / (5.0 / 9.0) ** 0.5
     assert abs(found["same"]["mean"] - expected) < 4 * found["same"]["stderr"] + 5e-3
     assert found["rms_difference"] == pytest.approx((2.0 / 9.0) ** 0.5, rel=0.1)
-    # In each dimension by itself a factor is nothing.
+    # A factor does not change the correlation within one dimension.
     assert found["by_dimension"]["mean"] > 0.999
 
 
@@ -96,7 +97,7 @@ def test_what_cannot_be_compared(one, file):
 
 
 def run_of(folder, **changes):
-    """A workdir as training leaves it, but for checkpoints."""
+    """Write a workdir as training leaves it, but without checkpoints."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(tiny(**changes).to_dict()))
     return folder
@@ -111,7 +112,7 @@ def digits(tmp_path):
 
 
 def test_the_command(tmp_path, digits, monkeypatch, capsys):
-    """The width of each run is that of its `config.json`."""
+    """The tool takes the network's width of each run from the run's `config.json`."""
     widths = []
 
     def restore(experiment, workdir):

@@ -1,4 +1,4 @@
-"""A checkpoint of the JAX code of score_sde becomes a workdir from which a run goes on."""
+"""The import of a checkpoint of score_sde's JAX code writes a workdir from which a run goes on."""
 
 import dataclasses
 import functools
@@ -32,7 +32,8 @@ from absl import app
 from tools.import_score_sde import main, parse_flags
 app.run(main, flags_parser=parse_flags)
 """
-# What differs from the defaults; `test_the_config_is_the_originals` holds it to the original's.
+# Values that differ from the defaults. `test_the_config_is_the_originals` compares them with the
+# config of the original.
 OPTIONS = {
     "model.nf": 8,
     "model.ch_mult": (1, 1),
@@ -65,7 +66,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def make_config(images):
-    """`make_config(**changes)`: the config of the golden checkpoint, on images of noise."""
+    """Return `make_config(**changes)`: the golden checkpoint's config, with noise as images."""
 
     def make(**changes):
         config = base("ve", "ncsnpp", "npz")
@@ -83,7 +84,7 @@ def expected():
 
 @pytest.fixture(scope="module", autouse=True)
 def traced_once():
-    """What an import asks of a network, traced once for each config of this file."""
+    """Cache `target_of`, so that the network of each config in this file is traced once."""
     known = {}
 
     def target(config):
@@ -106,7 +107,7 @@ def program():
 
 @pytest.fixture(scope="module")
 def imported(program, images, tmp_path_factory):
-    """The workdir that the command made, and what it printed."""
+    """Run the command; return the workdir and the output."""
     folder = tmp_path_factory.mktemp("import")
     (folder / "config.py").write_text(
         "from configs.base import base\n\n"
@@ -168,7 +169,7 @@ def test_the_workdir_is_claimed(imported, make_config):
 
 
 def test_every_leaf_has_its_place(restored, expected):
-    """By the sums of the leaves, which differ from leaf to leaf."""
+    """Every leaf has the original's sum; the sums differ from leaf to leaf."""
     sums = json.loads(str(expected["leaf_sums"]))
     adam = adam_of(restored)
     trees = {
@@ -206,7 +207,7 @@ def test_outputs(imported, restored, make_config, expected):
 
 
 def test_a_run_goes_on(imported, restored, make_config, tmp_path):
-    """Step 5 is Adam's fifth update at the rate of step 4, here of a loss of known gradient."""
+    """Step 5 is Adam's fifth update, with the imported moments and a loss of known gradient."""
 
     def loss(params, state, key, batch):
         value = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)) / 2
@@ -232,13 +233,13 @@ def test_a_run_goes_on(imported, restored, make_config, tmp_path):
         np.testing.assert_allclose(e5, average * e + (1 - average) * p5, rtol=1e-5, atol=1e-6)
 
     before = (restored.params, old.mu, old.nu, restored.ema_params)
-    # In numpy: jax would compile every one of these operations for every shape.
+    # The check runs in NumPy, because JAX would compile each operation for each shape.
     trees = jax.device_get((*before, after.params, new.mu, new.nu, after.ema_params))
     jax.tree.map(check, *trees)
 
 
 def altered(folder, change):
-    """A copy of the checkpoint with `change(tree)` done to it."""
+    """Write a copy of the checkpoint changed by `change(tree)`; return its path."""
     tree = msgpack_restore(CHECKPOINT.read_bytes())
     change(tree)
     path = folder / "checkpoint"
@@ -247,7 +248,7 @@ def altered(folder, change):
 
 
 def refused(path, config, folder):
-    """The one sentence with which an import stops, having written nothing."""
+    """Assert that an import fails with one sentence and writes nothing; return the error."""
     workdir = folder / "run"
     with pytest.raises((ValueError, OSError)) as error:
         import_checkpoint(path, config, workdir)
@@ -334,7 +335,8 @@ def test_a_workdir_with_a_run(make_config, tmp_path):
 
 
 def test_the_command_refuses(program, imported, tmp_path):
-    """Every key on standard output, one sentence on standard error, status 1, nothing written."""
+    """A refused import prints every differing key to standard output and one sentence to standard
+    error. It ends with status 1 and writes nothing."""
     config = imported[0].parent / "config.py"
     call = lambda *more: program.script(
         COMMAND, CHECKPOINT, "--config", config, "--workdir", tmp_path / "run", *more
@@ -353,7 +355,7 @@ def test_the_command_refuses(program, imported, tmp_path):
 
 
 def test_image_shapes(make_config, images):
-    assert image_shape(make_config().data) == (8, 8, 3)  # those of the data
+    assert image_shape(make_config().data) == (8, 8, 3)  # the shape of the data
     section = base("ve", "ncsnpp", "tfds").data
     assert section.name == "cifar10" and image_shape(section) == (32, 32, 3)
     section = base("ve", "ncsnpp", "image_folder").data

@@ -1,4 +1,4 @@
-"""Parameters and configs of the original as ours."""
+"""The conversion of the original's parameters and configs to ours."""
 
 import jax
 import jax.numpy as jnp

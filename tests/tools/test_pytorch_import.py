@@ -57,7 +57,7 @@ def adam_of(state):
 
 
 def test_outputs(imported, expected):
-    """Of the network with the parameters and with their averages, as torch computed them."""
+    """The network has torch's outputs, both with the parameters and with their averages."""
     model, (_, state) = build_model(make_config(), (8, 8, 3)), imported
 
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -70,7 +70,7 @@ def test_outputs(imported, expected):
 
 
 def test_moments(imported, expected):
-    """One parameter of each kind, its axes moved as its kind asks for."""
+    """Adam's moments of one parameter of each kind equal torch's, with the axes moved."""
     places = {
         "1.weight": (("Dense_0", "kernel"), lambda w: w.T),
         "3.weight": (("Conv_0", "kernel"), lambda w: np.einsum("oihw->hwio", w)),
@@ -106,7 +106,7 @@ def test_counts_and_remarks(imported):
 
 
 def test_names_of_layers_in_order():
-    """Layers without parameters leave gaps in the numbers there, and count on here."""
+    """torch also numbers layers without parameters, so its numbers have gaps; Flax's have none."""
     layers = ("Dense_0", "Conv_0", "ResnetBlockDDPMpp_0", "Downsample_1", "GroupNorm_0")
     kinds = {
         "all_modules.0.weight": ((7, 5), ("Dense_0", "kernel")),
@@ -133,7 +133,7 @@ def test_axes():
 
 
 def refused(path, folder, **changes):
-    """The one sentence with which an import stops, having written nothing."""
+    """Assert that an import fails with one sentence and writes nothing; return the sentence."""
     workdir = folder / "run"
     with pytest.raises(ValueError) as error:
         import_checkpoint(path, make_config(**changes), workdir)

@@ -1,4 +1,4 @@
-"""`tools.trajectories`: figures and numbers of a run, with and without a checkpoint."""
+"""`tools.trajectories`: the figures and numbers of a run, with and without a checkpoint."""
 
 import json
 
@@ -28,7 +28,8 @@ def draw_only(monkeypatch, *names):
 
 
 def test_of_the_optimal_denoiser(tmp_path, capsys, monkeypatch):
-    """No checkpoint; it ends on the training set, and no step lowers the density."""
+    """The optimal denoiser needs no checkpoint. Its runs end on the training set, and no step
+    lowers the density."""
     draw_only(monkeypatch, "gain", "score_deviation")
     numbers = run(tmp_path / "a", CONFIG, "--network=empirical")
     assert numbers["falls"] == {"of": 48, "step": 0, "denoised": 0}
@@ -42,7 +43,7 @@ def test_of_the_optimal_denoiser(tmp_path, capsys, monkeypatch):
 
 
 def test_of_a_trained_network(tmp_path, monkeypatch):
-    """The optimal denoiser runs beside it from the same starts, and they part."""
+    """The optimal denoiser runs from the same starts as the trained network, and the paths part."""
     config = tmp_path / "config.py"
     config.write_text("from tiny import tiny\n\n\ndef get_config():\n    return tiny('vp')\n")
     asked = []
@@ -78,7 +79,8 @@ def test_refusals(tmp_path, flags, message):
 
 
 def test_the_data_are_those_that_the_network_sees():
-    """Dequantised levels by their middles; and at much noise the Gaussian answers their mean."""
+    """The data are the middles of the dequantised levels. At large noise the Gaussian denoiser
+    returns their mean."""
     experiment = build(tiny("vp"))
     data = trajectories.scaled_data(experiment)
     raw = experiment.train.fetch(np.arange(7))

@@ -190,7 +190,7 @@ def test_a_run_of_two_networks_goes_on_where_it_stopped(tmp_path):
     experiment = dataclasses.replace(
         build(tiny()),
         others={"critic": (lambda key: {"y": jax.random.normal(key, (2,))}, player)},
-        frozen={"teacher": {"w": jnp.array([0.3, -0.3])}},
+        frozen=lambda: {"teacher": {"w": jnp.array([0.3, -0.3])}},
     )
     whole = run_training(experiment, tmp_path)
     first = Checkpoints(tmp_path).restore(abstract(lambda: initial(experiment), make_mesh()), 3)
