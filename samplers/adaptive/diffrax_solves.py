@@ -100,8 +100,8 @@ def adaptive_sde(
     `max_steps`.
 
     Raises:
-        ValueError: for an eta that is not positive, or the variable `"angle"`, in whose coordinates
-            the noise is not implemented.
+        ValueError: for an eta that is not positive, or the variable `"angle"`, whose coordinates
+            would rescale the noise as well.
     """
     if not eta > 0.0:
         raise ValueError(f"eta is {eta}; without noise take `adaptive_ode`.")

@@ -57,7 +57,7 @@ class Boundary(NamedTuple):
 
 
 def candidate(path: AffinePath, key: Array, index: Array | int, shape: tuple[int, ...]) -> Array:
-    """Candidate `index`: a draw of the prior from `fold_in(key, index)`, whatever their number."""
+    """Candidate `index`: a draw of the prior from `fold_in(key, index)`, whatever the count."""
     return path.prior_sample(fold_in(key, index), (1, *shape))[0]
 
 

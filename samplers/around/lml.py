@@ -1,8 +1,8 @@
 """Levenberg-Marquardt-Langevin sampling (LML, ICCV 2025, arXiv 2505.24222), around any solver.
 
-Near a noise level the paper replaces the Hessian of -log p_t by `u u^T + damping I` and keeps of
-the step `(u u^T + damping I)^{-1} v` its direction: v is what the solver adds to the scaled x, p
-the v of the step before, and
+The paper replaces the Hessian of -log p_t by `u u^T + damping I` and takes the direction of the
+step from `(u u^T + damping I)^{-1} v`. Here v is the vector that the solver adds to the scaled x, p
+is the v of the step before, and
 
     u = kappa p + (1 - kappa) v,    w = v - u (u^T v) / (damping + u^T u),    v' = w |v| / |w|.
 
@@ -11,10 +11,10 @@ With `p_perp` the part of p orthogonal to v, w is parallel to
     v - eta p_perp,    eta = kappa m |v|^2 / (damping + kappa^2 |p_perp|^2),
                        m = 1 - kappa + kappa v^T p / |v|^2,
 
-without approximation. So v is turned away from p, by the angle `atan(eta |p_perp| / |v|)`, and
-kappa = 0 is no change at all. The rule as written takes the small difference of two equal vectors:
-in float32 what is left, for `|v|^2 / damping` of 1e6, is mostly rounding. eta has no unit and does
-not depend on the resolution; kappa and damping do.
+without approximation. The rule thus turns v away from p, by the angle `atan(eta |p_perp| / |v|)`,
+and kappa = 0 changes nothing. The rule as written subtracts two nearly equal vectors: in float32
+and for `|v|^2 / damping` of 1e6 the result is mostly rounding. eta has no unit and does not depend
+on the resolution; kappa and damping do.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ TurnFn = Callable[[Array, Array], Array]
 
 
 class Memory(NamedTuple):
-    """What the solver remembers, and v of the step before `(B, ...)`: zero before the first."""
+    """The solver's own memory, and v of the step before `(B, ...)`, zero at the first step."""
 
     base: Any
     before: Array
@@ -50,23 +50,24 @@ def lml(
     """`base`, with the vector v of each step turned away from that of the step before.
 
     Args:
-        base: a solver of the flow ODE. Noise it adds would be turned too, except by "direction".
-        eta: the strength; 0 is the base. Above one the direction before outweighs the present.
-        placement: what v is.
+        base: a solver of the flow ODE. If base adds noise, the noise is turned too, except with
+            the placement "direction".
+        eta: the strength; 0 is the base. Above one the previous direction outweighs the present.
+        placement: the definition of v, one of
 
             direction   eps, in the term `c_s eps` of DDIM, noise or not; x0 stays
             noise       `x_s - (a_s / a_t) x_t`, the increment of DPM-Solver
             data        `x_s - (c_s / c_t) x_t`, that of DPM-Solver++
             velocity    `(x_s - x_t) / (s - t)`, the output of a flow-matching network under Euler
 
-        freeze: leave the steps that start at `t >= t1 (1 - freeze)` as they are; v is remembered.
+        freeze: do not turn steps that start at `t >= t1 (1 - freeze)`; their v is remembered.
         turn: `(v, p) -> v'` in place of `turned` with this eta, such as `damped` or `literal` with
             their kappa and damping.
 
-    The evaluations are those of the base, and in one dimension nothing turns. v and p differ by
-    O(h). A whole increment is O(h) itself, so turning it adds an error of order 1, whatever the
-    order of the base. The term `c_s eps` is not: "direction" does not tend to the flow but, in
-    `y = x / a` over `xi = c / a`, to `dy = eps dxi + eta xi (d eps)_perp`.
+    The number of evaluations is that of the base. In one dimension nothing turns. v and p differ by
+    O(h). A whole increment is itself O(h), so turning it adds an error of order 1 for any order of
+    the base. The term `c_s eps` is not O(h). "direction" therefore does not converge to the flow,
+    but, in `y = x / a` over `xi = c / a`, to `dy = eps dxi + eta xi (d eps)_perp`.
 
     Raises:
         ValueError: for an unknown placement, a negative eta, a freeze outside [0, 1), or
@@ -100,9 +101,9 @@ def lml(
             x, remembered = base.step(key, predict, inner, span)
             ratio, unit = (expand(part, x) for part in frame(path, placement, t, s))
             v = (x - ratio * state.x) / unit
-            # As a difference, so that where nothing turns the step is the base's to the last bit.
+            # Adding the difference keeps the base's step to the last bit if nothing turns.
             x = x + unit * (change(v, memory.before, t, s) - v)
-        # A step of length zero, with which a grid is padded, leaves all as it is.
+        # Grids are padded with steps of length zero, which must change nothing.
         before = jnp.where(expand(t == s, v), memory.before, v)
         return State(x, Memory(remembered, before))
 
@@ -137,7 +138,7 @@ def dot(u: Array, v: Array) -> Array:
 
 
 def across(v: Array, p: Array) -> tuple[Array, Array]:
-    """The part of p orthogonal to v, and `|v|^2`, with 1 for the zero that would divide."""
+    """The part of p orthogonal to v `(B, ...)`, and `|v|^2` `(B, 1, ...)`, with 1 in place of 0."""
     size = dot(v, v)
     size = jnp.where(size > 0.0, size, 1.0)
     return p - v * (dot(v, p) / size), size
@@ -152,7 +153,7 @@ def turned(v: Array, p: Array, eta: float | Array) -> Array:
 
 
 def damped(v: Array, p: Array, kappa: float, damping: float) -> Array:
-    """The published rule by its closed form, right in float32 for every kappa."""
+    """The published rule in its closed form, which is accurate in float32 for every kappa."""
     p_perp, size = across(v, p)
     m = 1.0 - kappa + kappa * dot(v, p) / size
     eta = kappa * m * size / (damping + kappa**2 * dot(p_perp, p_perp))
@@ -160,9 +161,9 @@ def damped(v: Array, p: Array, kappa: float, damping: float) -> Array:
 
 
 def literal(v: Array, p: Array, kappa: float, damping: float) -> Array:
-    """The published rule as written, for comparison: mostly rounding in float32.
+    """The published rule as written, for comparison. In float32 its result is mostly rounding.
 
-    On the first step p is zero here and v in the released code; u is parallel to v in both.
+    On the first step p is zero here and p = v in the released code; u is parallel to v in both.
     """
     w = solve_rank_one((kappa * p + (1.0 - kappa) * v), v, damping)
     return w * jnp.sqrt(dot(v, v) / dot(w, w))

@@ -1,15 +1,15 @@
 """Restart sampling (Xu et al. 2023, arXiv 2306.14878, algorithm 1), for any sampler and affine law.
 
-On the way down the grid, each interval of noise levels is run through again K times: noise is added
-by the forward kernel, from the lower end to the upper, and the sampler comes down anew. The noise
-makes the run forget the errors of the steps above; the steps stay those of an ODE, which are exact
-sooner than those of an SDE.
+On the way down the grid, each interval of noise levels is repeated K times: the forward kernel adds
+noise from the lower end to the upper end, and the sampler runs down again. The noise makes the run
+forget the errors of earlier steps. The steps remain those of an ODE, which need fewer steps than
+those of an SDE to be accurate.
 
-In `y = x / a`, `sigma = c / a`, one restart adds the variance `sigma_high^2 - sigma_low^2`, which
-is what the reverse SDE (eta = 1, see `exponential/integrals.py`) adds on its way through the
-interval. So K restarts are of the strength eta = K there. On Gaussian data of variance S^2 that is
-exact: with `V = S^2 + sigma^2` each restart leaves the correlation with the state before, and the
-square of it of a relative error of the variance,
+In `y = x / a`, `sigma = c / a`, one restart adds the variance `sigma_high^2 - sigma_low^2`. The
+reverse SDE (eta = 1, see `exponential/integrals.py`) adds the same variance over the interval, so K
+restarts correspond to eta = K there. On Gaussian data of variance S^2 this is exact. With
+`V = S^2 + sigma^2`, a restart leaves the following correlation corr with the state before, and
+multiplies a relative error of the variance by corr^2:
 
     corr = sqrt(V_low / V_high),    corr_eta = (V_low / V_high)^(eta / 2).
 """
@@ -31,13 +31,14 @@ from sde_lib.prediction import Cond, PredictFn, bound
 
 GridFn = Callable[[AffinePath, int, float], Array]
 
-# Two noise levels nearer than this part of themselves are one, whatever their last digits.
+# Two noise levels whose relative difference is below this count as equal.
 SAME = 1e-5
 
 
 class Restarts(NamedTuple):
-    """Noise levels `low < high`, as `c / a` in the units of the data; how often to go back from
-    low to high; and the steps of the sampler from high to low each time."""
+    """The restarts of one interval: noise levels `low < high`, as `c / a` in the units of the data;
+    the number of `times` to go back from low to high; and the sampler's `steps` from high to low
+    each time."""
 
     low: float
     high: float
@@ -56,16 +57,17 @@ def restart(
     """A `SampleFn` with restarts on the way, which takes `collect` and `frames` as `sample` does.
 
     Args:
-        sampler: of an ODE as a rule. What it remembers is forgotten where noise is added.
+        sampler: usually a solver of the flow ODE. Its memory is cleared when noise is added.
         ts: `(N + 1,)` falling times of the main run, known while tracing.
         intervals: each begins at the node of `ts` whose log sigma is nearest to that of its `low`;
-            several at one node are run through in the order given.
+            several intervals at one node run in the given order.
         denoise: as in `sample`.
-        grid: `(path, steps, eps) -> times` of each return, one of `GRIDS`; `karras` as published.
+        grid: `(path, steps, eps) -> times` of each way down again, one of `GRIDS`; `karras` as
+            published.
 
-    Step i draws from `fold_in(key, i)`: without intervals this is `sample`. The evaluations are
-    those of all steps, `N + sum_j times_j steps_j` times `sampler.nfe`; the `ts` of the result are
-    the ends of all of them, which rise at each restart.
+    Step i draws from `fold_in(key, i)`, so a run without intervals equals `sample`. The NFE are
+    `(N + sum_j times_j steps_j) sampler.nfe`, plus one with `denoise`. The `ts` of the result are
+    the end times of all steps; they rise at each restart.
 
     Raises:
         ValueError: for one grid per example, and for an interval whose levels do not rise from the
@@ -90,11 +92,12 @@ def restart(
 def plan(
     path: AffinePath, ts: Array, intervals: Sequence[Restarts], grid: GridFn = karras
 ) -> np.ndarray:
-    """All steps in turn, `(n, 3)`: the time the state is at, and the times the step goes from and
-    to. Noise is added between the first two, which are equal but at the head of a return."""
+    """The rows `(n, 3)` of all steps in order: the time of the state, and the times from which and
+    to which the step goes. The first two differ only at a restart, where noise is added between
+    them."""
     if ts.ndim != 1:
         raise ValueError(f"ts has the shape {ts.shape}; restarts take one grid for all.")
-    # Lengths must be numbers, under `jit` too.
+    # The number of rows must be concrete, under `jit` too.
     with jax.ensure_compile_time_eval():
         levels = np.asarray(path.sigma(ts))
         returns = [(nearest(levels, each.low), each) for each in intervals]

@@ -1,8 +1,8 @@
-"""Runs that go back on their way: the scan of restarts, of RePaint and of time travel.
+"""Runs that go back in noise level: the scan behind restarts, RePaint and time travel.
 
-Such a run is a list of rows `(origin, t, s)`: the time the state is at, and the times the next step
-goes from and to. Where t is above the origin, the state first goes back to t, by noise (`by_noise`)
-or otherwise, and what the method remembers is forgotten there.
+Such a run is a list of rows `(origin, t, s)`. `origin` is the time of the state; the next step goes
+from t to s. If t is above the origin, the state is first moved back to t, by noise (`by_noise`) or
+another rule, and the memory of the method is cleared.
 """
 
 from collections.abc import Callable
@@ -31,15 +31,16 @@ def returning(
     collect: Callable[[State], Any] | None = None,
     frames: int | None = None,
 ) -> tuple[State, Any]:
-    """Drives a sampler over n rows; the last state, and what was collected, as by `walk`.
+    """Run a sampler over n rows: the last state and the collected outputs, as in `walk`.
 
-    Step i of n draws from `fold_in(key, i)`, as in `sample`, and a way back before that step from
-    `fold_in(key, n + i)`. So a run without returns is `sample`.
+    Step i of n draws from `fold_in(key, i)`, as in `sample`. A move back before step i draws from
+    `fold_in(key, n + i)`. A run without such moves therefore equals `sample`.
 
     Args:
         x: a draw of the prior at the first t, `(B, ...)`.
         rows: `(origin, t, s)`, each `(n,)`, or `(n, B)` for one grid per example; all examples go
             back in the same rows.
+        back: the rule that moves the state from origin back to t.
         collect, frames: as in `sample`.
     """
     n = len(rows[0])
@@ -50,7 +51,7 @@ def returning(
     def step(state: State, row) -> State:
         i, origin, t, s = row
         goes_back = jnp.any(t > origin)
-        # The step is outside the branch, so that the network is compiled once.
+        # The step is outside of the `cond`, so that the network is compiled only once.
         state = jax.lax.cond(goes_back, returned, lambda state, *_: state, state, i, origin, t)
         return sampler.step(fold_in(key, i), predict, state, Span(t, s, i, n))
 
@@ -58,8 +59,8 @@ def returning(
 
 
 def rows_of(ts: Array, index: np.ndarray) -> tuple[Array, Array, Array]:
-    """Rows of steps from node k to node k + 1 of a grid, for each k of `index`, which begins at 0;
-    the state is at the end of the step before."""
+    """Rows of steps from node k to node k + 1 of a grid, for each k of `index` `(n,)`, which begins
+    at 0. The origin of a row is the end of the step before."""
     at = np.append(0, index[:-1] + 1)
     return tuple(jnp.asarray(ts)[k] for k in (at, index, index + 1))
 

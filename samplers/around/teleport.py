@@ -1,8 +1,9 @@
-"""Teleportation: the start of a sampling run by the closed flow of the Gaussian model.
+"""Teleportation: replace the first steps of a run by the exact flow of a Gaussian model.
 
-Wang & Vastola 2024 (arXiv 2412.09726): at large noise a learned score is that of a Gaussian with
-the mean and covariance of the data, whose flow is known. The nodes above a noise level are replaced
-by one jump, which costs no evaluation; the sampler runs on the nodes that are left.
+Wang & Vastola 2024 (arXiv 2412.09726): at large noise a learned score is close to that of a
+Gaussian with the mean and covariance of the data, whose flow is known in closed form. One jump
+along this flow replaces the nodes above a noise level, without an evaluation. The sampler runs on
+the remaining nodes.
 """
 
 from collections.abc import Callable
@@ -24,18 +25,19 @@ def teleport(flow: FlowFn, run: RunFn, path: AffinePath, ts: Array, sigma: float
 
     Args:
         flow: `(x, s, t) -> x`, such as `partial(gaussian_flow, path, moments)`.
-        run: `(key, predict, x, ts) -> SampleResult`, such as `sample` with its sampler given; what
-            else the sampling function is called with goes to it. Its NFE are those of the whole:
-            with k nodes skipped, k steps fewer.
+        run: `(key, predict, x, ts) -> SampleResult`, such as `sample` with its sampler given. It
+            receives any further keyword arguments of the sampling function. The NFE of the result
+            are those of `run`: with k nodes skipped, k steps fewer.
         ts: `(N + 1,)` falling times, known while tracing.
         sigma: the noise level `c / a` in the units of the data, well above their largest standard
-            deviation. At `c / a` of `ts[0]` or more nothing is skipped.
+            deviation. If sigma is at least `c / a` of `ts[0]`, nothing is skipped.
 
-    The start x must be a draw of the law's prior, as for `run` alone. For VE and EDM that has no
-    mean while the model has one, which matters only where `sigma_max` is not far above the data.
+    The start x must be a draw of the law's prior, as for `run` alone. For VE and EDM the prior has
+    zero mean while the Gaussian model has the mean of the data; the difference matters only if
+    `sigma_max` is not far above the data.
 
-    `run` starts from a state on the way, no draw of the prior: its method must not complete the
-    start (`enter`), as `impute` does.
+    `run` starts from an intermediate state and not from a draw of the prior. Its method must
+    therefore have no `enter` of its own; `impute` has one.
 
     Raises:
         ValueError: for a grid per example, and for a sigma below which there is no step.
@@ -45,7 +47,8 @@ def teleport(flow: FlowFn, run: RunFn, path: AffinePath, ts: Array, sigma: float
     def sample_from(
         key: Array, predict: PredictFn, x: Array, cond: Cond = None, **kwargs
     ) -> SampleResult:
-        # With nothing to skip this is `run` itself, not its start moved by nought and rounded.
+        # If nothing is skipped, x goes to `run` unchanged, without the rounding of a zero-length
+        # flow.
         landed = x if len(rest) == len(ts) else flow(x, ts[0], rest[0])
         return run(key, bound(predict, cond), landed, rest, **kwargs)
 
@@ -56,10 +59,10 @@ def below(path: AffinePath, ts: Array, sigma: float) -> Array:
     """The nodes of `ts` whose noise level `c / a` is at or below sigma."""
     if ts.ndim != 1:
         raise ValueError(f"ts has the shape {ts.shape}; teleportation takes one grid for all.")
-    # A length must be a number, under `jit` too.
+    # The number of kept nodes must be concrete, under `jit` too.
     with jax.ensure_compile_time_eval():
         levels = np.asarray(path.sigma(ts))
-    # A sigma read off a node means that node, whatever the last digits of its logarithm.
+    # The tolerance lets a sigma that was read off a node, rounded, select that node.
     first = int(np.sum(~(levels <= sigma * (1.0 + 1e-5))))
     if first > len(ts) - 2:
         raise ValueError(

@@ -1,1 +1,1 @@
-"""Chains over data and noise level, and samplers that start from their states."""
+"""Markov chains over data and noise level, and samplers that start from the chains' states."""

@@ -1,13 +1,14 @@
-"""Denoising MCMC: states of a chain over data and noise level, denoised from where they are.
+"""Denoising MCMC: a chain over data and noise level, whose states are denoised to samples.
 
 Kim & Ye 2023 (Denoising MCMC for accelerating diffusion-based generative models, ICML,
 arXiv 2209.14593), in the form they call Denoising Langevin Gibbs. The chain is that of
-`langevin_gibbs.py`. It stays near the data, so an output needs an integrator from a small sigma
-only: `n_skip` moves, the state of least sigma among them, the reverse process from there, one
-conditional mean at its end. The chain goes on from its own state, not from the output.
+`langevin_gibbs.py`. The chain stays near the data, so the reverse process of an output starts at a
+small sigma. An output takes `n_skip` moves, the state of least sigma among them, the reverse
+process from that state, and one conditional mean at its end. The chain then continues from its own
+state, not from the output.
 
-Successive outputs of a chain resemble each other; quality wants a small eta and n_skip, diversity
-large ones or many chains.
+Successive outputs of a chain resemble each other. A small eta and n_skip give quality; large ones,
+or many chains, give diversity.
 """
 
 import jax
@@ -23,8 +24,10 @@ from sde_lib.prediction import Cond, PredictFn, bound
 
 
 def grids_from(path: AffinePath, tops: Array, grid: str, steps: int, eps: float) -> Array:
-    """The grid of that name in `FORMULAS` for each example, from its own time `tops` `(B,)` to eps:
-    `(steps + 1, B)`. A top at or below eps gives steps of length zero."""
+    """One grid per example, `(steps + 1, B)`, from the example's time in `tops` `(B,)` to eps.
+
+    `grid` is a name in `FORMULAS`. A top at or below eps gives steps of length zero.
+    """
     make = lambda top: GRIDS[grid](path.replace(t1=top), steps, eps)
     ts = jax.vmap(make, out_axes=1)(tops)
     return jnp.where(tops[None] > eps, ts, eps)
@@ -42,9 +45,9 @@ def denoise(
     eps: float,
     grid: str = "karras",
 ) -> SampleResult:
-    """The reverse process from each chain's own level to eps, and the conditional mean there.
+    """The reverse process from each chain's own level to eps, and the conditional mean at eps.
 
-    `steps` steps of any sampler for every chain, whatever its level; `steps nfe + 1` evaluations.
+    Every chain takes `steps` steps of the sampler at any level: `steps nfe + 1` evaluations.
     """
     ts = grids_from(path, levels.t[chain.level], grid, steps, eps)
     x = expand(path.coeffs(ts[0]).a, chain.y) * chain.y
@@ -68,17 +71,18 @@ def denoising_mcmc(
 
     Args:
         levels, logits: the grid of levels and log p(level | y) on it, exact or a classifier's.
-        start: a coarse full run that ends with data, such as 20 steps of Heun with its denoising;
-            its result plus `start_std z` is where a chain begins.
+        start: a coarse full run that ends with data, such as 20 steps of Heun with denoising. A
+            chain begins at the result of `start` plus `start_std z`.
         sampler, steps, eps, grid: the integrator from a chain's level to eps; grid is a name in
             `FORMULAS`.
-        outputs: samples that one chain gives, one after the other.
+        outputs: the number of samples that one chain gives, one after the other.
 
-    x is `(B, ...)` from the prior and B a multiple of `outputs`: chain j starts from example
-    `j outputs`, draws from its key alone, and gives the samples from there on. So with a key per
-    example a chain is the same in any batch. `nfe` is what a sample costs on the whole,
-    `n_skip + steps nfe + 1` and its share of the start and the burn-in; `trace` the sigma `(B,)`
-    that each sample was denoised from; `failed` that of `start`, or not finite.
+    x is `(B, ...)` from the prior, and B a multiple of `outputs`. Chain j starts from example
+    `j outputs`, draws only from the key of that example, and gives the samples `j outputs` to
+    `(j + 1) outputs - 1`. With one key per example a chain is thus the same in any batch. In the
+    result, `nfe` is the total cost of a sample, `n_skip + steps nfe + 1` plus its share of the
+    start and the burn-in; `trace` is the sigma `(B,)` from which each sample was denoised; `failed`
+    marks samples whose `start` failed or that are not finite.
 
     Raises:
         ValueError: for numbers out of range, a lowest level below eps, another grid, or a batch
@@ -120,7 +124,7 @@ def denoising_mcmc(
 def begin(
     key: Array, logits: LevelLogitsFn, start: SampleFn, predict: PredictFn, x: Array, walk: Walk
 ) -> tuple[SampleResult, Chain]:
-    """The result of the coarse run from x, and the chain that begins beside it."""
+    """The result of the coarse run from x, and the chain that begins at its noised result."""
     run_key, noise_key, level_key = split(key, 3)
     first = start(run_key, predict, x)
     y = first.x + walk.start_std * normal_like(noise_key, first.x)

@@ -1,17 +1,17 @@
-"""Langevin Gibbs: a chain over data and noise level, the part of denoising MCMC that moves.
+"""Langevin Gibbs: the Markov chain over data and noise level behind denoising MCMC.
 
 Kim & Ye 2023 (Denoising MCMC for accelerating diffusion-based generative models, ICML,
 arXiv 2209.14593). The chain targets `p(y, sigma) = p(sigma) p_sigma(y)`, `y = x0 + sigma z`, by
-turns of
+alternating
 
     Langevin    y <- y + eta / 2 grad log p_sigma(y) + sqrt(eta) z      eta in units of y^2
     level       sigma from p(sigma | y), drawn (Gibbs) or the likeliest ("argmax")
 
 For any affine law `y = x / a`, `sigma = c / a`, and `grad log p_sigma(y) = -eps / sigma`.
 
-The move is not adjusted: for one data point it takes the variance `sigma^2` of the noise to
-`sigma^2 + eta^2 / (4 sigma^2)`, and is stable for `eta < 4 sigma^2` only. Where eta is larger, y is
-thrown out and the level update finds a larger sigma.
+The Langevin move has no Metropolis correction. For one data point it changes the variance `sigma^2`
+of the noise to `sigma^2 + eta^2 / (4 sigma^2)`, and it is stable only for `eta < 4 sigma^2`. For a
+larger eta, y moves away from the data and the next level update finds a larger sigma.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ MoveFn = Callable[[Array, Chain, Array], Chain]
 
 
 class Walk(NamedTuple):
-    """How the chain moves.
+    """The settings of a chain.
 
     `eta` is the step size, in units of y^2; `n_skip` the moves for one output; `update` one of
     `UPDATES`; `burn_in` the moves before the first output, `((number, eta), ...)` in order;
@@ -91,11 +91,11 @@ def make_move(
 
 
 def window(key: Array, move: MoveFn, chain: Chain, etas: Array) -> tuple[Chain, Chain]:
-    """A move for each of `etas` `(n,)`: the chain after them, and of each example the state of
-    least sigma among those n.
+    """Make one move for each of `etas` `(n,)`: the chain after the n moves, and each example's
+    state of least sigma among them.
 
-    Of equal ones the last, which resembles the output before least. Move i draws from
-    `fold_in(key, i)`.
+    Among states of equal sigma the last one is taken, because it resembles the previous output
+    least. Move i draws from `fold_in(key, i)`.
     """
 
     def body(carry, inputs):
@@ -105,6 +105,6 @@ def window(key: Array, move: MoveFn, chain: Chain, etas: Array) -> tuple[Chain, 
         y = jnp.where(expand(newer, chain.y), chain.y, best.y)
         return (chain, Chain(y, jnp.where(newer, chain.level, best.level))), None
 
-    # Below every level, so that the start itself is never picked.
+    # Index -1 is below every level's index, so the start itself is never picked.
     nothing = Chain(chain.y, jnp.full_like(chain.level, -1))
     return jax.lax.scan(body, (chain, nothing), (jnp.arange(len(etas)), etas))[0]

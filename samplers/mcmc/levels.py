@@ -1,7 +1,7 @@
-"""Noise levels as a random variable: a grid of them, and which one a noisy state came from.
+"""The noise level as a random variable: its posterior on a grid of levels, given a noisy state.
 
 Kim & Ye 2023 (Denoising MCMC, arXiv 2209.14593): data and noise level have a joint law
-`p(y, sigma) = p(sigma) p_sigma(y)` with `y = x0 + sigma z` and levels even in log sigma, all
+`p(y, sigma) = p(sigma) p_sigma(y)` with `y = x0 + sigma z`. The levels are even in log sigma and
 equally likely. For any affine law `y = x / a` and `sigma = c / a`.
 """
 
@@ -13,7 +13,7 @@ from jax import Array
 
 from sde_lib.levels import Levels, make_levels
 
-# y `(B, ...)` to log p(level | y) `(B, K)`, up to a constant for each example.
+# Maps y `(B, ...)` to log p(level | y) `(B, K)`, up to a constant for each example.
 LevelLogitsFn = Callable[[Array], Array]
 
 UPDATES = ("gibbs", "argmax")
@@ -24,15 +24,16 @@ __all__ = ["UPDATES", "LevelLogitsFn", "Levels", "draw_level", "make_levels", "m
 def mixture_logits(levels: Levels, points: Array, std: float = 0.0) -> LevelLogitsFn:
     """The exact posterior of the level for data known to be `points`, each with N(0, std^2 I).
 
-    `log p_sigma(y) = logsumexp_i(-|y - x_i|^2 / 2v) - D / 2 log v` and a constant, with
-    `v = sigma^2 + std^2`. `points` is `(N, ...)`, of the shape of y. One pass over the `(B, N)`
-    squared distances for each level, one level at a time in memory.
+    `log p_sigma(y) = logsumexp_i(-|y - x_i|^2 / 2v) - D / 2 log v` plus a constant, with
+    `v = sigma^2 + std^2`. `points` is `(N, ...)`, each of the shape of one y. The `(B, N)` squared
+    distances are computed once; the levels are processed one at a time to save memory.
     """
     flat = jnp.asarray(points).reshape(len(points), -1)
 
     def logits(y: Array) -> Array:
         rows = y.reshape(y.shape[0], -1)
-        # Not |y|^2 - 2 y x + |x|^2, whose digits are lost where y is near a point. A chunk a row.
+        # Subtract first: |y|^2 - 2 y x + |x|^2 loses all digits if y is near a point. One row of y
+        # at a time bounds the memory.
         squares = jax.lax.map(lambda row: jnp.sum((row[None] - flat) ** 2, axis=-1), rows)
 
         def log_density(sigma):

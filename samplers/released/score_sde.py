@@ -1,6 +1,6 @@
 """The predictor-corrector sampler of the released score_sde code, with that code's conventions.
 
-It differs from `predictor_corrector(order="original")` on a grid, which has none of these:
+It has these conventions, which `predictor_corrector(order="original")` on a grid does not have:
 
 - N times, even from t1 to eps, with a step *at* each; the last one is made at eps. The original
   has N = `model.num_scales`, the number of levels, for continuous models too.
@@ -8,10 +8,10 @@ It differs from `predictor_corrector(order="original")` on a grid, which has non
 - Every step has the size 1 / N of the chain, though the times are (t1 - eps) / (N - 1) apart.
 - Reverse diffusion, ancestral sampling, and Langevin's alpha take their coefficients from tables,
   at the truncated level `int(t (N - 1))`.
-- `denoise` returns the last predictor's mean: its result without the last noise, at no evaluation.
-  A predictor `none` has no noise to leave out.
-- `nfe` counts the evaluations that are made. The original reports `N (n_steps + 1)` always, even
-  where the predictor or the corrector is `none`.
+- `denoise` returns the mean of the last predictor step, that is, the result without the last noise,
+  and costs no evaluation. With the predictor `none` it changes nothing.
+- `nfe` counts the evaluations that are made. The original always reports `N (n_steps + 1)`, even if
+  the predictor or the corrector is `none`.
 """
 
 from collections.abc import Callable
@@ -32,9 +32,11 @@ from sde_lib.tables import check_levels, make_tables
 def score_reader(
     path: AffinePath, num_scales: int, continuous: bool
 ) -> Callable[[PredictFn], ScoreFn]:
-    """What the original takes for the score: that of a continuous model as it is; of a discrete VP
-    model `-eps / c_i` at the truncated level, though the network is told `t (N - 1)` unrounded; of
-    a discrete VE model the network's output, which is the score.
+    """The score as the original computes it, `predict -> ((x, t) -> score)`.
+
+    For a continuous model and for a discrete VE model it is the score of the prediction. For a
+    discrete VP model it is `-eps / c_i` at the truncated level i, although the network receives
+    `t (N - 1)` unrounded.
     """
     if continuous or isinstance(path, VE):
         return lambda predict: lambda x, t: predict(x, t).score
@@ -69,16 +71,16 @@ def score_sde(
         eps: the last time.
         snr, n_steps: of the corrector.
         denoise, probability_flow: of the predictor.
-        continuous: how the model was trained, which decides what its score is.
+        continuous: whether the model was trained in continuous time, see `score_reader`.
         norm: Langevin's step size over the `"batch"`, as in the original, or by `"example"`.
 
-    Step i draws from `fold_in(key, i)`, so that a sample depends on its own key alone, but for the
-    batch norms of Langevin.
+    Step i draws from `fold_in(key, i)`. A sample depends only on its own key, except through
+    Langevin's norms over the batch.
 
     Raises:
-        ValueError: for what the original does not have either: other laws, a discrete sub-VP model,
-            ancestral sampling of sub-VP or as an ODE; for no predictor and no corrector; and for
-            names and numbers out of range.
+        ValueError: for cases that the original does not support (other laws, a discrete sub-VP
+            model, ancestral sampling of sub-VP or as an ODE), for neither predictor nor corrector,
+            and for unknown names and numbers out of range.
     """
     check(path, predictor, corrector, num_scales, eps, n_steps, continuous, norm)
     move = PREDICTORS[predictor](path, num_scales, probability_flow)
@@ -110,7 +112,11 @@ def score_sde(
 
 
 def check(path, predictor, corrector, num_scales, eps, n_steps, continuous, norm) -> None:
-    """Refuses what cannot be; each predictor adds what it cannot do itself."""
+    """Refuse invalid arguments; the predictors check their own restrictions.
+
+    Raises:
+        ValueError: see `score_sde`.
+    """
     if not isinstance(path, VP | VE | SubVP):
         raise ValueError(
             f"sampling.method is 'score_sde' and the law {type(path).__name__}; the released code "

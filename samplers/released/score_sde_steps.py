@@ -1,5 +1,6 @@
-"""The steps of the released score_sde code: each is made at one time t, with the size 1 / N of a
-chain of N levels. `score_sde.py` drives them.
+"""The steps of the released score_sde code, driven by `score_sde.py`.
+
+Each step is made at one time t and has the size 1 / N of a chain of N levels.
 
 A predictor returns a mean and a standard deviation, from which the driver draws; a corrector
 returns the new state. Times are scalars or one per example. With
@@ -21,7 +22,7 @@ from sde_lib.tables import discretise, make_tables
 
 
 class Move(NamedTuple):
-    """Where a predictor goes: `x = mean + std z`; `std` has the shape of t, or is None for 0."""
+    """A predictor's step `x = mean + std z`; `std` has the shape of t, or is None for 0."""
 
     mean: Array
     std: Array | None
@@ -80,7 +81,7 @@ def ancestral(path: AffinePath, num_scales: int, probability_flow: bool) -> Pred
         mean = (x + expand(q, x) ** 2 * score(x, t)) / expand(r, x)
         if isinstance(path, VP):
             return Move(mean, q)
-        # Before the first level are the data, without noise.
+        # The level before the first one is the data, without noise.
         before = jnp.where(i == 0, 0.0, tables.coeffs(jnp.maximum(i - 1, 0)).c)
         return Move(mean, q * before / tables.coeffs(i).c)
 
@@ -88,15 +89,15 @@ def ancestral(path: AffinePath, num_scales: int, probability_flow: bool) -> Pred
 
 
 def still(path: AffinePath, num_scales: int, probability_flow: bool) -> Predictor:
-    """Stays where it is."""
+    """The predictor `none`: leave x unchanged, without noise."""
     return lambda score, x, t: Move(x, None)
 
 
 def langevin(path: AffinePath, num_scales: int, snr: float, n_steps: int, norm: str) -> Corrector:
     """`x + e score + sqrt(2 e) z`, `e = 2 alpha (snr |z| / |score|)^2`; see `alpha_of`.
 
-    Both norms are averaged over the batch, or with `norm="example"` each example has its own and
-    sqrt(D) for |z|.
+    Both norms are averaged over the batch. With `norm="example"` each example has its own norm of
+    the score, and sqrt(D) replaces |z|.
     """
 
     size = lambda score, z, t: size_ratio(path, score, z, norm)
@@ -128,8 +129,8 @@ def _corrector(
 def alpha_of(path: AffinePath, num_scales: int) -> Callable[[Array], Array]:
     """Langevin's alpha: DDPM's `1 - beta_i` for VP, 1 for VE.
 
-    The original means the first for sub-VP as well, but has no table for it and stops. Here it is
-    `1 - beta(t) / N`, the same number up to the place where beta is taken.
+    The original intends `1 - beta_i` for sub-VP as well, but has no table for sub-VP and fails.
+    Here sub-VP has `1 - beta(t) / N`, the same number up to the time at which beta is taken.
     """
     if isinstance(path, SubVP):
         return lambda t: 1.0 - path.beta(t) / num_scales
