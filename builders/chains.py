@@ -44,22 +44,12 @@ def denoising_mcmc(
     levels, logits = parts.known.levels(network)
     ts = samplers.make_grid(section.grid, path, start_steps, section.eps)
     walk = Walk(eta, moves, update, burn_in_rows(burn_in), start_std)
+    down = mcmc.Descent(parts.step(), section.steps, section.eps, section.grid)
 
     def start(key: Array, predict: PredictFn, x: Array) -> SampleResult:
         return samplers.sample(key, predict, samplers.heun(path), x, ts, denoise=True)
 
-    return mcmc.denoising_mcmc(
-        path,
-        levels,
-        logits,
-        start,
-        parts.step(),
-        walk,
-        steps=section.steps,
-        eps=section.eps,
-        grid=section.grid,
-        outputs=outputs,
-    )
+    return mcmc.denoising_mcmc(path, levels, logits, start, walk, down, outputs)
 
 
 def check_chain(section, network: str, outputs: int) -> None:

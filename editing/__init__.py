@@ -5,7 +5,7 @@
 
 from editing.base import Edit, EditFn, Setting
 from editing.by_flow import by_flow
-from editing.regional import check_travel, regional, time_travel
+from editing.regional import Travel, regional, time_travel
 from editing.sdedit import by_noise, edit_grid, edit_time, flow_edit, sdedit
 
 EDITS = {"sdedit": by_noise, "flow": by_flow}
@@ -15,7 +15,7 @@ __all__ = [
     "Edit",
     "EditFn",
     "Setting",
-    "check_travel",
+    "Travel",
     "edit_grid",
     "edit_time",
     "flow_edit",

@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 
 from editing.base import Edit, Setting, check_options, faithful, kept
-from editing.regional import check_travel, regional, time_travel
+from editing.regional import Travel, regional, time_travel
 from editing.sdedit import edit_grid
 from samplers import SampleResult, heun, sample
 from sde_lib.prediction import PredictFn
@@ -41,8 +41,8 @@ def by_flow(
     check_options(strength, content)
     up_to_one(eta=eta, eta_kept=eta_kept)
     pair(window=window)
-    travel = {"window": tuple(window), "repeats": repeats}
-    check_travel(**travel)
+    travel = Travel(tuple(window), repeats)
+    travel.check()
     if source_label < -1:
         raise ValueError(f"source_label is {source_label}; it must be a class, or -1 for none.")
     if keep and not (content or eta or eta_kept):
@@ -60,7 +60,7 @@ def by_flow(
         guided = faithful(path, content, stays, image)(guided)
         rising = sample(jax.random.key(0), predict, up, image, ts[::-1])
         travelled = time_travel(
-            key, path, predict, down, rising.x, ts, guide=lambda _: guided, **travel
+            key, path, predict, down, rising.x, ts, travel=travel, guide=lambda _: guided
         )
         return travelled._replace(nfe=rising.nfe + travelled.nfe)
 

@@ -19,6 +19,7 @@ steps; with it the guide acts again on what it has changed already. `repaint` go
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -60,6 +61,38 @@ def regional(path: AffinePath, eta: float | np.ndarray | Array | EtaFn) -> Sampl
     return drawn(path, kernel)
 
 
+class Travel(NamedTuple):
+    """Which steps are taken again.
+
+    - `window`: `(first, last)`, parts of the grid: steps i with `first <= i / N < last`, counted
+      from the noise.
+    - `repeats`: U, how often each is taken; 1 for none again.
+    - `every`: of the steps in the window, each so many'th only.
+    """
+
+    window: tuple[float, float] = (0.4, 0.6)
+    repeats: int = 3
+    every: int = 1
+
+    def times(self, steps: int) -> list[int]:
+        """How often each of N steps is taken."""
+        first, last = (int(np.ceil(part * steps - 1e-9)) for part in self.window)
+        again = range(first, last, self.every)
+        return [self.repeats if i in again else 1 for i in range(steps)]
+
+    def check(self) -> None:
+        """Raises ValueError for numbers out of range."""
+        low, high = self.window
+        if not 0.0 <= low <= high <= 1.0:
+            raise ValueError(
+                f"The window is {self.window}; give two rising parts of the grid, in [0, 1]."
+            )
+        if self.repeats < 1 or self.every < 1:
+            raise ValueError(
+                f"repeats is {self.repeats} and every {self.every}; both must be at least 1."
+            )
+
+
 def time_travel(
     key: Array,
     path: AffinePath,
@@ -68,34 +101,28 @@ def time_travel(
     x: Array,
     ts: Array,
     *,
+    travel: Travel,
     guide: GuideFn | None = None,
-    window: tuple[float, float] = (0.4, 0.6),
-    repeats: int = 3,
-    every: int = 1,
     denoise: bool = False,
 ) -> SampleResult:
-    """`samplers.sample` with the steps of a window taken `repeats` times each.
+    """`samplers.sample` with the steps of a window taken several times each.
 
     Args:
+        travel: which steps, and how often.
         guide: of the steps; the way back, and a last denoising, are those of `predict`.
-        window: `(first, last)`, parts of the grid: steps i with `first <= i / N < last`, counted
-            from the noise.
-        repeats: U, 1 for none.
-        every: of the steps in the window, each so many'th only.
 
     Other arguments as in `sample`, whose draws it has where nothing is repeated. What a method
     remembers is forgotten at each way back, which costs one evaluation.
 
     Raises:
-        ValueError: for one grid per example, or a window, repeats or every that are out of range.
+        ValueError: for one grid per example, or a `travel` that is out of range.
     """
     check_path(path)
     if ts.ndim != 1:
         raise ValueError(f"ts has the shape {ts.shape}; time travel takes one grid for all.")
-    check_travel(window, repeats, every)
+    travel.check()
     steps = len(ts) - 1
-    first, last = (int(np.ceil(part * steps - 1e-9)) for part in window)
-    times = [repeats if i in range(first, last, every) else 1 for i in range(steps)]
+    times = travel.times(steps)
     rows = rows_of(ts, np.repeat(np.arange(steps), times))
     guided = predict if guide is None else guide(predict)
 
@@ -109,13 +136,3 @@ def time_travel(
     nfe = sum(times) * sampler.nfe + sum(times) - steps + denoise
     x = predict(state.x, ts[-1]).x0 if denoise else state.x
     return finished(x, None, jnp.asarray(nfe), ts=ts)
-
-
-def check_travel(window: tuple[float, float], repeats: int, every: int = 1) -> None:
-    """Raises:
-    ValueError: for a window, repeats or every that `time_travel` cannot have.
-    """
-    if not 0.0 <= window[0] <= window[1] <= 1.0:
-        raise ValueError(f"The window is {window}; give two rising parts of the grid, in [0, 1].")
-    if repeats < 1 or every < 1:
-        raise ValueError(f"repeats is {repeats} and every {every}; both must be at least 1.")

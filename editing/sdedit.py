@@ -35,12 +35,8 @@ def sdedit(
     predict: PredictFn,
     sampler: Sampler,
     image: Array,
-    strength: float,
+    ts: Array,
     *,
-    unit: str = "part",
-    steps: int = 50,
-    grid: str = "uniform",
-    eps: float | None = None,
     keep: np.ndarray | None = None,
     denoise: bool = False,
 ) -> SampleResult:
@@ -48,19 +44,16 @@ def sdedit(
 
     Args:
         key: one key, or one per image.
-        sampler: from the time of the strength down; of an SDE as published.
-        strength: how far up: see `edit_time`.
-        steps, grid, eps: the grid of that name, of so many steps, from there down to eps, the law's
-            `t0` by default.
+        sampler: from ts[0] down; of an SDE as published.
+        ts: falling times, the first of which says how far up: see `edit_grid`.
         keep: 1 where the image is kept, 0 where it is edited, see `operators.mask`; what is kept
             is noised with the state at each step, and is the image's own at the end.
         denoise: end with the conditional mean, one more evaluation.
 
     Raises:
-        ValueError: for a law that is not affine, a strength or unit that does not exist, a grid
-            that cannot be, or a mask that is not one of the image.
+        ValueError: for a law that is not affine, or a mask that is not one of the image.
     """
-    ts = edit_grid(path, strength, unit, steps, grid, eps)
+    check_path(path)
     operator = None if keep is None else masking(image.shape[1:], keep)
     drawing, own = split(key, 2)
     a, c = (expand(v, image) for v in path.coeffs(ts[0]))
@@ -91,15 +84,13 @@ def by_noise(
     """
     check_options(strength, content)
     path, stays, method = setting.path, kept(setting, keep), chain(*setting.parts)
-    grid = {"steps": setting.steps, "grid": setting.grid, "eps": setting.eps}
-    edit_grid(path, strength, unit, **grid)  # refused here, if at all
+    ts = edit_grid(path, strength, unit, setting.steps, setting.grid, setting.eps)
     known = None if content else stays
 
     def run(key: Array, predict: PredictFn, guided: PredictFn, image: Array) -> SampleResult:
         del predict
         guided = faithful(path, content, stays, image)(guided)
-        options = {"unit": unit, **grid, "keep": known, "denoise": setting.denoise}
-        return sdedit(key, path, guided, method, image, strength, **options)
+        return sdedit(key, path, guided, method, image, ts, keep=known, denoise=setting.denoise)
 
     return Edit(run, stays)
 
@@ -109,25 +100,22 @@ def flow_edit(
     predict: PredictFn,
     edited: PredictFn,
     image: Array,
-    strength: float,
+    ts: Array,
     *,
     solver: Sampler | None = None,
-    unit: str = "part",
-    steps: int = 50,
-    grid: str = "uniform_lam",
-    eps: float | None = None,
 ) -> SampleResult:
-    """`image` `(B, ...)` up the flow of `predict` to the time of `strength`, and down that of
-    `edited`.
+    """`image` `(B, ...)` up the flow of `predict` to ts[0], and down that of `edited`.
 
     Args:
+        ts: falling times, see `edit_grid`.
         solver: a sampler of the flow ODE without noise and memory, in both directions; Heun's by
             default. The error of a round trip is of one order above an even order of the solver,
             and of an odd order itself: 3 for Heun's, 1 for DDIM.
 
-    Other arguments, and what is raised, as in `sdedit`.
+    Raises:
+        ValueError: for a law that is not affine.
     """
-    ts = edit_grid(path, strength, unit, steps, grid, eps)
+    check_path(path)
     solver = heun(path) if solver is None else solver
     unused = jax.random.key(0)
     up = sample(unused, predict, solver, image, ts[::-1])
@@ -160,9 +148,19 @@ def edit_time(path: AffinePath, strength: float, unit: str = "part") -> Array:
 
 
 def edit_grid(
-    path: AffinePath, strength: float, unit: str, steps: int, grid: str, eps: float | None
+    path: AffinePath,
+    strength: float,
+    unit: str = "part",
+    steps: int = 50,
+    grid: str = "uniform",
+    eps: float | None = None,
 ) -> Array:
-    """Times falling from that of the strength to eps; the numbers must be known while tracing."""
+    """Times falling from that of the strength, see `edit_time`, to eps, the law's `t0` by default,
+    by the grid of that name; the numbers must be known while tracing.
+
+    Raises:
+        ValueError: as `edit_time`, or for a grid that cannot be.
+    """
     with jax.ensure_compile_time_eval():
         top = float(edit_time(path, strength, unit))
         eps = path.t0 if eps is None else eps

@@ -31,6 +31,24 @@ class Every(NamedTuple):
     action: Callable[[TrainState], dict[str, float]]
 
 
+class Schedule(NamedTuple):
+    """How long a run trains, and at which steps something is done besides.
+
+    - `n_iters`: updates in all, to which a run goes exactly.
+    - `n_jitted_steps`: updates in a call of the step.
+    - `log_freq`, `snapshot_freq`: steps between two rows of metrics, and two checkpoints; 0 never.
+    - `max_skipped`: steps in a row without a finite gradient that are passed over.
+    - `progress`: whether a bar is shown.
+    """
+
+    n_iters: int
+    n_jitted_steps: int
+    log_freq: int
+    snapshot_freq: int
+    max_skipped: int = 0
+    progress: bool = True
+
+
 def train(
     step: Callable,
     state: TrainState,
@@ -39,17 +57,12 @@ def train(
     writer: MetricWriter,
     *,
     mesh: jax.sharding.Mesh,
-    n_iters: int,
-    n_jitted_steps: int,
-    log_freq: int,
-    snapshot_freq: int,
+    schedule: Schedule,
     actions: tuple[Every, ...] = (),
     profiler: Profiler | None = None,
-    max_skipped: int = 0,
     stop: Stop | None = None,
-    progress: bool = True,
 ) -> TrainState:
-    """Train from `state.step` to exactly `n_iters` updates.
+    """Train from `state.step` to the end of the schedule.
 
     Metrics stay on the device between two logs, and are then fetched together. They are also
     fetched and checked before every checkpoint, so a checkpoint never has a diverged state.
@@ -58,9 +71,8 @@ def train(
     of the last step is saved, and the error is raised with a note (see `rescue`).
 
     Args:
-        step: `(state, batch) -> (state, metrics)`, of `n_jitted_steps` updates.
+        step: `(state, batch) -> (state, metrics)`, of `schedule.n_jitted_steps` updates.
         actions: periodic actions, such as an evaluation loss or a picture of samples.
-        max_skipped: the largest number of steps in a row without a finite gradient.
         stop: signals that ask for a checkpoint or the end of the run; None for none.
 
     Raises:
@@ -70,12 +82,12 @@ def train(
         JobError: on every process of a job, if a row or an action failed on one of them.
     """
     done = kept = int(state.step)
-    axis = 0 if n_jitted_steps == 1 else 1
+    axis = 0 if schedule.n_jitted_steps == 1 else 1
     place = lambda batch: put_batch(batch, mesh, axis)
-    batches = loader.iterate(done, n_jitted_steps, place=place)
+    batches = loader.iterate(done, schedule.n_jitted_steps, place=place)
     pending: list[tuple[int, Any]] = []
-    bar = tqdm(total=n_iters, initial=done, disable=not progress, unit="step", smoothing=0.05)
-    clock, watch = Clock(done), Watch(max_skipped)
+    bar = progress_bar(schedule, done)
+    clock, watch = Clock(done), Watch(schedule.max_skipped)
 
     def log(values: dict[str, float]) -> None:
         together(lambda: writer.write(done, values))
@@ -99,7 +111,7 @@ def train(
             kept = done
 
     try:
-        while done < n_iters:
+        while done < schedule.n_iters:
             if profiler:
                 profiler.before(done, pending)
             with clock.waiting():
@@ -107,12 +119,13 @@ def train(
             with jax.profiler.StepTraceAnnotation("train", step_num=done):
                 state, metrics = step(state, batch)
             pending.append((done, metrics))
-            before, done = done, done + n_jitted_steps
+            before, done = done, done + schedule.n_jitted_steps
+            ended = done >= schedule.n_iters
             stopping = stop is not None and stop.asked()
             wanted = stopping or (stop is not None and stop.save_asked())
-            saving = crossed(before, done, snapshot_freq) or done >= n_iters or wanted
+            saving = crossed(before, done, schedule.snapshot_freq) or ended or wanted
             due = [every for every in actions if crossed(before, done, every.freq)]
-            if saving or due or crossed(before, done, log_freq) or done >= n_iters:
+            if saving or due or crossed(before, done, schedule.log_freq):
                 read()
             if saving:
                 save()
@@ -132,6 +145,12 @@ def train(
         bar.close()
     checkpoints.wait()
     return state
+
+
+def progress_bar(schedule: Schedule, done: int) -> tqdm:
+    """The bar of a run of which so many updates are done."""
+    shown = {"disable": not schedule.progress, "unit": "step", "smoothing": 0.05}
+    return tqdm(total=schedule.n_iters, initial=done, **shown)
 
 
 def crossed(before: int, after: int, freq: int) -> bool:

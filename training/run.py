@@ -23,7 +23,7 @@ from parallel.mesh import (
 from parallel.processes import is_lead, on_lead
 from training.checkpoint import Checkpoints
 from training.data_scale import scale_of, scale_warning
-from training.loop import Every, train
+from training.loop import Every, Schedule, train
 from training.metrics import MetricWriter
 from training.plan import compile_step
 from training.profile import Profiler
@@ -92,16 +92,17 @@ def run_training(
             checkpoints,
             writer,
             mesh=mesh,
-            n_iters=config.n_iters,
-            n_jitted_steps=config.n_jitted_steps,
-            log_freq=config.log_freq,
-            snapshot_freq=config.snapshot_freq,
+            schedule=schedule_of(config),
             actions=periodic_actions(experiment, workdir, mesh),
             profiler=Profiler(workdir / "profile", profile_steps, int(state.step)),
-            max_skipped=config.max_skipped,
             stop=stop,
-            progress=config.progress and is_lead(),
         )
+
+
+def schedule_of(config) -> Schedule:
+    """The schedule that the section `training` says; the lead alone shows a bar."""
+    said = {name: config[name] for name in Schedule._fields}
+    return Schedule(**{**said, "progress": config.progress and is_lead()})
 
 
 def prepared_step(experiment, state: TrainState, loader: Loader, mesh, frozen) -> Callable:

@@ -26,7 +26,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from samplers import heun, make_grid, sample, unipc
-from samplers.mcmc.denoising_mcmc import denoising_mcmc
+from samplers.mcmc.denoising_mcmc import Descent, denoising_mcmc
 from samplers.mcmc.langevin_gibbs import Walk
 from samplers.mcmc.levels import make_levels, mixture_logits
 from sde_lib import example_keys, split
@@ -93,9 +93,8 @@ def chain_run(problem: Problem, walk: Walk, steps: int, rounds: int, keys, x):
     ts = make_grid("karras", LAW, START_STEPS, LAW.t0)
     start = lambda key, predict, x: sample(key, predict, heun(LAW), x, ts, denoise=True)
     logits = mixture_logits(levels, problem.x, problem.s)
-    chains = denoising_mcmc(
-        LAW, levels, logits, start, heun(LAW), walk, steps=steps, eps=LAW.t0, outputs=rounds
-    )
+    down = Descent(heun(LAW), steps, LAW.t0)
+    chains = denoising_mcmc(LAW, levels, logits, start, walk, down, rounds)
     result = jax.jit(lambda key, x: chains(key, predict, x))(keys, x)
     found = np.asarray(result.x).reshape(-1, rounds, x.shape[1])
     return found.swapaxes(0, 1), float(np.median(result.trace))

@@ -11,6 +11,8 @@ Successive outputs of a chain resemble each other. A small eta and n_skip give q
 or many chains, give diversity.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -21,6 +23,16 @@ from samplers.mcmc.langevin_gibbs import Chain, Walk, check_walk, make_move, win
 from samplers.mcmc.levels import LevelLogitsFn, Levels, draw_level
 from sde_lib import AffinePath, expand, fold_in, normal_like, split
 from sde_lib.prediction import Cond, PredictFn, bound
+
+
+class Descent(NamedTuple):
+    """The integrator from the level of a chain to data: `steps` steps of any sampler down the grid
+    of that name, one of `FORMULAS`, to the time `eps`."""
+
+    sampler: Sampler
+    steps: int
+    eps: float
+    grid: str = "karras"
 
 
 def grids_from(path: AffinePath, tops: Array, grid: str, steps: int, eps: float) -> Array:
@@ -38,20 +50,16 @@ def denoise(
     path: AffinePath,
     levels: Levels,
     predict: PredictFn,
-    sampler: Sampler,
+    down: Descent,
     chain: Chain,
-    *,
-    steps: int,
-    eps: float,
-    grid: str = "karras",
 ) -> SampleResult:
     """The reverse process from each chain's own level to eps, and the conditional mean at eps.
 
-    Every chain takes `steps` steps of the sampler at any level: `steps nfe + 1` evaluations.
+    Every chain takes `down.steps` steps at any level: `down.steps nfe + 1` evaluations.
     """
-    ts = grids_from(path, levels.t[chain.level], grid, steps, eps)
+    ts = grids_from(path, levels.t[chain.level], down.grid, down.steps, down.eps)
     x = expand(path.coeffs(ts[0]).a, chain.y) * chain.y
-    return sample(key, predict, sampler, x, ts, denoise=True)
+    return sample(key, predict, down.sampler, x, ts, denoise=True)
 
 
 def denoising_mcmc(
@@ -59,12 +67,8 @@ def denoising_mcmc(
     levels: Levels,
     logits: LevelLogitsFn,
     start: SampleFn,
-    sampler: Sampler,
     walk: Walk,
-    *,
-    steps: int,
-    eps: float,
-    grid: str = "karras",
+    down: Descent,
     outputs: int = 1,
 ) -> SampleFn:
     """Denoising Langevin Gibbs as `(key, predict, x, cond=None) -> SampleResult`.
@@ -73,8 +77,8 @@ def denoising_mcmc(
         levels, logits: the grid of levels and log p(level | y) on it, exact or a classifier's.
         start: a coarse full run that ends with data, such as 20 steps of Heun with denoising. A
             chain begins at the result of `start` plus `start_std z`.
-        sampler, steps, eps, grid: the integrator from a chain's level to eps; grid is a name in
-            `FORMULAS`.
+        walk: how the chain moves between two outputs.
+        down: the integrator from a chain's level to data.
         outputs: the number of samples that one chain gives, one after the other.
 
     x is `(B, ...)` from the prior, and B a multiple of `outputs`. Chain j starts from example
@@ -89,9 +93,9 @@ def denoising_mcmc(
             that is not a multiple of `outputs`, or conditions for several outputs of one chain.
     """
     check_walk(walk)
-    check_run(path, levels, steps, eps, grid, outputs)
+    check_run(path, levels, down, outputs)
     burn_in = [eta for number, eta in walk.burn_in for _ in range(number)]
-    each = walk.n_skip + steps * sampler.nfe + 1
+    each = walk.n_skip + down.steps * down.sampler.nfe + 1
 
     def run(key: Array, predict: PredictFn, x: Array, cond: Cond = None) -> SampleResult:
         check_batch(x.shape[0], outputs, cond)
@@ -100,12 +104,12 @@ def denoising_mcmc(
         move = make_move(path, levels, logits, predict, walk.update)
         first, chain = begin(begin_key, logits, start, predict, heads, walk)
         chain, _ = window(burn_key, move, chain, jnp.asarray(burn_in, x.dtype))
-        etas, to_data = jnp.full(walk.n_skip, walk.eta), {"steps": steps, "eps": eps, "grid": grid}
+        etas = jnp.full(walk.n_skip, walk.eta)
 
         def output(chain: Chain, i: Array):
             move_key, end_key = split(fold_in(walk_key, i), 2)
             chain, best = window(move_key, move, chain, etas)
-            end = denoise(end_key, path, levels, predict, sampler, best, **to_data)
+            end = denoise(end_key, path, levels, predict, down, best)
             return chain, (end.x, levels.sigma[best.level])
 
         _, (found, sigma) = jax.lax.scan(output, chain, jnp.arange(outputs))
@@ -131,9 +135,8 @@ def begin(
     return first, Chain(y, draw_level(level_key, logits(y), walk.update))
 
 
-def check_run(
-    path: AffinePath, levels: Levels, steps: int, eps: float, grid: str, outputs: int
-) -> None:
+def check_run(path: AffinePath, levels: Levels, down: Descent, outputs: int) -> None:
+    _, steps, eps, grid = down
     if grid not in FORMULAS:
         raise ValueError(
             f"The grid is {grid!r}; each chain starts from a level of its own, which needs a grid "

@@ -27,7 +27,7 @@ from samplers import (
     predictor_corrector,
     reverse_diffusion,
 )
-from samplers.mcmc.denoising_mcmc import denoising_mcmc
+from samplers.mcmc.denoising_mcmc import Descent, denoising_mcmc
 from samplers.mcmc.langevin_gibbs import Walk
 from samplers.mcmc.levels import make_levels
 from samplers.schedules.schedule import save
@@ -288,11 +288,8 @@ def test_denoising_mcmc(level_network):
         network.levels,
         network.logits,
         lambda key, predict, x: samplers.sample(key, predict, heun(PATH), x, ts, denoise=True),
-        alone(ddim(PATH, eta=0.6)),
         Walk(0.03, 2, "gibbs", ((2, 0.4),), 0.2),
-        steps=5,
-        eps=config.eps,
-        grid="karras",
+        Descent(alone(ddim(PATH, eta=0.6)), 5, config.eps, "karras"),
         outputs=2,
     )
     result = assert_the_same(build_sampler(config, PATH, known), wanted, atol=1e-5)

@@ -1,4 +1,4 @@
-"""A new law, loss or predictor is one file and one line of a table.
+"""A new law, network, loss or predictor is one file and one line of a table.
 
 This file defines one of each, and `monkeypatch` adds the lines. No other code names them. Their
 options are set in their sections, and the results have the values that these options give.
@@ -6,6 +6,7 @@ options are set in their sections, and the results have the values that these op
 
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from flax import struct
 from tiny import TINY
 
 import losses
+import models
 import samplers
 import sde_lib
 from builders.describe import describe
@@ -22,7 +24,9 @@ from builders.stored import stored_config
 from builders.unused import check_flags
 from configs.base import base
 from evaluation.tasks.sampling import draw
+from losses.needs import needs
 from samplers.base import Sampler, State, start
+from sde_lib import ranges
 from sde_lib.affine import AffinePath, Coeffs
 from training.metrics import read_metrics
 from training.run import run_training
@@ -74,8 +78,27 @@ def shrink(path, share: float = 0.5):
     return Sampler(start, lambda key, predict, state, span: State(share * state.x), nfe=0)
 
 
+class Gain(nn.Module):
+    """`F(x) = gain w x`, with w = 1 at first.
+
+    Attributes:
+        gain: a factor.
+    """
+
+    gain: float = 2.0
+    dtype: jnp.dtype = jnp.float32
+
+    def check(self, shape):
+        ranges.positive(gain=self.gain)
+
+    @nn.compact
+    def __call__(self, x, cond, train=False):
+        return self.gain * self.param("w", nn.initializers.ones, (), self.dtype) * x
+
+
 @pytest.fixture
 def tables(monkeypatch):
+    monkeypatch.setitem(models.MODELS, "gain", Gain)
     monkeypatch.setitem(sde_lib.SDES, "turning", Turning)
     monkeypatch.setitem(losses.LOSSES, "absolute", absolute)
     monkeypatch.setitem(samplers.PREDICTORS, "shrink", shrink)
@@ -134,3 +157,31 @@ def test_they_are_described_and_refused(tables):
         check_flags(ours, ["loss.absolute.scale"])
     with pytest.raises(ValueError, match=r"sde\.t0 is 2.0; it must lie between 0 and t1 = 1.0"):
         build(config(sde__t0=2.0))
+
+
+def test_a_network_is_a_line(tables):
+    """Its option is in the section, told by --describe, checked, and in what the network says."""
+    ours = base("vp", "gain", "digits")
+    assert ours.model.to_dict() == {"name": "gain", "gain": 2.0, "dtype": "float32"}
+    assert ours.loss.name == "denoising" and "model.name is one of " in describe("model", ours)
+    ours.model.gain = 3.0
+    experiment = build(ours)
+    params, x = experiment.init_params(jax.random.key(0)), jnp.full((2, 8, 8, 1), 0.5)
+    said = experiment.predict({"w": 2.0 * params["w"]})(x, jnp.full(2, 0.5))
+    np.testing.assert_allclose(said.eps, 3.0 * 2.0 * 0.5)
+    ours.model.gain = -1.0
+    with pytest.raises(ValueError, match=r"^model\.gain is -1.0; it must be positive"):
+        build(ours)
+
+
+def test_a_loss_says_what_it_trains(monkeypatch):
+    """A loss of the networks of another table is a line too."""
+    monkeypatch.setitem(losses.LOSSES, "grade", needs(trains="classifiers")(absolute))
+    ours = base("vp", "mlp_classifier", "digits")
+    assert ours.loss.name == "classification"
+    ours.loss.name, ours.model.num_classes = "grade", 10
+    assert build(ours).logits is not None
+    other = base("vp", "mlp", "digits")
+    other.loss.name = "grade"
+    with pytest.raises(ValueError, match="'grade', which trains wideresnet, mlp_classifier and no"):
+        build(other)

@@ -7,7 +7,7 @@ import pytest
 from closed_form import Empirical, Gaussian
 from linear_gaussian import EPS, LAWS, PAIR, PRIOR, D, covariance_error
 
-from editing import flow_edit, regional, sdedit, time_travel
+from editing import Travel, edit_grid, flow_edit, regional, sdedit, time_travel
 from guidance import energy_guidance
 from operators import blur
 from samplers import Span, State, ancestral, ddim, heun, make_grid, sample
@@ -89,9 +89,8 @@ def test_inverting_and_regenerating_returns(name, solver, order, x64):
     law, x = LAWS[name], PRIOR.draw(np.random.default_rng(0), 8)
     predict, errors = PRIOR.predict(law), []
     for steps in (64, 128):
-        run = lambda x, steps=steps: flow_edit(
-            law, predict, predict, x, 0.6, solver=solver(law), steps=steps, eps=EPS[name]
-        )
+        ts = edit_grid(law, 0.6, steps=steps, grid="uniform_lam", eps=EPS[name])
+        run = lambda x, ts=ts: flow_edit(law, predict, predict, x, ts, solver=solver(law))
         result = jax.device_get(jax.jit(run)(x))
         errors.append(np.abs(result.x - x).max())
         assert result.nfe == 2 * steps * solver(law).nfe
@@ -104,19 +103,16 @@ def test_two_flows_carry_from_one_law_to_another(x64):
     law, eps, strength = VP(), 1e-3, 0.7
     other = Gaussian(np.array([-1.0, 0.3]), np.array([[0.3, -0.1], [-0.1, 0.6]]))
     x = PAIR.draw(np.random.default_rng(0), 5)
-    run = lambda x: (
-        flow_edit(law, PAIR.predict(law), other.predict(law), x, strength, steps=200, eps=eps).x
-    )
+    ts = edit_grid(law, strength, steps=200, grid="uniform_lam", eps=eps)
+    run = lambda x: flow_edit(law, PAIR.predict(law), other.predict(law), x, ts).x
     up = PAIR.flow_map(law, x, eps, strength)
     np.testing.assert_allclose(jax.jit(run)(x), other.flow_map(law, up, strength, eps), atol=1e-3)
 
 
-def travel(law, x, ts, repeats, guide=None, **options):
+def travel(law, x, ts, repeats, guide=None, every=1, **options):
     """Run DDIM with repeats of the steps between t = 0.3 and 0.7."""
-    predict, window = PAIR.predict(law), (0.3, 0.7)
-    return time_travel(
-        KEY, law, predict, ddim(law), x, ts, guide=guide, window=window, repeats=repeats, **options
-    )
+    predict, travel = PAIR.predict(law), Travel((0.3, 0.7), repeats, every)
+    return time_travel(KEY, law, predict, ddim(law), x, ts, travel=travel, guide=guide, **options)
 
 
 def test_time_travel_alone_changes_nothing(x64):
@@ -291,8 +287,9 @@ def test_a_blob_is_moved():
         up = sample(KEY, predict, heun(law), images, ts[::-1]).x
         guide = energy_guidance(law, edit, 4.0, content=content, mask=near)
         return time_travel(
-            KEY, law, predict, regional(law, eta), up, ts, guide=guide, repeats=3, denoise=True
-        ).x
+            KEY, law, predict, regional(law, eta), up, ts,
+            travel=Travel(), guide=guide, denoise=True,
+        ).x  # fmt: skip
 
     kept, moved = (np.asarray(run(images, weight)).reshape(3, -1) for weight in (0.0, 1.0))
     find = lambda x: [labels[i] for i in ((x[:, None] - data.points) ** 2).sum(-1).argmin(1)]
@@ -305,8 +302,12 @@ def test_a_blob_is_moved():
 LAW, TS, X = VP(), np.linspace(1.0, 1e-3, 11), np.zeros((2, 2))
 FLAT = lambda x, t: jnp.sum(x, axis=1)
 EXACT = PAIR.predict(LAW)
-go = lambda **options: time_travel(KEY, LAW, EXACT, ddim(LAW), X, TS, **options)
-edit = lambda strength, **options: sdedit(KEY, LAW, EXACT, ddim(LAW), X, strength, **options)
+go = lambda ts=TS, **options: time_travel(
+    KEY, LAW, EXACT, ddim(LAW), X, ts, travel=Travel(**options)
+)
+edit = lambda strength, keep=None, **options: sdedit(
+    KEY, LAW, EXACT, ddim(LAW), X, edit_grid(LAW, strength, **options), keep=keep
+)
 CASES = [
     (lambda: regional(LAW, 1.5), r"eta goes from 1.5 to 1.5"),
     (lambda: regional(LAW, np.array([0.0, -1.0])), r"eta goes from -1.0 to 0.0"),
@@ -315,10 +316,7 @@ CASES = [
     (lambda: go(window=(0.5, 1.2)), r"rising parts of the grid"),
     (lambda: go(repeats=0), "repeats is 0 and every 1"),
     (lambda: go(every=0), "repeats is 3 and every 0"),
-    (
-        lambda: time_travel(KEY, LAW, EXACT, ddim(LAW), X, np.stack([TS, TS], 1)),
-        r"shape \(11, 2\)",
-    ),
+    (lambda: go(np.stack([TS, TS], 1)), r"shape \(11, 2\)"),
     (lambda: energy_guidance(DoubleWell(), FLAT), r"DoubleWell has no coeffs\(t\)"),
     (lambda: energy_guidance(LAW, FLAT, np.nan), "scale of an energy is nan"),
     (lambda: energy_guidance(LAW, FLAT, of="eps"), "An energy is of 'eps'"),
@@ -332,7 +330,7 @@ CASES = [
     (lambda: edit(0.5, unit="steps"), "unit is 'steps'; it must be one of part, sigma"),
     (lambda: edit(0.5, eps=0.6), "sampling.eps is 0.6"),
     (lambda: edit(0.5, keep=np.ones(3)), r"mask has shape \(3,\)"),
-    (lambda: flow_edit(DoubleWell(), EXACT, EXACT, X, 0.5), r"DoubleWell has no coeffs\(t\)"),
+    (lambda: flow_edit(DoubleWell(), EXACT, EXACT, X, TS), r"DoubleWell has no coeffs\(t\)"),
 ]
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from linear_gaussian import EPS, LAWS, PAIR, covariance_error
 
-from editing import edit_time, sdedit
+from editing import edit_grid, edit_time, sdedit
 from samplers import State, ancestral, heun
 from sde_lib import VE, VP, example_keys
 
@@ -20,18 +20,8 @@ def test_sdedit_of_gaussian_data(name, strength, unit):
     """
     law, eps, n = LAWS[name], EPS[name], 20_000
     image = np.array([1.5, 0.5])
-    run = lambda images: sdedit(
-        KEY,
-        law,
-        PAIR.predict(law),
-        heun(law),
-        images,
-        strength,
-        unit=unit,
-        steps=40,
-        grid="uniform_lam",
-        eps=eps,
-    )
+    ts = edit_grid(law, strength, unit, 40, "uniform_lam", eps)
+    run = lambda images: sdedit(KEY, law, PAIR.predict(law), heun(law), images, ts)
     result = jax.device_get(jax.jit(run)(np.tile(image, (n, 1))))
     t = float(edit_time(law, strength, unit))
     a, c = (float(v) for v in law.coeffs(t))
@@ -57,10 +47,8 @@ def test_more_strength_forgets_more():
     law, n, image = VP(), 4000, np.array([3.0, -3.0])
     away = []
     for strength in (0.2, 1.0):
-        options = {"steps": 300, "grid": "uniform_lam", "eps": 1e-3}
-        run = lambda x, strength=strength, options=options: (
-            sdedit(KEY, law, PAIR.predict(law), ancestral(law), x, strength, **options).x
-        )
+        ts = edit_grid(law, strength, steps=300, grid="uniform_lam", eps=1e-3)
+        run = lambda x, ts=ts: sdedit(KEY, law, PAIR.predict(law), ancestral(law), x, ts).x
         x = np.asarray(jax.jit(run)(np.tile(image, (n, 1))), np.float64)
         a, c = (float(v) for v in law.coeffs(strength * law.t1))
         gain = a * np.linalg.solve(a**2 * PAIR.cov + c**2 * np.eye(2), PAIR.cov).T
@@ -76,11 +64,12 @@ def test_what_a_mask_keeps_is_kept():
     """A mask keeps its part to the last bit; the rest is drawn, whatever the other images are."""
     law, keep = VE(), np.array([1, 0])
     images = PAIR.draw(np.random.default_rng(0), 5).astype(np.float32)
+    ts, short = edit_grid(law, 0.6), edit_grid(law, 0.2, steps=1)
 
     @jax.jit
     def edit(numbers, images):
         keys, predict = example_keys(0, numbers), PAIR.predict(law)
-        return sdedit(keys, law, predict, ancestral(law), images, 0.6, keep=keep, denoise=True).x
+        return sdedit(keys, law, predict, ancestral(law), images, ts, keep=keep, denoise=True).x
 
     rows = np.array([3, 3, 1, 0, 0])
     x, others = jax.device_get([edit(i, images[i]) for i in (np.arange(5), rows)])
@@ -91,9 +80,7 @@ def test_what_a_mask_keeps_is_kept():
     # The start is `a image + c z` in both parts, and the kept part is not added twice. A step that
     # swaps the coordinates shows the start's first coordinate in the second one.
     swap = ancestral(law)._replace(step=lambda key, predict, state, span: State(state.x[:, ::-1]))
-    start = jax.jit(
-        lambda x: sdedit(KEY, law, PAIR.predict(law), swap, x, 0.2, steps=1, keep=keep).x
-    )
+    start = jax.jit(lambda x: sdedit(KEY, law, PAIR.predict(law), swap, x, short, keep=keep).x)
     first = np.asarray(start(np.tile(images[:1], (4000, 1))), np.float64)[:, 1]
     spread = float(law.coeffs(0.2).c)
     assert abs(first.mean() - images[0, 0]) < 4.0 * spread / 4000**0.5 < 0.5 * abs(images[0, 0])

@@ -11,7 +11,14 @@ from ring import CENTRES, LAW, RING, STD, keys_of, normal, ring_levels
 
 from samplers import heun, make_grid, sample
 from samplers.grids import GRIDS
-from samplers.mcmc.denoising_mcmc import FORMULAS, begin, denoise, denoising_mcmc, grids_from
+from samplers.mcmc.denoising_mcmc import (
+    FORMULAS,
+    Descent,
+    begin,
+    denoise,
+    denoising_mcmc,
+    grids_from,
+)
 from samplers.mcmc.langevin_gibbs import Chain, Walk, make_move, window
 from samplers.mcmc.levels import make_levels, mixture_logits
 from samplers.steps.edm import edm
@@ -60,7 +67,7 @@ def coarse(steps, eps):
 
 CALLS = []
 # An integrator with noise and two evaluations per step.
-INTEGRATOR = edm(LAW, s_churn=0.6)
+DOWN = Descent(edm(LAW, s_churn=0.6), steps=3, eps=0.05)
 
 
 def counted(x, t):
@@ -76,9 +83,7 @@ def whole():
     """
     walk = Walk(0.1, n_skip=5, burn_in=((2, 0.5), (3, 0.1)), start_std=0.5)
     logits = mixture_logits(ring_levels(), CENTRES, STD)
-    chains = denoising_mcmc(
-        LAW, ring_levels(), logits, coarse(4, 0.05), INTEGRATOR, walk, steps=3, eps=0.05, outputs=3
-    )
+    chains = denoising_mcmc(LAW, ring_levels(), logits, coarse(4, 0.05), walk, DOWN, 3)
     return jax.jit(lambda order, x: chains(example_keys(0, order), counted, x))
 
 
@@ -110,7 +115,7 @@ def test_the_whole_is_its_parts_and_counts_its_evaluations(levels, logits):
     by = jax.jit(lambda key, chain, etas: window(key, move, chain, etas))
     ends = jax.jit(
         lambda key, best: (
-            denoise(key, LAW, levels, exact, INTEGRATOR, best, steps=3, eps=0.05).x,
+            denoise(key, LAW, levels, exact, DOWN, best).x,
             levels.sigma[best.level],
         )
     )
@@ -160,7 +165,7 @@ def test_fewer_evaluations_than_the_same_integrator_from_the_top():
         chain, _ = window(burn_key, move, chain, jnp.repeat(jnp.array([0.1, 0.02]), 10))
         _, best = window(walk_key, move, chain, jnp.full(walk.n_skip, walk.eta))
         short, long = (
-            denoise(keys, LAW, levels, predict, heun(LAW), best, steps=steps, eps=0.01)
+            denoise(keys, LAW, levels, predict, Descent(heun(LAW), steps, 0.01), best)
             for steps in (3, 40)
         )
         return short, long, coarse(5, 0.01)(keys, predict, x)
@@ -185,8 +190,8 @@ def test_every_grid_is_a_formula_or_refused():
 def test_refusals(levels, logits):
     def make(eta=0.1, eps=0.05, steps=3, outputs=1, grid="karras", **walk):
         return denoising_mcmc(
-            LAW, levels, logits, coarse(4, 0.05), heun(LAW), Walk(eta, **walk),
-            steps=steps, eps=eps, outputs=outputs, grid=grid,
+            LAW, levels, logits, coarse(4, 0.05), Walk(eta, **walk),
+            Descent(heun(LAW), steps, eps, grid), outputs,
         )  # fmt: skip
 
     for change, message in (

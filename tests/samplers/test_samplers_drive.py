@@ -9,7 +9,7 @@ import pytest
 from closed_form import Empirical, Mixture
 from sklearn.datasets import load_digits
 
-from editing import time_travel
+from editing import Travel, time_travel
 from restoration import repaint
 from samplers import (
     CORRECTORS,
@@ -176,7 +176,7 @@ def test_what_completes_the_start_is_called_once():
         "sample": lambda: sample(key, predict, method, x, ts),
         "restart": lambda: restart(path, method, ts, [back])(key, predict, x),
         "repaint": lambda: repaint(*given, repeats=2),
-        "time_travel": lambda: time_travel(*given, window=(0.0, 1.0), repeats=2),
+        "time_travel": lambda: time_travel(*given, travel=Travel((0.0, 1.0), 2)),
     }
     for name, mean in jax.jit(lambda: {k: jnp.mean(run().x) for k, run in runs.items()})().items():
         assert mean == pytest.approx(1.6, abs=0.1), name
@@ -202,7 +202,7 @@ def test_what_is_not_finite_has_failed():
             flow, lambda key, predict, x, ts: sample(key, predict, method, x, ts), LAW, ts, 9.0
         )(key, predict, x),
         "repaint": lambda: repaint(*given),
-        "time_travel": lambda: time_travel(*given, repeats=1),
+        "time_travel": lambda: time_travel(*given, travel=Travel(repeats=1)),
         "dpm_fast": lambda: dpm_fast(LAW, 3, 0.1)(key, predict, x),
         "score_sde": lambda: theirs(key, predict, x),
     }

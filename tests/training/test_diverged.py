@@ -15,7 +15,7 @@ from data import Loader, from_array
 from parallel.mesh import make_mesh, replicated
 from training.checkpoint import Checkpoints
 from training.finite import TrainingDiverged
-from training.loop import Every, crossed, train
+from training.loop import Every, Schedule, crossed, train
 from training.metrics import MetricWriter, read_metrics
 from training.sharding import jit_step
 from training.state import create_state
@@ -90,13 +90,8 @@ class Run:
             Checkpoints(workdir),
             MetricWriter(workdir),
             mesh=mesh,
-            n_iters=N_ITERS,
-            n_jitted_steps=n_jitted,
-            log_freq=log_freq,
-            snapshot_freq=snapshot_freq,
+            schedule=Schedule(N_ITERS, n_jitted, log_freq, snapshot_freq, max_skipped, False),
             actions=(Every(2, self.act),),
-            max_skipped=max_skipped,
-            progress=False,
         )
 
     def act(self, state):

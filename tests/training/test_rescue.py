@@ -12,7 +12,7 @@ from data import Loader, from_array
 from parallel.mesh import make_mesh, replicated
 from training.checkpoint import CheckpointError, Checkpoints
 from training.finite import TrainingDiverged
-from training.loop import Every, train
+from training.loop import Every, Schedule, train
 from training.metrics import MetricWriter, read_metrics
 from training.sharding import jit_step
 from training.state import create_state
@@ -48,8 +48,8 @@ def run():
         try:
             return train(
                 step, state, Loader(from_array("made", "train", DATA, None, 0), 4, seed=5),
-                checkpoints, writer(workdir), mesh=mesh, n_iters=N_ITERS, n_jitted_steps=1,
-                log_freq=5, snapshot_freq=SNAPSHOTS, actions=(Every(3, action),), progress=False,
+                checkpoints, writer(workdir), mesh=mesh, actions=(Every(3, action),),
+                schedule=Schedule(N_ITERS, 1, log_freq=5, snapshot_freq=SNAPSHOTS, progress=False),
             )  # fmt: skip
         finally:
             checkpoints.close()
