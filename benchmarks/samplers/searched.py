@@ -2,7 +2,7 @@
 
     python -m benchmarks.samplers.searched [--nfe 5 8 10 15 20 40] [--starts 256]
 
-prints the errors on data that no search has used, beside those of the default recipe.
+prints the errors on data that no search has used, beside those of the fixed recipe.
 """
 
 import argparse
@@ -58,8 +58,8 @@ def between(n: int) -> Schedule:
     return multistep(lam, 1, "noise", "b1")
 
 
-def default(n: int, predict, x) -> SampleResult:
-    """Sample by the default recipe of `benchmarks/samplers/few_steps.py`, in n steps."""
+def fixed(n: int, predict, x) -> SampleResult:
+    """Sample by the fixed recipe of `benchmarks/samplers/few_steps.py`, in n steps."""
     ts = make_grid("tangent", LAW, n, LAW.t0)
     return sample(jax.random.key(0), predict, velocity_ab(LAW, 4, 1.25), x, ts)
 
@@ -74,13 +74,13 @@ def error(run, paths: Trajectories) -> float:
 
 
 def held_out(budgets: list[int], starts: int) -> dict[int, dict[str, list[float]]]:
-    """Return the errors of the schedules and of the default by budget, for each `HELD_OUT` set."""
+    """Return the errors of the schedules and of the fixed recipe by budget, for each `HELD_OUT` set."""
     sets, figures = sets_of(HELD_OUT, 0, HELD_OUT_USE, starts), {}
     for nfe in budgets:
         sampler = unified(LAW, load(found()[nfe]))
         runs = {
             "searched": lambda predict, x, run=sampler: run(jax.random.key(0), predict, x),
-            "default": lambda predict, x, n=nfe: default(n, predict, x),
+            "fixed": lambda predict, x, n=nfe: fixed(n, predict, x),
         }
         figures[nfe] = {name: [error(run, paths) for paths in sets] for name, run in runs.items()}
     return figures

@@ -10,7 +10,7 @@ from closed_form import M1
 from fast_solvers import KEY
 from rk4 import runge_kutta
 
-from benchmarks.samplers.searched import default
+from benchmarks.samplers.searched import fixed
 from samplers.exponential.unified import unified
 from samplers.schedules.learned import found
 from samplers.schedules.schedule import evaluations, load, nodes
@@ -116,4 +116,4 @@ def test_the_kept_schedules_beat_half_the_default_recipe_on_data_no_search_saw(x
         assert evaluations(load(file)) == nfe
         run = unified(DIGITS_LAW, load(file))
         searched = error(lambda predict, x, run=run: run(KEY, predict, x))
-        assert searched < 0.5 * error(lambda predict, x, n=nfe: default(n, predict, x)), nfe
+        assert searched < 0.5 * error(lambda predict, x, n=nfe: fixed(n, predict, x)), nfe
