@@ -74,7 +74,7 @@ def error(run, paths: Trajectories) -> float:
 
 
 def held_out(budgets: list[int], starts: int) -> dict[int, dict[str, list[float]]]:
-    """Return the errors of the schedules and of the fixed recipe by budget, for each `HELD_OUT` set."""
+    """Return errors of the schedules and of the fixed recipe by budget, for each held-out set."""
     sets, figures = sets_of(HELD_OUT, 0, HELD_OUT_USE, starts), {}
     for nfe in budgets:
         sampler = unified(LAW, load(found()[nfe]))
