@@ -1,6 +1,6 @@
-"""Edits of a given picture: noised part of the way and sampled down, or along the flow ODE.
+"""Edits of a given image: noise it part of the way and sample down, or follow the flow ODE.
 
-`EDITS` are called as `edit(setting, **options)` and give an `Edit`.
+`EDITS` are called as `edit(setting, **options)` and return an `Edit`.
 """
 
 from editing.base import Edit, EditFn, Setting

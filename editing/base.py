@@ -1,4 +1,4 @@
-"""What an edit is: where it runs and its options in, edited images out."""
+"""The interface of an edit: from a setting and options to edited images."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -15,14 +15,15 @@ from sde_lib import AffinePath
 from sde_lib.prediction import PredictFn
 from sde_lib.ranges import not_negative, positive
 
-# `(keys, predict, guided, image) -> SampleResult`, by two prediction functions: that of the images
-# and that of the edits.
+# `(keys, predict, guided, image) -> SampleResult`; `predict` is the prediction function of the
+# original images, `guided` that of the edits.
 EditFn = Callable[[Array, PredictFn, PredictFn, Array], SampleResult]
 
 
 class Setting(NamedTuple):
-    """The law, the shape of one image, the methods of one step in order, and the grid: so many
-    `steps` of the grid of that name, down to `eps`, with or without a last conditional mean."""
+    """The law `path`, the `shape` of one image, the methods of one step in order (`parts`), and the
+    grid: its number of `steps`, its name and its end `eps`. `denoise` adds a last conditional
+    mean."""
 
     path: AffinePath
     shape: tuple[int, ...]
@@ -34,8 +35,8 @@ class Setting(NamedTuple):
 
 
 class Edit(NamedTuple):
-    """`run`, an `EditFn` for images (B, ...). `keep`: a boolean for each value of an image, of what
-    stays; None for nothing. `source_label`: the class of the images, -1 for none."""
+    """`run`: an `EditFn` for images `(B, ...)`. `keep`: for each value of an image, whether it is
+    kept; None to keep nothing. `source_label`: the class of the images, -1 for none."""
 
     run: EditFn
     keep: np.ndarray | None
@@ -43,7 +44,7 @@ class Edit(NamedTuple):
 
 
 def kept(setting: Setting, keep: str) -> np.ndarray | None:
-    """What stays of an image, by the name of a mask or a file; None for nothing."""
+    """The mask of kept values, from the name of a mask or a file; None to keep nothing."""
     if not keep:
         return None
     return broadcast_mask("keep", setting.shape, named_mask(keep, setting.shape))
@@ -55,8 +56,8 @@ def check_options(strength: float, content: float) -> None:
 
 
 def faithful(path: AffinePath, weight: float, keep: np.ndarray | None, image: Array) -> GuideFn:
-    """The guide of `weight |x0 - image|^2 / 2` where the image is kept; of all of it without a
-    mask."""
+    """The guide by the energy `weight |x0 - image|^2 / 2` over the kept values, or over the whole
+    image without a mask."""
     if not weight:
         return lambda predict: predict
 

@@ -1,5 +1,5 @@
-"""The edit by two flows: up the flow ODE of the images by Heun's method, and down that of the
-edits, with noise by region and time travel where they are asked for."""
+"""The edit by two flows: up the flow ODE of the images by Heun's method, then down that of the
+edits, optionally with noise by region and with time travel."""
 
 import jax
 import numpy as np
@@ -25,17 +25,17 @@ def by_flow(
     repeats: int = 1,
     window: tuple = (0.4, 0.6),
 ) -> Edit:
-    """Up the flow ODE and down it.
+    """Up the flow ODE and down again.
 
     Args:
-        strength: how far up.
+        strength: the time or noise level to go up to, in the given unit.
         unit: of the strength: "part" of the law's t1, or "sigma", the noise level c / a.
-        keep: what stays, by `content` and `eta_kept`: as `guidance.mask.keep`.
-        content: weight of the energy |x0 - image|^2 / 2 where the image stays.
-        source_label: class of the images, told on the way up; -1 for none.
-        eta: noise of the way down, in [0, 1], in what is edited.
-        eta_kept: and in what stays.
-        repeats: of the steps in the window.
+        keep: the kept region, as `guidance.mask.keep`; `content` and `eta_kept` act there.
+        content: weight of the energy |x0 - image|^2 / 2 in the kept region.
+        source_label: class of the images, the condition on the way up; -1 for none.
+        eta: noise on the way down, in [0, 1], in the edited region.
+        eta_kept: noise on the way down, in [0, 1], in the kept region.
+        repeats: how often each step in the window is taken.
         window: parts of the grid, (first, last).
     """
     check_options(strength, content)

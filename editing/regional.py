@@ -1,21 +1,22 @@
 """Noise by region, and time travel without noise (Mou et al. 2024, DiffEditor, arXiv 2402.02583).
 
-A DDIM step (Song, Meng, Ermon 2021, eq. 12) whose stochasticity differs from pixel to pixel, eta
-of the shape of a state, with one draw z for all of them:
+A DDIM step (Song, Meng, Ermon 2021, eq. 12) whose noise strength differs from pixel to pixel: eta
+has the shape of a state, and one draw z serves all pixels:
 
     x_s = a_s x0 + sqrt(c_s^2 - std^2) eps + std z,      std = eta q c_s / c_t
 
-It is a step of `dx = (f x - (1 + e) g^2 score / 2) dt + sqrt(e) g dw` with e diagonal: both parts
-scale by coordinate, and their terms in the Fokker-Planck equation cancel one by one. So for the
-exact score and an eta that does not depend on the state all marginals are kept, correlations
-between regions included. In the limit of small steps `e = eta^2` (`samplers/steps/ddim.py`).
+It is a step of `dx = (f x - (1 + e) g^2 score / 2) dt + sqrt(e) g dw` with a diagonal e. The drift
+and noise terms of e cancel in the Fokker-Planck equation, coordinate by coordinate. For the exact
+score and an eta that does not depend on the state, all marginals are therefore kept, including the
+correlations between regions. In the limit of small steps `e = eta^2` (`samplers/steps/ddim.py`).
 
-Time travel takes a step several times, each time after going back by one of inversion,
+Time travel repeats a step several times. Before each repeat it goes back by one inversion step with
+the unguided prediction,
 
     x_t = a_t x0(x_s, s) + c_t eps(x_s, s)
 
-with the prediction that is not guided. Without guidance it changes a state by an error of the
-steps; with it the guide acts again on what it has changed already. `repaint` goes back by noise.
+Without guidance this changes a state only by the error of the steps. With guidance, the guide acts
+again on a state that it has already changed. `repaint` goes back by noise instead.
 """
 
 from collections.abc import Callable
@@ -37,11 +38,11 @@ EtaFn = Callable[[Array], Array]
 
 
 def regional(path: AffinePath, eta: float | np.ndarray | Array | EtaFn) -> Sampler:
-    """DDIM with an eta of its own for each value of a state; one evaluation.
+    """DDIM with a separate eta for each value of a state; one evaluation a step.
 
     Args:
-        eta: in [0, 1], of the shape of one state or one that broadcasts to it, such as `(H, W, 1)`;
-            or a function of the time t, `()`, to that, for noise in a part of the way only.
+        eta: in [0, 1], of the shape of one state or broadcasting to it, such as `(H, W, 1)`; or a
+            function from the time t, `()`, to such an array, for noise at some times only.
 
     Raises:
         ValueError: for a law that is not affine, or an eta outside [0, 1].
@@ -108,11 +109,11 @@ def time_travel(
     """`samplers.sample` with the steps of a window taken several times each.
 
     Args:
-        travel: which steps, and how often.
-        guide: of the steps; the way back, and a last denoising, are those of `predict`.
+        travel: which steps are repeated, and how often.
+        guide: the guide of the steps. The way back and a last denoising use the unguided `predict`.
 
-    Other arguments as in `sample`, whose draws it has where nothing is repeated. What a method
-    remembers is forgotten at each way back, which costs one evaluation.
+    Other arguments are as in `sample`, and without repeats the draws are those of `sample`. Each
+    way back costs one evaluation and clears the memory of the method.
 
     Raises:
         ValueError: for one grid per example, or a `travel` that is out of range.

@@ -1,14 +1,15 @@
-"""Editing from a given image: noise it part of the way, and come down again (Meng et al. 2022,
+"""Editing a given image: noise it part of the way, and sample down again (Meng et al. 2022,
 SDEdit, arXiv 2108.01073, algorithms 1 and 2).
 
     x_t = a(t) image + c(t) z,    then any sampler from t to eps
 
-The later t, the more of the image is drawn anew: what lies below the noise at t is the model's, and
-what lies above it the image's. With a mask the rest of the image is kept, by `impute`.
+The larger t, the more of the image is drawn anew: details weaker than the noise at t come from the
+model, stronger features from the image. With a mask, `impute` keeps a part of the image.
 
-Or without noise (Su et al. 2023, dual diffusion implicit bridges, arXiv 2203.08382): the flow ODE
-of one prediction function takes the image up to t and that of another one, say a guided one, down.
-With the same function both ways the result is the image, up to the error of the steps.
+`flow_edit` works without noise (Su et al. 2023, dual diffusion implicit bridges, arXiv 2203.08382):
+the flow ODE of one prediction function takes the image up to t, and that of another one, for
+example a guided one, takes it down. With the same function both ways the result is the image, up to
+the error of the steps.
 """
 
 import dataclasses
@@ -44,14 +45,14 @@ def sdedit(
 
     Args:
         key: one key, or one per image.
-        sampler: from ts[0] down; of an SDE as published.
-        ts: falling times, the first of which says how far up: see `edit_grid`.
-        keep: 1 where the image is kept, 0 where it is edited, see `operators.mask`; what is kept
-            is noised with the state at each step, and is the image's own at the end.
-        denoise: end with the conditional mean, one more evaluation.
+        sampler: the sampler on the way down from ts[0]; one of an SDE as published.
+        ts: falling times; the first one is the time to go up to, see `edit_grid`.
+        keep: 1 where the image is kept, 0 where it is edited, see `operators.mask`. Kept values are
+            noised with the state at each step, and equal the image at the end.
+        denoise: end with the conditional mean, for one more evaluation.
 
     Raises:
-        ValueError: for a law that is not affine, or a mask that is not one of the image.
+        ValueError: for a law that is not affine, or a mask that does not fit the image.
     """
     check_path(path)
     operator = None if keep is None else masking(image.shape[1:], keep)
@@ -61,7 +62,7 @@ def sdedit(
     if operator is None:
         return sample(own, predict, sampler, x, ts, denoise=denoise)
     known = operator.forward(image)
-    # `impute` enters by a draw of the prior, to which it adds `a y` itself.
+    # `impute` adds `a y` to its start, so x must not contain the kept part yet.
     x = x - a * operator.adjoint(known)
     result = sample(own, predict, impute(path, operator, known, sampler), x, ts, denoise=denoise)
     return result._replace(x=fill(operator, known, result.x))
@@ -74,13 +75,13 @@ def by_noise(
     keep: str = "",
     content: float = 0.0,
 ) -> Edit:
-    """Noised part of the way, and down by the configured predictor and corrector.
+    """Noise part of the way, and down by the configured predictor and corrector.
 
     Args:
-        strength: how far up.
+        strength: the time or noise level to go up to, in the given unit.
         unit: of the strength: "part" of the law's t1, or "sigma", the noise level c / a.
-        keep: what stays, overwritten in each step, or by `content`: as `guidance.mask.keep`.
-        content: weight of the energy |x0 - image|^2 / 2 where the image stays.
+        keep: the kept region, as `guidance.mask.keep`; overwritten in each step unless `content`.
+        content: weight of the energy |x0 - image|^2 / 2 in the kept region.
     """
     check_options(strength, content)
     path, stays, method = setting.path, kept(setting, keep), chain(*setting.parts)
@@ -104,13 +105,13 @@ def flow_edit(
     *,
     solver: Sampler | None = None,
 ) -> SampleResult:
-    """`image` `(B, ...)` up the flow of `predict` to ts[0], and down that of `edited`.
+    """Take `image` `(B, ...)` up the flow of `predict` to ts[0], and down the flow of `edited`.
 
     Args:
         ts: falling times, see `edit_grid`.
         solver: a sampler of the flow ODE without noise and memory, in both directions; Heun's by
-            default. The error of a round trip is of one order above an even order of the solver,
-            and of an odd order itself: 3 for Heun's, 1 for DDIM.
+            default. For a solver of odd order p the error of a round trip has order p, for one of
+            even order p + 1: 1 for DDIM, 3 for Heun's.
 
     Raises:
         ValueError: for a law that is not affine.
@@ -128,8 +129,7 @@ def edit_time(path: AffinePath, strength: float, unit: str = "part") -> Array:
     noise level in the units of the data, for "sigma".
 
     Raises:
-        ValueError: for a law that is not affine, another unit, or a time that is not within the
-            law's.
+        ValueError: for a law that is not affine, another unit, or a strength beyond the law's t1.
     """
     check_path(path)
     if unit not in UNITS:

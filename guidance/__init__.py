@@ -1,10 +1,10 @@
-"""What extra information is followed: functions from prediction function to prediction function.
+"""Guidance by extra information: functions from prediction function to prediction function.
 
-`CLASS_GUIDES` are for classes, called with `path`, `scale`, options of their own, and what their
-arguments ask for: a network that knows classes (`predict`, `null`), or a classifier (`logits`,
-`label`). `GUIDES` are for a measurement `y = A x0 + noise_std n`; each is called as
-`guide(path, operator, y, noise_std, **options)` and gives a `GuideFn`. Samplers that know
-a measurement themselves are in `restoration/`.
+`CLASS_GUIDES` are for classes. Each is called with `path`, `scale`, its own options, and either a
+class-conditional network (`predict`, `null`) or a classifier (`logits`, `label`). `GUIDES` are for
+a measurement `y = A x0 + noise_std n`; each is called as
+`guide(path, operator, y, noise_std, **options)` and returns a `GuideFn`. Samplers that use the
+measurement in their own steps are in `restoration/`.
 """
 
 from guidance.annealed import annealed, redrawn

@@ -1,18 +1,19 @@
-"""The measurement noised along with the state: no pass back through the network.
+"""Guidance by a measurement that is noised like the state, without backpropagation.
 
-Noise enters the measurement as it enters the state, `y_t = a y + c A z` for `x_t = a x0 + c z`, so
+The measurement is noised like the state, `y_t = a y + c A z` for `x_t = a x0 + c z`, so
 
     y_t - A x_t = a noise_std n,
 
 and Song et al. 2021 (appendix I.4) draw y_t and follow `grad log N(y_t; A x_t, a^2 noise_std^2 I)`.
-That is exact where z is the noise of the state and stiff where noise_std is small. Without the
-draw z is part of what is unknown,
+This gradient is exact if z is the noise of the state, and stiff if noise_std is small. Without the
+draw, z is one of the unknowns,
 
     p(y | x_t) ~ N(a y; A x_t, a^2 noise_std^2 I + c^2 A A^T),
 
-which is exact for data of which nothing is known beforehand; Jalal et al. 2021 (arXiv 2108.01368)
-have `gamma^2 I` in place of `c^2 A A^T`, falling with the noise. All three are right at the end,
-where c is small, and none on the way: they are for Langevin correctors, which forget the way.
+which is exact for data with a flat prior. Jalal et al. 2021 (arXiv 2108.01368) have `gamma^2 I` in
+place of `c^2 A A^T`, with a gamma that falls with the noise. All three are right at the end, where
+c is small, and none is right at larger noise. They are meant for Langevin correctors, which forget
+earlier states.
 """
 
 from collections.abc import Callable
@@ -49,15 +50,16 @@ def annealed(
     Args:
         y: `shape_out`, one measurement for all, or `(B, *shape_out)`.
         form: a name in `FORMS`.
-        gamma: what the state's own noise counts for; by default 1, and 0 for `drawn` as published,
-            which many small steps alone can follow.
-        key: of `drawn`, one or one per example; z is the same at all times (`redrawn` for others).
-        iterations: of conjugate gradients, for `flat` where the operator has no SVD.
+        gamma: the weight of the state's own noise; by default 1, and 0 for `drawn` as published,
+            which is stable only in many small steps.
+        key: for `drawn`, one key or one per example; z is the same at all times (`redrawn` draws
+            it anew).
+        iterations: of conjugate gradients, for `flat` with an operator without an SVD.
 
-    One evaluation.
+    The guide costs one evaluation and no pass back.
 
     Raises:
-        ValueError: for a law that is not affine, a y that is not the operator's, a negative
+        ValueError: for a law that is not affine, a y that does not fit the operator, a negative
             noise_std or gamma or both zero, an unknown form, `drawn` without a key, no iterations.
     """
     check_problem(path, operator, y, noise_std)
@@ -93,9 +95,9 @@ def annealed(
 
 
 def redrawn(make: Callable[[Array], GuideFn], sampler: Sampler) -> Sampler:
-    """`sampler` under `make(key)`, a guide that is made anew for each step, as y_t is drawn anew.
+    """`sampler` with the guide `make(key)`, made anew for each step so that y_t is drawn anew.
 
-    All evaluations of one step have the same draw.
+    All evaluations within a step share one draw.
     """
 
     def step(key: Array, predict: PredictFn, state: State, span: Span) -> State:

@@ -1,13 +1,14 @@
-"""What a guide is: a function from prediction function to prediction function.
+"""The interface of a guide: a function from prediction function to prediction function.
 
-A guide adds to the score of `x_t` the gradient of `log p(y | x_t)`, for whatever y is known. The
-result is a `PredictFn` again, so guides stack, and every affine law, sampler, adaptive solve and
-likelihood takes one without knowing. By Tweedie's formula, `x0 = (x + c^2 score) / a`:
+A guide adds the gradient `g = grad log p(y | x_t)` of the known y to the score of `x_t`. The result
+is again a `PredictFn`, so guides can be stacked, and every affine law, sampler, adaptive solve and
+likelihood accepts a guided one. By Tweedie's formula, `x0 = (x + c^2 score) / a`, the fields become
 
     score + g,    x0 + (c^2 / a) g,    eps - c g,    velocity - (g2 / 2) g
 
-Most guides know the gradient in x0, the conditional mean of the data, and take it through the
-network: `g = J^T u` with `J = d x0 / d x` and `u = d log p(y | x0) / d x0`.
+Most guides compute the gradient with respect to x0, the conditional mean of the data, and
+backpropagate it through the network: `g = J^T u` with `J = d x0 / d x` and
+`u = d log p(y | x0) / d x0`.
 """
 
 from collections.abc import Callable
@@ -29,7 +30,7 @@ def with_score(
 ) -> Prediction:
     """The prediction whose score is `score + gradient`; all fields `(B, ...)`, t `()` or `(B,)`.
 
-    Where a is zero x says nothing of the data, nor the gradient anything of x0, which is left.
+    Where a is zero, x carries no information about the data, and x0 is left unchanged.
     """
     x0 = prediction.x0 + expand(shift(path, t), gradient) * gradient
     eps = prediction.eps - expand(path.coeffs(t).c, gradient) * gradient
@@ -37,15 +38,18 @@ def with_score(
 
 
 def shift(path: AffinePath, t: Array) -> Array:
-    """`c^2 / a`: how far x0 moves for a change of the score, and `cov(x0 | x) = (c^2 / a) J`."""
+    """`c^2 / a`, the change of x0 for a unit change of the score, and 0 where a is 0.
+
+    It also gives the covariance `cov(x0 | x) = (c^2 / a) J`.
+    """
     a, c = path.coeffs(t)
     return jnp.where(a > 0.0, c**2 / jnp.where(a > 0.0, a, 1.0), 0.0)
 
 
 def with_pullback(predict: PredictFn, x: Array, t: Array) -> tuple[Prediction, PullFn]:
-    """The prediction and `u -> J^T u`, `J = d x0 / d x`; the network is evaluated once.
+    """The prediction and the map `u -> J^T u`, `J = d x0 / d x`; the network is evaluated once.
 
-    Each call of the second goes back through the network once, with what the evaluation kept.
+    Each call of the map is one backward pass, which reuses the stored activations.
     """
 
     def run(x: Array):
@@ -57,10 +61,10 @@ def with_pullback(predict: PredictFn, x: Array, t: Array) -> tuple[Prediction, P
 
 
 def with_pushforward(predict: PredictFn, x: Array, t: Array) -> tuple[Prediction, PullFn]:
-    """The prediction and `u -> J u`, by forward derivatives, linearised once.
+    """The prediction and the map `u -> J u`, by forward derivatives, linearised once.
 
-    J is a covariance times a factor, so `J u` equals `J^T u` for the exact denoiser. For a network
-    the two are equal as far as it has learnt the symmetry.
+    For the exact denoiser J is a factor times a covariance, so `J u = J^T u`. For a network the two
+    are equal only as far as the network has learnt this symmetry.
     """
 
     def run(x: Array):
@@ -72,8 +76,9 @@ def with_pushforward(predict: PredictFn, x: Array, t: Array) -> tuple[Prediction
 
 
 def through_network(path: AffinePath, gradient: Callable[[Array, Array], Array]) -> GuideFn:
-    """A guide from `u = gradient(x0, t)`, that of `log p(y | x0)` in x0: one evaluation, one pass
-    back.
+    """A guide from `u = gradient(x0, t)`, the gradient of `log p(y | x0)` in x0.
+
+    The guide costs one evaluation and one backward pass.
 
     Raises:
         ValueError: for a law that is not affine.
@@ -93,8 +98,8 @@ def through_network(path: AffinePath, gradient: Callable[[Array, Array], Array])
 def by_cond(guide_of: Callable[[Cond], GuideFn], predict: PredictFn) -> PredictFn:
     """The guide `guide_of(y)` with y as the condition, `(x, t, y) -> Prediction`.
 
-    So y `(B, ...)`, measurements or classes, meets its example in an adaptive solve too, which
-    takes examples one by one. `predict` itself is told nothing.
+    As a condition, y `(B, ...)` (measurements or classes) is split with its examples, also in an
+    adaptive solve, which takes examples one by one. `predict` itself gets no condition.
     """
     return lambda x, t, cond: guide_of(cond)(predict)(x, t)
 
@@ -105,10 +110,10 @@ def residual(operator: LinearOperator, y: Array, x0: Array) -> Array:
 
 
 def observed(operator: LinearOperator, y: Array, x: Array) -> Array:
-    """The measurement beside a batch of states x: `(1 or B, *shape_out)`, in their dtype.
+    """The measurement with a batch axis for states x: `(1 or B, *shape_out)`, in the dtype of x.
 
     Raises:
-        ValueError: for states or measurements that are not the operator's.
+        ValueError: for states or measurements that do not fit the operator.
     """
     check_image(operator, x.shape)
     check_measurement(operator, y, x.shape[0])
@@ -127,9 +132,11 @@ def check_path(path: AffinePath) -> None:
 def check_problem(
     path: AffinePath, operator: LinearOperator, y: Array, noise_std: float, noiseless: bool = True
 ) -> None:
-    """Raises:
-    ValueError: for a law that is not affine, a measurement that is not the operator's, or a
-        `noise_std` that is negative, or zero where a method divides by it.
+    """Check the arguments of a guide.
+
+    Raises:
+        ValueError: for a law that is not affine, a measurement that does not fit the operator, or a
+            `noise_std` that is negative, or zero if not `noiseless` (the method divides by it).
     """
     check_path(path)
     check_measurement(operator, y)

@@ -1,11 +1,12 @@
-"""Classifier-free guidance: one network that knows the class, and knows it without (Ho and Salimans
+"""Classifier-free guidance: one network predicts both with the class and without (Ho and Salimans
 2022, https://arxiv.org/abs/2207.12598).
 
     score = score_u + w (score_c - score_u)
 
-which is classifier guidance with the classifier `p(y | x) ~ p(x | y) / p(x)` that the network
-itself implies. w = 0 is the unconditional score, w = 1 the conditional one; w = 1 + the weight of
-the paper's equation 6. All fields of a prediction are affine in the score, so all are combined.
+This is classifier guidance with the classifier `p(y | x) ~ p(x | y) / p(x)` that the network
+itself implies. w = 0 gives the unconditional score and w = 1 the conditional one; w is 1 plus the
+weight of the paper's equation 6. All fields of a prediction are affine in the score, so the same
+formula combines each of them.
 """
 
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from sde_lib.ranges import pair, strength, up_to_one
 
 
 class Wanted(NamedTuple):
-    """A condition, and a strength `(B,)` for each example, in place of one scale for all."""
+    """A condition with a strength `(B,)` for each example, in place of one scale for all."""
 
     cond: Cond
     scale: Array
@@ -35,19 +36,18 @@ def classifier_free(
     interval: tuple[float, float] = (0.0, float("inf")),
     rescale: float = 0.0,
 ) -> PredictFn:
-    """A prediction function `(x, t, cond) -> Prediction` from one that takes conditions.
+    """A guided prediction function `(x, t, cond) -> Prediction` from a conditional one.
 
     Args:
-        predict: `(x, t, cond)`, the network, cond being classes `(B,)` or any condition. It is
-            evaluated once, on a batch of twice the size; where w is 0 or 1 throughout, on one of
-            that size.
-        null: the condition, of one example, that stands for none: the number of no class, or a
+        predict: `(x, t, cond)`, the network; cond is classes `(B,)` or any condition. It is
+            evaluated once on a batch of size 2 B, or of size B if w is 0 or 1 at all noise levels.
+        null: the condition of one example that means "no condition": the number of no class, or a
             pytree like cond without its batch axis.
-        scale: w; or that of each example, where the condition is a `Wanted`.
+        scale: w; a condition of type `Wanted` has a w for each example instead.
         interval: noise levels sigma = c / a, `low < sigma <= high`, in which w applies; elsewhere
-            it is 1 (Kynkaanniemi et al. 2024).
-        rescale: phi in [0, 1]: by that part x0 is brought back to the standard deviation, over an
-            example, that the conditional one has (Lin et al. 2024, section 3.4).
+            w is 1 (Kynkaanniemi et al. 2024).
+        rescale: phi in [0, 1], the part by which the standard deviation of x0 over an example is
+            brought back to that of the conditional x0 (Lin et al. 2024, section 3.4).
 
     Raises:
         ValueError: for an interval that is empty, a rescale outside of [0, 1], or a scale that is
@@ -84,11 +84,14 @@ def classifier_free(
 def rescaled(
     path: AffinePath, x: Array, t: Array, mixed: Prediction, x0: Array, rescale: float
 ) -> Prediction:
-    """The prediction with x0 brought towards the spread of another one."""
+    """The prediction `mixed` with the standard deviation of its x0 brought towards that of `x0`.
+
+    Standard deviations are over the values of an example, shapes `(B, ...)`.
+    """
     axes = tuple(range(1, x.ndim))
     spread = lambda v: jnp.std(v, axis=axes, keepdims=True)
     own = spread(mixed.x0)
-    # What has no spread of its own, such as an example of one value, cannot be given one.
+    # An example of zero spread, such as one of a single value, cannot be rescaled: its ratio is 1.
     ratio = jnp.where(own > 0.0, spread(x0) / jnp.where(own > 0.0, own, 1.0), 1.0)
     factor = rescale * ratio + (1.0 - rescale)
     a, c = path.coeffs(t)

@@ -3,8 +3,9 @@ and Nichol 2021, algorithm 1).
 
     score(x | y) = score(x) + w grad log p(y | x_t),      p(y | x_t) of the noisy state
 
-With w = 1 and both factors exact it is the score of the class. A larger w samples from
-`p(x) p(y | x)^w` at each time, more typical of the class and less varied; of no one law.
+With w = 1 and exact factors this is the score of the class. A larger w gives the score of
+`p(x) p(y | x)^w` at each time: samples are more typical of the class and less varied. These laws
+are not the marginals of one noising process.
 """
 
 import jax
@@ -21,13 +22,13 @@ from sde_lib.ranges import strength
 def classifier_guidance(
     path: AffinePath, logits: LogitsFn, label: Array, scale: float = 1.0
 ) -> GuideFn:
-    """One evaluation of the network, and one of the classifier with its gradient.
+    """Classifier guidance: one evaluation of the network, and one of the classifier's gradient.
 
     Args:
         logits: `(x, t) -> (B, K)`, see `sde_lib.classifier.make_logits`; trained on the same law
             and the same scaling of the data.
         label: classes, `()` or `(B,)` integers from 0 to K - 1.
-        scale: w. Zero leaves the prediction as it is.
+        scale: w. Zero leaves the prediction unchanged.
 
     Raises:
         ValueError: for a law that is not affine, or a scale that is not finite or above 1e6.

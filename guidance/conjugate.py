@@ -1,10 +1,11 @@
-"""Conjugate gradients and conjugate residuals, each example a system of its own.
+"""Conjugate gradients and conjugate residuals, with one linear system for each example.
 
-Of the same Krylov space, for the same products with M, the first gives the x whose error is least
-in the norm of M and the second that whose residual is least, as GMRES does for any matrix.
+Both search the same Krylov space with the same products with M. Conjugate gradients give the x
+whose error is least in the norm of M. Conjugate residuals give the x whose residual is least, as
+GMRES does for any matrix.
 
-`jax.scipy.sparse.linalg.cg` sees the batch as one system: a sample would depend on those beside it,
-and mapped over examples it would call the network on one at a time.
+`jax.scipy.sparse.linalg.cg` would treat the batch as one system, so that a sample depends on the
+others in its batch; mapped over examples, it would call the network on one example at a time.
 """
 
 from collections.abc import Callable
@@ -21,15 +22,17 @@ MatvecFn = Callable[[Array], Array]
 def conjugate_gradients(
     matvec: MatvecFn, b: Array, iterations: int, precondition: MatvecFn = lambda r: r
 ) -> Array:
-    """x of `M x = b` after that many iterations from zero (Hestenes & Stiefel 1952).
+    """The x of `M x = b` after `iterations` iterations from zero (Hestenes & Stiefel 1952).
 
     Args:
-        matvec: `M`, symmetric and positive, `(B, ...)` to the same, example by example.
-        precondition: roughly the inverse of M, symmetric and positive too.
+        matvec: multiplication by M, symmetric and positive, `(B, ...) -> (B, ...)`, each example on
+            its own.
+        b: the right-hand side, `(B, ...)`.
+        precondition: multiplication by an approximate inverse of M, symmetric and positive too.
 
-    M is applied `iterations` times, whatever the residual. An example stops by itself where its
-    residual is zero, is rounding, or where M is not positive along a direction, as a covariance
-    taken from a network may be.
+    M is applied `iterations` times for any residual. An example stops changing if its residual is
+    zero up to rounding, or if M is not positive along a direction, which may happen for a
+    covariance taken from a network.
     """
 
     def body(state, _):
@@ -42,7 +45,7 @@ def conjugate_gradients(
         z = precondition(r)
         new = dot(r, z)
         beta = jnp.where(moves, new / jnp.where(moves, rz, 1.0), 0.0)
-        # What has stopped stays so: no residual, no direction.
+        # rz = 0 keeps a stopped example stopped.
         rz = jnp.where(moves, new, 0.0)
         return (x, r, z + expand(beta, p) * p, rz), None
 
@@ -56,7 +59,8 @@ def conjugate_gradients(
 def conjugate_residuals(
     matvec: MatvecFn, b: Array, iterations: int, precondition: MatvecFn = lambda r: r
 ) -> Array:
-    """The same with the least residual, in the norm of `precondition` (Stiefel 1955)."""
+    """Like `conjugate_gradients`, with the least residual in the norm of `precondition` (Stiefel
+    1955)."""
 
     def body(state, _):
         x, r, z, p, Mp, before = state

@@ -1,16 +1,16 @@
 """Diffusion posterior sampling (Chung et al. 2023, arXiv 2209.14687).
 
-The data given x_t are taken for the point x0, their conditional mean:
+The data given x_t are replaced by a point, their conditional mean x0:
 
     p(y | x_t) ~ N(y; A x0, noise_std^2 I),    g = J^T A^T (y - A x0) / noise_std^2.
 
-Their spread is left out, so y is believed too much while there is noise, and the samples are too
-sure: for a scalar N(0, s^2), y = x0 + n and `k = s^2 / (2 noise_std^2)`, the flow with this guide
-ends, for every affine law, in
+This neglects the spread of the data given x_t, so y has too much weight at large noise, and the
+variance of the samples is too small. For a scalar N(0, s^2), y = x0 + n and
+`k = s^2 / (2 noise_std^2)`, the flow with this guide ends, for every affine law, in
 
     mean  2 sqrt(k) F(sqrt(k)) y,    variance  s^2 exp(-2 k),      F the integral of Dawson,
 
-where the posterior has `2 k / (1 + 2 k) y` and `s^2 / (1 + 2 k)`.
+while the posterior has the mean `2 k / (1 + 2 k) y` and the variance `s^2 / (1 + 2 k)`.
 """
 
 import jax.numpy as jnp
@@ -30,14 +30,14 @@ def dps(
 
     Args:
         y: `shape_out`, one measurement for all, or `(B, *shape_out)`.
-        zeta: 1 is the likelihood; less trusts y less.
+        zeta: weight of the likelihood's gradient; 1 is the likelihood itself.
 
-    One evaluation and one pass back. The force is stiff where noise_std is small; the published
-    step size, which belongs to a step and not to a score, is `dps_steps`.
+    The guide costs one evaluation and one backward pass. The gradient is stiff if noise_std is
+    small. The published step size changes the steps and not the score; see `dps_steps`.
 
     Raises:
-        ValueError: for a law that is not affine, a y that is not the operator's, a noise_std that
-            is not positive, or a negative zeta.
+        ValueError: for a law that is not affine, a y that does not fit the operator, a noise_std
+            that is not positive, or a negative zeta.
     """
     check_problem(path, operator, y, noise_std, noiseless=False)
     check_zeta(zeta)
@@ -53,11 +53,11 @@ def dps_steps(
     """`base`, and after each step `x_s - (zeta / |r|) grad_x |r|^2`, `r = y - A x0(x_t)`.
 
     Algorithm 1 with the step size of the paper's experiments, `zeta / |r|` (appendix D; there 0.3
-    to 1 for a thousand steps). It is a displacement of each step whatever its length: samples
-    depend on the number of steps and on the scale of the law, and noise_std does not enter.
+    to 1 for a thousand steps). The displacement of a step does not depend on its length. Samples
+    therefore depend on the number of steps and on the scale of the law; noise_std is not used.
 
     Args:
-        base: of one evaluation a step, which the gradient shares.
+        base: a sampler of one evaluation a step, which the gradient shares.
 
     Raises:
         ValueError: as `dps`, or for a base of several evaluations a step.

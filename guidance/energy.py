@@ -1,15 +1,15 @@
-"""Guidance by an energy: what is to be small, in place of what has been measured.
+"""Guidance by an energy, a function to be minimised.
 
     score' = score - scale grad E,    E(x0, t) through the network, or E(x, t) of the state itself
 
-as if `exp(-scale E)` were a likelihood: of the data, `grad = (d x0 / d x)^T dE / d x0`, as in DPS,
-or of the noisy state. In an edit one energy acts in a region m and another one, such as the
-distance from the image that is edited, outside (Mou et al. 2024, DiffEditor, arXiv 2402.02583):
+`exp(-scale E)` acts as a likelihood of the data, with `grad = (d x0 / d x)^T dE / d x0` as in DPS,
+or of the noisy state. In an edit, one energy acts in a region m, and another one, such as the
+distance from the original image, outside of m (Mou et al. 2024, DiffEditor, arXiv 2402.02583):
 
     grad E = m grad E_edit + (1 - m) grad E_content
 
-There the guided noise enters x0 alone, and the direction of a DDIM step is that of the network,
-`x_s = a_s x0' + c_s eps`: `plain_eps`.
+In that paper the guided noise changes only x0, and the direction of a DDIM step is that of the
+network, `x_s = a_s x0' + c_s eps`. The option `plain_eps` does the same.
 """
 
 from collections.abc import Callable
@@ -40,20 +40,21 @@ def energy_guidance(
     variable: str = "time",
     plain_eps: bool = False,
 ) -> GuideFn:
-    """The guide of that gradient, for any affine law.
+    """The guide by an energy's gradient, for any affine law.
 
     Args:
         energy: `(x, t) -> (B,)`, to be minimised; x is `(B, ...)`, t `()` or `(B,)`.
         scale: in units of 1 / energy. It is not scaled by the noise level.
         of: "x0", the conditional mean, through the network; or "x", the state.
-        content: another such energy, for where the mask is 0; none by default.
-        mask: m, of one state or broadcast to it, from 0 to 1; 1 everywhere by default.
-        window: `(low, high)`; outside of it there is no guidance. Of `t / t1` for the variable
-            "time", of the half log signal-to-noise ratio for "lam"; both ends belong to it.
-        plain_eps: leave `eps` as the network has it; then `x = a x0 + c eps` holds no longer, and
-            of the samplers DDIM alone does what is meant.
+        content: a second energy that acts where the mask is 0; none by default.
+        mask: m, of the shape of one state or broadcasting to it, from 0 to 1; 1 by default.
+        window: `(low, high)`, both included; there is no guidance outside of it. Its unit is
+            `t / t1` for the variable "time", and the half log-SNR for "lam".
+        variable: "time" or "lam", the unit of the window.
+        plain_eps: keep the network's `eps`. `x = a x0 + c eps` then no longer holds, so this is
+            meant for DDIM only.
 
-    One evaluation, and for "x0" one pass back for each energy.
+    The guide costs one evaluation, and for "x0" one backward pass for each energy.
 
     Raises:
         ValueError: for a law that is not affine, a scale that is not finite, an unknown `of` or
@@ -85,7 +86,7 @@ def energy_guidance(
             if content is not None:
                 rest = pullback(gradient_of(content, value_at, t))
                 total = total + (1.0 - region) * rest
-            # Not 0 times a gradient, which may be anything where it is not asked for.
+            # `where` and not a product: outside of the window the gradient may be infinite or nan.
             on = expand(active(t), x)
             pull = jnp.where(on > 0.0, -scale * total, 0.0)
             moved = with_score(path, plain, x, t, pull)

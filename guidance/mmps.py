@@ -1,16 +1,17 @@
 """Moment matching posterior sampling (Rozet, Andry, Lanusse, Louppe 2024, arXiv 2405.13712).
 
-The data given x_t are a Gaussian with their true mean and covariance, which the derivative of the
-denoiser is (Efron 2011): with `J = d x0 / d x`,
+The data given x_t are approximated by a Gaussian with their true mean and covariance. The
+covariance follows from the derivative of the denoiser (Efron 2011): with `J = d x0 / d x`,
 
     V = cov(x0 | x_t) = (c^2 / a) J,
     p(y | x_t) ~ N(y; A x0, noise_std^2 I + A V A^T),
     g = J^T A^T v,    (noise_std^2 I + A V A^T) v = y - A x0.
 
-The system is solved in a few iterations, each a product with J: exact for Gaussian data once they
-have converged, and to second order in the data's cumulants otherwise. The paper has plain conjugate
-gradients. Conjugate residuals leave less of y unanswered after as many products, and where the
-operator has an SVD they are preconditioned by what `pigdm` has in place of `A V A^T`.
+The system is solved in a few iterations, each with one product with J. The converged solution is
+exact for Gaussian data, and otherwise exact to second order in the cumulants of the data. The paper
+uses plain conjugate gradients. Conjugate residuals leave a smaller residual after the same number
+of products. If the operator has an SVD, the solver is preconditioned with the matrix that `pigdm`
+uses in place of `A V A^T`.
 """
 
 import jax.numpy as jnp
@@ -44,22 +45,23 @@ def mmps(
     solver: str = "cr",
     data_std: float | None = 1.0,
 ) -> GuideFn:
-    """The guide of that gradient, for any affine law.
+    """Moment matching posterior sampling as a guide, for any affine law.
 
     Args:
         y: `shape_out`, one measurement for all, or `(B, *shape_out)`.
-        iterations: of the solver; as many as the measurement has values are exact.
+        iterations: of the solver; exact with as many as the measurement has values.
         products: "vjp" takes J^T, as published; "jvp" takes J by forward derivatives, which is the
             same for an exact denoiser and six times faster through an NCSN++ on a CPU.
         solver: "cr", conjugate residuals, or "cg", conjugate gradients.
         data_std: the standard deviation of the data per value, for the preconditioner of operators
-            with an SVD; None for none, as published. It matters where singular values differ.
+            with an SVD; None for no preconditioner, as published. It matters if singular values
+            differ.
 
-    One evaluation of the network, and `iterations + 1` passes through its derivative, which reuse
-    what the evaluation kept.
+    The guide costs one evaluation of the network and `iterations + 1` products with its derivative,
+    which reuse the stored activations.
 
     Raises:
-        ValueError: for a law that is not affine, a y that is not the operator's, a negative
+        ValueError: for a law that is not affine, a y that does not fit the operator, a negative
             noise_std, no iterations, unknown products or solver, or a data_std that is not
             positive.
     """
@@ -96,8 +98,8 @@ def mmps(
 def solve_ball(operator: LinearOperator, spread: Array, noise: float, r: Array) -> Array:
     """`(spread A A^T + noise I)^{-1} r` by the SVD, `(B, *shape_out)`.
 
-    `spread` and `noise` are variances, the first `()` or `(B,)`. Without noise it is the inverse on
-    what A can make, and zero outside.
+    `spread` and `noise` are variances, `spread` `()` or `(B,)`. With `noise = 0` the result is the
+    pseudo-inverse: the inverse on the range of A, and zero outside.
     """
     svd = operator.svd
     z = svd.ut(r)

@@ -1,13 +1,13 @@
 """Pseudo-inverse guidance, PiGDM (Song, Vahdat, Mardani, Kautz 2023, ICLR).
 
-The data given x_t are taken for a ball about their conditional mean x0:
+The data given x_t are approximated by an isotropic Gaussian about their conditional mean x0:
 
     p(y | x_t) ~ N(y; A x0, r^2 A A^T + noise_std^2 I),
     g = J^T A^T (r^2 A A^T + noise_std^2 I)^{-1} (y - A x0).
 
-`r^2 = c^2 s^2 / (c^2 + a^2 s^2)` is the variance that data N(m, s^2 I) have given x_t, for which
-the guide is exact; the paper has s = 1, `r^2 = sigma^2 / (1 + sigma^2)`. It names the case of no
-noise after the pseudo-inverse, `A^T (A A^T)^{-1}`.
+`r^2 = c^2 s^2 / (c^2 + a^2 s^2)` is the variance given x_t of data N(m, s^2 I), for which the guide
+is exact. The paper has s = 1, `r^2 = sigma^2 / (1 + sigma^2)`. The method is named after the
+pseudo-inverse `A^T (A A^T)^{-1}` of the case without noise.
 """
 
 import jax.numpy as jnp
@@ -27,18 +27,18 @@ def pigdm(
     data_std: float = 1.0,
     iterations: int = 50,
 ) -> GuideFn:
-    """The guide of that gradient, for any affine law.
+    """Pseudo-inverse guidance, for any affine law.
 
     Args:
         y: `shape_out`, one measurement for all, or `(B, *shape_out)`.
         data_std: s, the standard deviation of the data per value; the paper's is 1.
-        iterations: of conjugate gradients, where the operator has no SVD. The network has no part
-            in them.
+        iterations: of conjugate gradients, for an operator without an SVD. They do not evaluate
+            the network.
 
-    One evaluation and one pass back.
+    The guide costs one evaluation and one backward pass.
 
     Raises:
-        ValueError: for a law that is not affine, a y that is not the operator's, a negative
+        ValueError: for a law that is not affine, a y that does not fit the operator, a negative
             noise_std, a data_std that is not positive, or no iterations.
     """
     check_problem(path, operator, y, noise_std)
@@ -63,8 +63,9 @@ def whitened(
 ) -> Array:
     """`A^T (spread A A^T + noise I)^{-1} r`, `(B, *shape_out)` to `(B, *shape_in)`.
 
-    `spread` and `noise` are variances, `()` or `(B,)`. By the SVD where there is one: then the part
-    of r that A cannot make, and directions of s = 0, drop out by themselves.
+    `spread` and `noise` are variances, `()` or `(B,)`. The SVD of the operator is used if it has
+    one; the part of r outside the range of A, and directions of s = 0, then drop out. Otherwise
+    conjugate gradients take `iterations` iterations.
     """
     if operator.svd is None:
         scale = expand(jnp.asarray(spread, r.dtype), r)

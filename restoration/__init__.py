@@ -1,8 +1,8 @@
-"""Inverse problems: samplers that know a measurement `y = A x0 + noise_std n` themselves.
+"""Inverse problems: samplers that use a measurement `y = A x0 + noise_std n` in their steps.
 
-`RESTORERS` take steps of their own: each is called as `restorer(problem, **options)` and gives a
-`Restorer`. A measurement that is followed by a change of the prediction function alone is a guide
-(`guidance/`). `METHODS` are both.
+`RESTORERS` have steps of their own: each is called as `restorer(problem, **options)` and returns a
+`Restorer`. A method that only changes the prediction function is a guide (`guidance/`). `METHODS`
+holds both.
 """
 
 from collections import ChainMap

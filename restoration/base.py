@@ -1,4 +1,4 @@
-"""What a restorer is: a measurement problem and options in, restorations out."""
+"""The interface of a restorer: from a measurement problem and options to restorations."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,10 +13,10 @@ from sde_lib.prediction import PredictFn
 
 
 class Problem(NamedTuple):
-    """`y = A x0 + noise_std n`, and the steps that are at hand for it.
+    """The measurement problem `y = A x0 + noise_std n`, and the configured sampler for it.
 
     `ts` are the times of a run, `parts` the methods of one step in order, `denoise` whether a run
-    ends with the conditional mean, `samples` how many restorations of a measurement are wanted.
+    ends with the conditional mean, and `samples` the number of restorations of a measurement.
     """
 
     path: AffinePath
@@ -29,9 +29,12 @@ class Problem(NamedTuple):
 
 
 class Restorer(NamedTuple):
-    """`run(keys, predict, x, y) -> SampleResult`, x a draw of the prior, y `(B, *shape_out)`; or,
-    where all restorations of a measurement come from one run, `together(key, predict, y)`, whose
-    samples are `(samples, ...)`. The other one is None."""
+    """A restoration method: either `run` or `together`; the other one is None.
+
+    `run(keys, predict, x, y) -> SampleResult` restores a batch, with x a draw of the prior and y
+    `(B, *shape_out)`. `together(key, predict, y) -> SampleResult` makes all restorations
+    `(samples, ...)` of one measurement y in one run.
+    """
 
     run: Callable[..., SampleResult] | None = None
     together: Callable[..., SampleResult] | None = None
@@ -48,7 +51,11 @@ def down_the_grid(problem: Problem, method: Callable[[Array], Sampler]) -> Resto
 
 
 def check_exact(problem: Problem) -> None:
-    """Refuses noise for a method that takes what is measured as exact."""
+    """Refuse a noisy measurement for a method that takes measured values as exact.
+
+    Raises:
+        ValueError: for a noise_std that is not zero.
+    """
     if problem.noise_std:
         raise ValueError(
             f"guidance.noise_std is {problem.noise_std}, and a method that overwrites what is "

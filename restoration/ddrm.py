@@ -1,15 +1,15 @@
 """Denoising diffusion restoration models, DDRM (Kawar, Elad, Ermon, Song 2022, arXiv 2201.11793).
 
-A sampler of its own, coordinate by coordinate in the singular basis of `A = U diag(s) V^T`. With
+The sampler acts on each coordinate in the singular basis of `A = U diag(s) V^T`. Let
 `sigma = c / a` at the new time, `xbar = V^T x / a`, `ybar = U^T y / s`, `tau = noise_std / s`, and
-x0 and eps the prediction at the old time, a step draws `N(mean, std^2)` (eq. 4, 5):
+x0 and eps the prediction at the old time. A step draws `N(mean, std^2)` (eq. 4, 5):
 
                     mean                                                 std^2
     s = 0           x0bar + sqrt(1 - eta^2) sigma epsbar                 eta^2 sigma^2
     sigma < tau     x0bar + sqrt(1 - eta^2) sigma (ybar - x0bar) / tau   eta^2 sigma^2
     sigma >= tau    (1 - eta_b) x0bar + eta_b ybar                       sigma^2 - eta_b^2 tau^2
 
-The prediction itself is not guided: no pass back, one evaluation.
+The prediction itself is not guided. A step costs one evaluation and no backward pass.
 """
 
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from samplers.base import start
 from sde_lib import AffinePath, expand
 from sde_lib.prediction import PredictFn
 
-# Singular values below this part of the largest count as zero, or y / s would be their rounding.
+# Singular values below this part of the largest count as zero: y / s would be mostly rounding.
 SEEN = 1e-6
 
 
@@ -35,15 +35,15 @@ def ddrm(
     eta: float = 0.85,
     eta_b: float = 1.0,
 ) -> Sampler:
-    """The sampler, for any affine law; its start is a draw of the prior, turned towards y.
+    """DDRM as a sampler for any affine law; it starts from a draw of the prior, moved towards y.
 
     Args:
         y: `shape_out`, one measurement for all, or `(B, *shape_out)`.
-        eta, eta_b: how much noise is new, and how much of y is taken, in [0, 1]. The defaults are
-            those of the paper, for some 20 steps.
+        eta, eta_b: the part of the noise that is drawn anew, and the weight of y, in [0, 1]. The
+            defaults are those of the paper, for some 20 steps.
 
     Raises:
-        ValueError: for a law that is not affine, a y that is not the operator's, a negative
+        ValueError: for a law that is not affine, a y that does not fit the operator, a negative
             noise_std, an operator without an SVD, or an eta or eta_b outside [0, 1].
     """
     check_problem(path, operator, y, noise_std)
@@ -57,19 +57,19 @@ def ddrm(
     svd, kept = operator.svd, (1.0 - eta**2) ** 0.5
 
     def singular(x: Array) -> tuple[Array, Array]:
-        """`s` `(1, k)`, and where it is seen."""
+        """The singular values `(1, k)`, and which of them do not count as zero."""
         s = jnp.asarray(svd.s, x.dtype)[None]
         return s, s > SEEN * jnp.max(s)
 
     def level(x: Array, t: Array) -> tuple[Array, Array]:
-        """`(a, sigma)` against coordinates `(B, k)`."""
+        """`(a, sigma)`, broadcasting to coordinates `(B, k)`."""
         row = x.reshape(x.shape[0], -1)
         return expand(path.coeffs(t).a, row), expand(path.sigma(t), row)
 
     def enter(x: Array, t: Array) -> Array:
         (s, seen), (a, sigma) = singular(x), level(x, t)
         noise = jnp.where(seen, noise_std / jnp.where(seen, s, 1.0), jnp.inf)
-        # The residual of zero, which also checks both shapes.
+        # The residual at x0 = 0 is y; the call also checks both shapes.
         ybar = svd.ut(residual(operator, y, jnp.zeros_like(x)))
         ybar = jnp.where(seen, ybar / jnp.where(seen, s, 1.0), 0.0)
         less = jnp.sqrt(jnp.maximum(1.0 - (noise / sigma) ** 2, 0.0))
@@ -101,8 +101,8 @@ def by_ddrm(problem: Problem, eta: float = 0.85, eta_b: float = 1.0) -> Restorer
     """DDRM: a sampler of its own in the basis of the operator's SVD.
 
     Args:
-        eta: how much noise is new, in [0, 1].
-        eta_b: how much of y is taken, in [0, 1].
+        eta: the part of the noise that is drawn anew, in [0, 1].
+        eta_b: the weight of y, in [0, 1].
     """
     path, operator, noise_std = problem.path, problem.operator, problem.noise_std
     return down_the_grid(problem, lambda y: ddrm(path, operator, y, noise_std, eta, eta_b))

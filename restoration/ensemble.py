@@ -1,27 +1,29 @@
-"""An ensemble that follows `Q_t = p_t exp(-mu)` from noise to data (AFDPS: Chen et al. 2025, arXiv
-2506.03979): no score given y is approximated, and what is left is the error of the number N of
-particles, as N^(-1/2), and of the steps.
+"""An ensemble of weighted particles that follows `Q_t = p_t exp(-mu)` from noise to data.
 
-mu is a misfit of the state itself, `-log p(y | x)` at `x = x_t`, so that at the end Q is the
-posterior of the data with the law's last noise on them. For a forward SDE `f x dt + g dw` of any
-affine law, the time h running down and any V(t) >= 0, `dX = (-f X + (g^2 + V^2) s / 2) dh + V dW`
-with the score s has the marginals p. A drift u added to a motion that keeps Q up to a weight
-changes its rate by `-div(u Q) / Q`. With `-k V^2 grad mu` added, the fraction k:
+AFDPS: Chen et al. 2025, arXiv 2506.03979. The method does not approximate a score given y. Its only
+errors are that of the number N of particles, of order N^(-1/2), and that of the steps.
+
+mu is a misfit of the state itself, `-log p(y | x)` at `x = x_t`, so at the end Q is the posterior
+of the data with the law's last noise added. For a forward SDE `f x dt + g dw` of any affine law,
+with h the time running down and any V(t) >= 0, `dX = (-f X + (g^2 + V^2) s / 2) dh + V dW` with the
+score s has the marginals p. Adding a drift u to a motion that follows Q up to a weight changes the
+rate of the log weight by `-div(u Q) / Q`. With the drift `-k V^2 grad mu`, where k is the fraction:
 
     motion     (-f X + (g^2 + V^2) s / 2 - k V^2 grad mu) dh + V dW
     log w      -(-f X + g^2 s / 2) . grad mu dh
                + (1/2 - k) V^2 ((s - grad mu) . grad mu + lap mu) dh
 
-k = 1 is the paper's. At k = 1/2 the second line is gone, and with it the Laplacian; then the motion
-splits in two, each exact for Q by itself, in whatever steps:
+k = 1 is the paper's choice. At k = 1/2 the last line of log w vanishes, and with it the Laplacian.
+The motion then splits into two parts, each exact for Q by itself, with steps of any length:
 
     flow       the probability-flow ODE carries p_t to p_s, so log w grows by mu(x_t) - mu(x_s)
     Langevin   V^2 (s - grad mu) / 2 dh + V dW keeps Q_s
 
-Here a step is that, for any k, with the second line in the second half. `V^2 = eta g^2`, so that
-`int V^2 dh = 2 eta c^2 (lam_s - lam_t)`. The second half holds x0, the conditional mean, and solves
-the rest of the linear SDE exactly: for a linear measurement it is an Ornstein-Uhlenbeck process in
-the singular basis of A, `P = 1 / c^2 + 2 k s^2 / noise_std^2`, stable however stiff that is.
+A step here consists of these two parts for any k; the Langevin part also adds the last line of
+log w. `V^2 = eta g^2`, so `int V^2 dh = 2 eta c^2 (lam_s - lam_t)`. The Langevin part keeps x0, the
+conditional mean, fixed and solves the remaining linear SDE exactly. For a linear measurement this
+is an Ornstein-Uhlenbeck process in the singular basis of A with the precision
+`P = 1 / c^2 + 2 k s^2 / noise_std^2`, which is stable for any stiffness.
 """
 
 from collections.abc import Callable
@@ -39,8 +41,8 @@ from samplers import Sampler, Span, dpm_solver
 from sde_lib import AffinePath, dot, fold_in, normal_like, split
 from sde_lib.prediction import PredictFn
 
-# Explicit steps in a stiff misfit, and its weights for other fractions than 1/2, need
-# `V^2 dh stiffness` below this.
+# Upper bound of `V^2 dh stiffness` for explicit steps in a stiff misfit, and for the weights with
+# a fraction other than 1/2.
 STABLE = 2.0
 
 
@@ -58,27 +60,30 @@ def ensemble(
     start: str | None = None,
     probes: int = 1,
 ) -> Callable[[Array, PredictFn], Ensemble]:
-    """`run(key, predict)` for one measurement; map over misfits for several.
+    """Return `run(key, predict) -> Ensemble` for one measurement; map over misfits for several.
 
     Args:
         ts: `(steps + 1,)` falling times, from the law's t1.
         particles: N.
-        fraction: k, the part of `V^2 grad mu` that is followed rather than weighed. With k = 1 and
-            a large V the particles settle in too narrow a law, whose weights have no variance.
-        eta: how much noise, at least 0. Without any only weights tell the posterior from the prior.
-        threshold: resample (systematically) where the ESS is below this part of N; 0 for never, 1
-            for always: then particles far out are gone before a misfit without a bound of its
-            Hessian moves them further.
+        fraction: k, the part of `V^2 grad mu` that moves the particles; the rest enters their
+            weights. With k = 1 and a large V the law of the particles becomes too narrow, and the
+            variance of its weights is infinite.
+        eta: the strength of the noise, at least 0. With 0 the posterior differs from the prior only
+            by the weights.
+        threshold: resample (systematically) if the ESS is below this part of N; 0 for never, 1 for
+            always. Always resampling removes outlying particles before a misfit whose Hessian is
+            unbounded moves them further out.
         flow: a sampler of the flow ODE without memory and noise; DPM-Solver of order 2 by default.
-        corrections: of x0 in the Langevin half, each an evaluation at its end averaged with that at
-            its start. The error of a step is of order 1 without and of order 2 with one.
-        start: "exact", draws of `N(0, prior_std^2 I) exp(-mu)`, known for linear measurements and
-            the default for them; "prior", draws of the prior that are weighed. Either takes the
-            prior for the law at t1, and what that is off by stays in the evidence.
-        probes: of a Laplacian that is estimated.
+        corrections: the number of corrections of x0 in the Langevin part. Each averages an
+            evaluation at the end of the part with the one at its start. The error of a step is of
+            order 1 without corrections and of order 2 with one.
+        start: "exact", draws of `N(0, prior_std^2 I) exp(-mu)`, available for linear measurements
+            and the default for them; or "prior", weighted draws of the prior. Both replace the law
+            at t1 by the prior, and the error of that stays in the evidence.
+        probes: the number of random probes of an estimated Laplacian.
 
     One key serves all particles, which are not independent of each other. A step costs
-    `1 + corrections` evaluations beside those of `flow`.
+    `1 + corrections` evaluations in addition to those of `flow`.
 
     Raises:
         ValueError: for a law that is not affine, no particles, numbers out of range, an exact start
@@ -93,7 +98,7 @@ def ensemble(
     flow = dpm_solver(path, 2, "noise") if flow is None else flow
 
     def move(key: Array, predict: PredictFn, lap: ValueFn, x: Array, s: Array, h: Array):
-        """The Langevin half at s over h in lam: the new states, and what log w gains."""
+        """The Langevin part at s over h in lam: the new states and the growth of log w."""
         (a, c), rate, noise = path.coeffs(s), eta * h, normal_like(key, x)
         follow = 2.0 * fraction * c**2
 
@@ -102,7 +107,7 @@ def ensemble(
                 return relax(x, data - follow * gradient, c, rate, noise)
             moved = relax(x, data, c, rate, noise)
             stiffness, pull, vt, v, _ = misfit.quadratic
-            # `P c^2`, in the coordinates in which it is diagonal.
+            # `P c^2` in the singular basis, in which it is diagonal.
             stiff = 1.0 + follow * jnp.asarray(stiffness, x.dtype)
             mean = (vt(data) + follow * pull) / stiff
             own = relax(vt(x), mean, c / jnp.sqrt(stiff), rate * stiff, vt(noise))
@@ -127,7 +132,7 @@ def ensemble(
         return moved, (0.5 - fraction) * 2.0 * rate * c**2 * mean_growth
 
     def begin(key: Array) -> tuple[Array, Array, Array]:
-        """States, log weights, and what is known of the log of the evidence beside them."""
+        """The initial states, log weights, and the known part of the log evidence."""
         std = path.prior_std()
         noise = normal_like(key, jnp.zeros((particles, *misfit.shape)))
         if start == "prior":
@@ -178,8 +183,8 @@ def ensemble(
 
 
 def relax(x: Array, mean: Array, std: Array, rate: Array, noise: Array) -> Array:
-    """An Ornstein-Uhlenbeck process towards `N(mean, std^2)`, over a time `rate` in units of its
-    own."""
+    """An exact step of the Ornstein-Uhlenbeck process towards `N(mean, std^2)`, over the time
+    `rate` in units of the relaxation time."""
     return mean + jnp.exp(-rate) * (x - mean) + std * jnp.sqrt(-jnp.expm1(-2.0 * rate)) * noise
 
 
@@ -204,8 +209,10 @@ def check_numbers(fraction: float, eta: float, threshold: float, start: str, exa
 
 
 def check_steps(path: AffinePath, misfit: Misfit, ts: Array, fraction: float, eta: float) -> None:
-    """Raises:
-    ValueError: for a grid on which explicit guidance would not be stable.
+    """Check the stability of explicit guidance on the grid ts.
+
+    Raises:
+        ValueError: for a grid whose steps are too long; the message names a sufficient number.
     """
     exact = misfit.quadratic is not None and fraction == 0.5
     if exact or misfit.stiffest is None or eta == 0.0:

@@ -1,4 +1,4 @@
-"""Restorations that are draws of an ensemble of weighted particles, for one measurement."""
+"""Restorations of one measurement as draws from an ensemble of weighted particles."""
 
 import numpy as np
 from jax import Array
@@ -21,15 +21,15 @@ def by_ensemble(
     corrections: int = 1,
     probes: int = 1,
 ) -> Restorer:
-    """Weighted particles, of which the restorations of a measurement are draws.
+    """Restorations of a measurement as draws from weighted particles.
 
     Args:
-        particles: their number.
-        fraction: the part of the misfit's pull that is followed rather than weighed.
-        eta: how much noise, at least 0.
-        threshold: resample where the effective number is below this part of particles.
-        corrections: evaluations that average the Langevin half of a step.
-        probes: of a Laplacian that is estimated.
+        particles: the number of particles.
+        fraction: the part of the misfit's gradient that moves particles; the rest weights them.
+        eta: the strength of the noise, at least 0.
+        threshold: resample if the effective sample size is below this part of particles.
+        corrections: evaluations that correct the Langevin part of a step.
+        probes: the number of random probes of an estimated Laplacian.
     """
     path, operator, ts = problem.path, problem.operator, problem.ts
     options = {"fraction": fraction, "eta": eta, "threshold": threshold}

@@ -1,14 +1,15 @@
 """Imputation: known coordinates are overwritten while the others are sampled (Song et al. 2021,
 section 5 and algorithms 4 and 5, there for inpainting and colouring).
 
-With a measurement `y = A x0` whose rows are orthonormal, `A A^T = I`, a mask or a mask in another
-basis, each step of a sampler from t to s is followed by
+The measurement `y = A x0` must have orthonormal rows, `A A^T = I`, as a mask or a mask in another
+basis has. Each step of a sampler from t to s is followed by
 
     x_s <- x_s + A^T (y_s - A x_s),      y_s = a(s) y + c(s) z,     z fresh
 
-so that what is known is a draw of the law at s given y. The unknown part then follows the score at
-`(x_s, y_s)`, which knows y only as far as y_s does: it lags behind at high noise. The bias falls
-with steps of a Langevin corrector, which forget the way, and with `repaint`.
+so the known coordinates are a draw of the law at s given y. The unknown coordinates then follow the
+score at `(x_s, y_s)`. This score depends on y only through the noisy y_s, so at high noise the
+unknown part adapts too little to y. Langevin correctors, which forget earlier states, and `repaint`
+reduce this bias.
 """
 
 import numpy as np
@@ -27,17 +28,18 @@ def impute(path: AffinePath, operator: LinearOperator, y: Array, *parts: Sampler
 
     The start `x` is a draw of the prior: `enter` adds `A^T a(t1) y`, once, which makes it a draw of
     the law at t1.
-    Samples end as the law has them at the last node, or with `denoise` as conditional means;
-    `fill` then puts the known coordinates as they are.
+    Samples end with the noise of the last node, or with `denoise` as conditional means. `fill` then
+    sets the known coordinates to their exact values.
 
     Args:
-        parts: a predictor, and steps of a corrector beside it, in order; at least one.
-        operator: with orthonormal rows, such as "mask", "greyscale" and "complex_fourier".
+        parts: at least one sampler, usually a predictor and optional correctors, in order.
+        operator: an operator with orthonormal rows, such as "mask", "greyscale" and
+            "complex_fourier".
         y: `shape_out`, one measurement for all, or `(B, *shape_out)`; without noise.
 
     Raises:
-        ValueError: for an operator whose rows are not orthonormal, a y that is not the operator's,
-            a law that is not affine, or no parts.
+        ValueError: for an operator whose rows are not orthonormal, a y that does not fit the
+            operator, a law that is not affine, or no parts.
     """
     check_problem(path, operator, y, 0.0)
     check_orthonormal(operator)
@@ -55,7 +57,7 @@ def impute(path: AffinePath, operator: LinearOperator, y: Array, *parts: Sampler
 
 
 def by_imputing(problem: Problem) -> Restorer:
-    """The configured sampler, with what is known overwritten after each part of a step."""
+    """The configured sampler, with the known coordinates overwritten after each part of a step."""
     check_exact(problem)
     path, operator, parts = problem.path, problem.operator, problem.parts
     down = down_the_grid(problem, lambda y: impute(path, operator, y, *parts))
@@ -63,7 +65,7 @@ def by_imputing(problem: Problem) -> Restorer:
 
 
 def filled(problem: Problem, restorer: Restorer) -> Restorer:
-    """The same, with what is known put as it is known at the end."""
+    """`restorer`, with the known coordinates set to their exact values at the end."""
 
     def run(keys: Array, predict: PredictFn, x: Array, y: Array) -> SampleResult:
         result = restorer.run(keys, predict, x, y)
@@ -73,7 +75,7 @@ def filled(problem: Problem, restorer: Restorer) -> Restorer:
 
 
 def overwriting(path: AffinePath, operator: LinearOperator, y: Array, sampler: Sampler) -> Sampler:
-    """`sampler`, and after its step a draw of what is known, in place of what is there."""
+    """`sampler`, whose known coordinates are replaced after each step by a draw at s given y."""
 
     def step(key: Array, predict: PredictFn, state: State, span: Span) -> State:
         own, drawing = split(key, 2)
@@ -88,7 +90,7 @@ def overwriting(path: AffinePath, operator: LinearOperator, y: Array, sampler: S
 
 
 def fill(operator: LinearOperator, y: Array, x: Array) -> Array:
-    """`x - A^T A x + A^T y`: what is known as it is known, and the others of x `(B, ...)`."""
+    """`x - A^T A x + A^T y`: the known coordinates from y, all others from x `(B, ...)`."""
     return overwrite(operator, observed(operator, y, x), x)
 
 

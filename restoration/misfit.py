@@ -1,10 +1,12 @@
-"""What a state disagrees with: a misfit `mu(x)`, such as `-log p(y | x)`, in nats.
+"""The misfit `mu(x)` of a state to a measurement, such as `-log p(y | x)`, in nats.
+
+A linear measurement of m values has
 
     mu(x) = |y - A x|^2 / (2 noise_std^2) + m log(2 pi noise_std^2) / 2
 
-of a linear measurement of m values has the constant Hessian `A^T A / noise_std^2`, diagonal in the
-singular basis of A: what is needed of it is known in closed form. Of any other misfit one gives the
-value, and derivatives are taken from that.
+with the constant Hessian `A^T A / noise_std^2`. The Hessian is diagonal in the singular basis of A,
+so all that the samplers need is known in closed form. Any other misfit is given by its value, and
+its derivatives are taken automatically.
 """
 
 from collections.abc import Callable
@@ -22,16 +24,16 @@ from sde_lib.noise import rademacher_like
 
 ValueFn = Callable[[Array], Array]
 
-# The most values of a state or a measurement for which an operator is written out as a matrix.
+# An operator is written out as a matrix for at most this many values of a state or a measurement.
 MATRIX = 4096
 
 
 class Quadratic(NamedTuple):
-    """A linear measurement in the singular basis of its operator: `stiffness` `(k,)`, the
-    eigenvalues `s^2 / noise_std^2` of the Hessian; `pull` `(1, k)`, `s U^T y / noise_std^2`; the
-    maps `vt`, `(B, ...) -> (B, k)`, and `v` back; `log_evidence`, prior std to `log Z`.
+    """A linear measurement in the singular basis of its operator.
 
-    `Z` is the integral of `N(x; 0, std^2 I) exp(-mu(x))`.
+    `stiffness` `(k,)` are the eigenvalues `s^2 / noise_std^2` of the Hessian; `pull` `(1, k)` is
+    `s U^T y / noise_std^2`; `vt` maps `(B, ...) -> (B, k)` and `v` maps back; `log_evidence` maps
+    the prior's std to `log Z`, where `Z` is the integral of `N(x; 0, std^2 I) exp(-mu(x))`.
     """
 
     stiffness: np.ndarray
@@ -42,9 +44,9 @@ class Quadratic(NamedTuple):
 
 
 class Misfit(NamedTuple):
-    """`value`, `(B, ...) -> (B,)` nats; the `shape` of one state; `laplacian`, `(B, ...) -> (B,)`,
-    or None to estimate it; the largest eigenvalue of the Hessian, or None where it is not known;
-    `quadratic`, None unless the measurement is linear."""
+    """A misfit: `value`, `(B, ...) -> (B,)` in nats; the `shape` of one state; `laplacian`,
+    `(B, ...) -> (B,)`, or None to estimate it; `stiffest`, the largest eigenvalue of the Hessian or
+    an upper bound, or None if unknown; `quadratic`, None unless the measurement is linear."""
 
     value: ValueFn
     shape: tuple[int, ...]
@@ -59,11 +61,11 @@ class Misfit(NamedTuple):
 def gaussian_misfit(operator: LinearOperator, y: Array, noise_std: float) -> Misfit:
     """`-log p(y | x)` for `y = A x + noise_std n`, one measurement of the operator's `shape_out`.
 
-    Where the operator has no SVD it is written out as a matrix.
+    An operator without an SVD is written out as a matrix.
 
     Raises:
-        ValueError: for a y that is not the operator's or a batch of them, a noise_std that is not
-            positive, or an operator without an SVD and too large for a matrix.
+        ValueError: for a y that does not fit the operator, a batch of measurements, a noise_std
+            that is not positive, or an operator without an SVD that is too large for a matrix.
     """
     check_measurement(operator, y)
     out, size = operator.shape_out, int(np.prod(operator.shape_out))
@@ -95,7 +97,7 @@ def gaussian_misfit(operator: LinearOperator, y: Array, noise_std: float) -> Mis
     inside = jnp.where(s > 0.0, svd.ut(given), 0.0)
 
     def log_evidence(std: Array) -> Array:
-        # N(0, std^2 A A^T + noise_std^2 I): along the columns of U, and outside them.
+        # y ~ N(0, std^2 A A^T + noise_std^2 I): the parts along the columns of U, and outside them.
         total = std**2 * s**2 + variance
         outside = jnp.sum((given - svd.u(inside)) ** 2) / variance
         along = jnp.sum(jnp.where(s > 0.0, inside[0] ** 2 / total + jnp.log(total / variance), 0.0))
@@ -113,14 +115,14 @@ def measured_misfit(
     laplacian: ValueFn | None = None,
     stiffest: float | None = None,
 ) -> Misfit:
-    """Any misfit, such as that of a measurement that is not linear, by its value `(B, ...) -> (B,)`
-    in nats, differentiable.
+    """A misfit given by a function, such as that of a nonlinear measurement.
 
     Args:
-        shape: of one state.
-        laplacian: `(B, ...) -> (B,)`; Hutchinson's estimate without it.
-        stiffest: an upper bound of the eigenvalues of the Hessian, if one is known; then steps that
-            are too long are refused.
+        value: `(B, ...) -> (B,)` in nats, differentiable.
+        shape: the shape of one state.
+        laplacian: `(B, ...) -> (B,)`; by default Hutchinson's estimate.
+        stiffest: an upper bound of the Hessian's eigenvalues, if known. `ensemble` then refuses
+            steps that are too long.
     """
     return Misfit(value, tuple(shape), laplacian, stiffest)
 
@@ -128,8 +130,8 @@ def measured_misfit(
 def laplacian_of(misfit: Misfit, key: Array, probes: int = 1) -> ValueFn:
     """The Laplacian `(B, ...) -> (B,)`: the misfit's own, or Hutchinson's estimate of it.
 
-    The mean of `v^T H v` over signs v, drawn here once: an unbiased function of x, whose error is
-    the same for all states where the Hessian H is.
+    The estimate is the mean of `v^T H v` over random sign vectors v, which are drawn once. It is
+    unbiased, and its error is the same for all states if the Hessian H is.
     """
     if misfit.laplacian is not None:
         return misfit.laplacian

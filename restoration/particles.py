@@ -1,4 +1,4 @@
-"""Weighted particles: their effective number, resampling, moments, and draws of equal weight."""
+"""Weighted particles: effective sample size, resampling, moments, and draws of equal weight."""
 
 from typing import NamedTuple
 
@@ -11,10 +11,14 @@ from sde_lib import split
 
 
 class Ensemble(NamedTuple):
-    """`x` `(N, ...)`, the particles, and their `log_weights` `(N,)`, of weights that sum to one;
-    `ess` `(steps,)`, the effective sample size `1 / sum w^2` in each step before resampling;
-    `log_evidence`, the estimate of the log of the integral of Q at the end, for `gaussian_misfit`
-    of `p(y)`; `resamplings`, how often; `nfe`, evaluations of the network for one particle."""
+    """The result of an ensemble run.
+
+    `x` `(N, ...)` are the particles and `log_weights` `(N,)` the logs of their weights, which sum
+    to one; `ess` `(steps,)` is the effective sample size `1 / sum w^2` in each step before
+    resampling; `log_evidence` estimates the log of the integral of Q at the end, for
+    `gaussian_misfit` that of `p(y)`; `resamplings` is their number; `nfe` counts the evaluations of
+    the network for one particle.
+    """
 
     x: Array
     log_weights: Array
@@ -30,14 +34,17 @@ def effective(logs: Array) -> Array:
 
 
 def systematic(key: Array, logs: Array, n: int) -> Array:
-    """n indices, each i about `n w_i` times, give or take one; in rising order (Kitagawa 1996)."""
+    """n rising indices by systematic resampling, each i `n w_i` times, give or take one.
+
+    Kitagawa 1996. `logs` `(N,)` are log weights, not necessarily normalised.
+    """
     ends = jnp.cumsum(jax.nn.softmax(logs))
     points = (jax.random.uniform(key) + jnp.arange(n)) / n
     return jnp.minimum(jnp.searchsorted(ends, points * ends[-1], side="right"), len(logs) - 1)
 
 
 def draws(key: Array, result: Ensemble, n: int) -> Array:
-    """n states `(n, ...)` of equal weight, in random order; for n above the ESS some are equal."""
+    """n states `(n, ...)` of equal weight in random order; for n above the ESS some repeat."""
     choosing, mixing = split(key, 2)
     kept = systematic(choosing, result.log_weights, n)
     return result.x[jax.random.permutation(mixing, kept)]

@@ -1,13 +1,13 @@
-"""Time travel: steps are taken back by noise and taken again (Lugmayr et al. 2022, RePaint,
+"""Time travel: steps are undone by noise and repeated (Lugmayr et al. 2022, RePaint,
 arXiv 2201.09865, section 4.2 and algorithm 1).
 
-A block of `jump` nodes from t to s is run, `x_s` is noised back to t by the law's own kernel,
+A block of `jump` steps from t to s is run, `x_s` is noised back to t by the law's own kernel,
 
     x_t = r x_s + q z,      r = a(t) / a(s),      q^2 = c(t)^2 - r^2 c(s)^2
 
-and the block is run again, `repeats` times in all. Given what is known at t that is one step of a
-Markov chain whose stationary law is the joint one, so the known and the unknown come to agree.
-Without guidance it changes nothing but the cost.
+and the block is run again, `repeats` times in all. For given known coordinates at t, one repeat is
+a step of a Markov chain whose stationary law is the joint law, so the known and the unknown
+coordinates come to agree. Without known coordinates or guidance, repeats only add cost.
 """
 
 import jax.numpy as jnp
@@ -35,10 +35,10 @@ def repaint(
     repeats: int = 10,
     denoise: bool = False,
 ) -> SampleResult:
-    """`samplers.sample` with blocks of `jump` steps of which each is run `repeats` times.
+    """`samplers.sample` in blocks of `jump` steps, each of which is run `repeats` times.
 
-    A method with memory begins anew wherever noise was added. Arguments as in `sample`, which one
-    repeat is; `repeats * (len(ts) - 1)` steps in all.
+    The memory of a method is cleared wherever noise is added. Arguments are as in `sample`, and
+    `repeats=1` equals `sample`. The run has `repeats * (len(ts) - 1)` steps in all.
 
     Raises:
         ValueError: for a jump that does not divide the number of steps, or no repeats.
@@ -55,7 +55,7 @@ def repaint(
 
 
 def by_repainting(problem: Problem, jump: int = 1, repeats: int = 10) -> Restorer:
-    """Imputation whose blocks of steps are taken back by noise and taken again.
+    """Imputation whose blocks of steps are undone by noise and repeated.
 
     Args:
         jump: steps of a block, which must divide the number of steps.

@@ -1,7 +1,7 @@
-"""The search: evolution with a learned ranking, then refinement, then a fresh judgement.
+"""Evolution of schedules with a learned ranking, and the refinement of the best.
 
-Liu et al. 2024 (arXiv 2312.07243), sections 4 and 5, with the score of `score.py` in place of FID,
-and the refinement of `refine.py`, for which a network that can be differentiated is all one needs.
+Liu et al. 2024 (arXiv 2312.07243), sections 4 and 5, with the score of `score.py` in place of FID
+and with the refinement of `refine.py`, which needs only a differentiable network.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,11 +18,13 @@ RefineFn = Callable[[Schedule], tuple[Schedule, np.ndarray]]
 
 
 class Effort(NamedTuple):
-    """How much is tried.
+    """The size of a search.
 
-    - `generations`; `bred` children in each, of which the ranking keeps `ranked` and a lot keeps
-      `lots` (which also measure the ranking); `parents`, the best so far.
-    - `refined` kinds of schedules, by `early` steps before the evolution and `late` ones after.
+    - `generations` of the evolution, each with `bred` children of the best `parents` schedules. Of
+      the children, the `ranked` best by the ranking are scored, and `lots` random ones, which also
+      measure the ranking.
+    - `refined` kinds of schedules are refined, by `early` steps before the evolution and by `late`
+      steps after it.
     """
 
     generations: int = 5
@@ -51,7 +53,7 @@ class Found(NamedTuple):
 def evolve(
     seed: int, first: Sequence[Schedule], nfe: int, score: ScoreFn, effort: Effort = EFFORT
 ) -> Found:
-    """Evolution from a first population, which is kept: the best is never worse than its best.
+    """Evolve a first population. It is kept, so the result is never worse than its best member.
 
     Args:
         first: schedules of `nfe` evaluations with one evaluation a step.
@@ -85,7 +87,8 @@ def refine_best(
 ) -> tuple[list[Schedule], np.ndarray]:
     """The `count` best of each kind refined, with their scores, least first.
 
-    Schedules that differ in nodes and relaxations alone end near each other: they are one kind.
+    Schedules that differ only in nodes and relaxations form one kind, because refinement leads them
+    to similar results.
     """
     kinds = {}
     for schedule in found.schedules:
@@ -97,6 +100,7 @@ def refine_best(
 
 
 def kind(schedule: Schedule) -> tuple:
-    """Forms, starts, orders, points and correctors: all that a refinement leaves as it is."""
+    """The decisions that a refinement does not change: forms, starts, orders, points, correctors
+    and `denoise`."""
     steps = tuple((s.form, s.start, s.order, points_of(s), s.corrector) for s in schedule.steps)
     return schedule.denoise, steps

@@ -23,11 +23,11 @@ def multistep(
     kind: str = "adams",
     denoise: bool = False,
 ) -> Schedule:
-    """The last `order` outputs, fewer at the start, on the nodes `lam`.
+    """A multistep schedule on the nodes `lam`, with the last `order` outputs (fewer at the start).
 
-    Order 1 is DDIM. Kinds: "adams" has the polynomial through the points (`adams_bashforth`),
-    "dpm" DPM-Solver's and DPM-Solver++'s weights (orders to 3), "b1" and "b2" are UniPC with its
-    corrector.
+    Order 1 is DDIM. Kinds: "adams" is the polynomial through the points (`adams_bashforth`), "dpm"
+    has the weights of DPM-Solver and DPM-Solver++ (up to order 3), and "b1" and "b2" are UniPC with
+    its corrector.
     """
     steps = []
     for i, end in enumerate(lam[1:]):
@@ -36,7 +36,7 @@ def multistep(
         if kind == "dpm":
             relax = DPM[n]
         elif kind != "adams":
-            # UniPC departs from the polynomial where there are just two points.
+            # UniPC differs from the polynomial if there are exactly two points.
             relax = (kind,) if n == 2 else ()
             if i < len(lam) - 2:
                 fixed = {"corrector": "pseudo", "corrector_relax": (kind,) if n == 1 else ()}
@@ -47,7 +47,7 @@ def multistep(
 def single(
     lam: Sequence[float], order: int = 2, form: str = "noise", denoise: bool = False
 ) -> Schedule:
-    """DPM-Solver in single steps of order 2 or 3, the stages at even parts of each step in lam."""
+    """DPM-Solver in single steps of order 2 or 3, with stages evenly spaced in lam in each step."""
     steps = []
     for begin, end in pairwise(lam):
         stage = lambda k, begin=begin, end=end: float(begin + (end - begin) * k / order)

@@ -1,8 +1,8 @@
-"""How schedules beget schedules: mutation, crossover, and the repair that keeps them runnable.
+"""New schedules from old ones: mutation, crossover, and the repair that keeps them runnable.
 
 The decisions and most of the rates are those of Liu et al. 2024 (arXiv 2312.07243) and its released
-search. Every schedule here has one evaluation a step and the ends it was given, so its length is
-the number of evaluations, less one where the last denoising takes one.
+search. Every schedule here has one evaluation a step and fixed ends. Its number of steps is thus
+the number of evaluations, less one for a last denoising.
 """
 
 from collections.abc import Callable
@@ -40,8 +40,8 @@ def breed(rng: Generator, parents: list[Schedule], nfe: int, rates: Rates = RATE
 
 
 def cross(rng: Generator, one: Schedule, two: Schedule, nfe: int, rates: Rates) -> Schedule:
-    """The head of one and the tail of the other; or the nodes of one and, step by step, the
-    decisions of either."""
+    """A crossover, repaired: either the head of one schedule and the tail of the other, or the
+    nodes of `one` with the decisions of each step from either schedule."""
     lengths = len(one.steps), len(two.steps)
     if rng.random() < 0.5:
         cut = rng.integers(1, min(lengths) + 1)
@@ -57,8 +57,8 @@ def cross(rng: Generator, one: Schedule, two: Schedule, nfe: int, rates: Rates) 
 
 
 def mutate(rng: Generator, schedule: Schedule, nfe: int, rates: Rates = RATES) -> Schedule:
-    """Each decision of each step is drawn anew, or moved, with the probability `rates.change`; a
-    node is taken out and another put in elsewhere with `rates.swap`."""
+    """A mutation, repaired: each decision of each step is drawn anew or moved with the probability
+    `rates.change`, and one node is moved elsewhere with the probability `rates.swap`."""
     end = nodes(schedule)[-1]
     steps = [_mutate_step(rng, step, rates) for step in numeric(schedule).steps]
     if len(steps) > 2 and rng.random() < rates.swap:
@@ -97,7 +97,7 @@ def _mutate_step(rng: Generator, step: Step, rates: Rates) -> Step:
 
 
 def repair(schedule: Schedule, nfe: int, end: float, rates: Rates = RATES) -> Schedule:
-    """The nearest schedule of `nfe` evaluations that ends at lam = `end` and can be run."""
+    """A schedule near this one that has `nfe` evaluations, ends at lam = `end` and can be run."""
     count, gap = nfe - schedule.denoise, rates.least_gap
     steps = sorted(schedule.steps, key=lambda step: step.lam)
     steps = [step for step in steps if schedule.first + gap < step.lam < end - gap][: count - 1]
@@ -114,8 +114,8 @@ def repair(schedule: Schedule, nfe: int, end: float, rates: Rates = RATES) -> Sc
 
 
 def _spread(lam: list[float], gap: float) -> np.ndarray:
-    """The nodes with gaps of at least `gap`, the ends unmoved: what is lent to the short ones is
-    taken from all in proportion to what they have over."""
+    """The nodes with gaps of at least `gap` and unmoved ends. The length added to short gaps is
+    taken from the other gaps in proportion to their excess over `gap`."""
     gaps = np.diff(lam)
     raised = np.maximum(gaps, gap)
     over = raised - gap
@@ -124,7 +124,7 @@ def _spread(lam: list[float], gap: float) -> np.ndarray:
 
 
 def _runnable(step: Step, i: int, last: bool) -> Step:
-    """The step with no more points, order or start than the i-th step has."""
+    """The step with its order, points and start limited to what step i can have."""
     order = min(step.order, i + 1)
     most = min(3, i)
     points = tuple(min(max(m, k), most) for k, m in enumerate(points_of(step), 1))[: order - 1]

@@ -1,7 +1,7 @@
 """A small network that ranks schedules before they are run (Liu et al. 2024, section 4.2).
 
-It learns from the schedules scored so far, and need only put new ones in the right order, which
-Kendall's tau measures: 1 for the order of the scores, 0 for chance.
+The network learns from the schedules scored so far. Only its order of new schedules matters, which
+Kendall's tau measures: 1 for the order of the scores, 0 for a random order.
 """
 
 import warnings
@@ -20,8 +20,8 @@ from search.refine import numeric
 
 
 def features(schedule: Schedule, nfe: int) -> np.ndarray:
-    """Numbers of a schedule, `(F,)`: of each step its length and place in lam and all decisions,
-    with zeros for the step that a last denoising replaces."""
+    """The features `(F,)` of a schedule: the length, the place in lam and all decisions of each
+    step, with zeros for the step that a last denoising replaces."""
     lam, parts = np.asarray(nodes(schedule)), structure(numeric(schedule))
     columns = [np.log(np.diff(lam)), lam[1:], parts.predict.data, parts.predict.start]
     columns += [parts.corrected]
@@ -34,7 +34,7 @@ def features(schedule: Schedule, nfe: int) -> np.ndarray:
 
 
 class Ranker:
-    """Fits the ranks of the scores and predicts an order; lower is better."""
+    """A regression on the ranks of the scores, which predicts an order; lower is better."""
 
     def __init__(self, nfe: int, seed: int):
         self.nfe = nfe
@@ -47,7 +47,8 @@ class Ranker:
         return np.stack([features(schedule, self.nfe) for schedule in schedules])
 
     def fit(self, schedules: Sequence[Schedule], scores: np.ndarray) -> None:
-        """Ranks, not scores: of these a few that diverge would be all the network sees."""
+        """Fit the ranks of the scores. The scores themselves would be dominated by a few schedules
+        that diverge."""
         ranks = rankdata(scores) / len(scores)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)

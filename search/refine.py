@@ -1,10 +1,11 @@
 """The continuous refinement of a schedule: its nodes and relaxations by gradient.
 
-The discrete decisions stand still. What moves are the lengths of the steps in `lam`, as shares of
-the whole by a softmax, so nodes stay in order; and the numbers c of the relaxations `1 + c h`, one
-for each derivative of each predictor and corrector. The gradient goes through the sampler and the
-network. Its target is the mean logarithm of the distances, a smooth neighbour of that of their
-median, which a few starts at the border between two modes do not rule.
+The discrete decisions are fixed. Two sets of numbers are optimised: the lengths of the steps in
+`lam`, as shares of the whole by a softmax, so that nodes stay in order; and the numbers c of the
+relaxations `1 + c h`, one for each derivative of each predictor and corrector. The gradient goes
+through the sampler and the network. The loss is the mean logarithm of the distances, a smooth
+substitute for the logarithm of their median. Like the median, it is not dominated by a few starts
+at the border between two modes.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,12 +22,13 @@ from samplers.schedules.schedule import Schedule, check, nodes, points_of
 from sde_lib import AffinePath
 from search.score import Candidate, Trajectories, candidate, distances
 
-# Distances below this, per pixel, are not told apart from nothing.
+# Distances per pixel below this count as zero.
 FLOOR = 1e-7
 
 
 class Knobs(NamedTuple):
-    """What moves: the logarithms of the step lengths `(N,)`, c of predictors and correctors."""
+    """The optimised numbers: logarithms of the step lengths `(N,)`, c of predictors and
+    correctors `(N, WIDTH)`."""
 
     gaps: Array
     predict: Array
@@ -34,7 +36,7 @@ class Knobs(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """Where a refinement stands: the knobs, Adam's state, and the best knobs and their loss."""
+    """The state of a refinement: the knobs, Adam's state, the best knobs so far and their loss."""
 
     knobs: Knobs
     state: optax.OptState
@@ -43,7 +45,7 @@ class Descent(NamedTuple):
 
 
 def numeric(schedule: Schedule) -> Schedule:
-    """The same schedule with every relaxation as a number c, named ones at the h they have."""
+    """The same schedule with every relaxation as a number c, equal to the named one at its h."""
     lam, parts = np.asarray(nodes(schedule)), structure(schedule)
     n = np.arange(len(schedule.steps))
     h = lam[n + 1] - lam[n - parts.predict.start]
@@ -107,7 +109,7 @@ def refiner(
         weights: of the sets in the loss.
         decay: of the squares of `c`, which keeps a relaxation at 1 where it does nothing.
 
-    What is returned is the best of all iterates, so never worse than the start by this loss. One
+    The result is the best of all iterates, so its loss is never above that of the start. One
     compiled step serves all schedules of a length.
     """
     share = np.asarray(weights) / np.sum(weights)

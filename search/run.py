@@ -1,10 +1,10 @@
-"""One search, from the first population to the judgement on fresh trajectories.
+"""One search, from the first population to the final ranking on fresh trajectories.
 
-1. The published solvers (`known.py`) are scored; the best few kinds are refined, since it is nodes
-   above all that make a schedule good, and join them.
+1. The published solvers (`known.py`) are scored. The best few kinds are refined, because the nodes
+   matter most for a schedule, and added to the population.
 2. Evolution changes the decisions (`evolve.py`).
-3. The best few kinds are refined at length (`refine.py`).
-4. The finalists and the best published solver are ranked on trajectories that nothing above saw.
+3. The best few kinds are refined with more steps (`refine.py`).
+4. The finalists and the best published solver are ranked on trajectories that no step above used.
 """
 
 import time
@@ -24,9 +24,9 @@ from search.score import Trajectories, scorer
 
 
 class Task(NamedTuple):
-    """What a schedule is searched for: `path`, the end `eps`, trajectories on which the decisions
-    are scored (`small`), that refine it (`train`) and that judge it (`fresh`), set by set, and the
-    weights of the sets."""
+    """The task of a search: `path`, the end `eps`, and for each set the trajectories that score
+    decisions (`small`), that refine schedules (`train`) and that rank finalists (`fresh`), with the
+    `weights` of the sets."""
 
     path: AffinePath
     eps: float
@@ -37,7 +37,7 @@ class Task(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The schedule, and what to know of it: scores, Kendall's tau, effort, seconds, evaluations."""
+    """The schedule, and notes on it: scores, Kendall's tau, effort, seconds, evaluations."""
 
     schedule: Schedule
     about: dict
@@ -53,7 +53,7 @@ def search(task: Task, nfe: int, seed: int = 0, effort: Effort = EFFORT, say=pri
     """The schedule of `nfe` evaluations that is best on the fresh trajectories.
 
     Raises:
-        ValueError: for a budget of fewer than three evaluations, where there is nothing to choose.
+        ValueError: for fewer than three evaluations.
     """
     if nfe < 3:
         raise ValueError(f"nfe is {nfe}; a search needs at least 3 evaluations.")
@@ -97,7 +97,7 @@ def rounded(values: np.ndarray) -> list[float]:
 
 
 def cost(task: Task, nfe: int, effort: Effort, scored: int) -> dict[str, int]:
-    """Evaluations of the network on one example each: forward alone, and with the gradient."""
+    """The number of network evaluations, counted per example: forward only, and with gradient."""
     size = lambda sets: sum(len(v.x) for v in sets)
     final = 2 * effort.refined + 2
     forward = nfe * (size(task.small) * (scored + effort.refined) + size(task.fresh) * final)

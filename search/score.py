@@ -1,7 +1,7 @@
-"""How good a schedule is: its distance to trajectories that are known, on several networks.
+"""The score of a schedule: its distance to known trajectories, on several networks.
 
-The truth of a network is its own flow ODE, solved finely; so a search needs no data, only the
-prediction function and starts. One compiled run serves all schedules of a length.
+The reference of a network is its own flow ODE, solved with many steps. A search therefore needs no
+data, only the prediction function and starts. One compiled run serves all schedules of a length.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ STATES = 3
 
 
 class Trajectories(NamedTuple):
-    """A network, starts `x` at t1 `(B, ...)` and the ends of its flow, denoised at eps."""
+    """A network, starts `x` `(B, ...)` at t1, and the `ends` of its flow, denoised at eps."""
 
     predict: PredictFn
     x: Array
@@ -45,7 +45,8 @@ class Candidate(NamedTuple):
 def trajectories(
     path: AffinePath, predict: PredictFn, x: Array, eps: float, steps: int = 400
 ) -> Trajectories:
-    """With ends by UniPC of order 3 on `steps` nodes, even in lam, and denoised at eps."""
+    """Trajectories from x, solved by UniPC of order 3 in `steps` steps even in lam, and denoised at
+    eps."""
     ts = make_grid("uniform_lam", path, steps, eps)
     method = unipc(path, 3, "data")
     solve = lambda x: sample(jax.random.key(0), predict, method, x, ts, denoise=True).x
@@ -61,7 +62,7 @@ def candidate(schedule: Schedule) -> Candidate:
 
 
 def stacked(candidates: Sequence[Candidate]) -> Candidate:
-    """Candidates of one length as one, with an axis in front."""
+    """Candidates of equal length stacked along a new leading axis."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *candidates)
 
 
@@ -72,7 +73,7 @@ def distances(path: AffinePath, paths: Trajectories, candidate: Candidate, denoi
     ts = path.t_of_lam(lam)
     a, c = path.coeffs(ts)
     table = tabulate(lam, a, c, ts, candidate.parts, DEPTH)
-    # No corrector evaluates anew: a search counts one evaluation a step.
+    # A search has one evaluation a step, so no corrector evaluates the network again.
     table = table._replace(again=np.zeros(len(ts) - 1, bool))
     x, _ = drive(paths.predict, paths.x, table, (STATES, DEPTH, DEPTH))
     out = paths.predict(x, ts[-1]).x0 if denoise else x
@@ -82,10 +83,10 @@ def distances(path: AffinePath, paths: Trajectories, candidate: Candidate, denoi
 def scorer(
     path: AffinePath, sets: Sequence[Trajectories], batch: int = 16
 ) -> Callable[[Sequence[Schedule]], np.ndarray]:
-    """`schedules -> (S, sets)`, the median distances.
+    """Return the function `schedules -> (S, sets)` of median distances.
 
-    Schedules of one length and end are run side by side, `batch` at a time; one that diverges has
-    the distance infinity.
+    Schedules of equal length and `denoise` are run in blocks of `batch`. A schedule that diverges
+    has an infinite distance.
     """
 
     def one(candidate: Candidate, denoise: bool):
@@ -105,7 +106,7 @@ def scorer(
         for (_, denoise), members in groups.items():
             for k in range(0, len(members), batch):
                 some = members[k : k + batch]
-                # Filled up with its first, so that every run has one shape.
+                # The block is padded with its first member, so that every run has one shape.
                 filled = some + [some[0]] * (batch - len(some))
                 block = stacked([candidate(schedules[i]) for i in filled])
                 out[some] = np.asarray(run(block, denoise))[: len(some)]

@@ -1,8 +1,8 @@
-"""Networks known in closed form on which solvers are searched for and judged.
+"""Networks known in closed form for the search of solvers and for its evaluation.
 
-Each is the optimal denoiser of an equal mixture of N(x_i, s^2 I) over points in [-1, 1]
-(`search/problem.py`). The split is by data, and every use has starts of its own:
-those of the benchmark's score are `default_rng(0)`, a search's `default_rng([seed + 1, ...])`.
+Each network is the optimal denoiser of an equal mixture of N(x_i, s^2 I) over points in [-1, 1]
+(`search/problem.py`). Training and held-out sets have different data, and every use has its own
+starts: `default_rng(0)` for the benchmark's score, `default_rng([seed + 1, ...])` for a search.
 """
 
 from functools import partial
@@ -17,8 +17,8 @@ from sklearn.feature_extraction.image import extract_patches_2d
 from search import Trajectories, trajectories
 from search.problem import LAW, Problem, make_problem, predict_fn
 
-# What a search sees, and the weight of each set. The first digits are those of the benchmark; data
-# of other kinds, dimensions and spreads keep a schedule from fitting one set too closely.
+# The sets of a search and their weights. The first digits are those of the benchmark. Data of other
+# kinds, dimensions and spreads keep a schedule from fitting one set too closely.
 TRAIN = {
     "digits 0-511": 0.3,
     "digits 1536-1796": 0.15,
@@ -27,7 +27,7 @@ TRAIN = {
     "binary": 0.15,
     "points": 0.1,
 }
-# What it never sees.
+# The sets that a search never uses.
 HELD_OUT = ("digits 512-1023", "digits 1024-1535", "patches", "large patches")
 # s of the mixture, 0.05 where a set is not named.
 SPREADS = {"binary": 0.02, "points": 0.1}
@@ -38,7 +38,7 @@ def digits() -> np.ndarray:
 
 
 def fields(count: int = 512, blur: float = 1.0, seed: int = 1) -> np.ndarray:
-    """Smooth random fields of the spread of the digits, cut to [-1, 1]."""
+    """Smooth random fields `(count, 64)` with the standard deviation 0.7, clipped to [-1, 1]."""
     noise = np.random.default_rng(seed).standard_normal((count, 8, 8))
     smooth = gaussian_filter(noise, sigma=(0.0, blur, blur), mode="wrap")
     return np.clip(0.7 * smooth / smooth.std(), -1.0, 1.0).reshape(count, 64)
