@@ -10,13 +10,13 @@ with it by --config.sampling.method=unified --config.sampling.unified.schedule=F
 """
 
 import argparse
-import runpy
 from pathlib import Path
 
 import jax
 
 from builders.experiment import build
 from builders.places import place
+from builders.unused import config_of_file
 from samplers.schedules.schedule import save
 from sde_lib import example_keys
 from search import Effort, Task, search, trajectories
@@ -34,7 +34,7 @@ def digits_task(seed: int, count: int) -> Task:
 
 def network_task(config: str, workdir: str, step: int | None, seed: int, count: int) -> Task:
     """The trajectories of a trained network, from draws of its prior."""
-    experiment = build(runpy.run_path(str(place(config)))["get_config"](), reads_data=False)
+    experiment = build(config_of_file(str(place(config))), reads_data=False)
     _, params = restore_ema(experiment, place(workdir).absolute(), step)
     predict, path = experiment.predict(params), experiment.path
     eps, first, parts = experiment.config.sampling.eps, 0, []
