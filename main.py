@@ -18,7 +18,6 @@ import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
 import dataclasses
 import logging
 import re
-import runpy
 import sys
 import threading
 import traceback
@@ -42,7 +41,7 @@ from builders.model import no_score
 from builders.own import fitted
 from builders.places import expanded, place
 from builders.restoration import build_restoration
-from builders.unused import check_file, check_flags
+from builders.unused import check_file, check_flags, config_of_file
 from builders.sources import needs_data
 from configs.base import base
 from data.source import unknown
@@ -340,7 +339,7 @@ def check_config_flags(argv: list[str]) -> ConfigDict | None:
         return None
     if not Path(path).is_file():
         raise ValueError(f"there is no config file {path}; see configs/.")
-    config = runpy.run_path(path)["get_config"]()
+    config = config_of_file(path)
     check_file(config)
     keys = flatten(config.to_dict())
     current = [key for key, value in keys.items() if value is not None]

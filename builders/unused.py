@@ -1,6 +1,10 @@
-"""Refusal of keys that are set but not read, since setting them has no effect."""
+"""Reading of config files, and refusal of values of a wrong type and of keys that nothing reads,
+since setting such a key has no effect."""
 
-from collections.abc import Iterable
+import runpy
+import traceback
+from collections.abc import Iterable, Iterator
+from types import FrameType
 
 from ml_collections import ConfigDict
 
@@ -9,6 +13,41 @@ from builders.sections import CHOICES, idle
 from configs.base import base
 
 CHOOSING = {choice.section for choice in CHOICES}
+
+
+def config_of_file(path: str) -> ConfigDict:
+    """The config that a file gives.
+
+    Raises:
+        ValueError: for a file that sets a key to a value of another type.
+    """
+    try:
+        return runpy.run_path(path)["get_config"]()
+    except TypeError as error:
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if frames[-1].f_code is ConfigDict.__setitem__.__code__:
+            raise ValueError(wrong_type(path, frames)) from None
+        raise
+
+
+def wrong_type(path: str, frames: list[FrameType]) -> str:
+    """The sentence for a value of another type, whose assignment is the last of the frames."""
+    section, key, value = (frames[-1].f_locals[name] for name in ("self", "key", "value"))
+    roots = [v for f in frames for v in f.f_locals.values() if isinstance(v, ConfigDict)]
+    names = (name for root in roots for name, found in sections_in(root) if found is section)
+    key, now = ".".join([*filter(None, [max(names, key=len, default="")]), key]), section[key]
+    said = f"{path} sets {key} to {value!r}, and it is"
+    if isinstance(now, ConfigDict):
+        return f"{said} a section; set one of its keys, such as {key}.{next(iter(now))}."
+    return f"{said} of type {type(now).__name__}; give such a value, like its default {now!r}."
+
+
+def sections_in(config: ConfigDict, name: str = "") -> Iterator[tuple[str, ConfigDict]]:
+    """The config itself and all sections in it, with their names."""
+    yield name, config
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from sections_in(value, f"{name}.{key}" if name else key)
 
 
 def check_flags(config: ConfigDict, given: Iterable[str]) -> None:

@@ -9,22 +9,34 @@ weight of the paper's equation 6. All fields of a prediction are affine in the s
 formula combines each of them.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import struct
 from jax import Array
+from jax.core import Tracer
 
 from sde_lib import AffinePath, expand
 from sde_lib.prediction import Cond, PredictFn, Prediction, prediction_of
 from sde_lib.ranges import pair, strength, up_to_one
 
 
-class Wanted(NamedTuple):
-    """A condition with a strength `(B,)` for each example, in place of one scale for all."""
+@struct.dataclass
+class Wanted:
+    """A condition with a strength `(B,)` for each example, in place of one scale for all.
+
+    Raises:
+        ValueError: for a strength that is not finite or above 1e6, if its value is known.
+    """
 
     cond: Cond
     scale: Array
+
+    def __post_init__(self):
+        # Under jit the leaves are traced, and in some of jax's own calls no arrays at all.
+        if isinstance(self.scale, np.ndarray | Array) and not isinstance(self.scale, Tracer):
+            for value in np.ravel(self.scale).tolist():
+                strength(scale=value)
 
 
 def classifier_free(
@@ -62,7 +74,9 @@ def classifier_free(
     everywhere = low == 0.0 and high == float("inf")
 
     def guided(x: Array, t: Array, cond: Cond) -> Prediction:
-        size, (cond, own) = x.shape[0], cond if isinstance(cond, Wanted) else (cond, None)
+        size, own = x.shape[0], None
+        if isinstance(cond, Wanted):
+            cond, own = cond.cond, cond.scale
         wanted = jax.tree.map(lambda v: jnp.broadcast_to(v, (size, *jnp.shape(v)[1:])), cond)
         nobody = jax.tree.map(lambda v, none: jnp.full_like(v, none), wanted, null)
         if own is None and (scale == 1.0 or (scale == 0.0 and everywhere)):

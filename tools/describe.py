@@ -9,7 +9,6 @@ plan for a CPU.
 """
 
 import argparse
-import runpy
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from builders.model import build_model
 from builders.path import build_path
 from builders.places import place
 from builders.training import build_loss, build_optimizer
+from builders.unused import config_of_file
 from data import Scaler, stated_shape
 from losses.denoising import LossFn
 from parallel.mesh import mesh_of
@@ -77,7 +77,7 @@ class Memory(NamedTuple):
 
 
 def load(path: Path) -> ConfigDict:
-    return runpy.run_path(str(path))["get_config"]()
+    return config_of_file(str(path))
 
 
 def network_of(

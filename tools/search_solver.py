@@ -19,7 +19,6 @@ import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
 
 import argparse
 import dataclasses
-import runpy
 from pathlib import Path
 
 import jax
@@ -28,6 +27,7 @@ from builders import own
 from builders.experiment import build, replaced
 from builders.guidance import build_classes
 from builders.places import place
+from builders.unused import config_of_file
 from samplers.schedules.schedule import save
 from sde_lib import example_keys
 from scorefield import open_run
@@ -50,7 +50,7 @@ def digits_task(seed: int, count: int) -> Task:
 
 def network_task(config: str, workdir: str, step: int | None, seed: int, count: int) -> Task:
     """Return the task on the trajectories of a trained network, from draws of its prior."""
-    experiment = build(runpy.run_path(str(place(config)))["get_config"](), reads_data=False)
+    experiment = build(config_of_file(str(place(config))), reads_data=False)
     _, params = restore_ema(experiment, place(workdir).absolute(), step)
     predict, path = experiment.predict(params), experiment.path
     eps, first, parts = experiment.config.sampling.eps, 0, []

@@ -18,7 +18,7 @@ from builders.experiment import build, replaced
 from builders.likelihood import build_flow_solver
 from builders.sampling import build_sampler
 from builders.sections import CHOICES, options, pruned, sections, used
-from builders.unused import check_file, check_flags
+from builders.unused import check_file, check_flags, config_of_file
 from configs.base import base
 from samplers import edm
 from samplers.base import Sampler, State, start
@@ -244,3 +244,33 @@ def test_sections_are_described():
         describe("sampling.langevine", ours)
     with pytest.raises(ValueError, match="did you mean 'sampling'"):
         describe("samplng", ours)
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        (
+            'c.guidance.mask = "left"',
+            r"guidance\.mask to 'left', .* such as guidance\.mask\.keep\.$",
+        ),
+        ('c.sampling.steps = "many"', r"sampling\.steps to 'many', .* int; .* its default 1000\.$"),
+        (
+            "s = c.sampling; s.edm.s_churn = ()",
+            r"sampling\.edm\.s_churn to \(\), .* default 0\.0\.$",
+        ),
+        ('c.seed = "x"', r" seed to 'x', and it is of type int"),
+        ("c.eval.update(features=3)", r"eval\.features to 3, and it is of type tuple"),
+    ],
+)
+def test_a_file_that_sets_a_value_of_another_type(tmp_path, line, words):
+    file = tmp_path / "mine.py"
+    start = (
+        "from configs.base import base\ndef get_config():\n    c = base('vp', 'mlp', 'digits')\n"
+    )
+    file.write_text(f"{start}    {line}\n    return c\n")
+    with pytest.raises(ValueError, match=words) as error:
+        config_of_file(str(file))
+    assert str(error.value).startswith(f"{file} sets ") and "\n" not in str(error.value)
+    file.write_text("def get_config():\n    return len(3)\n")
+    with pytest.raises(TypeError, match="has no len"):
+        config_of_file(str(file))

@@ -237,3 +237,12 @@ def test_a_strength_for_each_example():
     one = lambda x, cond: guided(x[None], t, jax.tree.map(lambda v: v[None], cond)).x0[0]
     for found in (guided(x, t, cond).x0, jax.vmap(one)(x, cond)):
         np.testing.assert_allclose(found[:, 0], [0.5, 2.0, 5.5, -3.0], rtol=1e-12)
+
+
+def test_a_strength_that_no_guide_has_is_refused():
+    """Of each example, where its number is known: as it is made, and not under jit."""
+    for scale in (np.array([1.0, np.nan]), jnp.asarray([1.0, 2e6]), np.array([-np.inf])):
+        with pytest.raises(ValueError, match=r"^scale is .*; it must lie between -1e6 and 1e6"):
+            Wanted(np.zeros(2), scale)
+    wanted = jax.jit(lambda scale: Wanted(jnp.zeros(2), scale).scale)(jnp.asarray([1.0, 2.0]))
+    np.testing.assert_array_equal(wanted, [1.0, 2.0])
