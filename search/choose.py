@@ -22,7 +22,7 @@ from search.candidates import Candidate, candidates
 from search.score import Trajectories, trajectories
 
 # Rounds of the race: the share of the starts on which all are run, and how many candidates stay.
-ROUNDS = ((1 / 16, 64), (1 / 4, 8), (1.0, 1))
+ROUNDS = ((1 / 8, 64), (1 / 2, 8), (1.0, 1))
 
 
 class Choice(NamedTuple):

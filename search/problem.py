@@ -1,7 +1,7 @@
-"""A sampling problem whose trajectories are known: data, exact network, reference and score.
+"""A sampling problem with known trajectories: data, exact network, reference and score.
 
 The data are an equal mixture of N(x_i, s^2 I) over N points, noised as `x_t = x_0 + sigma z`. With
-`v = s^2 + sigma^2` the best denoiser is a formula,
+`v = s^2 + sigma^2` the optimal denoiser has the closed form
 
     D(x, sigma) = m + s^2 / v (x - m),   m = sum_i softmax_i((x . x_i - |x_i|^2 / 2) / v) x_i,
 
@@ -39,15 +39,17 @@ class Problem(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """`ends` `(64, D)`, denoised; `seconds` the solve took, when it was made."""
+    """The denoised `ends` `(64, D)`, and the `seconds` that their solve took."""
 
     ends: np.ndarray
     seconds: float
 
 
 def make_problem(name: str, x: np.ndarray, s: float = 0.05, starts: int = STARTS) -> Problem:
-    """Raises:
-    ValueError: for data that are no finite table `(N, D)`, or an s that is not positive.
+    """The problem of data x `(N, D)`, with starts drawn from a fixed seed.
+
+    Raises:
+        ValueError: for data that are no finite table `(N, D)`, or an s that is not positive.
     """
     x = np.asarray(x, np.float64)
     if x.ndim != 2 or not np.all(np.isfinite(x)):
@@ -68,7 +70,7 @@ def load_problem(data: str) -> Problem:
 
 
 def denoise(problem: Problem, x: np.ndarray, sigma: float) -> np.ndarray:
-    """`D(x, sigma)` for `x` `(B, D)`, in NumPy: for the reference and for peers."""
+    """`D(x, sigma)` for `x` `(B, D)` in NumPy, for the reference and for other libraries."""
     v = problem.s**2 + sigma**2
     share = softmax((x @ problem.x.T - 0.5 * np.sum(problem.x**2, axis=1)) / v, axis=1)
     mean = share @ problem.x
@@ -76,7 +78,7 @@ def denoise(problem: Problem, x: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def predict_fn(problem: Problem, count=None):
-    """The same as a `PredictFn`; `count()` is called at every evaluation really made."""
+    """`denoise` as a `PredictFn`; `count()` is called at every evaluation that is executed."""
     points, half = jnp.asarray(problem.x), jnp.asarray(0.5 * np.sum(problem.x**2, axis=1))
 
     def predict(x, t):
@@ -119,7 +121,7 @@ def solve(problem: Problem, tolerance: float = TOLERANCE) -> np.ndarray:
 
 
 def reference(problem: Problem, folder: Path | None, tolerance: float = TOLERANCE) -> Reference:
-    """End points denoised at 0.002, from the cache if they are there."""
+    """The end points, denoised at sigma = 0.002, from the cache in `folder` if it has them."""
     key = hashlib.sha256()
     for array in (problem.x, problem.starts, np.array([problem.s, tolerance, LAW.t0, LAW.t1])):
         key.update(np.ascontiguousarray(array).tobytes())

@@ -313,7 +313,7 @@ def sharding_of(params: Any) -> Any:
 
 def shapes_of(params: Any) -> Any:
     """Shapes, dtypes and shardings, without the numbers, which a step may take away."""
-    shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+    shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
     return jax.tree.map(shape, params)
 
 
