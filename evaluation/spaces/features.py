@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sde_lib import rows
+
 
 class Features(NamedTuple):
     """Vectors and the id of the space they live in. `values`: (N, d) float64; `probabilities` of
@@ -71,7 +73,7 @@ def accuracy(space: FeatureSpace, images, labels) -> float:
 def flatten_unit(images) -> np.ndarray:
     """Images (N, ...), floats in [0, 1], as rows (N, d) of float64; refuses as `unit_batch`."""
     x = unit_batch(images)
-    return x.reshape(len(x), -1).astype(np.float64)
+    return rows(x).astype(np.float64)
 
 
 def unit_batch(images) -> np.ndarray:
