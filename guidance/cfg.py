@@ -15,7 +15,7 @@ from flax import struct
 from jax import Array
 from jax.core import Tracer
 
-from sde_lib import AffinePath, expand
+from sde_lib import AffinePath, expand, rows
 from sde_lib.prediction import Cond, PredictFn, Prediction, prediction_of
 from sde_lib.ranges import pair, strength, up_to_one
 
@@ -99,8 +99,7 @@ def rescaled(
     path: AffinePath, x: Array, t: Array, mixed: Prediction, x0: Array, rescale: float
 ) -> Prediction:
     """The prediction with x0 brought towards the spread of another one."""
-    axes = tuple(range(1, x.ndim))
-    spread = lambda v: jnp.std(v, axis=axes, keepdims=True)
+    spread = lambda v: expand(jnp.std(rows(v), axis=1), v)
     own = spread(mixed.x0)
     # What has no spread of its own, such as an example of one value, cannot be given one.
     ratio = jnp.where(own > 0.0, spread(x0) / jnp.where(own > 0.0, own, 1.0), 1.0)

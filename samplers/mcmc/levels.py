@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from sde_lib import rows
 from sde_lib.levels import Levels, make_levels
 
 # y `(B, ...)` to log p(level | y) `(B, K)`, up to a constant for each example.
@@ -28,12 +29,11 @@ def mixture_logits(levels: Levels, points: Array, std: float = 0.0) -> LevelLogi
     `v = sigma^2 + std^2`. `points` is `(N, ...)`, of the shape of y. One pass over the `(B, N)`
     squared distances for each level, one level at a time in memory.
     """
-    flat = jnp.asarray(points).reshape(len(points), -1)
+    flat = rows(jnp.asarray(points))
 
     def logits(y: Array) -> Array:
-        rows = y.reshape(y.shape[0], -1)
         # Not |y|^2 - 2 y x + |x|^2, whose digits are lost where y is near a point. A chunk a row.
-        squares = jax.lax.map(lambda row: jnp.sum((row[None] - flat) ** 2, axis=-1), rows)
+        squares = jax.lax.map(lambda row: jnp.sum((row[None] - flat) ** 2, axis=-1), rows(y))
 
         def log_density(sigma):
             v = sigma**2 + std**2
