@@ -148,7 +148,7 @@ def old_keys(name: str) -> dict[str, Any]:
 
 
 def type_of(old: Old) -> type:
-    """The type of the values of an old key: of those that are told, or of the option it is today."""
+    """The type of an old key: that of the option it is today, or of values with other names."""
     name, *method, option = old.places[0].split(".")
     if old.values or not method:
         return bool

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from data.resize import as_pair
 from data.source import Source
 
 # Of data whose section does not say the size, as they come.
@@ -22,9 +23,9 @@ def stated_shape(section: Mapping[str, Any]) -> tuple[int, ...] | None:
 
     Colour, where the channels are not said; without a size that of a well-known data set.
     """
-    size = tuple(section.get("image_size", ()))
+    size = as_pair("image_size", section.get("image_size", ()))
     if size:
-        return (size[0], size[-1], section.get("num_channels", 0) or CHANNELS)
+        return (*size, section.get("num_channels", 0) or CHANNELS)
     name = section["name"] if section["dataset"] == "tfds" else section["dataset"]
     return SHAPES.get(name.partition(":")[0])
 

@@ -44,6 +44,7 @@ def load(
             in another format.
         FileNotFoundError: if the data set is known but not prepared in `path`.
     """
+    size, crop = as_pair("image_size", image_size), as_pair("crop", crop)
     folder = version_folder(name, path)
     # The import is slow, and only this loader needs the package.
     import tensorflow_datasets as tfds
@@ -56,7 +57,6 @@ def load(
         if key not in features:
             raise ValueError(unknown(f"feature of {name}", key, features))
     source = builder.as_data_source(split)
-    size, crop = as_pair("image_size", image_size), as_pair("crop", crop)
     dtype = np.dtype(features[image_key].np_dtype)
     shape = _shape(name, image_key, features[image_key].shape, dtype, size, crop)
 
