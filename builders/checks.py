@@ -4,8 +4,6 @@ Each error is one sentence with the value, the rule, and what to change.
 """
 
 import math
-import numbers
-from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -57,21 +55,11 @@ RANGES = (
     # jax would silently take the last 32 bits of a longer seed.
     ("seed eval.seed", lambda x: 0 <= x < 2**32, "lie in [0, 2**32)"),
 )
-# Keys with several numbers, the allowed counts, and the rule in words.
-SEVERAL = (
-    ("data.crop data.image_size", (0, 1, 2), "be one side, or (height, width)"),
-    ("model.fir_kernel", range(1, 65), "be the taps of a filter, such as (1, 3, 3, 1)"),
-)
 
 
 def check_numbers(config: ConfigDict) -> None:
     """Refuse numbers outside their ranges, and numbers of steps that are no multiples."""
     flat = flatten(config.to_dict())
-    for keys, counts, rule in SEVERAL:
-        for key in keys.split():
-            value = flat.get(key)
-            if value is not None and not several(value, counts):
-                raise ValueError(f"{key} is {value!r}; it must {rule}.")
     for keys, holds, rule in RANGES:
         for key in keys.split():
             if key in flat and not holds(flat[key]):
@@ -86,13 +74,6 @@ def check_numbers(config: ConfigDict) -> None:
             f"training.n_iters is {config.training.n_iters}, which is not a multiple of "
             f"training.n_jitted_steps = {config.training.n_jitted_steps}; make it one."
         )
-
-
-def several(value: Any, counts: Sequence[int]) -> bool:
-    """Whether a value is a tuple or list of numbers, with one of the allowed counts."""
-    if not isinstance(value, tuple | list) or len(value) not in counts:
-        return False
-    return all(isinstance(number, numbers.Real) for number in value)
 
 
 def check_combinations(config: ConfigDict) -> None:

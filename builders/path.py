@@ -5,6 +5,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 import sde_lib
+from builders.aliases import named_today
 from builders.constructors import arguments_of
 from builders.steps import naming
 
@@ -12,8 +13,8 @@ PROGRAM = Path(__file__).resolve().parents[1]
 
 
 def build_path(section: ConfigDict) -> sde_lib.AffinePath:
-    name = section.name.lower()
-    law, numbers = arguments_of("sde", {**section, "name": sde_lib.ALIASES.get(name, name)})
+    name = named_today("sde.name", section.name.lower())
+    law, numbers = arguments_of("sde", {**section, "name": name})
     if "table" in numbers:
         numbers["table"] = table_file(section.table)
     path = law(**numbers)

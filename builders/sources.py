@@ -12,6 +12,7 @@ import restoration
 from builders.aliases import modernised
 from builders.checks import check_classes, check_data, choose
 from builders.constructors import arguments_of
+from builders.steps import naming
 
 MOMENTS_BATCH = 1000
 
@@ -92,7 +93,8 @@ def load_split(name: str, section: ConfigDict, split: str) -> data.Source:
             f"{name}.path is empty; {name}.dataset = {section.dataset!r} reads a file or folder: "
             f"give it with --config.{name}.path=PATH."
         )
-    return data.load(section.dataset, split, **given)
+    with naming(name, given):
+        return data.load(section.dataset, split, **given)
 
 
 def build_second(config: ConfigDict, train: data.Source, reads_data: bool) -> data.Source | None:

@@ -5,8 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-import sde_lib
-from builders.aliases import modernised
+from builders.aliases import modernised, named_today
 from builders.sections import pruned
 from configs.base import base
 from training.workdir import read_config
@@ -31,7 +30,7 @@ def stored_config(workdir: Path) -> ConfigDict:
     stored = tuples(read_config(file))
     try:
         law, network = stored["sde"]["name"], stored["model"]["name"]
-        law = sde_lib.ALIASES.get(law.lower(), law.lower())
+        law = named_today("sde.name", law.lower())
         config = base(law, network, stored["data"]["dataset"], stored["training"]["continuous"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(

@@ -1,5 +1,7 @@
 """Crop and resize images of any number of channels."""
 
+from numbers import Integral
+
 import numpy as np
 from PIL import Image
 
@@ -16,8 +18,10 @@ def as_pair(name: str, size: Size) -> tuple[int, int] | None:
     if not pair:
         return None
     pair = pair * 2 if len(pair) == 1 else pair
-    if len(pair) != 2 or any(side < 1 for side in pair):
-        raise ValueError(f"{name}={size}: give one side, or (height, width), of at least 1 pixel.")
+    if len(pair) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in pair):
+        raise ValueError(
+            f"{name} is {size!r}; it must be one side, or (height, width), of at least 1 pixel."
+        )
     return int(pair[0]), int(pair[1])
 
 

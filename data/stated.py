@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from data.resize import as_pair
 from data.source import Source
 
 # Original shapes of data whose section of the config does not state a size.
@@ -23,9 +24,9 @@ def stated_shape(section: Mapping[str, Any]) -> tuple[int, ...] | None:
     Without `num_channels` images are in colour. Without `image_size` the shape is that of a
     well-known data set.
     """
-    size = tuple(section.get("image_size", ()))
+    size = as_pair("image_size", section.get("image_size", ()))
     if size:
-        return (size[0], size[-1], section.get("num_channels", 0) or CHANNELS)
+        return (*size, section.get("num_channels", 0) or CHANNELS)
     name = section["name"] if section["dataset"] == "tfds" else section["dataset"]
     return SHAPES.get(name.partition(":")[0])
 

@@ -47,6 +47,7 @@ def load(
             another format.
         FileNotFoundError: if the data set is known but not prepared in `path`.
     """
+    size, crop = as_pair("image_size", image_size), as_pair("crop", crop)
     folder = version_folder(name, path)
     # Imported here: the import is slow, and only this loader needs the package.
     import tensorflow_datasets as tfds
@@ -59,7 +60,6 @@ def load(
         if key not in features:
             raise ValueError(unknown(f"feature of {name}", key, features))
     read = records(builder, split)
-    size, crop = as_pair("image_size", image_size), as_pair("crop", crop)
     dtype = np.dtype(features[image_key].np_dtype)
     shape = _shape(name, image_key, features[image_key].shape, dtype, size, crop)
 

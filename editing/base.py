@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -11,7 +10,7 @@ from guidance import GuideFn, energy_guidance
 from operators import named_mask
 from operators.mask import broadcast_mask
 from samplers import Sampler, SampleResult
-from sde_lib import AffinePath
+from sde_lib import AffinePath, total
 from sde_lib.prediction import PredictFn
 from sde_lib.ranges import not_negative, positive
 
@@ -63,6 +62,6 @@ def faithful(path: AffinePath, weight: float, keep: np.ndarray | None, image: Ar
 
     def energy(x0: Array, t: Array) -> Array:
         del t
-        return 0.5 * jnp.sum((x0 - image) ** 2, axis=tuple(range(1, x0.ndim)))
+        return 0.5 * total((x0 - image) ** 2)
 
     return energy_guidance(path, energy, weight, mask=keep)

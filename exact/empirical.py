@@ -29,6 +29,7 @@ import numpy as np
 from flax import struct
 from jax import Array
 
+from sde_lib import rows
 from sde_lib.affine import AffinePath
 from sde_lib.base import expand
 from sde_lib.prediction import PredictFn, prediction_of
@@ -84,15 +85,15 @@ def points(data: np.ndarray, std: float = 0.0, block: int = 1024) -> Points:
         raise ValueError(f"The data have shape {data.shape}; give at least one point, (N, ...).")
     if not std >= 0.0 or block < 1:
         raise ValueError(f"std is {std} and block {block}; take std >= 0 and block >= 1.")
-    flat = data.reshape(len(data), -1)
+    flat = rows(data)
     mean = flat.mean(0, dtype=np.float64)
     if not np.all(np.isfinite(mean)):
         raise ValueError("The data are not finite; leave out what has a nan or an infinity.")
     size, block = len(flat), min(block, len(flat))
     blocks = np.zeros((-(-size // block), block, flat.shape[1]), jnp.result_type(float))
     for k, part in enumerate(blocks):
-        rows = flat[k * block : (k + 1) * block]
-        part[: len(rows)] = rows - mean
+        here = flat[k * block : (k + 1) * block]
+        part[: len(here)] = here - mean
     squares = np.einsum("kmd,kmd->km", blocks, blocks)
     # `jnp.asarray` would hold one more copy of the data on its way.
     return Points(*map(jax.device_put, (blocks, squares)), jnp.asarray(mean), std, size)
@@ -132,7 +133,7 @@ def _centred(path: AffinePath, points: Points, x: Array, t: Array):
     """`y` `(B, D)` about the mean of the data, and `a, sigma, v`, each `(B, 1)`."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     t = jnp.broadcast_to(jnp.asarray(t, dtype), x.shape[:1])
-    flat = x.reshape(x.shape[0], -1).astype(dtype)
+    flat = rows(x).astype(dtype)
     if flat.shape[1] != points.mean.shape[0]:
         raise ValueError(
             f"A state has {flat.shape[1]} values and a point {points.mean.shape[0]}; both must be "

@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 
 from sde_lib.affine import AffinePath
-from sde_lib.base import expand
+from sde_lib.base import expand, rows
 from sde_lib.prediction import PredictFn, prediction_of
 
 
@@ -47,7 +47,7 @@ def moments(data: np.ndarray | Iterable[np.ndarray], rank: int | None = None) ->
         ValueError: for no data, or a rank below 1 or above D.
     """
     batches = [data] if hasattr(data, "shape") else data
-    flats = (np.asarray(v, np.float64).reshape(len(v), -1) for v in batches if len(v))
+    flats = (rows(np.asarray(v, np.float64)) for v in batches if len(v))
     if hasattr(data, "shape") and 0 < len(data) < data[0].size:
         mean, U, variances = _by_svd(next(flats))
     else:
@@ -85,7 +85,7 @@ def gaussian_predict(path: AffinePath, moments: GaussianMoments) -> PredictFn:
 
     def predict(x: Array, t: Array):
         a, c, v, mean, U, L = _at(path, moments, x, t)
-        y, perp = _split(x.reshape(x.shape[0], -1) - a * mean, U)
+        y, perp = _split(rows(x) - a * mean, U)
         x0 = mean + product(a * L / v * y, U.T)
         eps = product(c / v * y, U.T) + (0.0 if perp is None else perp / c)
         return prediction_of(path, x, t, x0.reshape(x.shape), eps.reshape(x.shape))
@@ -104,7 +104,7 @@ def gaussian_flow(
     """
     a_s, c_s, v_s, mean, U, _ = _at(path, moments, x, s)
     a_t, c_t, v_t, _, _, _ = _at(path, moments, x, t)
-    y, perp = _split(x.reshape(x.shape[0], -1) - a_s * mean, U)
+    y, perp = _split(rows(x) - a_s * mean, U)
     moved = a_t * mean + product(jnp.sqrt(v_t / v_s) * y, U.T)
     if perp is not None:
         moved = moved + c_t / c_s * perp

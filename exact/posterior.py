@@ -21,7 +21,7 @@ from scipy.stats import multivariate_normal
 
 from exact import GaussianMoments
 from operators import LinearOperator, dense
-from sde_lib import AffinePath
+from sde_lib import AffinePath, rows
 from sde_lib.base import expand
 from sde_lib.prediction import PredictFn, prediction_of
 
@@ -89,7 +89,7 @@ def mixture_predict(path: AffinePath, data: Mixture) -> PredictFn:
     logs = np.log(data.weights)
 
     def predict(x: Array, t: Array):
-        flat = x.reshape(x.shape[0], -1)
+        flat = rows(x)
         row = flat[:, None]
         a, c = (expand(v, row) for v in path.coeffs(jnp.asarray(t, x.dtype)))
         means, basis, lengths, log = (jnp.asarray(v, x.dtype) for v in (data.means, U, L, logs))

@@ -16,7 +16,7 @@ from flax import struct
 from jax import Array
 from jax.core import Tracer
 
-from sde_lib import AffinePath, expand
+from sde_lib import AffinePath, expand, rows
 from sde_lib.prediction import Cond, PredictFn, Prediction, prediction_of
 from sde_lib.ranges import pair, strength, up_to_one
 
@@ -102,8 +102,7 @@ def rescaled(
 
     Standard deviations are over the values of an example, shapes `(B, ...)`.
     """
-    axes = tuple(range(1, x.ndim))
-    spread = lambda v: jnp.std(v, axis=axes, keepdims=True)
+    spread = lambda v: expand(jnp.std(rows(v), axis=1), v)
     own = spread(mixed.x0)
     # An example of zero spread, such as one of a single value, cannot be rescaled: its ratio is 1.
     ratio = jnp.where(own > 0.0, spread(x0) / jnp.where(own > 0.0, own, 1.0), 1.0)

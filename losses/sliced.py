@@ -16,7 +16,7 @@ from jax import Array
 
 from losses.denoising import LossFn, NetworkFn
 from losses.time_sampling import stratified
-from sde_lib import split
+from sde_lib import rows, split
 from sde_lib.base import SDE
 from sde_lib.noise import rademacher_like
 from sde_lib.simulate import simulate
@@ -71,7 +71,7 @@ def sliced_loss(
             return output if base is None else base(x) + output
 
         terms = sliced_terms(score, x, v)
-        flat = terms.reshape(x.shape[0], -1)
+        flat = rows(terms)
         value = jnp.mean(jnp.mean(flat, -1) if reduce_mean else jnp.sum(flat, -1))
         return value, {"loss": value, "t": t}
 

@@ -26,7 +26,14 @@ from models.embeddings import (
     timestep_embedding,
 )
 from models.layers import Combine, Downsample, Upsample, conv3x3, dense, group_norm
-from models.options import ACTIVATIONS, activation, check_choice, check_dropout, check_sizes
+from models.options import (
+    ACTIVATIONS,
+    activation,
+    check_choice,
+    check_dropout,
+    check_sizes,
+    check_taps,
+)
 from models.pixels import fence
 from models.resample import check_halving
 
@@ -107,6 +114,7 @@ class NCSNpp(nn.Module):
         """Raise ValueError if an option is unknown or images of `shape` (..., H, W, C) misfit."""
         check_sizes(nf=self.nf, num_res_blocks=self.num_res_blocks, num_scales=self.num_scales)
         check_dropout(self.dropout)
+        check_taps(fir_kernel=self.fir_kernel)
         for option, known in CHOICES.items():
             check_choice(option, getattr(self, option), known)
         check_classes(self.num_classes, self.conditional)

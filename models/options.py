@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+import numbers
+from collections.abc import Iterable, Sequence
 
 import jax
 
@@ -26,6 +27,16 @@ def check_sizes(**values: float) -> None:
     for name, value in values.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}; it must be positive and finite.")
+
+
+def check_taps(**values: Sequence[float]) -> None:
+    """Refuses what is no row of numbers, of a filter."""
+    for name, value in values.items():
+        row = value if isinstance(value, tuple | list) else ()
+        if not row or not all(isinstance(tap, numbers.Real) for tap in row):
+            raise ValueError(
+                f"{name} is {value!r}; it must be the taps of a filter, such as (1, 3, 3, 1)."
+            )
 
 
 def check_dropout(rate: float) -> None:

@@ -7,6 +7,7 @@ from jax import Array
 
 from operators.base import SVD, LinearOperator
 from operators.named import read_matrix
+from sde_lib import rows
 
 FULL = jax.lax.Precision.HIGHEST  # not the short products that an accelerator takes by default
 # Singular values below this part of the largest are rounding of float64, and count as zero.
@@ -48,7 +49,7 @@ def times(M: np.ndarray, shape: tuple[int, ...]):
     """`x -> M x` on flattened examples, to that shape."""
 
     def multiply(x: Array) -> Array:
-        flat = x.reshape(x.shape[0], -1)
+        flat = rows(x)
         return jnp.matmul(flat, jnp.asarray(M.T, x.dtype), precision=FULL).reshape(-1, *shape)
 
     return multiply

@@ -20,7 +20,7 @@ from operators import LinearOperator
 from restoration.base import Problem, Restorer, down_the_grid
 from samplers import Sampler, Span, State
 from samplers.base import start
-from sde_lib import AffinePath, expand
+from sde_lib import AffinePath, expand, rows
 from sde_lib.prediction import PredictFn
 
 # Singular values below this part of the largest count as zero: y / s would be mostly rounding.
@@ -63,7 +63,7 @@ def ddrm(
 
     def level(x: Array, t: Array) -> tuple[Array, Array]:
         """`(a, sigma)`, broadcasting to coordinates `(B, k)`."""
-        row = x.reshape(x.shape[0], -1)
+        row = rows(x)
         return expand(path.coeffs(t).a, row), expand(path.sigma(t), row)
 
     def enter(x: Array, t: Array) -> Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from sde_lib import SDE, fold_in, normal_logp, total
+from sde_lib import SDE, fold_in, normal_logp, rows, total
 from sde_lib.prediction import Cond, PredictFn, bound
 
 
@@ -113,7 +113,7 @@ def has_failed(x: Array, failed: Array | bool) -> Array:
 
 def finite(x: Array) -> Array:
     """Which examples of x `(B, ...)` are finite throughout, `(B,)`."""
-    return jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
+    return jnp.all(jnp.isfinite(rows(x)), axis=1)
 
 
 class SampleFn(Protocol):

@@ -26,10 +26,8 @@ from sde_lib.vp import VP
 SDES = {"vp": VP, "subvp": SubVP, "ve": VE, "edm": EDM, "flow": Flow}
 # Laws for given data: `sde.table` names the file of their numbers.
 TABLED = {"kinetic": Kinetic.from_file}
-ALIASES = {"vpsde": "vp", "subvpsde": "subvp", "vesde": "ve"}
 
 __all__ = [
-    "ALIASES",
     "EDM",
     "KINDS",
     "SDE",

@@ -22,6 +22,7 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from evaluation.metrics.errors import mean_and_stderr
+from sde_lib import rows
 
 COPIES = 8  # dequantisations of each training image: fresh noise costs nothing, images are few
 VALUES = 2**20  # of all copies together at most: a larger data set needs fewer copies
@@ -185,7 +186,7 @@ def bits(model: GaussianMixture, x: np.ndarray) -> np.ndarray:
 
 def dequantize(images, levels: int, rng: np.random.Generator) -> np.ndarray:
     """Return integer images (N, ...) as rows x = (u + U) / L, (N, D), U uniform on [0, 1)."""
-    u = np.asarray(images).reshape(len(images), -1)
+    u = rows(np.asarray(images))
     return (u + rng.random(u.shape)) / levels
 
 

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from sde_lib import rows
+
 
 def edge_distance(x: Array, y: Array) -> Array:
     """Mean over scales and windows, `(B,)`, in the units of the images `(B, H, W, C)`.
@@ -67,4 +69,4 @@ def halved(x: Array) -> Array:
 
 
 def mean_of_each(x: Array) -> Array:
-    return jnp.mean(x, axis=tuple(range(1, x.ndim)))
+    return jnp.mean(rows(x), axis=1)

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sde_lib import rows
+
 
 class Features(NamedTuple):
     """Feature vectors `values`, (N, d) float64, and the id of their space.
@@ -79,7 +81,7 @@ def flatten_unit(images) -> np.ndarray:
         ValueError: as `unit_batch`.
     """
     x = unit_batch(images)
-    return x.reshape(len(x), -1).astype(np.float64)
+    return rows(x).astype(np.float64)
 
 
 def unit_batch(images) -> np.ndarray:

@@ -31,7 +31,7 @@ def make_plan(experiment, params: Any, step: int | None) -> dict[str, Any]:
         "dequantize": experiment.scaler.dequantize,
         "seed": config.eval.seed,
         "sampling": experiment.settings.sampling.to_dict(),
-        "guidance": config.guidance.to_dict(),
+        "guidance": experiment.settings.guidance.to_dict(),
         "guide": None if classes is None or classes.own is None else hash_arrays(classes.own),
     }
     if experiment.recipe is not None:

@@ -17,7 +17,7 @@ from evaluation.tasks.sampling import in_shares
 from likelihood.latents import Latents, decode, encode
 from parallel.mesh import by_device
 from samplers.base import SampleResult
-from sde_lib import example_keys, fold_in, split
+from sde_lib import example_keys, fold_in, rows, split
 
 
 def dequantised(experiment, raw: np.ndarray, indices: np.ndarray, seed: int | None = None):
@@ -63,7 +63,7 @@ def decode_codes(
     is nan.
     """
     solver, eps = experiment.flow_solver, experiment.config.likelihood.eps
-    there = np.isfinite(z).all(axis=tuple(range(1, z.ndim)))
+    there = np.isfinite(rows(z)).all(axis=1)
 
     def batch(params, z, cond=None):
         found = decode(experiment.path, experiment.predict(params), z, solver, eps, denoise, cond)

@@ -65,7 +65,7 @@ def report_of(
         **about(experiment, params, step),
         "likelihood": experiment.settings.likelihood.to_dict(),
         "sampling": experiment.settings.sampling.to_dict(),
-        "guidance": config.guidance.to_dict(),
+        "guidance": experiment.settings.guidance.to_dict(),
         "nfe": {},
     }
     if config.eval.enable_loss:

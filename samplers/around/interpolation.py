@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from sde_lib import expand
+from sde_lib import expand, rows
 
 
 def linear(z1: Array, z2: Array, w: Array) -> Array:
@@ -57,7 +57,7 @@ def angle(z1: Array, z2: Array) -> Array:
     `2 atan2(|u1 - u2|, |u1 + u2|)` of unit vectors (Kahan 2006). The arccos of their product would
     lose half of its digits near 0 and pi.
     """
-    u1, u2 = (_unit(z.reshape(z.shape[0], -1)) for z in (z1, z2))
+    u1, u2 = (_unit(rows(z)) for z in (z1, z2))
     return 2.0 * jnp.arctan2(jnp.linalg.norm(u1 - u2, axis=1), jnp.linalg.norm(u1 + u2, axis=1))
 
 

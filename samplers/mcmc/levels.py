@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from sde_lib import rows
 from sde_lib.levels import Levels, make_levels
 
 # Maps y `(B, ...)` to log p(level | y) `(B, K)`, up to a constant for each example.
@@ -28,13 +29,12 @@ def mixture_logits(levels: Levels, points: Array, std: float = 0.0) -> LevelLogi
     `v = sigma^2 + std^2`. `points` is `(N, ...)`, each of the shape of one y. The `(B, N)` squared
     distances are computed once; the levels are processed one at a time to save memory.
     """
-    flat = jnp.asarray(points).reshape(len(points), -1)
+    flat = rows(jnp.asarray(points))
 
     def logits(y: Array) -> Array:
-        rows = y.reshape(y.shape[0], -1)
         # Subtract first: |y|^2 - 2 y x + |x|^2 loses all digits if y is near a point. One row of y
         # at a time bounds the memory.
-        squares = jax.lax.map(lambda row: jnp.sum((row[None] - flat) ** 2, axis=-1), rows)
+        squares = jax.lax.map(lambda row: jnp.sum((row[None] - flat) ** 2, axis=-1), rows(y))
 
         def log_density(sigma):
             v = sigma**2 + std**2

@@ -18,12 +18,12 @@ import likelihood
 import losses
 import samplers
 import sde_lib
-from builders.checks import check_numbers
 from builders.experiment import build
 from builders.likelihood import build_flow_solver, build_likelihood
+from builders.model import build_model
 from builders.path import build_path
 from builders.sections import options
-from builders.sources import data_moments
+from builders.sources import build_data, data_moments
 from builders.training import build_loss, build_preprocessing
 from configs.base import base
 from data import Loader, Scaler, from_array
@@ -296,7 +296,8 @@ def test_tuples_of_another_length(key, value, rule):
     config = base("ve", "ncsnpp", "tfds")
     config.update_from_flattened_dict({key: value})
     with pytest.raises(ValueError, match=rf"^{key} is .*; it {rule}"):
-        check_numbers(config)
+        build_model(config, (32, 32, 3))
+        build_data(config.data)
 
 
 @pytest.mark.parametrize("dataset, words", [("npz", "holdout, path"), ("tfds", "crop.*name, path")])

@@ -78,6 +78,8 @@ def test_plan_knows_nothing_else(file):
     others = {
         "eval__num_samples": 99,
         "likelihood__adams__steps": 9,
+        "guidance__dps__zeta": 0.5,
+        "guidance__mask__keep": "left",
         "seed": 4,
         "eval__batch_size": 7,
     }
