@@ -15,11 +15,10 @@ from ml_collections import ConfigDict
 
 import losses
 import models
-import sde_lib
 from builders.checks import choose
 from builders.model import build_model
+from builders.runs import Asked, other_run, states_of
 from builders.steps import naming
-from builders.stored import stored_config
 from builders.training import build_optimizer, network_of
 from losses.denoising import LossFn
 from sde_lib.prediction import PredictFn
@@ -36,7 +35,7 @@ class Teacher(NamedTuple):
 
 
 def build_teachers(
-    build: Callable, config: ConfigDict, path: sde_lib.AffinePath, shape: tuple[int, ...]
+    build: Callable, config: ConfigDict, shape: tuple[int, ...]
 ) -> dict[str, Teacher]:
     """The teachers of the loss. Their workdirs are read when a training needs them, so that a
     trained run goes without.
@@ -49,47 +48,24 @@ def build_teachers(
             none, or a teacher of other states.
         CheckpointError: on its first use, where the workdir has no checkpoint.
     """
-    make, found = choose("loss.name", config.loss.name, losses.LOSSES), {}
-    for name in losses.needs_of(make).teachers:
-        key = f"loss.{config.loss.name}.{name}"
-        workdir = config.loss[config.loss.name][name]
-        if not workdir:
-            raise ValueError(
-                f"{key} is empty; train a teacher and name its workdir with --config.{key}=DIR."
-            )
-        run = functools.cache(
-            functools.partial(read_teacher, build, key, Path(workdir), config, path, shape)
-        )
-        found[name] = Teacher(
-            lambda params, run=run: run().predict(params),
-            lambda run=run, workdir=workdir: restore_ema(run(), Path(workdir).absolute())[1],
-        )
-    return found
+    name = config.loss.name
+    teachers = losses.needs_of(choose("loss.name", name, losses.LOSSES)).teachers
+    return {each: teacher(build, f"loss.{name}.{each}", config, shape) for each in teachers}
 
 
-def read_teacher(build: Callable, key: str, workdir: Path, config, path, shape) -> Any:
-    """The experiment of a teacher, from its workdir."""
-    try:
-        theirs = stored_config(workdir)
-    except ValueError as error:
-        raise ValueError(f"{key} is {workdir}. {error}") from None
-    if theirs.model.name not in models.MODELS:
-        raise ValueError(
-            f"{key} is {workdir}, whose model.name is {theirs.model.name!r}, which predicts "
-            "nothing of the data; name a run of a network that does."
-        )
-    other = build(theirs, reads_data=False)
-    for name, ours, found in (
-        ("the law", path, other.path),
-        ("data.centered", config.data.centered, theirs.data.centered),
-        ("the shape of an example", shape, other.shape),
-    ):
-        if str(ours) != str(found):
-            raise ValueError(
-                f"{key} is {workdir}, with {name} {found}, and this run has {ours}; both must see "
-                "the same states: name a teacher with this run's."
-            )
-    return other
+def teacher(build: Callable, key: str, config: ConfigDict, shape: tuple[int, ...]) -> Teacher:
+    """The teacher whose workdir is the value of a key."""
+    mend = f"train a teacher and name its workdir with --config.{key}=DIR."
+    asked, workdir = Asked(key, "network that predicts data", models.MODELS, mend), config
+    for part in key.split("."):
+        workdir = workdir[part]
+    if not workdir:
+        raise ValueError(f"{key} is empty; {mend}")
+    run = functools.cache(lambda: other_run(build, asked, workdir, states_of(config, shape)))
+    return Teacher(
+        lambda params: run().predict(params),
+        lambda: restore_ema(run(), Path(workdir).absolute())[1],
+    )
 
 
 class Beside(NamedTuple):

@@ -175,7 +175,7 @@ def assemble(
     """Build an experiment from a checked config, its law and its data."""
     scaler = build_scaler(config.data, train)
     model = build_model(config, train.shape)
-    teachers = build_teachers(build, config, path, train.shape)
+    teachers = build_teachers(build, config, train.shape)
     players = build_players(config, train.shape)
     prepare = build_preprocessing(config.data, scaler, second and build_scaler(config.data, second))
     losses = build_losses(config, path, model, prepare, given_to_loss(teachers, players))

@@ -16,10 +16,11 @@ from jax import Array
 from ml_collections import ConfigDict
 
 import guidance
+import models
 from builders.experiment import Experiment, build
+from builders.runs import Asked, other_run, states_of
 from builders.sections import sections
 from builders.steps import construct
-from builders.stored import stored_config
 from sde_lib.classifier import log_prob
 from sde_lib.prediction import PredictFn
 from training.restore import restore_ema
@@ -29,6 +30,13 @@ from training.restore import restore_ema
 IGNORED = 1e-5
 # Sections that do not concern a classifier itself.
 BESIDE = ("sampling", "likelihood", "eval", "latents", "guidance")
+ASKED = Asked(
+    "guidance.classifier",
+    "classifier",
+    models.CLASSIFIERS,
+    "train a classifier, with a config such as configs/digits_vp_classifier.py, and name its "
+    "workdir.",
+)
 
 
 class Classes(NamedTuple):
@@ -127,39 +135,15 @@ def constructed(section: ConfigDict, make: Callable, **given: Any) -> Callable:
 def load_classifier(experiment: Experiment, workdir: str) -> Experiment:
     """Build the experiment of a classifier from the config in its workdir.
 
+    Sections that do not concern a classifier itself are taken from this run.
+
     Raises:
         ValueError: no workdir is given, or the run there is no classifier for the same states.
     """
-    if not workdir:
-        raise ValueError(
-            "guidance.classifier is empty; train a classifier, with a config such as "
-            "configs/digits_vp_classifier.py, and name its workdir."
-        )
-    if not (Path(workdir) / "config.json").is_file():
-        raise ValueError(
-            f"guidance.classifier is {workdir}, where there is no config.json; name the workdir of "
-            "a run that trained a classifier."
-        )
-    # Sections that do not concern a classifier itself are taken from this run.
     ours = experiment.config.to_dict()
-    config = ConfigDict({**stored_config(Path(workdir)).to_dict(), **{k: ours[k] for k in BESIDE}})
-    other = build(config, reads_data=False)
-    if other.logits is None:
-        raise ValueError(
-            f"guidance.classifier is {workdir}, whose model.name is {config.model.name!r}, no "
-            "classifier; name a run of a config such as configs/digits_vp_classifier.py."
-        )
-    for name, ours, theirs in (
-        ("sde", experiment.config.sde.to_dict(), config.sde.to_dict()),
-        ("data.centered", experiment.config.data.centered, config.data.centered),
-        ("the shape of an example", experiment.shape, other.shape),
-    ):
-        if ours != theirs:
-            raise ValueError(
-                f"The classifier in {workdir} has {name} = {theirs} and this run {ours}; they must "
-                "see the same states: train one with this run's."
-            )
-    return other
+    beside = {name: ours[name] for name in BESIDE}
+    same = states_of(experiment.config, experiment.shape)
+    return other_run(build, ASKED, workdir, same, beside)
 
 
 def check_condition(experiment: Experiment, params: Any) -> None:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 import models
 import sde_lib
 from builders.chains import MEND
-from builders.stored import stored_config
+from builders.runs import Asked, other_run
 from losses.noise_level import levels_of
 from samplers.mcmc.levels import LevelLogitsFn
 from sde_lib.levels import Levels, make_levels
@@ -17,6 +17,9 @@ from training.restore import restore_ema
 
 # The file of such a network in the workdir of an earlier version.
 OLD_FILE = "noise_level/classifier.msgpack"
+ASKED = Asked(
+    "sampling.denoising_mcmc.network", "network of the noise level", models.NOISE_LEVELS, MEND
+)
 
 
 class LevelNetwork(NamedTuple):
@@ -48,25 +51,18 @@ def restored_levels(
             scaling.
         CheckpointError: the other run has no checkpoint.
     """
-    folder, key = Path(workdir), "sampling.denoising_mcmc.network"
-    config = stored_config(folder) if (folder / "config.json").is_file() else None
-    if config is None or config.model.name not in models.NOISE_LEVELS:
-        if (folder / OLD_FILE).is_file():
-            raise ValueError(
-                f"{key} is {workdir}, whose {OLD_FILE} is of an earlier version and is not read "
-                f"any more; {MEND}"
-            )
-        found = f"whose model.name is {config.model.name!r}" if config else "without a config.json"
-        raise ValueError(f"{key} is {workdir}, {found}, no network of the noise level; {MEND}")
-    config.sampling.method = "pc"  # nothing is sampled from that run; a chain would load itself
-    other = build(config, reads_data=False)
-    theirs = other.shape, config.data.centered
-    if theirs != (shape, centered):
+    folder = Path(workdir)
+    ours = {"data.centered": centered, "the shape of an example": shape}
+    try:
+        other = other_run(build, ASKED, workdir, ours)
+    except ValueError:
+        if not (folder / OLD_FILE).is_file():
+            raise
         raise ValueError(
-            f"{key} is {workdir}, with examples of shape {theirs[0]} and data.centered = "
-            f"{theirs[1]}, and this run has {shape} and {centered}; {MEND}"
-        )
+            f"{ASKED.key} is {workdir}, whose {OLD_FILE} is of an earlier version and is not read "
+            f"any more; {MEND}"
+        ) from None
     _, params = restore_ema(other, folder.absolute())
     high, low = (float(other.levels.sigma[i]) for i in (0, -1))
-    levels = make_levels(path, config.model.levels, low, high)
+    levels = make_levels(path, len(other.levels.t), low, high)
     return LevelNetwork(levels, lambda y: other.model.apply({"params": params}, y))

@@ -156,13 +156,13 @@ def test_what_is_missing_is_refused(tmp_path, monkeypatch, change, sentence):
 @pytest.mark.parametrize("kind", ["none", "size", "classifier"])
 def test_a_teacher_that_is_none_is_refused_before_anything_is_written(ours, tmp_path, kind):
     if kind == "none":
-        ours.loss.duel.teacher, sentence = str(tmp_path / "nobody"), "There is no config.json in"
+        ours.loss.duel.teacher, sentence = str(tmp_path / "nobody"), "without a config.json"
     if kind == "size":
-        ours.sde.beta_max, sentence = 15.0, "with the law"
+        ours.sde.beta_max, sentence = 15.0, "which has sde = "
     if kind == "classifier":
         file = tmp_path / "teacher" / "config.json"
         file.write_text(base("vp", "mlp_classifier", "digits").to_json())
-        sentence = "predicts nothing of the data"
+        sentence = "no network that predicts data"
     with pytest.raises(ValueError, match=rf"loss\.duel\.teacher is .*{sentence}"):
         run_training(build(ours), tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()

@@ -124,7 +124,7 @@ def test_sections_of_operators_and_edits():
     assert ours.guidance.blur.to_dict() == {"boundary": "circular", "std": 1.0}
     assert "std: float = 1.0  of a Gaussian kernel in pixels" in describe("guidance.blur", ours)
     assert "read where guidance.operator is 'blur'" in describe("guidance.blur", ours)
-    assert "eta: float = 0.0  noise of the way down" in describe("edit.flow", ours)
+    assert "eta: float = 0.0  noise on the way down" in describe("edit.flow", ours)
     # By default no operator measures and no edit runs, so their sections are pruned.
     assert not {"mask", "blur"} & set(pruned(ours).guidance)
     assert not {"sdedit", "flow"} & set(pruned(ours).edit)

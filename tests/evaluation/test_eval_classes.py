@@ -144,7 +144,7 @@ def test_a_condition_that_is_ignored_is_refused(labelled):
         ({"guidance__method": "classifier"}, "guidance.classifier is empty; train"),
         (
             {"guidance__method": "classifier", "guidance__classifier": "/nowhere"},
-            "guidance.classifier is /nowhere, where there is no config.json",
+            "guidance.classifier is /nowhere, without a config.json",
         ),
     ],
 )
