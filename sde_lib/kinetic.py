@@ -88,7 +88,7 @@ class Kinetic(AffinePath):
         t1: float = 0.999,
         floor: float = FLOOR,
     ) -> "Kinetic":
-        """The law for gamma `(M,)` at the angles theta `(M,)`, measured from the data; see `solve`."""
+        """The law for gamma `(M,)` at the angles theta `(M,)`, from the data; see `solve`."""
         return cls(solve(theta, gamma, scale, floor), t0, t1)
 
     @classmethod
@@ -212,7 +212,7 @@ def solve(theta: np.ndarray, gamma: np.ndarray, scale: float = 1.0, floor: float
 
 
 def rise(table: Table, near: Array, angle: Array) -> Array:
-    """phi at an angle. Both are measured from the data where `near` is true, else from the noise."""
+    """phi at an angle. Both are measured from the data if `near` is true, else from noise."""
     x, width, y, height, d0, d1 = piece(table, near, table.angle, angle)
     part, s = (angle - x) / width, height / width
     rest = part * (1.0 - part)

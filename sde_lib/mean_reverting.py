@@ -6,9 +6,9 @@ sampling, and `a(t) = exp(-int_0^t theta)`:
     dx = theta (mu - x) dt + g dw,    g^2 = 2 theta std^2
     x_t = a x0 + (1 - a) mu + c z,    c = std sqrt(1 - a^2)
 
-`w = x - (1 - a) mu` obeys `w_t = a x0 + c z`, an affine law, so every method for affine laws applies
-to w. The methods of `MeanReverting` are those of w; `mean_reverting_given.py` has the law of x for a
-given mu.
+`w = x - (1 - a) mu` obeys `w_t = a x0 + c z`, an affine law, so every method for affine laws
+applies to w. The methods of `MeanReverting` are those of w; `mean_reverting_given.py` has the law
+of x for a given mu.
 """
 
 import math
@@ -135,8 +135,8 @@ def make_mean_reverting(**numbers) -> MeanReverting:
 def clip_lam(path: MeanReverting, lowest: float = -5.0) -> MeanReverting:
     """The law with a smaller t1, the time where `lam` is `lowest`, if lam at t1 is below `lowest`.
 
-    A step from a much lower lam has a large length h in lam, and its noise form multiplies the error
-    of the noise by `exp(h)`. The released MR sampler clips at -5 too (arXiv 2502.07856).
+    A step from a much lower lam has a large length h in lam, and its noise form multiplies the
+    error of the noise by `exp(h)`. The released MR sampler clips at -5 too (arXiv 2502.07856).
     """
     if path.lam(jnp.asarray(path.t1)) >= lowest:
         return path
@@ -178,8 +178,8 @@ _WHOLE = 0.5 * (
 
 
 def _cosine_time(share: Array) -> Array:
-    """The t at which the area is `share` of the whole. In logarithms the area is nearly linear with a
-    slope of 2 to 3, so a few steps of Newton's method converge to rounding from any start."""
+    """The t at which the area is `share` of the whole. In logarithms the area is nearly linear with
+    a slope of 2 to 3, so a few steps of Newton's method converge to rounding from any start."""
     aim = jnp.log(share) + math.log(_WHOLE)
 
     def newton(_, log_t):

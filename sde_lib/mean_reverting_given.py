@@ -3,8 +3,8 @@
     w = x - b(t) mu,    b = 1 - a
 
 The law of w is affine (`mean_reverting.py`). A state has the same data, noise and score in x and in
-w; only the velocity differs, by `b' mu`. (Luo et al. 2023, arXiv 2301.11699. With this shift, the MR
-sampler of arXiv 2502.07856 is an exponential integrator for an affine law.)
+w; only the velocity differs, by `b' mu`. (Luo et al. 2023, arXiv 2301.11699. With this shift, the
+MR sampler of arXiv 2502.07856 is an exponential integrator for an affine law.)
 """
 
 from collections.abc import Callable
@@ -78,7 +78,8 @@ def from_w(path: AffinePath, mu: Array, w: Array, t: Array) -> Array:
 
 
 def predict_w(path: AffinePath, mu: Array, predict: PredictFn) -> PredictFn:
-    """Turn a prediction function of x, given mu, into one of w. Only the velocity differs, by `b' mu`."""
+    """Turn a prediction function of x, given mu, into one of w. Only the velocity differs, by
+    `b' mu`."""
 
     def shifted(w: Array, t: Array, cond: Cond = None) -> Prediction:
         found = bound(predict, cond)(from_w(path, mu, w, t), t)

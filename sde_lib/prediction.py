@@ -217,9 +217,9 @@ def _velocity_eps_scale(path, t):
 def _edm(sigma_data: float) -> Kind:
     """`x0 = c_skip y + c_out F(c_in y)` with `y = x / a`, `sigma = c / a`.
 
-    The code uses `data = a sigma_data`, c and `norm = sqrt(data^2 + c^2)`, the standard deviation of
-    x, and divides nothing by a. A quotient by a is large where little of the data is left, and its
-    square would overflow.
+    The code uses `data = a sigma_data`, c and `norm = sqrt(data^2 + c^2)`, the standard deviation
+    of x, and divides nothing by a. A quotient by a is large where little of the data is left, and
+    its square would overflow.
     """
 
     def parts(path, t):

@@ -1,10 +1,10 @@
 """States of several parts, each under a law of its own: graphs of nodes and edges, latents, pairs.
 
-A state with parts such as `{"nodes": (B, 9, 4), "edges": (B, 9, 9)}` is packed into one array
-`(B, D)`, and the law of the whole has one coefficient for each of the D coordinates. All code that
-is written with `expand` works with such a state: predictions, losses, samplers in t, likelihood.
-Noise, prior and norms are those of the parts. (Jo, Lee, Hwang 2022, arXiv 2202.02514, is such a model of graphs;
-a law of one part may have noise of its own kind, such as a symmetric one.)
+A state with parts such as `{"nodes": (B, 9, 4), "edges": (B, 9, 9)}` is packed into one array `(B,
+D)`, and the law of the whole has one coefficient for each of the D coordinates. All code that is
+written with `expand` works with such a state: predictions, losses, samplers in t, likelihood.
+Noise, prior and norms are those of the parts. (Jo, Lee, Hwang 2022, arXiv 2202.02514, is such a
+model of graphs; a law of one part may have noise of its own kind, such as a symmetric one.)
 """
 
 import math
