@@ -10,7 +10,7 @@ import os
 import signal
 
 if __name__ == "__main__":
-    # Until `main` runs there is nothing to save, and a traceback of imports says nothing.
+    # Until `main` runs there is nothing to save, and a traceback of imports tells nothing.
     signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
 
 import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
@@ -74,7 +74,7 @@ from training.workdir import claim, flatten
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where a run reads and writes.")
-# Modes that write what a checkpoint makes of some numbers: of samples, or of data examples.
+# Modes that write results for the numbers `--seeds`, of samples or of data examples.
 WRITERS = {
     "sample": run_sampling,
     "encode": run_encode,
@@ -96,7 +96,7 @@ FORCE = flags.DEFINE_bool("force_config", False, "Go on in a workdir of another 
 DESCRIBE = flags.DEFINE_string("describe", None, "A section, such as sampling.edm: tell its keys.")
 flags.mark_flags_as_required(["config", "workdir", "mode"])
 LAST_WORD = threading.Lock()
-# The modes that read a flag which not all of them do.
+# For flags that only some modes read: those modes.
 READ_BY = {
     "seeds": ("sample", "encode", "interpolate"),
     "step": ("eval", *WRITERS),
@@ -138,7 +138,7 @@ def main(argv: list[str]) -> None:
 
 
 def check_read() -> None:
-    """Raises ValueError for a flag that was given and that the mode would ignore."""
+    """Raise ValueError for a flag that was given and that the mode does not read."""
     for name, modes in READ_BY.items():
         if FLAGS[name].present and MODE.value not in modes:
             raise ValueError(
@@ -158,7 +158,7 @@ def workdir() -> Path:
 
 
 def told(error: Exception) -> str:
-    """An error as one line, with what was noted of it on its way."""
+    """An error as one line, with its notes."""
     text = " ".join(str(error).split())
     notes = getattr(error, "__notes__", [])
     if notes and text[-1:] not in (".", "?", "!"):
@@ -167,12 +167,12 @@ def told(error: Exception) -> str:
 
 
 def told_in_job(error: Exception) -> str:
-    """The same in a job of several processes, where an error may be that of another one."""
+    """As `told`, in a job of several processes, where the cause may be in another process."""
     return f"JobError: {lost(error)}" if of_another(error) else told(error)
 
 
 def join_job() -> None:
-    """With --distributed, becomes one process of several; those but the lead are silent."""
+    """With --distributed, join a job of several processes; all but the lead are silent."""
     given = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if not DISTRIBUTED.value:
         if any(value is not None for value in given) or FLAGS["join_timeout"].present:
@@ -187,19 +187,19 @@ def join_job() -> None:
 
 
 def leave(message: str, status: int = 1) -> None:
-    """Ends the program with a message; the first one, where another thread leaves too."""
+    """End the program with a message. If two threads leave, the first message counts."""
     if DISTRIBUTED.value:
         LAST_WORD.acquire()
         part()
     print(message, file=sys.stderr, flush=True)
     if DISTRIBUTED.value:
-        # The usual end would wait for processes that may be gone, or that wait for this one.
+        # The usual end of Python would wait for processes that are gone, or that wait for this one.
         os._exit(status)
     raise SystemExit(status) from None
 
 
 def run(experiment: Experiment, workdir: Path) -> None:
-    """One mode of the program; everything it says goes to the log and to the workdir."""
+    """Run one mode of the program; its output goes to the log and to the workdir."""
     if MODE.value == "train":
         run_training(experiment, workdir, FORCE.value, PROFILE.value)
         return
@@ -234,8 +234,8 @@ def run(experiment: Experiment, workdir: Path) -> None:
 
 
 def to_evaluate(experiment: Experiment, workdir: Path) -> Iterable[tuple[int, Any]]:
-    """Step and parameters of the checkpoints to evaluate: one, all of a range, or with --wait those
-    to come as well."""
+    """Step and parameters of the checkpoints to evaluate: one, all of a range, or with --wait also
+    those that training will still write."""
     section, step = experiment.config.eval, STEP.value
     if WAIT.value and step is not None:
         raise ValueError(f"--step is {step} and --wait takes every checkpoint; leave one.")
@@ -245,12 +245,12 @@ def to_evaluate(experiment: Experiment, workdir: Path) -> Iterable[tuple[int, An
     steps = steps_to_evaluate(section, workdir, step)
     if section.all_ckpts and step is None:
         return restore_in_turn(experiment, workdir, steps)
-    # Of one that was not asked for by its number, the one before will do.
+    # If no number was given and the newest is damaged, the one before is taken.
     return [restore_ema(experiment, workdir, steps[0], or_before=step is None)]
 
 
 def build_writer(experiment: Experiment) -> Callable:
-    """What `--mode sample` writes: samples, restorations or edits."""
+    """The writer of `--mode sample`: for samples, restorations or edits."""
     config = experiment.config
     given = {
         "guidance.method": config.guidance.method if config.guidance.method in METHODS else "",
@@ -286,10 +286,10 @@ def format_row(row) -> str:
 
 
 def quiet() -> None:
-    """Leaves the word to the program, unless --debug is set; each line is said at once.
+    """Silence the logs of libraries unless --debug is set, and write each line at once.
 
-    orbax tells of every save at length; and where one array cannot be read it gives up on the
-    others, each of which then complains to the terminal that nobody waits for it.
+    orbax logs every save at length. If it cannot read one array it abandons the reads of the
+    others, each of which then prints a warning.
     """
     sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
     logging.root.setLevel(logging.WARNING)
@@ -300,7 +300,7 @@ def quiet() -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Turns what absl and ml_collections raise on a bad flag into one sentence."""
+    """Parse the flags; the errors of absl and ml_collections become one sentence."""
     try:
         argv = [with_today(argument) for argument in expand_config_file(argv)]
         sys.argv = argv  # where ml_collections looks for the flags of a config
@@ -317,22 +317,22 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def expand_config_file(argv: list[str]) -> list[str]:
-    """With the path in `--config=~/FILE` as it is meant."""
+    """The arguments with `~` expanded in `--config=~/FILE`."""
     return [re.sub(r"^(--?config=)(~.*)$", lambda m: f"{m[1]}{place(m[2])}", a) for a in argv]
 
 
 def value_of(name: str, argv: list[str]) -> str | None:
-    """What a flag is given among the arguments, before they are parsed; None where it is not."""
+    """The value of a flag in arguments that are not parsed yet; None if the flag is not given."""
     words = [word for argument in argv[1:] for word in argument.split("=", 1)]
     return next((b for a, b in pairwise(words) if a.lstrip("-") == name), None)
 
 
 def check_config_flags(argv: list[str]) -> ConfigDict | None:
-    """The config of the file, without the flags that change it; None where no file is named.
+    """The config of the file, without the flags that change it; None if no file is named.
 
     Raises:
-        ValueError: for a file that is not there, a flag for a key that it does not have, or a key
-            that the file sets and nothing reads.
+        ValueError: for a file that does not exist, a flag for a key that the config does not have,
+            or a key that the file sets and nothing reads.
     """
     path = value_of("config", argv)
     if path is None:

@@ -7,11 +7,11 @@
     run.log_likelihood(run.to_model(run.test.fetch(range(8)))).logp
     run.restore(y, operator, method="mmps", noise_std=0.05, samples=4).x
 
-Every method takes the keys of its config section as keywords, for that call alone. The command
-line draws the same samples: sample i depends on its number and on `eval.seed` alone. States are in
-units of the model unless a docstring says otherwise, and their first axis numbers examples. All
-arrays are NumPy arrays. Sampling, likelihoods and bits/dim compile once for each set of keywords
-and each shape; codes and restorations compile at every call.
+Every method takes the keys of its config section as keywords, which hold for that call only. The
+command line draws the same samples: sample i depends only on its number and on `eval.seed`. States
+are in units of the model unless a docstring says otherwise, and their first axis numbers examples.
+All arrays are NumPy arrays. Sampling, likelihoods and bits/dim compile once for each set of
+keywords and each shape; codes and restorations compile at every call.
 """
 
 import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
@@ -48,8 +48,8 @@ from training.restore import restore_ema
 
 
 class Samples(NamedTuple):
-    """`x` (n, ...) in units of the model; `levels` (n, ...), as the data set has them; `nfe`, the
-    mean number of evaluations of the network; `failed` (n,)."""
+    """`x` (n, ...) in units of the model; `levels` (n, ...), the samples in units of the data set;
+    `nfe`, the mean number of evaluations of the network; `failed` (n,)."""
 
     x: np.ndarray
     levels: np.ndarray
@@ -58,7 +58,8 @@ class Samples(NamedTuple):
 
 
 class Run:
-    """What `open_run` returns: `step` and averaged `params` of a checkpoint, and what they do."""
+    """A trained run, as `open_run` returns it: `step` and averaged `params` of a checkpoint, and
+    methods that use them."""
 
     def __init__(self, workdir: Path, experiment: Experiment, step: int, params: Any):
         self.workdir, self.experiment, self.step, self.params = workdir, experiment, step, params
@@ -85,15 +86,15 @@ class Run:
     @functools.cached_property
     def predict(self) -> PredictFn:
         """`(x, t, cond=None) -> Prediction(x0, eps, score, velocity)`, compiled; for samplers and
-        guides. cond are classes (n,), where the network knows any."""
+        guides. cond are classes (n,), for a network with classes."""
         return jax.jit(self.experiment.predict(self.params))
 
     @property
     def report(self) -> dict[str, Any]:
-        """`report.json`, as the last `--mode eval` left it.
+        """The `report.json` of the last `--mode eval`.
 
         Raises:
-            FileNotFoundError: where none has been written.
+            FileNotFoundError: if no report has been written.
         """
         file = self.workdir / "report.json"
         if not file.is_file():
@@ -101,13 +102,13 @@ class Run:
         return json.loads(file.read_text(encoding="utf-8"))
 
     def to_model(self, raw: Any, indices: Sequence[int] | None = None) -> np.ndarray:
-        """Raw examples (n, ...) in units of the model. Levels are dequantised by uniform noise that
-        belongs to the examples' numbers, 0 to n - 1 if not given."""
+        """Raw examples (n, ...) in units of the model. Levels are dequantised by uniform noise,
+        which depends on the examples' numbers `indices`, by default 0 to n - 1."""
         raw = np.asarray(raw)
         return dequantised(self.experiment, raw, numbers(raw, indices))
 
     def to_levels(self, x: Any) -> np.ndarray:
-        """States (n, ...) as the data set has its examples: the inverse of `to_model`."""
+        """States (n, ...) in units of the data set: the inverse of `to_model`."""
         return to_levels(self.experiment.bits_scaler, np.asarray(x))[0]
 
     def sample(self, seeds: Sequence[int] = range(64), **sampling: Any) -> Samples:
@@ -125,7 +126,7 @@ class Run:
     def log_likelihood(self, x: Any, seed: int = 0, cond: Any = None, **likelihood: Any) -> LogLik:
         """`log p` of states (n, ...) by the flow, in nats, summed over dimensions; keywords are
         keys of `likelihood`. Example i draws its probes from `example_keys(seed, i)`. cond are the
-        classes (n,) that the network is told."""
+        classes (n,) of the examples."""
         experiment = self._with("likelihood", likelihood)
 
         def batch(params, indices, x, *cond):
@@ -161,8 +162,8 @@ class Run:
     def decode(
         self, z: Any, denoise: bool = False, cond: Any = None, **likelihood: Any
     ) -> SampleResult:
-        """States of codes (n, ...), by the same flow backwards; under the classes cond (n,), which
-        may be others than those of the codes: then examples are translated."""
+        """States of codes (n, ...), by the flow backwards, under the classes cond (n,). Under other
+        classes than those of `encode` the examples are translated."""
         experiment = self._with("likelihood", likelihood)
         states = self._states(z)
         return decode_codes(experiment, self.params, states, denoise, *classes_of(cond))
@@ -198,7 +199,7 @@ class Run:
         return self._once(section, values, make)
 
     def _once(self, what: Any, values: dict[str, Any], make: Callable[[], Any]) -> Any:
-        """What `make` returns, made once for these keywords."""
+        """The result of `make`, which is called once for these keywords."""
         key = what, json.dumps(values, sort_keys=True, default=repr)
         if key not in self._kept:
             self._kept[key] = make()
@@ -217,20 +218,20 @@ class Run:
 
 
 def classes_of(cond: Any) -> tuple[np.ndarray, ...]:
-    """What a function of classes is called with besides: nothing where there are none."""
+    """The further arguments of a function that may take classes: none without classes."""
     return () if cond is None else (np.asarray(cond, np.int32),)
 
 
 def open_run(workdir: str | Path, step: int | None = None) -> Run:
-    """Opens a run that was trained, or imported by `tools.import_score_sde`.
+    """Open a run that was trained, or imported by `tools.import_score_sde`.
 
     Args:
-        workdir: where it lies; the config is the one in it.
-        step: of the checkpoint, the latest if not given.
+        workdir: the folder of the run, which holds its config.
+        step: the step of the checkpoint, by default the latest.
 
     Raises:
-        ValueError: where there is no run, or its config is damaged.
-        CheckpointError: where there is no such checkpoint.
+        ValueError: if there is no run, or its config is damaged.
+        CheckpointError: if there is no such checkpoint.
     """
     workdir = Path(workdir).expanduser().absolute()
     experiment = build(stored_config(workdir), reads_data=False)

@@ -1,5 +1,5 @@
-"""Standard output that a run survives: a terminal that closes, a pipe whose reader has gone, a full
-disk under the log, a terminal without the characters of a sentence."""
+"""Standard output whose errors do not end a run: a terminal that closes, a pipe whose reader has
+gone, a full disk under the log, a terminal that lacks a character."""
 
 import io
 from typing import TextIO
@@ -35,15 +35,15 @@ class Lasting(io.TextIOBase):
             return
         try:
             action(self._stream)
-        # Closed already, which is no OSError.
+        # The stream is closed already, which is not an OSError.
         except (OSError, ValueError):
             self._stream = None
 
 
 def lasting(stream: TextIO) -> TextIO:
-    """The stream as one that writes each line at once, shows what it has no character for as its
-    number, and never raises."""
+    """The stream with each line written at once. Characters that it lacks are written as escapes,
+    and it never raises."""
     if isinstance(stream, io.TextIOWrapper):
-        # A file or a pipe would otherwise get it in blocks of kilobytes, and nothing at a kill.
+        # A file or a pipe would otherwise get blocks of kilobytes, and lose the last one at a kill.
         stream.reconfigure(line_buffering=True, errors="backslashreplace")
     return stream if isinstance(stream, Lasting) else Lasting(stream)

@@ -1,6 +1,6 @@
-"""Files that are written whole or not at all: at any moment there is the old one or the new one.
+"""Files that are written whole or not at all: at any moment there is the old file or the new one.
 
-A kill, a full disk or an error inside a write leaves the file that was there before.
+A kill, a full disk or an error during a write leaves the old file.
 """
 
 import contextlib
@@ -16,13 +16,13 @@ import numpy as np
 def writing(path: str | Path) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `path` once all of it is on the disk.
 
-    It is written beside `path`, as `<name>.<process>.part`, which a kill alone leaves behind. What
-    is no regular file, such as a pipe, is written as it is.
+    The content is written beside `path`, to `<name>.<process>.part`, which only a kill leaves
+    behind. If `path` is not a regular file, such as a pipe, the content is written to it directly.
 
     Raises:
-        OSError: where it cannot be written, with a sentence; the file that was there is whole.
+        OSError: with a sentence, if the file cannot be written; the old file is whole.
     """
-    place = Path(os.path.realpath(path))  # of a link, what it leads to
+    place = Path(os.path.realpath(path))  # the target, if `path` is a link
     if place.exists() and not place.is_file():
         with open(place, "wb") as file:
             yield file

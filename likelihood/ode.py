@@ -105,7 +105,7 @@ def augmented(predict: PredictFn, divergence: Divergence, frame: Frame, probes: 
 
 
 def adaptive(key, predict, cond, divergence, frame, z, solver, dims):
-    """A solve of its own for each example: end, integrals `(B, estimates)`, evaluations, failure."""
+    """One solve per example: ends, integrals `(B, estimates)`, evaluations and failures."""
 
     def one(key_i: Array, z_i: Array, cond_i: Cond):
         z_i, told = z_i[None], bound(predict, one_of_batch(cond_i))

@@ -1,7 +1,7 @@
 """Networks: Flax Linen modules called as `module.apply(variables, x, cond, train=False)`.
 
-Those of `MODELS` give something of the shape of x, and with `num_classes` may be told a class by
-`label=`. Those of `CLASSIFIERS` give logits of classes, and those of `NOISE_LEVELS` logits of the
+The output of networks in `MODELS` has the shape of x; with `num_classes` they take a class as
+`label=`. The output of `CLASSIFIERS` is logits of classes, and that of `NOISE_LEVELS` logits of the
 level of the noise.
 """
 
@@ -24,5 +24,5 @@ MODELS = {
 }
 CLASSIFIERS = {"wideresnet": WideResNet, "mlp_classifier": MLPClassifier}
 NOISE_LEVELS = {"noise_level_mlp": NoiseLevelMLP, "noise_level_cnn": NoiseLevelCNN}
-# All tables, by the names with which a loss says what it trains (`losses.needs`).
+# All tables, by the names with which a loss declares the networks that it trains (`losses.needs`).
 TABLES = {"models": MODELS, "classifiers": CLASSIFIERS, "noise_levels": NOISE_LEVELS}

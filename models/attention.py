@@ -33,7 +33,7 @@ class AttnBlockpp(nn.Module):
 
 
 class AttnBlock(nn.Module):
-    """The same without rescaling and with any normalisation, as in DDPM.
+    """As `AttnBlockpp`, without rescaling and with any normalisation, as in DDPM.
 
     `norm` is a function of x that creates its layer in the block.
     """

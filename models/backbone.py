@@ -33,9 +33,9 @@ class ConvMeanPool(nn.Module):
 class ResidualBlock(nn.Module):
     """`shortcut(x) + conv(f(norm(conv(f(norm(x))))))` with convolutions of the given dilation.
 
-    With `down` the block has `features` channels at its end: without dilation it halves the image
-    there, in both branches, by ConvMeanPool; with dilation it keeps the size, and its shortcut is
-    a convolution. Otherwise the shortcut is the identity, and `features` the channels of x.
+    With `down` the output has `features` channels. Without dilation the image is then halved, in
+    both branches, by ConvMeanPool; with dilation the size stays, and the shortcut is a convolution.
+    Without `down` the shortcut is the identity, and `features` is the number of channels of x.
     """
 
     features: int
@@ -51,7 +51,7 @@ class ResidualBlock(nn.Module):
 
 
 class ConditionalResidualBlock(nn.Module):
-    """The same with normalisations that see the label."""
+    """As `ResidualBlock`, with normalisations that depend on the label."""
 
     features: int
     norm: Callable

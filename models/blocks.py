@@ -1,4 +1,4 @@
-"""The residual blocks of DDPM and NCSN++: that of DDPM, and that of BigGAN, which also resamples.
+"""The residual blocks of DDPM and NCSN++: those of DDPM, and those of BigGAN, which also resample.
 
 All are `shortcut(x) + conv(drop(f(norm(conv(f(norm(x))) + W f(temb)))))`, with f the
 nonlinearity. Those of NCSN++ divide the sum by sqrt 2 with `skip_rescale`, which keeps the variance
@@ -23,7 +23,7 @@ from models.pixels import spread
 class ResnetBlockDDPM(nn.Module):
     """The residual block of Ho et al. (2020), appendix B, with any normalisation.
 
-    `norm` is a function of x that creates its layer in the block. Shapes as below.
+    `norm` is a function of x that creates its layer in the block. Shapes as in `ResnetBlockDDPMpp`.
     """
 
     features: int
@@ -77,7 +77,7 @@ class ResnetBlockBigGANpp(nn.Module):
 
     `direction` 'up' or 'down' resamples both branches by two between the first nonlinearity and
     the first convolution, with FIR filters or by nearest and mean. The shortcut is the identity
-    or, where the channels or the size change, a 1x1 convolution. Shapes as above.
+    or, where the channels or the size change, a 1x1 convolution. Shapes as in `ResnetBlockDDPMpp`.
     """
 
     features: int

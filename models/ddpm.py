@@ -1,5 +1,5 @@
 """DDPM, the U-net of Ho, Jain and Abbeel, Denoising diffusion probabilistic models (2020), appendix
-B, as Song et al. (2021) took it over. Its successors are the options of `models/ncsnpp.py`.
+B, in the form of Song et al. (2021). Its successors are the options of `models/ncsnpp.py`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class DDPM(nn.Module):
       scale_by_sigma: divide the output by entry `int(cond)` of the descending list of `num_scales`
         geometric levels from `sigma_max` to `sigma_min`.
       centered: whether x is in [-1, 1]; if not, it is in [0, 1] and the network maps it there.
-      num_classes: classes that it may be told, with `conditional`; 0 for none. See `add_class`.
+      num_classes: the number of classes, with `conditional`; 0 for none. See `add_class`.
       dtype: of the computation. Parameters, statistics of norms, softmax and output are float32.
       remat: recompute the activations inside each block for the gradient, to save memory.
     """

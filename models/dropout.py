@@ -1,8 +1,8 @@
 """Dropout at half the random numbers (Srivastava et al., Dropout, 2014).
 
-On CPUs the words of flax's own, one an entry, take 6 % of the gradient of DDPM for CIFAR-10. Here
-one word decides on two neighbouring channels, by 16 bits each, so the rate is the nearest multiple
-of 2^-16.
+The dropout of flax draws one random word per entry, which on CPUs takes 6 % of the gradient of DDPM
+for CIFAR-10. Here one word decides on two neighbouring channels, by 16 bits each, so the rate is
+the nearest multiple of 2^-16.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ LEVELS = 2**16
 
 
 class Dropout(nn.Module):
-    """Entries of x become zero at `rate`, each by itself; the others grow so that the mean stays.
+    """Entries of x become zero independently at `rate`; the others are scaled so that the mean
+    stays.
 
-    The rng is 'dropout', asked for only if something may be dropped.
+    The rng is 'dropout', used only if something may be dropped.
     """
 
     rate: float

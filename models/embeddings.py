@@ -38,7 +38,7 @@ class GaussianFourierProjection(nn.Module):
     """Sinusoids of random frequency, `[sin(2 pi w u), cos(2 pi w u)]` with w ~ N(0, scale^2).
 
     Tancik et al., Fourier features let networks learn high frequency functions in low dimensional
-    domains (2020); of u = log(sigma) in Song et al. (2021). The frequencies are parameters, so
+    domains (2020); with u = log(sigma) in Song et al. (2021). The frequencies are parameters, so
     that a checkpoint holds them, but receive no gradient.
 
     Input (B,), output (B, 2 * embedding_size), both float32.
@@ -67,9 +67,9 @@ def add_class(
 ) -> jax.Array:
     """The embedding `(B, E)` of a noise level with that of a class added, for use in a module.
 
-    Row `num_classes` of the table stands for no class, which a network knows if it has been trained
-    on it (Ho and Salimans, Classifier-free diffusion guidance, 2022); it is taken where label is
-    None. A network of no classes has no table.
+    Row `num_classes` of the table stands for no class, and is used if label is None. A network has
+    learned that row if classes were dropped in training (Ho and Salimans, Classifier-free diffusion
+    guidance, 2022). A network without classes has no table.
     """
     if not num_classes:
         return embedding
@@ -81,7 +81,7 @@ def add_class(
 
 
 def check_classes(num_classes: int, conditional: bool) -> None:
-    """Raise ValueError for classes that a network without a time embedding cannot be told."""
+    """Raise ValueError for classes in a network without a time embedding."""
     if num_classes and not conditional:
         raise ValueError(
             f"num_classes is {num_classes} and conditional is False; classes enter by the "

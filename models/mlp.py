@@ -1,7 +1,7 @@
 """A residual multilayer perceptron for vectors and for images small enough to be one.
 
 Almost all of its work is matrix multiplication, which a CPU does at its peak rate; small
-convolutions do not come near it. For data of a few dozen dimensions it is the network of choice.
+convolutions are far slower. For data of a few dozen dimensions this network is the best choice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from models.embeddings import GaussianFourierProjection, add_class, timestep_emb
 from models.options import ACTIVATIONS, activation, check_choice, check_dropout, check_sizes
 
 EMBEDDING_TYPES = ("positional", "fourier", "linear")
-# What `embedding_scale = None` stands for. 'linear': log-SNR in [-15, 15] then spans 300 radians
+# The values for `embedding_scale = None`. 'linear': log-SNR in [-15, 15] then spans 300 radians
 # at the fastest sinusoid, against 1000 for a label in [0, 999] under 'positional'.
 EMBEDDING_SCALES = {"positional": 1.0, "fourier": 1.0, "linear": 10.0}
 
@@ -25,9 +25,9 @@ EMBEDDING_SCALES = {"positional": 1.0, "fourier": 1.0, "linear": 10.0}
 def fourier_features(x: jax.Array, multiples: int | tuple[float, ...]) -> jax.Array:
     """Append `sin(2 pi m x)` and `cos(2 pi m x)` for every multiple m to the last axis of `x`.
 
-    Kingma, Salimans, Poole and Ho, Variational diffusion models (2021), appendix C: with fine
-    detail handed to it as an input, a network fits the likelihood of quantised data better
-    (there m = 64 and 128 for data in [-1, 1], sampled at 256 levels).
+    Kingma, Salimans, Poole and Ho, Variational diffusion models (2021), appendix C: given fine
+    detail as an input, a network fits the likelihood of quantised data better (there m = 64 and 128
+    for data in [-1, 1], sampled at 256 levels).
 
     Args:
       x: (..., D).
@@ -46,7 +46,7 @@ class ResidualBlock(nn.Module):
     """`h + W2 drop(f(W1 film(norm(h))))` with `film(u) = u (1 + scale) + shift`.
 
     `scale` and `shift` are linear in the time embedding (Perez et al., FiLM, 2018) and zero at
-    initialisation; `norm` is LayerNorm without parameters of its own, which FiLM supplies.
+    initialisation; `norm` is LayerNorm without parameters, because FiLM has them.
     h: (B, width), embedding: (B, E).
     """
 
@@ -80,7 +80,7 @@ class MLP(nn.Module):
       dropout: rate in each block's hidden layer; active only with `train=True` (rng 'dropout').
       nonlinearity: 'elu', 'relu', 'lrelu' or 'swish'.
       time_dim: size of the noise level's embedding.
-      embedding_type: what `cond`, of shape (B,), is:
+      embedding_type: the meaning of `cond`, of shape (B,):
         'positional': a label in [0, 999], such as `999 t`; sinusoids of it;
         'fourier': a noise level sigma > 0; sinusoids of random frequency of log(sigma);
         'linear': a log-SNR or any other number of moderate size, negative ones too; sinusoids
@@ -90,7 +90,7 @@ class MLP(nn.Module):
         per unit of log sigma). None: 1, 10 and 1. Smaller is smoother in the noise level.
       fourier_features: multiples m for which sin and cos of `2 pi m x` join the input; an integer
         n stands for 1, 2, ..., 2^(n-1). Off by default. See `fourier_features` above.
-      num_classes: classes that it may be told; 0 for none. See `add_class`.
+      num_classes: the number of classes; 0 for none. See `add_class`.
       dtype: of the computation; parameters stay float32.
     """
 
@@ -143,7 +143,8 @@ class MLP(nn.Module):
                 hidden=self.expansion * self.width,
                 nonlinearity=self.nonlinearity,
                 dropout=self.dropout,
-                # The stream's variance grows by a constant over all blocks, whatever the depth.
+                # The variance of the stream grows by the same constant over all blocks at any
+                # depth.
                 out_scale=1.0 / self.depth,
                 dtype=self.dtype,
                 name=f"block_{i}",
@@ -169,7 +170,7 @@ class MLP(nn.Module):
 
 
 class MLPClassifier(MLP):
-    """The same perceptron with logits of `num_classes` classes at its end, float32 (B, K).
+    """The perceptron with logits of `num_classes` classes as its output, float32 (B, K).
 
     `cond` is a noise level sigma > 0, of which the network takes the logarithm.
     """

@@ -1,9 +1,9 @@
 """NCSN++ and DDPM++, the U-nets of Song et al., Score-based generative modeling through
 stochastic differential equations (2021), section 4.4 and appendix H.
 
-One family: every architecture of the paper is a choice of the fields below. NCSN++ is FIR
-resampling, BigGAN blocks, rescaled skips and a residual input pyramid, conditioned on random
-Fourier features of log sigma; DDPM++ has positional embedding, no FIR and no pyramids.
+Every architecture of the paper is a choice of the fields below. NCSN++ has FIR resampling, BigGAN
+blocks, rescaled skips and a residual input pyramid, and is conditioned on random Fourier features
+of log sigma. DDPM++ has a positional embedding, no FIR and no pyramids.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class NCSNpp(nn.Module):
       num_res_blocks: residual blocks a level on the way down; one more on the way up.
       attn_resolutions: image heights at which attention follows (for an image that is not square
         its height alone decides). The middle has attention always.
-      resamp_with_conv: convolve when resampling (only `resblock_type='ddpm'` and residual
-        pyramids know the difference; the latter always convolve).
+      resamp_with_conv: convolve when resampling. Only `resblock_type='ddpm'` uses this field;
+        residual pyramids always convolve.
       conditional: whether the blocks see the noise level.
       fir, fir_kernel: resample with this filter instead of nearest neighbour and mean.
       skip_rescale: divide sums of two branches by sqrt 2.
@@ -68,7 +68,8 @@ class NCSNpp(nn.Module):
         sum of images over all levels; 'residual', from features added over all levels.
       progressive_input: how the downsampled input enters each level: 'none', 'input_skip' (by a
         1x1 convolution, joined by `progressive_combine`, 'sum' or 'cat') or 'residual'.
-      embedding_type: what `cond` is. 'fourier': a noise level sigma, of which the network takes
+      embedding_type: the meaning of `cond`. 'fourier': a noise level sigma, of which the network
+      takes
         the logarithm. 'positional': a label in [0, 999], `999 t` or an integer step.
       fourier_scale: standard deviation of the random frequencies.
       init_scale: of the last convolution in every residual branch and of the output; 0 is 1e-10.
@@ -78,7 +79,7 @@ class NCSNpp(nn.Module):
         `int(cond)` of the descending list of `num_scales` geometric levels from `sigma_max` to
         `sigma_min` under 'positional'.
       centered: whether x is in [-1, 1]; if not, it is in [0, 1] and the network maps it there.
-      num_classes: classes that it may be told, with `conditional`; 0 for none. See `add_class`.
+      num_classes: the number of classes, with `conditional`; 0 for none. See `add_class`.
       dtype: of the computation. Parameters, statistics of norms, softmax and output are float32.
       remat: recompute the activations inside each block for the gradient, to save memory.
     """
@@ -144,7 +145,7 @@ class NCSNpp(nn.Module):
     def embed(self, cond: jax.Array, label: jax.Array | None = None) -> jax.Array | None:
         """(B,) noise levels to (B, 4 nf); None if the network is unconditional."""
         if self.embedding_type == "fourier":
-            # Created even when nothing uses it: the authors' checkpoints then hold it too.
+            # Created even if it is not used, because the authors' checkpoints hold it too.
             project = GaussianFourierProjection(self.nf, self.fourier_scale)
             temb = project(jnp.log(cond.astype(jnp.float32)))
         elif self.conditional:
@@ -218,7 +219,8 @@ class NCSNpp(nn.Module):
     def run(self, module: nn.Module, call, *args):
         """`call(module, *args)`, rematerialised on request.
 
-        The transformation is of the call: one of the class would rename it, and its parameters.
+        The call is transformed, not the class, because a transformed class would rename the
+        parameters.
         """
         return (nn.remat(call) if self.remat else call)(module, *args)
 
@@ -238,7 +240,7 @@ class NCSNpp(nn.Module):
         return module(self.fir, self.fir_kernel, with_conv, features, self.dtype)
 
     def join_input(self, h: jax.Array, pyramid: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Halve the input pyramid and let it enter the features h; returns both."""
+        """Halve the input pyramid and add it to the features h; returns both."""
         if self.progressive_input == "input_skip":
             pyramid = self.resampler(Downsample, False)(pyramid)
             h = Combine(self.progressive_combine, self.dtype)(pyramid, h)

@@ -1,7 +1,7 @@
 """NCSNv2, the networks of Song and Ermon, Improved techniques for training score-based generative
 models (2020), appendix B: one for images below 96 pixels, one up to 128 and one up to 256.
 
-The network does not see the noise level. It is told of it only by the division of its output.
+The network does not see the noise level; only its output is divided by that level.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from models.resample import check_halving
 class Stage(NamedTuple):
     """Two residual blocks on the way down, with `factor * nf` channels.
 
-    The first changes the channels and, if `dilation` is 1, halves the image; that of the first
-    stage of all does neither.
+    The first block changes the channels and, if `dilation` is 1, halves the image. The first block
+    of the first stage does neither.
     """
 
     factor: int
@@ -32,12 +32,12 @@ class Stage(NamedTuple):
 
 
 class NCSNv2(nn.Module):
-    """What the three sizes share; abstract, they add `STAGES` and `REFINED`.
+    """The common part of the three sizes. Abstract: subclasses add `STAGES` and `REFINED`.
 
     Fields:
       nf: channels at full resolution.
       normalization: 'InstanceNorm++', 'VarianceNorm', 'InstanceNorm' or 'GroupNorm'; the RefineNet
-        has none but at its end.
+        has one only at its end.
       nonlinearity: 'elu', 'relu', 'lrelu' (slope 0.2) or 'swish'.
       interpolation: 'bilinear' or 'nearest_neighbor', for the upsampling.
       scale_by_sigma: divide the output by the noise level, entry `int(cond)` of the descending
@@ -112,7 +112,7 @@ class NCSNv2_256(NCSNv2):
 
 
 def check_refinenet(model, shape: tuple[int, ...]) -> None:
-    """Raise ValueError for what no network with `STAGES` can have."""
+    """Raise ValueError for options or shapes that no network with `STAGES` can have."""
     check_sizes(nf=model.nf, num_scales=model.num_scales)
     check_choice("nonlinearity", model.nonlinearity, ACTIVATIONS)
     check_choice("interpolation", model.interpolation, INTERPOLATIONS)
@@ -141,7 +141,7 @@ def expand(model, outputs: list[jax.Array], refine) -> jax.Array:
 def run(model, module: nn.Module, *args):
     """`module(*args)`, rematerialised on request.
 
-    The transformation is of the call: one of the class would rename it, and its parameters.
+    The call is transformed, not the class, because a transformed class would rename the parameters.
     """
 
     def call(module, *args):
@@ -151,7 +151,7 @@ def run(model, module: nn.Module, *args):
 
 
 def scale(model, h: jax.Array, cond: jax.Array) -> jax.Array:
-    """The output, float32, divided by the noise level with `scale_by_sigma`."""
+    """The output in float32, divided by the noise level if `scale_by_sigma` is set."""
     h = h.astype(jnp.float32)
     if not model.scale_by_sigma:
         return h

@@ -1,10 +1,11 @@
-"""Networks that tell how noisy a state is: `y = x0 + sigma z` to logits of the level of sigma.
+"""Networks that estimate how noisy a state is: `y = x0 + sigma z` to logits of the level of sigma.
 
 Kim & Ye 2023 (Denoising MCMC, arXiv 2209.14593) use a small one to move a chain from one noise
-level to another. Both networks here bring y to unit size first and hand on its log size, with
-`size^2 = 1 + mean y^2`: sigma spans four decades, and where it is large it is nearly that size.
+level to another. Both networks here scale y to unit size first and take its log size as a feature,
+with `size^2 = 1 + mean y^2`. Sigma spans four decades, and a large sigma is close to that size.
 
-They take `cond` as other networks do, and do without it: the noise level is what they tell.
+The networks have the argument `cond` of other networks and ignore it, as they estimate the noise
+level themselves.
 """
 
 from __future__ import annotations
@@ -32,10 +33,12 @@ def to_unit_size(y: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 class NoiseLevelCNN(nn.Module):
-    """The paper's: convolutions of 32, 64, 128, 256 channels, average pooling, a linear head.
+    """The network of the paper: convolutions of 32, 64, 128, 256 channels, average pooling, linear
+    head.
 
-    After each convolution pixels are averaged by 2x2 while there are at least two each way, at the
-    end over all that are left. y: (B, H, W, C). Returns float32 logits (B, levels).
+    After each convolution pixels are averaged over 2x2 squares while the image has at least two
+    pixels each way; at the end all remaining pixels are averaged. y: (B, H, W, C). Returns float32
+    logits (B, levels).
 
     Fields:
       levels: number of noise levels.

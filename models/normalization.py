@@ -7,8 +7,8 @@ With mean `m_c` and variance `v_c` of channel c over the pixels, and eps = 1e-5,
     InstanceNorm++    y_c = gamma_c (n_c + alpha_c p_c) + beta_c
     GroupNorm         32 groups, eps = 1e-6
 
-where `p_c` is `m_c` itself normalised over the channels, so that InstanceNorm++ keeps what
-InstanceNorm forgets: how the means of the channels differ (Song and Ermon, Generative modeling by
+where `p_c` is `m_c` normalised over the channels. InstanceNorm++ thus keeps the differences between
+the means of the channels, which InstanceNorm removes (Song and Ermon, Generative modeling by
 estimating gradients of the data distribution, 2019, appendix A).
 
 Statistics and the result before its last cast are float32. Class names and shapes (1, 1, 1, C) are
@@ -52,7 +52,7 @@ def normalization(name: str, dtype: Any) -> Callable[[jax.Array], jax.Array]:
 def conditional_normalization(
     name: str, num_classes: int, dtype: Any
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The same for normalisations `(x, labels)` whose parameters depend on an integer label."""
+    """As `normalization`, for functions `(x, labels)` with parameters for each integer label."""
     check_choice("normalization", name, CONDITIONAL_NORMALIZATIONS)
     return lambda x, labels: ConditionalInstanceNorm2dPlus(num_classes, dtype=dtype)(x, labels)
 

@@ -1,4 +1,4 @@
-"""How an option named in a constructor becomes a value, and how a wrong name is answered."""
+"""Options of networks: values for names, and the refusal of wrong names and numbers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def check_choice(option: str, value: object, known: Iterable[object]) -> None:
 
 
 def check_sizes(**values: float) -> None:
-    """`check_sizes(width=width)` refuses what is not positive and finite."""
+    """`check_sizes(width=width)` refuses a number that is not positive and finite."""
     for name, value in values.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}; it must be positive and finite.")
 
 
 def check_taps(**values: Sequence[float]) -> None:
-    """Refuses what is no row of numbers, of a filter."""
+    """`check_taps(fir_kernel=taps)` refuses anything but a row of numbers."""
     for name, value in values.items():
         row = value if isinstance(value, tuple | list) else ()
         if not row or not all(isinstance(tap, numbers.Real) for tap in row):

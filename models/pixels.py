@@ -1,10 +1,11 @@
 """Values per channel and sums over pixels, each the other's derivative.
 
-A sum over pixels that XLA on a CPU has fused with what is summed runs one channel at a time, with
-strides as long as a pixel; and the gradient of a whole chain of residual blocks may be repeated for
-each sum that reads it. As products with a matrix of ones, forwards and backwards, the same sums run
-at the speed of memory: the gradient of GroupNorm and swish takes a third to a sixth of the time
-(`benchmarks/speed/cpu_cliffs.py`). Accelerators fuse reductions well, and there they stay.
+If XLA on a CPU fuses a sum over pixels with the computation of the summands, the sum runs one
+channel at a time, with strides as long as a pixel, and the gradient of a whole chain of residual
+blocks may be computed again for each sum that reads it. As products with a matrix of ones, forwards
+and backwards, the sums run at the speed of memory: the gradient of GroupNorm and swish takes a
+third to a sixth of the time (`benchmarks/speed/cpu_cliffs.py`). Accelerators fuse reductions well,
+so there the sums are reductions.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def on_cpu() -> bool:
 
 
 def fence(x: jax.Array) -> jax.Array:
-    """x itself, whose gradient on a CPU is computed once and not again in each of its readers."""
+    """x itself; on a CPU its gradient is computed once and not again for each reader."""
     return lax.optimization_barrier(x) if on_cpu() else x
 
 
@@ -57,7 +58,7 @@ class GroupNorm(nn.Module):
     """`(x - mean) / sqrt(var + epsilon) * scale + bias` over groups of channels and all pixels.
 
     Wu and He, Group normalization (2018). The variance is `E[x^2] - E[x]^2`, never negative.
-    Computed in float32 whatever the dtype. Parameters `scale` and `bias` (C,).
+    Computed in float32 for every dtype. Parameters `scale` and `bias` (C,).
     """
 
     num_groups: int

@@ -3,8 +3,8 @@ networks for high-resolution semantic segmentation, 2017; Song and Ermon, 2019, 
 
 A `RefineBlock` joins two resolutions: residual convolution units (RCU) on each input, their sum at
 the higher resolution (MSF, multi-resolution fusion), chained residual pooling (CRP), and RCU again.
-The blocks `Cond...` are those of NCSN. They normalise before each convolution, by the label, and
-pool by mean where the others pool by maximum.
+The blocks `Cond...` are those of NCSN. They normalise before each convolution, with parameters of
+the label, and pool by the mean where the other blocks pool by the maximum.
 
 `act` is the nonlinearity and `norm` a function (x, labels) that creates its layer in the block that
 calls it. Features are (B, H, W, C), labels (B,) integers. Class names and the order in which layers
@@ -31,7 +31,7 @@ SPATIAL = (1, 2)
 def convolve(x: jax.Array, features: int, *, bias: bool = True, dilation: int = 1, dtype: Any):
     """A 3x3 SAME convolution; kernel and bias start uniform within `1 / sqrt(fan_in)`.
 
-    That is PyTorch's default, with which both networks were first trained.
+    This is PyTorch's default, with which both networks were first trained.
     """
     bound = 1 / math.sqrt(9 * x.shape[-1])
 
@@ -83,7 +83,7 @@ class RCUBlock(nn.Module):
 
 
 class CondRCUBlock(nn.Module):
-    """The same with a normalisation before each nonlinearity."""
+    """As `RCUBlock`, with a normalisation before each nonlinearity."""
 
     n_blocks: int
     norm: Callable
@@ -117,7 +117,7 @@ class CRPBlock(nn.Module):
 
 
 class CondCRPBlock(nn.Module):
-    """The same with `p_i = conv(mean_pool(norm(p_{i-1})))`."""
+    """As `CRPBlock`, with `p_i = conv(mean_pool(norm(p_{i-1})))`."""
 
     norm: Callable
     act: Callable
@@ -152,7 +152,7 @@ class MSFBlock(nn.Module):
 
 
 class CondMSFBlock(nn.Module):
-    """The same of the normalised inputs."""
+    """As `MSFBlock`, of the normalised inputs."""
 
     features: int
     interpolation: str
@@ -179,7 +179,7 @@ class RefineBlock(nn.Module):
     """Features at the size of the first of `xs` from one or two inputs; see the top of this file.
 
     The result has `features` channels. A single input is not fused with anything and keeps its
-    channels, which must be `features`; `end` asks for three RCU instead of one after the pooling.
+    channels, which must be `features`. `end` sets three RCU instead of one after the pooling.
     """
 
     features: int
@@ -200,7 +200,7 @@ class RefineBlock(nn.Module):
 
 
 class CondRefineBlock(nn.Module):
-    """The same with the blocks that see the label."""
+    """As `RefineBlock`, with the blocks that depend on the label."""
 
     features: int
     interpolation: str

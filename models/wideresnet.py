@@ -43,7 +43,7 @@ class WideBlock(nn.Module):
         h = nn.Dropout(self.dropout)(act(norm(h)), deterministic=not train)
         h = conv3x3(self.features, dtype=self.dtype)(h)
         if x.shape != h.shape:
-            # Where channels or size change, what is already normalised is what is projected.
+            # Where channels or size change, the shortcut projects the normalised features.
             x = Conv(self.features, (1, 1), (self.stride, self.stride), dtype=self.dtype)(ahead)
         return x + h
 
@@ -54,7 +54,7 @@ class WideResNet(nn.Module):
     Returns float32 (B, num_classes).
 
     Fields:
-      num_classes: how many classes there are.
+      num_classes: the number of classes.
       depth: d, which is 4 more than a multiple of 6.
       widen: k.
       embedding_size, fourier_scale: of the random Fourier features of log sigma.

@@ -1,12 +1,12 @@
-"""How the processes of a job find each other, before jax is told of them.
+"""How the processes of a job find each other, before jax starts its own service.
 
-Process 0 listens at the coordinator's address. Each other process says its number and how many
-there are, and waits for one line: that all are there, or why the job cannot begin. Then jax's own
-service takes the address; the lines between process 0 and the others stay open, so that each hears
-of one that ends without a word (`watch`).
+Process 0 listens at the coordinator's address. Each other process sends its number and the number
+of processes, and waits for one line, which says that all are there or why the job cannot begin.
+Then jax's own service takes the address. The connections between process 0 and the others stay
+open, so that each process learns when another one ends without a message (`watch`).
 
-jax alone would end each process by an abort with a dump of its threads where one is missing, where
-two have the same number, or where they do not agree on how many they are.
+Without this meeting, jax aborts each process with a dump of its threads if a process is missing, if
+two processes have the same number, or if they disagree on the number of processes.
 """
 
 import contextlib
@@ -19,26 +19,27 @@ from collections.abc import Iterable
 from parallel.processes import JobError
 
 GREETING, ALL_HERE = "scorefield: ", "all here"
-# Seconds that process 0 waits for what a caller has to say, and between two calls of a process.
+# Seconds that process 0 waits for the message of a caller, and between two calls of a process.
 PATIENCE, PAUSE = 5.0, 0.1
-NAMED = 10  # missing processes that a sentence counts up
+NAMED = 10  # missing processes that a sentence lists
 Lines = dict[int, socket.socket]
 
 
 def meet(host: str, port: int, count: int, index: int, timeout: float) -> Lines:
-    """Returns when all `count` processes of a job are there; `index` is the number of this one.
+    """Wait until all `count` processes of a job are there; `index` is the number of this process.
 
     Args:
-        host, port: where process 0 listens, on all of its addresses.
-        timeout: seconds that process 0 waits for the others, and each of them for process 0.
+        host, port: the address at which process 0 listens, on all interfaces of its machine.
+        timeout: seconds that process 0 waits for the others, and that each of them waits for it.
 
     Returns:
-        The open lines, by the number of the process at the other end: of process 0 to all others,
-        of another to process 0.
+        The open connections by the number of the process at the other end. Process 0 has one to
+        each other process, and every other process has one to process 0.
 
     Raises:
-        JobError: the same sentence on all processes that have come, where one is missing, two have
-            one number, or their counts differ; where the port is not free; where nobody answers.
+        JobError: with one sentence on all processes that are there, if a process is missing, two
+            have the same number, or their counts differ; if the port is not free; if nobody
+            answers.
     """
     if count == 1:
         return {}
@@ -48,7 +49,7 @@ def meet(host: str, port: int, count: int, index: int, timeout: float) -> Lines:
 
 
 def receive(host: str, port: int, count: int, timeout: float) -> Lines:
-    """Process 0: waits for the others, and tells them how it went."""
+    """Process 0: wait for the others, and send them the result."""
     here: Lines = {}
     deadline = time.monotonic() + timeout
     with listening(host, port) as server:
@@ -75,7 +76,7 @@ def receive(host: str, port: int, count: int, timeout: float) -> Lines:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket on all addresses of this machine, as jax's service has it."""
+    """A socket on all interfaces of this machine, as jax's service opens it."""
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
     try:
@@ -88,7 +89,7 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def admit(caller: socket.socket, here: Lines, count: int) -> None:
-    """Adds a process that called to those that are here; anybody else is passed over."""
+    """Add a process that called to `here`; other callers are ignored."""
     caller.settimeout(PATIENCE)
     match = re.fullmatch("([0-9]{1,9}) of ([0-9]{1,9})", heard(caller))
     if match is None:
@@ -113,23 +114,24 @@ def admit(caller: socket.socket, here: Lines, count: int) -> None:
 
 
 def present(here: Lines) -> Lines:
-    """Those that still wait. A process says nothing more, so what is to be read is its end."""
+    """The processes that still wait. A waiting process sends nothing, so anything to read there is
+    the end of its connection."""
     ended = select.select(here.values(), [], [], 0)[0] if here else []
     return {index: caller for index, caller in here.items() if caller not in ended}
 
 
 def tell(lines: Iterable[socket.socket], said: str) -> None:
-    """Says one line to each; a process that is gone need not know."""
+    """Send one line to each connection; those that are closed are ignored."""
     for line in lines:
         with contextlib.suppress(OSError):
             line.sendall(f"{GREETING}{said}\n".encode())
 
 
 def heard(line: socket.socket) -> str:
-    """The next thing that is said there; "" where it ends, or where none of us speaks."""
+    """The next line of a connection; "" if it has ended, or if the other end is not of a job."""
     said = b""
     with contextlib.suppress(OSError):
-        # Byte by byte: what comes behind the line stays to be heard.
+        # Byte by byte, so that what follows the line stays to be read.
         while len(said) < 2000 and (byte := line.recv(1)) not in (b"", b"\n"):
             said += byte
     text = said.decode(errors="replace")
@@ -137,7 +139,7 @@ def heard(line: socket.socket) -> str:
 
 
 def call(host: str, port: int, count: int, index: int, timeout: float) -> socket.socket:
-    """Another process: calls process 0 until it answers, and waits for its word."""
+    """Every other process: call process 0 until it answers, and wait for its line."""
     deadline, cause = time.monotonic() + timeout, "no answer"
     while time.monotonic() < deadline:
         try:
@@ -147,7 +149,7 @@ def call(host: str, port: int, count: int, index: int, timeout: float) -> socket
             cause = error.strerror or str(error)
         else:
             tell([line], f"{index} of {count}")
-            # Once there, process 0 has begun to count its own time.
+            # From here on process 0 counts the time.
             line.settimeout(timeout + PATIENCE)
             said = heard(line)
             if said == ALL_HERE:

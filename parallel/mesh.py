@@ -1,7 +1,7 @@
 """Where arrays live: a mesh of devices, and how batches and the state are spread over it.
 
 A mesh has two axes. A batch is split over both. The state is whole on every device, or with
-`fsdp` above 1 its large arrays are split over that axis: parameters, their average and the
+`fsdp` above 1 its large arrays are split over that axis. Parameters, their average and the
 optimizer's moments then take 1/fsdp of the memory, and parameters are gathered for each step.
 """
 
@@ -14,22 +14,22 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp")
-# Elements below which an array stays whole: gathering it would cost more than it saves.
+# An array of fewer elements stays whole, because gathering would cost more than it saves.
 SMALL = 2**12
 
 
 def make_mesh(fsdp: int = 1) -> Mesh:
-    """All devices of the job; those of a process are neighbours.
+    """A mesh of all devices of the job; the devices of a process are neighbours.
 
     Raises:
-        ValueError: where `fsdp` does not divide their number.
+        ValueError: if `fsdp` does not divide the number of devices.
     """
-    # TPUs number devices by place and not by process; the loader deals rows out by process.
+    # TPUs number devices by their place, but the loader deals rows out by process.
     return mesh_of(sorted(jax.devices(), key=lambda d: (d.process_index, d.id)), fsdp)
 
 
 def local_mesh() -> Mesh:
-    """The devices of this process alone: programs over it need no other process."""
+    """A mesh of the devices of this process, for programs that need no other process."""
     return mesh_of(jax.local_devices())
 
 
@@ -43,7 +43,7 @@ def mesh_of(devices: list[jax.Device], fsdp: int = 1) -> Mesh:
 
 
 def check_batch(batch_size: int, mesh: Mesh, name: str) -> None:
-    """Raises ValueError where a batch does not divide over the devices."""
+    """Raise ValueError if a batch does not divide over the devices."""
     devices = mesh.devices.size
     if batch_size % devices:
         raise ValueError(
@@ -62,7 +62,7 @@ def split_over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, axis: int = 0) -> dict[str, jax.Array]:
-    """A batch from the host, of which each process holds its share, onto the devices."""
+    """Move a batch from the host to the devices; each process holds its share of the batch."""
     sharding = split_over_batch(mesh, axis)
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
@@ -73,8 +73,8 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, axis: int = 0) -> dict[s
 def state_shardings(tree: Any, mesh: Mesh) -> Any:
     """The sharding of each leaf of a state, of parameters, or of their shapes.
 
-    The longest axis that divides is split over `fsdp`, the last of equals: of a kernel that is its
-    channels out.
+    The longest axis that `fsdp` divides is split, and the last one among equals. For a kernel this
+    is the axis of output channels.
     """
     return jax.tree.map(partial(leaf_sharding, mesh=mesh), tree)
 
@@ -89,11 +89,11 @@ def leaf_sharding(leaf: Any, mesh: Mesh) -> NamedSharding:
 
 
 def gathered(loss: Callable, mesh: Mesh) -> Callable:
-    """The loss of parameters that are split over `fsdp`: gathered before it and in one piece on
-    each device, with a gradient that is summed and split as they are.
+    """The loss for parameters that are split over `fsdp`. They are gathered before the loss, and
+    the gradient is summed and split as the parameters are.
 
-    Without this XLA would be free to split the layers themselves. `loss(params, others, ...)`: the
-    others are gathered too.
+    Otherwise XLA could split the layers themselves. `loss(params, others, ...)`: the others are
+    gathered too.
     """
     if mesh.shape["fsdp"] == 1:
         return loss
@@ -112,7 +112,7 @@ def gathered(loss: Callable, mesh: Mesh) -> Callable:
 
 
 def abstract(make: Callable[[], Any], mesh: Mesh) -> Any:
-    """Shapes and dtypes of what `make` returns, and where on the mesh it shall lie."""
+    """Shapes, dtypes and shardings on the mesh of what `make` returns."""
     shapes = jax.eval_shape(make)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -122,7 +122,7 @@ def abstract(make: Callable[[], Any], mesh: Mesh) -> Any:
 
 
 def localised(tree: Any, mesh: Mesh) -> Any:
-    """Copies of arrays of a job's mesh that are whole on every device of this process."""
+    """Copies of arrays of the job's mesh, each of them whole on every device of this process."""
     if jax.process_count() == 1 and mesh.shape["fsdp"] == 1:
         return tree
     whole = jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree)
@@ -134,13 +134,14 @@ def localised(tree: Any, mesh: Mesh) -> Any:
 def by_device(run: Callable, shared: int, *, together: bool = False) -> Callable:
     """`run(*args)` compiled for the devices of this process, each of which takes its own rows.
 
-    The first `shared` arguments are the same for all examples; of the others, and of each result,
-    the first axis numbers examples. It is a program without collectives: an adaptive solve ends on
-    a device when the examples there have arrived. Rows are filled up to a multiple of the devices.
+    The first `shared` arguments are the same for all examples. The first axis of the other
+    arguments and of each result numbers examples. The program has no collectives, so an adaptive
+    solve ends on a device when its own examples are done. Rows are padded to a multiple of the
+    devices.
 
     Args:
-        together: for a `run` in which examples depend on each other. It is then one program over
-            all rows, which are split where their number divides over the devices.
+        together: for a `run` in which examples depend on each other. Then there is one program over
+            all rows, which are split if the number of devices divides their number.
     """
     mesh = local_mesh()
     devices = mesh.devices.size

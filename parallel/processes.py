@@ -1,6 +1,6 @@
-"""Jobs of several processes: how what each of them made becomes known to all.
+"""Jobs of several processes: operations that share results and errors among the processes.
 
-Every process runs the same program. Process 0, the lead, writes what there is one of.
+Every process runs the same program. Process 0, the lead, writes the files.
 """
 
 import io
@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 
 class JobError(RuntimeError):
-    """The processes of a job did not find together, or lost one of them, or what one of them could
-    not do is known to all. One sentence."""
+    """One sentence: the processes of a job did not meet, one of them is gone, or one of them
+    failed."""
 
 
 def of_another(error: Exception) -> bool:
     """Whether an operation of all processes failed in this one because another one is gone. On CPUs
-    jax raises what Gloo says of that as a plain ValueError."""
+    jax raises the message of Gloo as a plain ValueError."""
     if isinstance(error, jax.errors.JaxRuntimeError):
         return "RESOURCE_EXHAUSTED" not in str(error)
     return isinstance(error, ValueError) and "Gloo" in str(error)
@@ -43,7 +43,7 @@ def is_lead() -> bool:
 
 
 def on_lead(action: Callable[[], T]) -> T | None:
-    """What `action` returns on the lead, None elsewhere; the others wait until it is done.
+    """The result of `action` on the lead, None elsewhere; the others wait until the lead is done.
 
     Raises:
         ValueError, OSError: what `action` raised on the lead, on every process.
@@ -65,10 +65,11 @@ def on_lead(action: Callable[[], T]) -> T | None:
 
 
 def together(action: Callable[[], T]) -> T:
-    """What `action` returns on this process; every process calls it, and it fails on all or none.
+    """The result of `action` on this process. Every process calls it, and it fails on all or none.
 
     Raises:
-        JobError: on every process of a job, where it raised on any; what it raised, if alone.
+        JobError: on every process of a job if `action` raised on any of them. Without a job, the
+            error of `action` itself.
     """
     if jax.process_count() == 1:
         return action()
@@ -87,7 +88,7 @@ def together(action: Callable[[], T]) -> T:
 
 
 def sentence(error: Exception) -> str:
-    """What the others are told of an error of this process; what all know stays as it is."""
+    """The message to the others about an error of this process; a JobError keeps its sentence."""
     if isinstance(error, JobError):
         return str(error)
     said = " ".join(str(error).split())
@@ -95,22 +96,23 @@ def sentence(error: Exception) -> str:
 
 
 def agreed(value: T) -> T:
-    """What the lead has, as JSON keeps it, of a value that processes may see differently."""
+    """The value of the lead, passed through JSON, where processes may have different values."""
     return json.loads(share(json.dumps(value).encode())[0])
 
 
 def each(count: int, make: Callable[[int], Arrays]) -> list[Arrays]:
-    """`[make(0), ..., make(count - 1)]`: every process makes its share of them, and has all.
+    """`[make(0), ..., make(count - 1)]`: every process makes a share of the list and gets all of
+    it.
 
     Raises:
-        JobError: on every process of a job, where one of them could not make its share.
+        JobError: on every process of a job if one of them could not make its share.
     """
     if jax.process_count() == 1:
         return [make(i) for i in range(count)]
     index, processes = jax.process_index(), jax.process_count()
     own = together(lambda: {i: make(i) for i in range(index, count, processes)})
     found: list[Arrays] = []
-    # One of each process at a time, which bounds what is sent at once.
+    # One item of each process at a time, which bounds the memory of a transfer.
     for first in range(0, count, processes):
         parts = share(pack(own[first + index]) if first + index < count else b"")
         found += [unpack(part) for part in parts if part]
@@ -118,10 +120,10 @@ def each(count: int, make: Callable[[int], Arrays]) -> list[Arrays]:
 
 
 def share(own: bytes) -> list[bytes]:
-    """What each process gave, known to all, in the order of the processes."""
+    """The bytes of each process, on every process, in the order of the processes."""
     if jax.process_count() == 1:
         return [own]
-    # Bytes, because what goes through the devices would lose the bits of a float64.
+    # Bytes, because a float64 would lose bits on its way through the devices.
     sizes = multihost_utils.process_allgather(np.asarray([len(own)], np.int32)).reshape(-1)
     padded = np.zeros(max(int(sizes.max()), 1), np.uint8)
     padded[: len(own)] = np.frombuffer(own, np.uint8)

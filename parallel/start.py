@@ -15,7 +15,7 @@ HEARTBEAT = 30
 # jax ends a process whose own time is over by an abort; ours is over before.
 LATER = 3600
 TIMEOUT = 300.0
-# That of the job of this process, once it has joined one.
+# The watch of this process's job, once the process has joined one.
 WATCHES: list[Watch] = []
 
 
@@ -26,20 +26,21 @@ def start(
     timeout: float = TIMEOUT,
     missed: Callable[[str], None] = lambda gone: None,
 ) -> None:
-    """Joins this process to its job.
+    """Join this process to its job.
 
     Args:
-        coordinator: `host:port` of process 0; where all three are None, jax asks the environment
-            (Slurm, Open MPI, Kubernetes, Cloud TPU, ...).
-        count: processes of the job.
-        index: of this one, 0 to count - 1.
+        coordinator: `host:port` of process 0. If coordinator, count and index are None, jax reads
+            the environment (Slurm, Open MPI, Kubernetes, Cloud TPU, ...).
+        count: the number of processes of the job.
+        index: the number of this process, 0 to count - 1.
         timeout: seconds to wait for the others.
         missed: called in another thread with a sentence about a process that has ended without a
-            word. (On a cluster that jax recognises, jax alone knows the others, and nobody calls.)
+            message. On a cluster that jax recognises only jax knows the others, and `missed` is
+            never called.
 
     Raises:
-        JobError: where no environment is recognised, a number is out of range, or the others do
-            not come.
+        JobError: if no environment is recognised, a number is out of range, or the others do not
+            come.
     """
     given = {"--coordinator": coordinator, "--num_processes": count, "--process_id": index}
     missing = [name for name, value in given.items() if value is None]
@@ -73,7 +74,7 @@ def start(
 
 
 def part() -> None:
-    """Says goodbye to the other processes: before an end that passes over the usual one."""
+    """Say goodbye to the other processes, before an exit that skips the usual end of Python."""
     for watch in WATCHES:
         watch.part()
 
@@ -95,7 +96,7 @@ def address(coordinator: str, count: int, index: int) -> tuple[str, int]:
 
 
 def connect(coordinator: str | None, count: int | None, index: int | None, timeout: float) -> None:
-    """`jax.distributed.initialize`, left behind in a thread of its own when the time is over."""
+    """`jax.distributed.initialize` in a thread, which is left behind when the time is over."""
     raised = []
 
     def initialize() -> None:

@@ -1,8 +1,8 @@
-"""A process of a job that ends without a word, killed or out of memory, is missed at once.
+"""Notices at once when a process of a job ends without a message, killed or out of memory.
 
-An operation of all processes fails when one of them is gone, and that is told. One that computes by
-itself meanwhile would be aborted by jax with a dump of its threads, when a heartbeat of the other
-has been missing for long enough, or at once where process 0 is gone.
+An operation of all processes fails when one of them is gone, and that error is reported. A process
+that computes by itself would be aborted by jax with a dump of its threads: when a heartbeat has
+been missing for long enough, or at once if process 0 is gone.
 """
 
 import os
@@ -20,12 +20,12 @@ class Watch:
 
     Args:
         lines: see `meet`.
-        missed: called once, in another thread, with the sentence about a process that is gone.
+        missed: called once, in another thread, with a sentence about a process that is gone.
     """
 
     def __init__(self, lines: Lines, missed: Callable[[str], None]):
         self._lines, self._missed = dict(lines), missed
-        # A child that is forked is another process: the goodbye at its end is not that of this one.
+        # A forked child is another process, and must not say goodbye for this one at its end.
         self._owner = os.getpid()
         for line in lines.values():
             line.settimeout(None)
@@ -33,7 +33,7 @@ class Watch:
             threading.Thread(target=self._listen, daemon=True).start()
 
     def part(self) -> None:
-        """Says goodbye: what comes now is an end in order, or one of which this process speaks."""
+        """Say goodbye: the end that follows is regular, or this process reports it itself."""
         if os.getpid() == self._owner:
             tell(self._lines.values(), GOODBYE)
 
@@ -49,6 +49,6 @@ class Watch:
                     f"Process {index} of the job ended without a word, killed or out of memory; "
                     "start all of them again, and the run goes on from its last checkpoint."
                 )
-                tell(waiting.values(), gone)  # of process 0: to those that have no line to it
+                tell(waiting.values(), gone)  # process 0 tells the others, which are not connected
                 self._missed(gone)
                 return
