@@ -5,8 +5,8 @@
     python -m tools.search_solver --nfe 5 8 10 --config configs/digits_edm.py --workdir runs/digits
 
 With --workdir alone the solver is for the trained network of that run and for nothing else: all
-published solvers on many grids are compared, the nodes of the best kinds are refined by gradient,
-and fresh trajectories decide (`search/improve.py`). The result is kept in the workdir, where
+published solvers on many grids are compared, nodes and weights of the best kinds are fitted by
+gradient, and fresh trajectories decide (`search/improve.py`). The result is kept in the workdir, where
 sampling.method=own finds it.
 
 The other two forms search for schedules (`search/run.py`). With --data digits the networks are
