@@ -10,8 +10,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
+from jax.flatten_util import ravel_pytree
+from scipy.optimize import minimize
 
 from samplers.base import sample
 from samplers.exponential.weighted import by_rows
@@ -20,6 +21,9 @@ from samplers.schedules.recipe import Recipe, method_of, times
 from sde_lib import AffinePath, rms
 from search.refine import FLOOR
 from search.score import Trajectories
+
+# The loss of numbers whose run is not finite: the line search comes back from there.
+REFUSED = 1e3
 
 
 class Knobs(NamedTuple):
@@ -65,26 +69,24 @@ def fit_weights(
 
 
 def descend(loss: Callable, knobs: Knobs, data: tuple[Array, ...], steps: int) -> Knobs:
-    """The best of `steps` iterates of L-BFGS with a line search. A step that is not finite ends the
-    descent."""
-    solver = optax.lbfgs(memory_size=20)
+    """The best of at most `steps` iterates of L-BFGS, by SciPy. Its line search ends the descent
+    where rounding hides any further fall of the loss."""
+    flat, unravel = ravel_pytree(knobs)
+    slope_of = jax.jit(jax.value_and_grad(lambda v, data: loss(unravel(v), *data)))
+    best = [np.inf, flat]
 
-    @jax.jit
-    def step(carry, data):
-        knobs, state, best, least = carry
-        value_of = lambda knobs: loss(knobs, *data)
-        value, slope = optax.value_and_grad_from_state(value_of)(knobs, state=state)
-        better = value < least
-        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), knobs, best)
-        move, state = solver.update(
-            slope, state, knobs, value=value, grad=slope, value_fn=value_of
-        )
-        return optax.apply_updates(knobs, move), state, best, jnp.minimum(value, least)
+    def at(v: np.ndarray) -> tuple[float, np.ndarray]:
+        given = jnp.asarray(v, flat.dtype)
+        value, slope = slope_of(given, data)
+        if not np.isfinite(value) or not np.all(np.isfinite(slope)):
+            return REFUSED, np.zeros_like(v)
+        if value < best[0]:
+            best[:] = float(value), given
+        return float(value), np.asarray(slope, np.float64)
 
-    carry = knobs, solver.init(knobs), knobs, jnp.asarray(jnp.inf, knobs.gaps.dtype)
-    for _ in range(steps):
-        carry = step(carry, data)
-    return carry[2]
+    options = {"maxiter": steps, "maxcor": 20, "ftol": 1e-7, "gtol": 1e-6}
+    minimize(at, np.asarray(flat, np.float64), jac=True, method="L-BFGS-B", options=options)
+    return unravel(best[1])
 
 
 def rows_of(path: AffinePath, recipe: Recipe, eps: float) -> np.ndarray:
@@ -123,9 +125,7 @@ def without_noise(rows: np.ndarray, a: np.ndarray, c: np.ndarray) -> np.ndarray:
     return found
 
 
-def fit_kinds(
-    ranked: list[Recipe], fit: Callable[[Recipe], Recipe], count: int
-) -> list[Recipe]:
+def fit_kinds(ranked: list[Recipe], fit: Callable[[Recipe], Recipe], count: int) -> list[Recipe]:
     """The best recipe of each of the first `count` kinds, fitted. Recipes that differ in their
     nodes alone are one kind, as their fits end near each other. Methods of several evaluations a
     step are passed over."""

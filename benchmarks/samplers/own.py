@@ -1,7 +1,7 @@
 """Rows of the sampler benchmark for solvers that are measured on the problem's own network.
 
 `search.choose` compares solvers on 32 trajectories from other starts than those that are scored.
-With `refine`, `search.improve` also fits nodes and weights, on 128 starts, and decides on 64 others.
+With `refine`, `search.improve` also fits nodes and weights on 128 starts, and 64 others decide.
 """
 
 from collections.abc import Callable

@@ -62,15 +62,16 @@ def test_without_weights_it_is_ddim_whose_rows_have_one_weight():
     np.testing.assert_allclose(rows, np.eye(4, 5, 1) + np.eye(1, 5), atol=1e-9)
 
 
-def test_a_linear_flow_is_met_to_rounding():
-    """The flow of a Gaussian is one factor, which the weights of three evaluations can express."""
+def test_a_linear_flow_is_met():
+    """The flow of a Gaussian is one factor, which the weights of three evaluations can express. A
+    distance below `FLOOR` counts as none."""
     predict, x = Gaussian.scalar(0.0, 0.8).predict(LAW), starts(LAW, 8)
     exact = x * np.sqrt((0.8**2 + EPS**2) / (0.8**2 + LAW.t1**2))
     known = trajectories(LAW, predict, x, EPS)._replace(ends=exact)
     first = recipe_of(steps=3, order=2, form="data")
     error = lambda r: np.max(np.abs(run_recipe(LAW, r, EPS)(KEY, predict, x).x / exact - 1.0))
     assert error(first) > 0.05
-    assert error(fit_weights(LAW, known, first, EPS, 100)) < 1e-5
+    assert error(fit_weights(LAW, known, first, EPS, 100)) < 1e-4
 
 
 def test_a_fit_carries_over_to_other_starts():
@@ -89,9 +90,9 @@ def test_a_fit_carries_over_to_other_starts():
 
 
 def test_rows_that_cannot_be_run_are_refused():
-    with pytest.raises(ValueError, match="row 1 the numbers.*must have 3"):
+    with pytest.raises(ValueError, match=r"row 1 the numbers.*must have 3"):
         samplers.weighted(LAW, [[1.0, 1.0], [1.0, 1.0]])
-    with pytest.raises(ValueError, match="row 0 .*finite"):
+    with pytest.raises(ValueError, match=r"row 0 .*finite"):
         samplers.weighted(LAW, [[1.0, np.nan]])
     ts = samplers.make_grid("karras", LAW, 3, EPS)
     with pytest.raises(ValueError, match="1 rows and the grid has 3 steps"):
