@@ -108,6 +108,8 @@ def meant_for(experiment: Experiment) -> str:
 
 def named(recipe: Recipe) -> str:
     """A recipe in a few words."""
-    options = ", ".join(f"{key} {value}" for key, value in recipe.options.items())
+    weights = recipe.predictor == "weighted"
+    told = {"steps": len(recipe.lam) - 1} if weights else recipe.options
+    options = ", ".join(f"{key} {value}" for key, value in told.items())
     end = ", with the last denoising" if recipe.denoise else ""
     return f"{recipe.predictor} ({options}){end}" if options else f"{recipe.predictor}{end}"

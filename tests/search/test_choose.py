@@ -17,7 +17,6 @@ from samplers.schedules.recipe import Recipe, load_recipe, run_recipe, save_reci
 from sde_lib import EDM, VP
 from search import candidates as pool
 from search.choose import choose, race, spread
-from search.nodes import refine_kinds, refine_nodes
 from search.score import Trajectories, trajectories
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -117,20 +116,6 @@ def test_the_choice_carries_over_to_other_starts_and_beats_each_usual_solver(cho
     ]
     assert len(usual) >= 8
     assert error_of(found[ranked[0]].recipe) < 0.7 * min(map(error_of, usual))
-
-
-def test_refined_nodes_stay_in_order_and_lessen_the_error(chosen):
-    known, found, _ = chosen
-    lam = tuple(np.linspace(*found[0].recipe.lam[:: len(found[0].recipe.lam) - 1], 7))
-    first = Recipe("dpm_multistep", {"order": 2, "form": "noise"}, lam)
-    (better,) = refine_kinds([first, first], lambda r: refine_nodes(LAW, known, r, 60, 0.05), 4)
-    assert better.lam[0] == lam[0]
-    assert better.lam[-1] == lam[-1]
-    assert np.all(np.diff(better.lam) > 0.0)
-    error = lambda r: np.mean(
-        np.log(np.abs(run_recipe(LAW, r, EPS)(KEY, PREDICT, known.x).x - known.ends))
-    )
-    assert error(better) < error(first) - 0.5
 
 
 def test_conditions_go_with_their_starts():
