@@ -1,33 +1,33 @@
-"""How deeply the objects of a pickle are nested, told before any of them is made.
+"""How deeply the objects of a pickle are nested, computed before any object is made.
 
-Python hashes and prints tuples by recursion: a key of two million nested tuples, a file of two
+Python hashes and prints tuples by recursion, so a key of two million nested tuples, a file of two
 megabytes, ends the interpreter with a segmentation fault. A pickle is a program for a stack
-machine, and depths can be computed on that stack in place of the objects.
+machine. This module runs the program with depths on the stack in place of objects.
 """
 
 import pickle
 import pickletools
 from typing import BinaryIO
 
-DEEPEST = 100  # of the states of networks, about ten
+DEEPEST = 100  # the states of networks have a depth of about ten
 MARK = [-1]
 PUTS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 GETS = {"GET", "BINGET", "LONG_BINGET"}
-# These put their other arguments into the first one.
+# Instructions that put their other arguments into the first one.
 FILL = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}
-# And these leave it as it is.
+# Instructions that leave the stack as it is.
 KEEP = {"DUP", "BINPERSID", "POP", "POP_MARK", "STOP"}
 
 
 def check_depth(file: BinaryIO, deepest: int = DEEPEST) -> None:
-    """Goes through the pickle that begins here, and back to its beginning.
+    """Check the pickle that begins at the position of the file, and return to that position.
 
-    What is put into a list or dict that is inside another object already does not count there:
-    lists and dicts have no hash, and Python ends their recursion with an error.
+    If a list or dict is filled after it was put into another object, the depth of the other object
+    is not raised. Lists and dicts have no hash, and Python ends their recursion with an error.
 
     Raises:
-        ValueError: where an object holds others, and these others, deeper than `deepest`.
-        pickle.UnpicklingError: where the pickle is cut short or damaged.
+        ValueError: if objects are nested more deeply than `deepest`.
+        pickle.UnpicklingError: if the pickle is cut short or damaged.
     """
     begin, stack, memo = file.tell(), [], {}
     try:
@@ -49,8 +49,9 @@ def check_depth(file: BinaryIO, deepest: int = DEEPEST) -> None:
 
 
 def step(code: pickletools.OpcodeInfo, stack: list[list[int]]) -> int:
-    """Does to a stack of depths what an instruction does to that of the objects; the depth of what
-    the instruction makes. A depth is a list of one number, which rises when its object is filled.
+    """Run an instruction on a stack of depths; return the depth of the object that it makes.
+
+    A depth is a list of one number, which rises when the object is filled.
     """
     taken = [kind.name for kind in code.stack_before]
     held = []

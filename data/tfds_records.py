@@ -1,8 +1,7 @@
-"""Records of a prepared TFDS data set by their number, with the file in the sentence where one
-cannot be read.
+"""Records of a prepared TFDS data set by their number; errors name the file and the example.
 
-array_record keeps a hash of every record, which it compares at each reading. What TFDS and the
-library then raise is of many kinds, and names neither the file nor the example.
+array_record keeps a hash of every record and compares it at each read. The errors that TFDS and the
+library then raise are of many kinds, and name neither the file nor the example.
 """
 
 import pathlib
@@ -14,14 +13,14 @@ MEND = "copy it again, or remove the folder and prepare it again"
 
 
 def described(folder: pathlib.Path, load: Callable[[], Any]) -> Any:
-    """The builder of a prepared data set, `load()`, whose descriptions have been read.
+    """The builder of a prepared data set, `load()`, with its descriptions read.
 
     Raises:
-        ValueError: where they cannot be.
+        ValueError: if the descriptions cannot be read.
     """
     try:
         builder = load()
-        # Both are read when they are asked for.
+        # Both descriptions are read when they are first used.
         for split in builder.info.splits.values():
             _ = split.file_instructions
         list(builder.info.features)
@@ -39,11 +38,11 @@ def reader(source: Sequence[Record], parts: Sequence[Any], split: str) -> Callab
     """`indices -> records` of a data source, in that order.
 
     Args:
-        source: what TFDS serves by index.
-        parts: the `file_instructions` of the split, whose examples follow each other.
-        split: as a sentence calls it.
+        source: the data source of TFDS, indexed by number.
+        parts: the `file_instructions` of the split; the examples of the parts are consecutive.
+        split: the name of the split in error sentences.
 
-    The function raises ValueError for a record that cannot be read, with its file.
+    The function raises ValueError for a record that cannot be read, with the name of its file.
     """
 
     def read(indices: Sequence[int]) -> list[Record]:

@@ -80,8 +80,8 @@ def load(path: Path) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes arrays for tensors, and nothing of what else the pickle asks for, which is looked
-    through first."""
+    """An unpickler that makes arrays for tensors and placeholders for all else. The depth of the
+    pickle is checked first."""
 
     def __init__(self, file: BinaryIO):
         check_depth(file)

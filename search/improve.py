@@ -34,10 +34,10 @@ def improve(
 
     Args:
         x: starts at `path.t1` on which solvers are chosen and fitted, `(K, ...)`.
-        fresh: other starts, which decide between what was fitted and what was not.
+        fresh: other starts, which decide between the fitted recipes and the chosen one.
         cond: the conditions of `x` and of `fresh`.
-        kinds: how many kinds of solver are fitted.
-        steps: of L-BFGS, for each kind.
+        kinds: the number of kinds of solver that are fitted.
+        steps: the largest number of iterations of L-BFGS for each kind.
 
     Raises:
         ValueError: as `search.choose.choose`.

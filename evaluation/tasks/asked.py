@@ -1,7 +1,8 @@
-"""What an evaluation is asked for and cannot make: refused, or told, before anything is drawn.
+"""Requests that an evaluation cannot fulfil: refused or reported before anything is drawn.
 
-Distances are taken in spaces of features, of examples whose range is known: of levels, images or
-not. Each metric states the fewest examples that it takes (`evaluation/metrics/table.py`).
+Distances are taken in spaces of features. They need data of a known range, that is, data with
+levels, images or not. Each metric states the fewest examples that it takes
+(`evaluation/metrics/table.py`).
 """
 
 from typing import Any
@@ -9,22 +10,22 @@ from typing import Any
 from data import Source
 from evaluation.metrics.table import METRICS, STATISTICS_SAMPLES
 
-# What a config asks for that says nothing of it.
+# The usual values of these keys; they do not count as a request.
 USUAL = {"features": ("pixels",), "metrics": ("frechet", "kid", "mmd"), "statistics": ""}
 
 
 def measured(experiment: Any) -> bool:
-    """Whether samples are compared with data: these have levels, and so a range that is known."""
+    """Whether samples are compared with data: only for data with levels, whose range is known."""
     return experiment.train.levels > 0
 
 
 def check_asked(experiment: Any) -> None:
-    """Refuses distances that were asked for by name and cannot be taken; tells what else is left
-    out, a line each.
+    """Refuse distances that are named in the config and cannot be taken; print a line for each that
+    is left out by default.
 
     Raises:
-        ValueError: for continuous data where `eval` names features, metrics or statistics that are
-            not the usual ones, or splits that are smaller than a metric takes.
+        ValueError: for continuous data if `eval` names features, metrics or statistics other than
+            the usual ones, or for splits that are smaller than a metric takes.
     """
     section, train = experiment.config.eval, experiment.train
     if section.bounds and not section.enable_bpd:
@@ -48,11 +49,11 @@ def check_asked(experiment: Any) -> None:
 
 
 def check_sizes(section: Any, splits: dict[str, Source]) -> None:
-    """Refuses metrics for which a split is too small: `eval.reference`, to which distances are; or
-    the other one, of which as many real images are compared as samples.
+    """Refuse metrics for which a split is too small. The split is `eval.reference`, to which
+    distances are taken, or the other one, of which as many real images are compared as samples.
 
     Raises:
-        ValueError: with each such metric and its number, and the metrics that fit.
+        ValueError: with each such metric and the number that it needs, and the metrics that fit.
     """
     to, other = section.reference, "train" if section.reference == "test" else "test"
     sizes = {to: splits[to].size, other: min(splits[other].size, section.num_samples)}
@@ -73,14 +74,14 @@ def check_sizes(section: Any, splits: dict[str, Source]) -> None:
 
 
 def needs(section: Any) -> dict[str, tuple[int, int]]:
-    """The fewest samples, and images of the reference, that each distance takes."""
+    """The least number of samples, and of reference images, for each distance."""
     found = {name: (METRICS[name].samples, METRICS[name].reference) for name in section.metrics}
     return {**found, "eval.statistics": (STATISTICS_SAMPLES, 0)} if section.statistics else found
 
 
 def too_few(section: Any, left: int) -> str | None:
-    """The sentence for samples of which so few are left, as the others failed, that no distance can
-    be taken; None where there are enough."""
+    """The sentence if so many samples have failed that no distance can be taken from the rest; None
+    if enough are left."""
     fewest = max((samples for samples, _ in needs(section).values()), default=0)
     if left >= fewest:
         return None
