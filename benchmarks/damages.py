@@ -21,7 +21,7 @@ SUMS = {"mixed": checksum, "plain": plain_sum}
 
 
 def anywhere(rng: np.random.Generator, words: np.ndarray) -> np.ndarray:
-    """The words that a damage adds by exclusive or, (n,) uint32; the other kinds return the same."""
+    """The words that a damage adds by exclusive or, (n,) uint32; so do the other kinds."""
     damage = np.zeros_like(words)
     for place in rng.choice(32 * words.size, rng.integers(2, 65), replace=False):
         damage[place // 32] ^= np.uint32(1 << (place % 32))
