@@ -23,7 +23,9 @@ from search.candidates import Candidate, candidates
 from search.score import Trajectories, trajectories
 
 # Rounds of the race: the share of the starts that is used, and the number of candidates that stay.
-ROUNDS = ((1 / 8, 64), (1 / 2, 8), (1.0, 1))
+ROUNDS = ((1 / 16, 64), (1 / 2, 8), (1.0, 1))
+
+LEAST = 1e-12  # a smaller distance counts as this one, since zero has no logarithm
 
 
 class Choice(NamedTuple):
@@ -112,18 +114,29 @@ def race(
 ) -> tuple[np.ndarray, float]:
     """The numbers of the candidates from the best to the worst, and the error of the best.
 
-    An error is the median over starts of the RMS difference per dimension to the true end.
+    An error is `error_over_starts` of the RMS differences per dimension to the true ends.
     Candidates that left the race early are ordered by their last round.
     """
     score = make_score(predict, known, [candidate.table for candidate in found], batch, cond)
     left, beaten = np.arange(len(found)), []
     for part, kept in ROUNDS:
         starts = np.arange(max(2, round(part * len(known.x))))
-        errors = np.median(score(left, starts), axis=1)
+        errors = error_over_starts(score(left, starts))
         order = np.argsort(errors, kind="stable")
         beaten.insert(0, left[order[kept:]])
         left = left[order[:kept]]
     return np.concatenate([left, *beaten]), float(errors.min())
+
+
+def error_over_starts(distances: np.ndarray) -> np.ndarray:
+    """The geometric mean over starts of distances `(..., K)`; infinity if one is not finite.
+
+    With few evaluations some starts end near another mode of the data than the flow does, and their
+    share may be near one half. A median over few starts is then near or far by chance: on smooth
+    curves, 5 evaluations and 32 starts, the choice by medians was up to 14 times as far from the
+    flow as the best candidate, and that by geometric means at most 1.1 times.
+    """
+    return np.exp(np.mean(np.log(np.maximum(distances, LEAST)), axis=-1))
 
 
 def make_score(

@@ -12,7 +12,7 @@ from samplers.schedules.recipe import Recipe, run_recipe
 from sde_lib import AffinePath, rms
 from sde_lib.prediction import PredictFn, bound
 from search.candidates import candidates
-from search.choose import Choice, check_budget, race, spread, truth
+from search.choose import Choice, check_budget, error_over_starts, race, spread, truth
 from search.score import Trajectories
 from search.weights import fit_kinds, fit_weights
 
@@ -70,9 +70,9 @@ def improve(
 
 
 def error_of(path: AffinePath, known: Trajectories, recipe: Recipe, eps: float) -> float:
-    """The median over starts of the RMS difference per dimension to the true end; infinity where
-    it is not finite."""
+    """`error_over_starts` of the RMS differences per dimension to the true ends; infinity if one is
+    not finite."""
     run = run_recipe(path, recipe, eps)
     solve = jax.jit(lambda x, ends: rms(run(jax.random.key(0), known.predict, x).x - ends))
-    error = float(np.median(solve(known.x, known.ends)))
+    error = float(error_over_starts(np.asarray(solve(known.x, known.ends))))
     return error if np.isfinite(error) else np.inf

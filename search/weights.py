@@ -40,7 +40,7 @@ def fit_weights(
     """The recipe as the method `weighted`, with its inner nodes and all weights moved by L-BFGS.
 
     The lengths of the steps in `lam` are shares of the whole by a softmax, so nodes stay in order.
-    The loss is the mean logarithm of the distances to the true ends. Like the median of the
+    The loss is the mean logarithm of the distances to the true ends. Unlike the mean of the
     distances, this loss is not dominated by a few starts at the border between two modes. The best
     of all iterates is returned, so by this loss the result is never worse than the recipe. On other
     starts it may be worse, if there are many weights for the numbers known of the truth.

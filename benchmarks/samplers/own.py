@@ -1,6 +1,6 @@
 """Rows of the sampler benchmark for solvers that are measured on the problem's own network.
 
-`search.choose` compares solvers on 32 trajectories from other starts than those that are scored.
+`search.choose` compares solvers on 64 trajectories from other starts than those that are scored.
 With `refine`, `search.improve` also fits nodes and weights on 128 starts, and 64 others decide.
 """
 
@@ -32,8 +32,8 @@ def rows(problem: Problem, refine: bool = False) -> list[Row]:
 
 
 def chosen(problem: Problem, nfe: int) -> Recipe:
-    """Return the best of the published solvers on 32 starts."""
-    return choose(LAW, predict_fn(problem), starts(problem, CHOSEN, 32), nfe, LAW.t0).recipe
+    """Return the best of the published solvers on 64 starts."""
+    return choose(LAW, predict_fn(problem), starts(problem, CHOSEN, 64), nfe, LAW.t0).recipe
 
 
 def refined(problem: Problem, nfe: int) -> Recipe:
