@@ -3,9 +3,10 @@
 import pathlib
 
 import numpy as np
+from PIL import Image
 
 from data.folder_files import SUFFIXES, digest_of_files, in_test, listed, split_folders
-from data.image_file import MODES, printable, read_header, read_pixels
+from data.image_file import MODES, printable, read_header, read_picture
 from data.resize import Size, as_pair, fit
 from data.source import Source, check_split
 
@@ -72,13 +73,13 @@ def load(
         labels = np.array([numbers[_class_of(root, file)] for file in files], np.int32)
 
     def fetch(indices: np.ndarray) -> np.ndarray:
-        return np.stack([fit(pixels(i), size, crop) for i in indices])
+        return np.stack([fit(picture(i), size, crop) for i in indices])
 
-    def pixels(i: int) -> np.ndarray:
-        found = read_pixels(root / files[i], channels)
-        if found.shape[:2] != sizes[i]:
+    def picture(i: int) -> Image.Image:
+        found = read_picture(root / files[i], channels)
+        if (now := (found.height, found.width)) != sizes[i]:
             raise ValueError(
-                f"{printable(root / files[i])} has (height, width) {found.shape[:2]} and had "
+                f"{printable(root / files[i])} has (height, width) {now} and had "
                 f"{sizes[i]} when the run began: put the picture back, or begin a new run."
             )
         return found
