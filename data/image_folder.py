@@ -9,6 +9,7 @@ from data.folder_files import SUFFIXES, digest_of_files, in_test, listed, split_
 from data.image_file import MODES, printable, read_header, read_picture
 from data.resize import Size, as_pair, fit
 from data.source import Source, check_split
+from data.workers import shared_out
 
 
 def load(
@@ -21,6 +22,7 @@ def load(
     crop: Size = (),
     class_folders: bool = False,
     holdout: float = 0.1,
+    workers: int = -1,
 ) -> Source:
     """Images uint8 (H, W, C), 256 levels, of all files below a folder, in the order of their names.
 
@@ -43,6 +45,8 @@ def load(
             many papers).
         class_folders: labels are the numbers, from 0, of the sorted topmost subfolders.
         holdout: fraction for the test split, at least 0 and below 1.
+        workers: threads that decode the images of a batch; -1 takes one a core, 16 at most, and 1
+            decodes them one after another. The batches are the same.
 
     Raises:
         ValueError: for an unknown split, one split folder without the other, or a file that does
@@ -87,7 +91,7 @@ def load(
     return Source(
         name=f"image_folder/{pathlib.Path(path).expanduser().resolve().name}",
         split=split,
-        fetch=fetch,
+        fetch=shared_out(fetch, (*size, channels), np.uint8, workers),
         labels=labels,
         size=len(files),
         shape=(*size, channels),

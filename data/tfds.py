@@ -14,6 +14,7 @@ from data.resize import Size, as_pair, fit
 from data.source import Source, check_split, unknown
 from data.tfds_files import check_files, version_folder
 from data.tfds_records import MEND, described, reader
+from data.workers import shared_out
 
 AT_ONCE = 1000  # records while labels are collected
 LEVELS = {np.dtype(np.uint8): 256, np.dtype(np.uint16): 65536, np.dtype(np.float32): 0}
@@ -28,6 +29,7 @@ def load(
     crop: Size = (),
     image_key: str = "image",
     label_key: str = "",
+    workers: int = -1,
 ) -> Source:
     """One split of a prepared TFDS data set.
 
@@ -41,6 +43,7 @@ def load(
         image_key: the feature to read: uint8 or uint16 is discrete, float32 continuous.
         label_key: the feature with integer labels, usually "label". Empty reads no labels. Reading
             labels means reading all files once, since labels are stored with the images.
+        workers: as for `image_folder`.
 
     Raises:
         ValueError: for an unknown data set, split or feature, or data that are incomplete or in
@@ -81,7 +84,7 @@ def load(
     return Source(
         name=f"tfds/{builder.info.full_name}",
         split=split,
-        fetch=fetch,
+        fetch=shared_out(fetch, shape, dtype, workers),
         labels=_labels(tfds, builder, split, label_key) if label_key else None,
         size=builder.info.splits[split].num_examples,
         shape=shape,

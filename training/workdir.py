@@ -24,6 +24,7 @@ TRAINING = (*MEANING, "seed", "loss", "optim", "training")
 # Keys that do not change the trained parameters.
 FREE = {
     "data.path",
+    "data.workers",
     "training.eval_freq",
     "training.keep_snapshots",
     "training.log_freq",

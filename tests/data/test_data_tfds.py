@@ -172,9 +172,12 @@ def test_the_latest_version_is_taken_unless_one_is_named(tmp_path):
         load(tmp_path, dataset="tiny_images:3.0.0")
 
 
-def test_a_batch_reader_with_several_threads_gives_the_same(prepared):
-    loader = data.Loader(load(prepared), batch_size=7, seed=0)
-    items = loader.iterate(workers=4, prefetch=6)
+@pytest.mark.parametrize("within", [1, 3])
+def test_a_batch_reader_with_several_threads_gives_the_same(prepared, within):
+    """Several threads beside each other, each with one or with three for its own batch."""
+    loader = data.Loader(load(prepared, workers=1), batch_size=7, seed=0)
+    several = data.Loader(load(prepared, workers=within), batch_size=7, seed=0)
+    items = several.iterate(workers=4, prefetch=6)
     for step in range(30):
         np.testing.assert_array_equal(next(items)["x0"], loader.batch(step)["x0"])
     items.close()
