@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 
 from data.folder_files import SUFFIXES, digest_of_files, in_test, listed, split_folders
-from data.image_file import MODES, printable, read_header, read_picture
+from data.headers import read_headers
+from data.image_file import MODES, printable, read_picture
 from data.resize import Size, as_pair, fit
 from data.source import Source, check_split
 from data.workers import shared_out
@@ -31,7 +32,8 @@ def load(
     the test split. The choice depends on a hash of each file's path below the folder, so a file
     stays in its split when other files are added.
 
-    The headers of all files are read at once, so that a wrong file is found before training.
+    The headers of all files are read at once, so that a wrong file is found before training, and
+    kept for the next run (`data.headers`).
 
     Args:
         split: "train" or "test".
@@ -63,11 +65,9 @@ def load(
             "and be given for `convert`."
         )
     root, files, classes = _files(path, split, holdout, class_folders)
-    headers = [read_header(root / file) for file in files]
+    sizes, found = read_headers(root, split, files, workers)
     if not convert:
-        found = [header_channels for _, header_channels in headers]
         channels = _common("channels", root, files, found, channels)
-    sizes = [header_size for header_size, _ in headers]
     if crop is not None:
         _check_crop(root, files, sizes, crop)
     size = size or crop or _common("(height, width)", root, files, sizes, None)
@@ -81,10 +81,10 @@ def load(
 
     def picture(i: int) -> Image.Image:
         found = read_picture(root / files[i], channels)
-        if (now := (found.height, found.width)) != sizes[i]:
+        if (now := (found.height, found.width)) != (before := tuple(sizes[i].tolist())):
             raise ValueError(
                 f"{printable(root / files[i])} has (height, width) {now} and had "
-                f"{sizes[i]} when the run began: put the picture back, or begin a new run."
+                f"{before} when the run began: put the picture back, or begin a new run."
             )
         return found
 
@@ -136,23 +136,25 @@ def _class_of(root: pathlib.Path, file: str) -> str:
 
 
 def _check_crop(root, files, sizes, crop):
-    for file, (height, width) in zip(files, sizes):
-        if height < crop[0] or width < crop[1]:
-            raise ValueError(
-                f"{printable(root / file)} has (height, width) {(height, width)}: crop={crop} must "
-                "fit into every image; crop less or remove it."
-            )
+    small = np.flatnonzero((sizes < crop).any(axis=1))
+    if len(small):
+        raise ValueError(
+            f"{printable(root / files[small[0]])} has (height, width) "
+            f"{tuple(sizes[small[0]].tolist())}: crop={crop} must fit into every image; crop less "
+            "or remove it."
+        )
 
 
 def _common(what, root, files, values, wanted):
     """The one value that all files share: `wanted`, or that of the first file."""
+    plain = lambda value: tuple(value.tolist()) if value.ndim else int(value)
     origin = f"{printable(root / files[0])} has" if wanted is None else f"{what}={wanted} asks for"
-    wanted = values[0] if wanted is None else wanted
+    wanted = plain(values[0]) if wanted is None else wanted
     mend = "give `num_channels` and convert=True" if what == "channels" else "give `image_size`"
-    for file, value in zip(files, values):
-        if value != wanted:
-            raise ValueError(
-                f"{printable(root / file)} has {what} {value}, but {origin} {wanted}: all images "
-                f"must agree; remove it, or {mend}."
-            )
+    others = np.flatnonzero((values != wanted).reshape(len(values), -1).any(axis=1))
+    if len(others):
+        raise ValueError(
+            f"{printable(root / files[others[0]])} has {what} {plain(values[others[0]])}, but "
+            f"{origin} {wanted}: all images must agree; remove it, or {mend}."
+        )
     return wanted

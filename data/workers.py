@@ -1,10 +1,12 @@
 """The examples of a batch read by several threads, in the order of their numbers.
 
-Threads suffice, because Pillow decodes and resizes without Python's lock: of a JPEG of 500 x 375
-that becomes 256 x 256, a few percent of the time hold the lock. Processes would need a copy of the
-source each and a copy of every batch, and a fork beside the threads of JAX may hang; `grain`, which
-has both, brings an order and a state of its own, and this project's order needs no state
-(`data.order`). Threads live for one batch, so that none is left when a run ends.
+Threads suffice, because Pillow decodes and resizes without Python's lock. Of a JPEG of 500 x 375
+that becomes 256 x 256, an eighth of the time holds the lock: about eight threads' worth, 1500
+images a second on the machine of `benchmarks/README.md`. Worker processes would not share the lock,
+but each would need the source and send its batches back, and a fork beside the threads of JAX may
+hang. `grain` has threads and processes, with an order and a state of its own, where the order of
+this project needs no state (`data.order`), and two more packages to install. Threads live for one
+batch, so that none is left when a run ends.
 """
 
 import os
