@@ -26,10 +26,12 @@ FREE = {
     "data.path",
     "data.workers",
     "training.eval_freq",
+    "training.keep_every",
     "training.keep_snapshots",
     "training.log_freq",
     "training.max_skipped",
     "training.progress",
+    "training.save_minutes",
     "training.snapshot_freq",
     "training.snapshot_sampling",
 }

@@ -162,6 +162,8 @@ FREE = {
     "training__snapshot_freq": 7,
     "training__snapshot_sampling": True,
     "training__keep_snapshots": 7,
+    "training__keep_every": 7,
+    "training__save_minutes": 7.0,
     "training__progress": True,
 }
 FREE_TO_EVALUATE = {
