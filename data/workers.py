@@ -1,8 +1,8 @@
 """The examples of a batch read by several threads, in the order of their numbers.
 
 Threads suffice, because Pillow decodes and resizes without Python's lock. Of a JPEG of 500 x 375
-that becomes 256 x 256, an eighth of the time holds the lock: about eight threads' worth, 1500
-images a second on the machine of `benchmarks/README.md`. Worker processes would not share the lock,
+that becomes 256 x 256, 0.25 to 0.65 ms of 4 to 5 hold the lock (`benchmarks.speed.loading`): eight
+threads' worth or more, at least 1500 images a second. Worker processes would not share the lock,
 but each would need the source and send its batches back, and a fork beside the threads of JAX may
 hang. `grain` has threads and processes, with an order and a state of its own, where the order of
 this project needs no state (`data.order`), and two more packages to install. Threads live for one

@@ -1,6 +1,7 @@
 """How many images a second come out of a folder, compared with PyTorch's DataLoader?
 
-    python -m benchmarks.speed.loading [--sizes 64 256] [--workers 1 2 4] [--rounds 5] [--torch PYTHON]
+    python -m benchmarks.speed.loading [--sizes 64 256] [--workers 1 2 4] [--rounds 5]
+                                       [--torch PYTHON]
 
 The folder has JPEGs of 500 x 375, made for the run. Of each the middle is resized to a square by
 Pillow's Lanczos filter, on both sides. Ours decodes with threads (`data.workers`), the DataLoader
@@ -9,6 +10,8 @@ with as many processes; both have Pillow, and one random order without end.
 - Each side is a process of its own, and the two load in turn. A measurement first takes batches
   that may have been read while the other side was measured, and does not count them. The result is
   the median over rounds of the ratio in a round.
+- The first row of a size has the CPU time of an image in one thread of ours, and the part of it
+  that holds Python's lock, of which threads share none: all but Pillow's decoding and resizing.
 - `cores` is the CPU time of a side, children included, over the wall time. Where it does not grow
   with the number of workers, the machine had no more cores to give.
 
@@ -19,12 +22,17 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.speed.train_step import Worker
+from data.image_file import read_header, read_picture
+from data.resize import fit
 
 HEIGHT, WIDTH = 375, 500
 SQUARE = 16  # pixels of a square of one colour, before the noise
@@ -43,6 +51,22 @@ def make_folder(folder: Path, count: int) -> None:
 
 def has_torch(python: str) -> bool:
     return subprocess.run([python, "-c", "import torch, PIL"], capture_output=True).returncode == 0
+
+
+def one_thread(file: Path, size: int) -> tuple[float, float]:
+    """Return the CPU time of an image in ms: the whole, and the part that holds Python's lock."""
+    square = Image.fromarray(fit(read_picture(file, 3), None, (HEIGHT, HEIGHT)))
+    whole = milliseconds(lambda: fit(read_picture(file, 3), (size, size)))
+    opened = milliseconds(lambda: read_header(file))
+    decoded = milliseconds(lambda: read_picture(file, 3)) - opened
+    resized = milliseconds(lambda: square.resize((size, size), Image.Resampling.LANCZOS))
+    return whole, whole - decoded - resized
+
+
+def milliseconds(call: Callable[[], Any]) -> float:
+    begin = time.thread_time()
+    call()
+    return 1e3 * (time.thread_time() - begin)
 
 
 def compare(folder: Path, size: int, workers: int, rounds: int, torch: str | None) -> None:
@@ -83,6 +107,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_folder(Path(folder), args.images)
         for size in args.sizes:
+            times = [one_thread(file, size) for file in Path(folder).iterdir()]
+            whole, lock = np.median(times, axis=0)
+            print(f"{size:4} px  an image {whole:.2f} ms, {lock:.2f} ms of them with the lock")
             for workers in args.workers:
                 compare(Path(folder), size, workers, args.rounds, torch)
 
