@@ -47,8 +47,9 @@ def load(
             many papers).
         class_folders: labels are the numbers, from 0, of the sorted topmost subfolders.
         holdout: fraction for the test split, at least 0 and below 1.
-        workers: threads that decode the images of a batch; -1 takes one a core, 16 at most, and 1
-            decodes them one after another. The batches are the same.
+        workers: threads that decode the images of a batch; 1 decodes them one after another. -1
+            takes one a core, 16 at most, and fewer for images below 500 x 500 (`data.workers`). The
+            batches are the same.
 
     Raises:
         ValueError: for an unknown split, one split folder without the other, or a file that does
@@ -91,7 +92,7 @@ def load(
     return Source(
         name=f"image_folder/{pathlib.Path(path).expanduser().resolve().name}",
         split=split,
-        fetch=shared_out(fetch, (*size, channels), np.uint8, workers),
+        fetch=shared_out(fetch, (*size, channels), np.uint8, workers, sizes.prod(1).mean()),
         labels=labels,
         size=len(files),
         shape=(*size, channels),

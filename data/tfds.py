@@ -4,6 +4,7 @@ TFDS reads a prepared data set by index (`as_data_source`) if its files are arra
 preparation usually needs TensorFlow, once and on any machine. This module never downloads data.
 """
 
+import math
 import pathlib
 import re
 from collections.abc import Callable
@@ -68,7 +69,9 @@ def load(
             raise ValueError(unknown(f"feature of {name}", key, features))
     read = records(builder, split)
     dtype = np.dtype(features[image_key].np_dtype)
-    shape = _shape(name, image_key, features[image_key].shape, dtype, size, crop)
+    stored = features[image_key].shape
+    shape = _shape(name, image_key, stored, dtype, size, crop)
+    pixels = math.inf if None in stored else math.prod(stored[:2])
 
     def fetch(indices: np.ndarray) -> np.ndarray:
         examples = [np.asarray(record[image_key], dtype) for record in read(indices)]
@@ -88,7 +91,7 @@ def load(
     return Source(
         name=f"tfds/{builder.info.full_name}",
         split=split,
-        fetch=shared_out(fetch, shape, dtype, workers),
+        fetch=shared_out(fetch, shape, dtype, workers, pixels),
         labels=_labels(tfds, builder, split, label_key, folder) if label_key else None,
         size=builder.info.splits[split].num_examples,
         shape=shape,

@@ -9,6 +9,7 @@ this project needs no state (`data.order`), and two more packages to install. Th
 batch, so that none is left when a run ends.
 """
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +17,20 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 Fetch = Callable[[np.ndarray], np.ndarray]
-MOST = 16  # threads by default; beyond them Python's lock is the limit
+MOST = 16  # threads by default
+SMALL = 2**14  # pixels that Pillow decodes while the lock is held for the rest of an image
 PARTS = 8  # of a batch, for each thread: no thread waits long for the last part of another
 
 
-def number_of(workers: int) -> int:
-    """The number of threads for the argument `workers` of a loader: -1 is one a core, `MOST` at
-    most; 0 and 1 are none beside the one that asks.
+def number_of(workers: int, pixels: float = math.inf) -> int:
+    """The number of threads for the argument `workers` of a loader.
+
+    -1 is one a core, `MOST` at most, and no more than the lock can serve: threads that decode
+    smaller images wait for each other, and are slower than one. 0 and 1 are none beside the one
+    that asks.
+
+    Args:
+        pixels: of an image before it is resized.
 
     Raises:
         ValueError: for a number below -1.
@@ -31,7 +39,7 @@ def number_of(workers: int) -> int:
         raise ValueError(
             f"workers={workers}: give the number of threads that decode, or -1 for one a core."
         )
-    return min(cores(), MOST) if workers == -1 else max(workers, 1)
+    return int(min(cores(), MOST, 1 + pixels / SMALL)) if workers == -1 else max(workers, 1)
 
 
 def cores() -> int:
@@ -41,7 +49,9 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def shared_out(fetch: Fetch, shape: tuple[int, ...], dtype: np.dtype, workers: int) -> Fetch:
+def shared_out(
+    fetch: Fetch, shape: tuple[int, ...], dtype: np.dtype, workers: int, pixels: float = math.inf
+) -> Fetch:
     """`fetch` with the parts of a batch read by several threads, and the same result.
 
     If several examples cannot be read, the error is that of the first of them, as without threads.
@@ -49,9 +59,9 @@ def shared_out(fetch: Fetch, shape: tuple[int, ...], dtype: np.dtype, workers: i
     Args:
         fetch: maps indices (B,) to an array (B, *shape) of `dtype`; may be called by several
             threads at once.
-        workers: see `number_of`.
+        workers, pixels: see `number_of`.
     """
-    threads = number_of(workers)
+    threads = number_of(workers, pixels)
     if threads == 1:
         return fetch
 

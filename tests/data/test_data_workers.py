@@ -108,11 +108,28 @@ def test_closing_a_loader_ends_its_threads(folder):
     assert not [name for name in names if name.startswith(("decoder", "data-loader"))]
 
 
+def test_small_images_have_no_threads(tmp_path, monkeypatch):
+    """Sixteen cores, and one thread for images of 64 x 64, of which more would be slower."""
+    monkeypatch.setattr(workers, "cores", lambda: 16)
+    pools, plain = [], workers.ThreadPoolExecutor
+    monkeypatch.setattr(workers, "ThreadPoolExecutor", lambda *a, **k: pools.append(a) or plain(*a))
+    for side, threads in ((64, []), (200, [(3,)])):
+        Image.new("RGB", (side, side)).save(tmp_path / "a.png")
+        source = load(tmp_path, -1)
+        pools.clear()  # of the headers
+        source.fetch(np.array([0, 0, 0]))
+        assert pools == threads
+
+
 def test_the_number_of_workers(monkeypatch):
     assert 1 <= workers.cores() <= os.cpu_count()
     assert [number_of(n) for n in (0, 1, 5, 99)] == [1, 1, 5, 99]
     for cores in (2, 64):
         monkeypatch.setattr(workers, "cores", lambda cores=cores: cores)
         assert number_of(-1) == min(cores, 16)
+        # Of 64, 128, 256 and 512 pixels a side; a given number is taken as it is.
+        found = [number_of(-1, side**2) for side in (64, 128, 256, 512)]
+        assert found == [min(cores, n) for n in (1, 2, 5, 16)]
+        assert number_of(3, 64**2) == 3
     with pytest.raises(ValueError, match="workers=-2: give the number of threads"):
         number_of(-2)
