@@ -1,11 +1,11 @@
 """How many images a second come out of a folder, compared with PyTorch's DataLoader?
 
     python -m benchmarks.speed.loading [--sizes 64 256] [--workers 1 2 4] [--rounds 5]
-                                       [--torch PYTHON]
+                                       [--shape 375 500] [--torch PYTHON]
 
-The folder has JPEGs of 500 x 375, made for the run. Of each the middle is resized to a square by
-Pillow's Lanczos filter, on both sides. Ours decodes with threads (`data.workers`), the DataLoader
-with as many processes; both have Pillow, and one random order without end.
+The folder has JPEGs of one height and width, made for the run. Of each the middle is resized to a
+square by Pillow's Lanczos filter, on both sides. Ours decodes with threads (`data.workers`), the
+DataLoader with as many processes; both have Pillow, and one random order without end.
 
 - Each side is a process of its own, and the two load in turn. A measurement first takes batches
   that may have been read while the other side was measured, and does not count them. The result is
@@ -34,17 +34,16 @@ from benchmarks.speed.train_step import Worker
 from data.image_file import read_header, read_picture
 from data.resize import fit
 
-HEIGHT, WIDTH = 375, 500
 SQUARE = 16  # pixels of a square of one colour, before the noise
 
 
-def make_folder(folder: Path, count: int) -> None:
-    """Write JPEGs of blurred squares and noise, of about 68 kB each."""
+def make_folder(folder: Path, count: int, height: int, width: int) -> None:
+    """Write JPEGs of blurred squares and noise; those of 375 x 500 have about 68 kB."""
     rng = np.random.default_rng(0)
-    coarse = HEIGHT // SQUARE + 1, WIDTH // SQUARE + 1, 3
+    coarse = height // SQUARE + 1, width // SQUARE + 1, 3
     for i in range(count):
         squares = Image.fromarray(rng.integers(0, 256, coarse).astype(np.uint8))
-        image = np.asarray(squares.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)).astype(int)
+        image = np.asarray(squares.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
         image = np.clip(image + rng.integers(-12, 13, image.shape), 0, 255).astype(np.uint8)
         Image.fromarray(image).save(folder / f"{i:04}.jpg", quality=90)
 
@@ -55,7 +54,8 @@ def has_torch(python: str) -> bool:
 
 def one_thread(file: Path, size: int) -> tuple[float, float]:
     """Return the CPU time of an image in ms: the whole, and the part that holds Python's lock."""
-    square = Image.fromarray(fit(read_picture(file, 3), None, (HEIGHT, HEIGHT)))
+    picture = read_picture(file, 3)
+    square = Image.fromarray(fit(picture, None, (min(picture.size),) * 2))
     whole = milliseconds(lambda: fit(read_picture(file, 3), (size, size)))
     opened = milliseconds(lambda: read_header(file))
     decoded = milliseconds(lambda: read_picture(file, 3)) - opened
@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 256])
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--shape", nargs=2, type=int, default=[375, 500])
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--torch", default=sys.executable, help="interpreter with torch")
     args = parser.parse_args()
@@ -105,7 +106,7 @@ def main() -> None:
     if torch is None:
         print("torch is not here: ours runs alone.")
     with tempfile.TemporaryDirectory() as folder:
-        make_folder(Path(folder), args.images)
+        make_folder(Path(folder), args.images, *args.shape)
         for size in args.sizes:
             times = [one_thread(file, size) for file in Path(folder).iterdir()]
             whole, lock = np.median(times, axis=0)

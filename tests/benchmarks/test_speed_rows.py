@@ -97,7 +97,7 @@ def test_batches_that_were_read_ahead_are_not_counted(monkeypatch):
 
 
 def test_the_pictures_of_the_loading_benchmark(tmp_path):
-    loading.make_folder(tmp_path, 2)
+    loading.make_folder(tmp_path, 2, 375, 500)
     source = data.load("image_folder", "train", path=str(tmp_path), holdout=0.0)
     assert (source.size, source.shape) == (2, (375, 500, 3))
     assert all(50_000 < file.stat().st_size < 90_000 for file in tmp_path.iterdir())
