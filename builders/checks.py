@@ -43,7 +43,7 @@ RANGES = (
     ),
     (
         "training.eval_freq training.snapshot_freq training.max_skipped training.keep_snapshots "
-        "eval.loss_examples guidance.noise_std",
+        "training.keep_every training.save_minutes eval.loss_examples guidance.noise_std",
         lambda x: 0 <= x < math.inf,
         "be finite and not negative",
     ),
@@ -73,6 +73,13 @@ def check_numbers(config: ConfigDict) -> None:
         raise ValueError(
             f"training.n_iters is {config.training.n_iters}, which is not a multiple of "
             f"training.n_jitted_steps = {config.training.n_jitted_steps}; make it one."
+        )
+    every, freq = config.training.keep_every, config.training.snapshot_freq
+    if every and (not freq or every % freq):
+        raise ValueError(
+            f"training.keep_every is {every}, which is not a multiple of training.snapshot_freq = "
+            f"{freq}; checkpoints are written at multiples of the latter: make it one, or 0 to "
+            "keep none for good."
         )
 
 

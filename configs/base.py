@@ -89,6 +89,9 @@ def base(law: str, network: str, data: str, continuous: bool = True) -> ConfigDi
     config.training.eval_freq = 1000
     config.training.snapshot_freq = 50_000
     config.training.keep_snapshots = 0  # number of newest checkpoints to keep; 0 keeps all
+    config.training.keep_every = 0  # those at multiples of this step are kept for good; 0: none
+    # Minutes after which a checkpoint is written that the next one replaces; 0: none.
+    config.training.save_minutes = 0.0
     config.training.snapshot_sampling = False
     config.training.progress = True
     add_methods(config.training, "training")  # score_sde's names

@@ -10,7 +10,9 @@ import pathlib
 import struct
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
+
+from data.resize import pixels
 
 # Channels of Pillow's modes; other modes (16 bits of grey, floats) are refused.
 CHANNELS = {"1": 1, "L": 1, "LA": 2, "P": 3, "RGB": 3, "CMYK": 3, "YCbCr": 3, "RGBA": 4}
@@ -32,16 +34,22 @@ def read_header(file: pathlib.Path) -> tuple[tuple[int, int], int]:
         return (image.height, image.width), 4 if see_through else CHANNELS[image.mode]
 
 
-def read_pixels(file: pathlib.Path, channels: int) -> np.ndarray:
-    """Return the pixels, uint8 (H, W, channels), converted if the file has other channels.
+def read_picture(file: pathlib.Path, channels: int) -> Image.Image:
+    """Return the decoded image in the mode of `MODES`, converted if the file has other channels.
 
     Raises:
         ValueError: if the file is damaged or no single image of 8 bits a channel; the sentence
             names it.
     """
     with _opened(file) as image:
-        pixels = np.asarray(image.convert(MODES[channels]))
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+        image.load()
+        # Pillow would make a copy.
+        return image if image.mode == MODES[channels] else image.convert(MODES[channels])
+
+
+def read_pixels(file: pathlib.Path, channels: int) -> np.ndarray:
+    """Return the pixels of `read_picture`, uint8 (H, W, channels)."""
+    return pixels(read_picture(file, channels))
 
 
 def printable(file: pathlib.Path | str) -> str:
@@ -56,7 +64,9 @@ def _opened(file: pathlib.Path):
             _check(image)
             # Pillow turns a TIFF itself. In a PNG the orientation may follow the pixels, and Pillow
             # would decode the pixels to look for it.
-            if image.format != "PNG" or "exif" in image.info or _noted_behind(file):
+            noted = image.format != "PNG" or "exif" in image.info or _noted_behind(file)
+            # Pillow's function would decode every image, also those that it does not turn.
+            if noted and image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 ImageOps.exif_transpose(image, in_place=True)
             yield image
     # Pillow raises SyntaxError for a broken PNG, and its own error for a decompression bomb.

@@ -3,11 +3,14 @@
 import pathlib
 
 import numpy as np
+from PIL import Image
 
 from data.folder_files import SUFFIXES, digest_of_files, in_test, listed, split_folders
-from data.image_file import MODES, printable, read_header, read_pixels
+from data.headers import read_headers
+from data.image_file import MODES, printable, read_picture
 from data.resize import Size, as_pair, fit
 from data.source import Source, check_split
+from data.workers import shared_out
 
 
 def load(
@@ -20,6 +23,7 @@ def load(
     crop: Size = (),
     class_folders: bool = False,
     holdout: float = 0.1,
+    workers: int = -1,
 ) -> Source:
     """Images uint8 (H, W, C), 256 levels, of all files below a folder, in the order of their names.
 
@@ -28,7 +32,8 @@ def load(
     the test split. The choice depends on a hash of each file's path below the folder, so a file
     stays in its split when other files are added.
 
-    The headers of all files are read at once, so that a wrong file is found before training.
+    The headers of all files are read at once, so that a wrong file is found before training, and
+    kept for the next run (`data.headers`).
 
     Args:
         split: "train" or "test".
@@ -42,6 +47,9 @@ def load(
             many papers).
         class_folders: labels are the numbers, from 0, of the sorted topmost subfolders.
         holdout: fraction for the test split, at least 0 and below 1.
+        workers: threads that decode the images of a batch; 1 decodes them one after another. -1
+            takes one a core, 16 at most, and fewer for images below 500 x 500 (`data.workers`). The
+            batches are the same.
 
     Raises:
         ValueError: for an unknown split, one split folder without the other, or a file that does
@@ -58,11 +66,9 @@ def load(
             "and be given for `convert`."
         )
     root, files, classes = _files(path, split, holdout, class_folders)
-    headers = [read_header(root / file) for file in files]
+    sizes, found = read_headers(root, split, files, workers)
     if not convert:
-        found = [header_channels for _, header_channels in headers]
         channels = _common("channels", root, files, found, channels)
-    sizes = [header_size for header_size, _ in headers]
     if crop is not None:
         _check_crop(root, files, sizes, crop)
     size = size or crop or _common("(height, width)", root, files, sizes, None)
@@ -72,21 +78,21 @@ def load(
         labels = np.array([numbers[_class_of(root, file)] for file in files], np.int32)
 
     def fetch(indices: np.ndarray) -> np.ndarray:
-        return np.stack([fit(pixels(i), size, crop) for i in indices])
+        return np.stack([fit(picture(i), size, crop) for i in indices])
 
-    def pixels(i: int) -> np.ndarray:
-        found = read_pixels(root / files[i], channels)
-        if found.shape[:2] != sizes[i]:
+    def picture(i: int) -> Image.Image:
+        found = read_picture(root / files[i], channels)
+        if (now := (found.height, found.width)) != (before := tuple(sizes[i].tolist())):
             raise ValueError(
-                f"{printable(root / files[i])} has (height, width) {found.shape[:2]} and had "
-                f"{sizes[i]} when the run began: put the picture back, or begin a new run."
+                f"{printable(root / files[i])} has (height, width) {now} and had "
+                f"{before} when the run began: put the picture back, or begin a new run."
             )
         return found
 
     return Source(
         name=f"image_folder/{pathlib.Path(path).expanduser().resolve().name}",
         split=split,
-        fetch=fetch,
+        fetch=shared_out(fetch, (*size, channels), np.uint8, workers, sizes.prod(1).mean()),
         labels=labels,
         size=len(files),
         shape=(*size, channels),
@@ -131,23 +137,25 @@ def _class_of(root: pathlib.Path, file: str) -> str:
 
 
 def _check_crop(root, files, sizes, crop):
-    for file, (height, width) in zip(files, sizes):
-        if height < crop[0] or width < crop[1]:
-            raise ValueError(
-                f"{printable(root / file)} has (height, width) {(height, width)}: crop={crop} must "
-                "fit into every image; crop less or remove it."
-            )
+    small = np.flatnonzero((sizes < crop).any(axis=1))
+    if len(small):
+        raise ValueError(
+            f"{printable(root / files[small[0]])} has (height, width) "
+            f"{tuple(sizes[small[0]].tolist())}: crop={crop} must fit into every image; crop less "
+            "or remove it."
+        )
 
 
 def _common(what, root, files, values, wanted):
     """The one value that all files share: `wanted`, or that of the first file."""
+    plain = lambda value: tuple(value.tolist()) if value.ndim else int(value)
     origin = f"{printable(root / files[0])} has" if wanted is None else f"{what}={wanted} asks for"
-    wanted = values[0] if wanted is None else wanted
+    wanted = plain(values[0]) if wanted is None else wanted
     mend = "give `num_channels` and convert=True" if what == "channels" else "give `image_size`"
-    for file, value in zip(files, values):
-        if value != wanted:
-            raise ValueError(
-                f"{printable(root / file)} has {what} {value}, but {origin} {wanted}: all images "
-                f"must agree; remove it, or {mend}."
-            )
+    others = np.flatnonzero((values != wanted).reshape(len(values), -1).any(axis=1))
+    if len(others):
+        raise ValueError(
+            f"{printable(root / files[others[0]])} has {what} {plain(values[others[0]])}, but "
+            f"{origin} {wanted}: all images must agree; remove it, or {mend}."
+        )
     return wanted

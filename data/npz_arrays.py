@@ -1,4 +1,4 @@
-"""Plain arrays of an `.npz` file, each read by name.
+"""Plain arrays of an `.npz` file, each read by name, whole or block by block.
 
 The size in an array's header is compared with the size of its archive member before memory is
 allocated for the array.
@@ -29,11 +29,15 @@ BROKEN = (
 )
 
 
+BLOCK = 2**22  # bytes
+
+
 class Header(NamedTuple):
-    """Shape and dtype of an array, known before the array is read."""
+    """Shape, dtype and order of an array, known before the array is read."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
+    fortran_order: bool
 
 
 def headers(file: pathlib.Path) -> dict[str, Header]:
@@ -66,10 +70,34 @@ def array(file: pathlib.Path, name: str) -> np.ndarray:
             return npy.read_array(stream, allow_pickle=False)
 
 
+def blocks(file: pathlib.Path, name: str) -> Iterator[np.ndarray]:
+    """Yield an array in blocks of consecutive rows, of `BLOCK` bytes or one row.
+
+    The file's checksum of the array is compared at its end. An array in Fortran's order, whose rows
+    do not lie together, is one block.
+
+    Raises:
+        ValueError: as `array`.
+    """
+    with _named(file), zipfile.ZipFile(file) as archive:
+        info = archive.getinfo(f"{name}.npy")
+        with archive.open(info) as stream:
+            shape, dtype, fortran_order = _header(info, stream)
+            if fortran_order:
+                yield array(file, name)
+                return
+            width = math.prod(shape[1:]) * dtype.itemsize
+            step = max(1, BLOCK // max(1, width))
+            for first in range(0, shape[0], step):
+                count = min(step, shape[0] - first)
+                content = stream.read(count * width)
+                yield np.frombuffer(content, dtype).reshape(count, *shape[1:])
+
+
 def _header(info: zipfile.ZipInfo, stream) -> Header:
     version = npy.read_magic(stream)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read(stream)
+    shape, fortran_order, dtype = read(stream)
     if dtype.hasobject:
         raise ValueError(f"{info.filename} holds Python objects, not numbers")
     announced, held = math.prod(shape) * dtype.itemsize, info.file_size - stream.tell()
@@ -78,7 +106,7 @@ def _header(info: zipfile.ZipInfo, stream) -> Header:
             f"{info.filename} announces {dtype} of shape {shape}, {announced} bytes, and holds "
             f"{held}"
         )
-    return Header(shape, dtype)
+    return Header(shape, dtype, fortran_order)
 
 
 @contextlib.contextmanager

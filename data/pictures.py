@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from data.folder_files import SUFFIXES, listed
-from data.image_file import MODES, read_pixels
+from data.image_file import MODES, read_picture
 from data.resize import fit
 from data.source import Source
 
@@ -40,6 +40,6 @@ def read_pictures(path: Path, shape: tuple[int, ...]) -> Source:
     height, width, channels = shape
 
     def fetch(indices: np.ndarray) -> np.ndarray:
-        return np.stack([fit(read_pixels(files[i], channels), (height, width)) for i in indices])
+        return np.stack([fit(read_picture(files[i], channels), (height, width)) for i in indices])
 
     return Source(str(path), "pictures", fetch, None, len(files), shape, 256)

@@ -4,16 +4,20 @@ TFDS reads a prepared data set by index (`as_data_source`) if its files are arra
 preparation usually needs TensorFlow, once and on any machine. This module never downloads data.
 """
 
+import math
+import pathlib
 import re
 from collections.abc import Callable
 
 import numpy as np
 
+from data import kept
 from data.folder_files import digest_of_files
 from data.resize import Size, as_pair, fit
 from data.source import Source, check_split, unknown
 from data.tfds_files import check_files, version_folder
 from data.tfds_records import MEND, described, reader
+from data.workers import shared_out
 
 AT_ONCE = 1000  # records while labels are collected
 LEVELS = {np.dtype(np.uint8): 256, np.dtype(np.uint16): 65536, np.dtype(np.float32): 0}
@@ -28,6 +32,7 @@ def load(
     crop: Size = (),
     image_key: str = "image",
     label_key: str = "",
+    workers: int = -1,
 ) -> Source:
     """One split of a prepared TFDS data set.
 
@@ -40,7 +45,10 @@ def load(
             `image_size`.
         image_key: the feature to read: uint8 or uint16 is discrete, float32 continuous.
         label_key: the feature with integer labels, usually "label". Empty reads no labels. Reading
-            labels means reading all files once, since labels are stored with the images.
+            labels means reading all files once: array_record has no columns, a label lies in one
+            message with its image, and the hash of a record covers both. The labels are kept for
+            the next run (`data.kept`).
+        workers: as for `image_folder`.
 
     Raises:
         ValueError: for an unknown data set, split or feature, or data that are incomplete or in
@@ -61,7 +69,9 @@ def load(
             raise ValueError(unknown(f"feature of {name}", key, features))
     read = records(builder, split)
     dtype = np.dtype(features[image_key].np_dtype)
-    shape = _shape(name, image_key, features[image_key].shape, dtype, size, crop)
+    stored = features[image_key].shape
+    shape = _shape(name, image_key, stored, dtype, size, crop)
+    pixels = math.inf if None in stored else math.prod(stored[:2])
 
     def fetch(indices: np.ndarray) -> np.ndarray:
         examples = [np.asarray(record[image_key], dtype) for record in read(indices)]
@@ -81,8 +91,8 @@ def load(
     return Source(
         name=f"tfds/{builder.info.full_name}",
         split=split,
-        fetch=fetch,
-        labels=_labels(tfds, builder, split, label_key) if label_key else None,
+        fetch=shared_out(fetch, shape, dtype, workers, pixels),
+        labels=_labels(tfds, builder, split, label_key, folder) if label_key else None,
         size=builder.info.splits[split].num_examples,
         shape=shape,
         levels=LEVELS[dtype],
@@ -124,18 +134,28 @@ def _shape(dataset, key, shape, dtype, size, crop) -> tuple[int, ...]:
     return (*(size or crop), shape[-1])
 
 
-def _labels(tfds, builder, split: str, key: str) -> np.ndarray:
-    features = builder.info.features
+def _labels(tfds, builder, split: str, key: str, folder: pathlib.Path) -> np.ndarray:
+    features, size = builder.info.features, builder.info.splits[split].num_examples
     if features[key].shape or not np.issubdtype(features[key].np_dtype, np.integer):
         raise ValueError(
             f"Feature '{key}' is {features[key]}: labels must be one integer an example; choose "
             "another `label_key`."
         )
+    place = folder.resolve()
+    names = ("labels", (place, split, key))
+    stamps = np.array([kept.stamp(path) for path in sorted(place.iterdir())], np.uint64)
+    keeping = size >= kept.LEAST and stamps.all()
+    if keeping:
+        stored = kept.recalled(*names)
+        if np.array_equal(stored.get("stamps"), stamps) and stored["labels"].shape == (size,):
+            return stored["labels"]
     images = [k for k, feature in features.items() if isinstance(feature, tfds.features.Image)]
     read = records(builder, split, {k: tfds.decode.SkipDecoding() for k in images})
-    parts = np.arange(builder.info.splits[split].num_examples)
-    parts = np.split(parts, range(AT_ONCE, len(parts), AT_ONCE))
-    return np.array([record[key] for part in parts for record in read(part)], np.int32)
+    parts = np.split(np.arange(size), range(AT_ONCE, size, AT_ONCE))
+    labels = np.array([record[key] for part in parts for record in read(part)], np.int32)
+    if keeping:
+        kept.keep(*names, stamps=stamps, labels=labels)
+    return labels
 
 
 def records(builder, split: str, decoders=None) -> Callable:

@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint._src.futures import future
 
 from training.checksum import checksum, plain_sum
+from training.keeping import Keeping
 from training.state import TrainState
 
 
@@ -42,6 +43,7 @@ OF_THE_READER = (
     "Too many open files",
     "codec can't",
 )
+PASSING = "passing"  # key of the mark of a checkpoint that the next one replaces
 # Field of a checkpoint that holds its checksums, to the function that computes them; newest first.
 MIXED = "mixed"
 CHECKSUMS = {MIXED: checksum, "checksum": plain_sum}
@@ -50,7 +52,8 @@ CHECKSUMS = {MIXED: checksum, "checksum": plain_sum}
 class Checkpoints:
     """The checkpoints of a workdir, `<workdir>/checkpoints/<step>`."""
 
-    def __init__(self, workdir: Path, keep: int = 0):
+    def __init__(self, workdir: Path, keep: int = 0, keep_every: int = 0, block: int = 1):
+        """`keep`, `keep_every` and `block` are `newest`, `every` and `block` of `Keeping`."""
         self.folder = Path(workdir).absolute() / "checkpoints"
         if found := set(str(self.folder)) & set(PATTERN):
             raise CheckpointError(
@@ -62,8 +65,9 @@ class Checkpoints:
         # The first step that is saved, with the shapes of its parameters, until it is read back.
         self._unread: tuple[int, Any] | None = None
         self._confirmed = False
+        self._keeping, self._marks_read = Keeping(keep, keep_every, block), False
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep or None, create=True, enable_async_checkpointing=True
+            preservation_policy=self._keeping, create=True, enable_async_checkpointing=True
         )
         # With an explicit handler the manager knows the shapes of a step before it restores it.
         self._manager = ocp.CheckpointManager(
@@ -77,9 +81,12 @@ class Checkpoints:
     def latest(self) -> int | None:
         return self._manager.latest_step()
 
-    def save(self, state: TrainState) -> None:
+    def save(self, state: TrainState, passing: bool = False) -> None:
         """Write the state under its step, in the background. The first checkpoint of a run is read
         back once it is on the disk.
+
+        Args:
+            passing: the checkpoint is deleted once the next one is on the disk.
 
         Raises:
             CheckpointError: nothing was written, or writing the previous checkpoint has failed.
@@ -88,8 +95,11 @@ class Checkpoints:
             self.wait()
         step, item = int(state.step), fields_of(state)
         item[MIXED] = {name: checksum(value) for name, value in item.items()}
+        self._read_marks()
+        (self._keeping.passing.add if passing else self._keeping.passing.discard)(step)
         try:
-            written = self._manager.save(step, args=ocp.args.PyTreeSave(item))
+            arguments = ocp.args.PyTreeSave(item)
+            written = self._manager.save(step, args=arguments, custom_metadata={PASSING: passing})
         except Exception as error:
             raise self._unwritten(error) from error
         if not written:
@@ -99,6 +109,18 @@ class Checkpoints:
             )
         if not self._confirmed:
             self._unread, self._confirmed = (step, shapes_of(state.params)), True
+
+    def _read_marks(self) -> None:
+        """Reads, once, which checkpoints of an earlier process are no snapshots."""
+        if not self._marks_read:
+            self._keeping.passing.update(filter(self._is_passing, self.steps()))
+            self._marks_read = True
+
+    def _is_passing(self, step: int) -> bool:
+        try:
+            return bool((self._manager.metadata(step).custom_metadata or {}).get(PASSING))
+        except Exception:  # of a damaged checkpoint, which is left where it is
+            return False
 
     def restore(self, abstract: TrainState, step: int | None = None) -> TrainState:
         """Read the whole state of `step`, or of the latest checkpoint if `step` is None.

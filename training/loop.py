@@ -14,6 +14,7 @@ from parallel.mesh import put_batch
 from parallel.processes import together
 from training.checkpoint import Checkpoints
 from training.finite import Watch, check_state
+from training.keeping import WallTime
 from training.metrics import MetricWriter
 from training.profile import Profiler
 from training.rescue import rescue
@@ -37,6 +38,8 @@ class Schedule(NamedTuple):
     - `n_iters`: the total number of updates; a run ends exactly there.
     - `n_jitted_steps`: updates in a call of the step.
     - `log_freq`, `snapshot_freq`: steps between two rows of metrics, and two checkpoints; 0 never.
+    - `save_minutes`: wall time after which a checkpoint is written that the next one replaces; 0
+      never. In a job of several processes it is written at the next row of metrics.
     - `max_skipped`: the largest number of steps in a row without a finite gradient.
     - `progress`: whether a bar is shown.
     """
@@ -47,6 +50,7 @@ class Schedule(NamedTuple):
     snapshot_freq: int
     max_skipped: int = 0
     progress: bool = True
+    save_minutes: float = 0.0
 
 
 def train(
@@ -88,6 +92,7 @@ def train(
     pending: list[tuple[int, Any]] = []
     bar = progress_bar(schedule, done)
     clock, watch = Clock(done), Watch(schedule.max_skipped)
+    wall_time = WallTime(schedule.save_minutes)
 
     def log(values: dict[str, float]) -> None:
         together(lambda: writer.write(done, values))
@@ -101,14 +106,15 @@ def train(
         bar.update(done - bar.n)
         bar.set_postfix_str(f"loss {values.get('training_loss', float('nan')):.4f}")
 
-    def save() -> None:
+    def save(passing: bool = False) -> None:
         nonlocal kept
         if pending:
             read()
         if kept != done:
             check_state(state, done)
-            checkpoints.save(state)
+            checkpoints.save(state, passing)
             kept = done
+        wall_time.restart()
 
     try:
         while done < schedule.n_iters:
@@ -123,12 +129,14 @@ def train(
             ended = done >= schedule.n_iters
             stopping = stop is not None and stop.asked()
             wanted = stopping or (stop is not None and stop.save_asked())
-            saving = crossed(before, done, schedule.snapshot_freq) or ended or wanted
+            logging = crossed(before, done, schedule.log_freq)
+            passing = wall_time.due(meeting=logging)
+            snapshot = crossed(before, done, schedule.snapshot_freq) or ended or wanted
             due = [every for every in actions if crossed(before, done, every.freq)]
-            if saving or due or crossed(before, done, schedule.log_freq):
+            if snapshot or passing or due or logging:
                 read()
-            if saving:
-                save()
+            if snapshot or passing:
+                save(passing=not snapshot)
             if stopping:
                 checkpoints.wait()
                 raise Stopped(done, stop.number)

@@ -70,7 +70,8 @@ def run_training(
             forced += on_lead(second) or []
         # Entered before anything is compiled, because a signal would be lost during compilation.
         stop = stack.enter_context(Stop())
-        checkpoints = Checkpoints(workdir, config.keep_snapshots)
+        kept = config.keep_snapshots, config.keep_every, config.n_jitted_steps
+        checkpoints = Checkpoints(workdir, *kept)
         stack.enter_context(contextlib.closing(checkpoints))
         state = initial_or_latest(experiment, checkpoints, mesh)
         writer = MetricWriter(workdir, int(state.step), is_lead())

@@ -24,11 +24,14 @@ TRAINING = (*MEANING, "seed", "loss", "optim", "training")
 # Keys that do not change the trained parameters.
 FREE = {
     "data.path",
+    "data.workers",
     "training.eval_freq",
+    "training.keep_every",
     "training.keep_snapshots",
     "training.log_freq",
     "training.max_skipped",
     "training.progress",
+    "training.save_minutes",
     "training.snapshot_freq",
     "training.snapshot_sampling",
 }

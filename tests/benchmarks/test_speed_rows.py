@@ -1,10 +1,11 @@
-"""The rows of `train_step`, `sampling` and `first_step`, computed from made-up seconds."""
+"""The rows of `train_step`, `sampling`, `loading` and `first_step`, from made-up seconds."""
 
 import sys
 
 import pytest
 
-from benchmarks.speed import sampling, train_step, worker
+import data
+from benchmarks.speed import loading, loading_jax, sampling, train_step, worker
 from benchmarks.speed.first_step import STAGES, lengths
 
 
@@ -81,6 +82,25 @@ def test_the_clock_of_a_single_core_is_the_process(monkeypatch, cores, used):
     monkeypatch.setattr(worker.os, "sched_getaffinity", lambda _: cores)
     monkeypatch.setattr(worker.time, used, lambda: -7.0)
     assert worker.clock() == -7.0
+
+
+def test_batches_that_were_read_ahead_are_not_counted(monkeypatch):
+    """A batch takes 2 s of wall time and 3 s of CPU time; the first five of 2 workers take none."""
+    taken = []
+    passed = lambda factor: factor * max(0, len(taken) - 5)
+    monkeypatch.setattr(loading_jax.time, "perf_counter", lambda: passed(2.0))
+    monkeypatch.setattr(loading_jax, "cpu_seconds", lambda: passed(3.0))
+    batches = iter(lambda: taken.append(1), 0)
+    rate, cores = loading_jax.rate(batches, workers=2)
+    assert (rate, cores) == (loading_jax.BATCH / 2.0, 1.5)
+    assert len(taken) == 5 + loading_jax.BATCHES
+
+
+def test_the_pictures_of_the_loading_benchmark(tmp_path):
+    loading.make_folder(tmp_path, 2, 375, 500)
+    source = data.load("image_folder", "train", path=str(tmp_path), holdout=0.0)
+    assert (source.size, source.shape) == (2, (375, 500, 3))
+    assert all(50_000 < file.stat().st_size < 90_000 for file in tmp_path.iterdir())
 
 
 def test_a_worker_is_a_module_that_can_be_started(tmp_path, monkeypatch):

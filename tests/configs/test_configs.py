@@ -98,7 +98,7 @@ def test_networks(name):
 
 GIVEN = {"path": "p", "name": "n", "label_key": "l", "image_key": "i", "crop": (7,),
          "image_size": (8, 9), "num_channels": 2, "holdout": 0.3, "convert": True,
-         "class_folders": True}  # fmt: skip
+         "class_folders": True, "workers": 3}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", data.SOURCES)

@@ -60,6 +60,18 @@ def test_a_note_behind_the_pixels_of_a_png_is_heeded(tmp_path):
     np.testing.assert_array_equal(read_pixels(tmp_path / "a.png", 3), UPRIGHT)
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_a_header_is_read_without_the_pixels(tmp_path, name):
+    """Of a file whose pixels are cut off, the size is known; the pixels are missed by name."""
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3)).astype(np.uint8)
+    made = io.BytesIO()
+    Image.fromarray(noise).save(made, Image.registered_extensions()[name[1:]])
+    (tmp_path / name).write_bytes(made.getvalue()[: len(made.getvalue()) // 2])
+    assert read_header(tmp_path / name) == ((60, 80), 3)
+    with pytest.raises(ValueError, match=f"{name} cannot be read as an image"):
+        read_pixels(tmp_path / name, 3)
+
+
 def tiff_of_16_bits() -> bytes:
     """An RGB TIFF of zeros, 2 x 3, with 16 bits per channel."""
     entries = [(256, 2), (257, 3), (259, 1), (262, 2), (277, 3), (278, 3)]

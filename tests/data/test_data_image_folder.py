@@ -97,6 +97,25 @@ def test_channels_are_resized_each_for_itself(channels):
     np.testing.assert_array_equal(fit(image, (3, 3)), np.broadcast_to(values, (3, 3, channels)))
 
 
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+@pytest.mark.parametrize("size", [(6, 5), (31, 9), (40, 40)])
+def test_a_picture_is_resized_as_its_channels_alone(mode, size):
+    """To the bit, from a picture of Pillow and from an array; transparent pixels keep colours."""
+    rng, channels = np.random.default_rng(0), len(mode)
+    image = rng.integers(0, 256, (23, 37, channels)).astype(np.uint8)
+    # The largest part of that aspect: of 23 x 37 the rows or the columns are cut.
+    high, wide = min(23, round(37 * size[0] / size[1])), min(37, round(23 * size[1] / size[0]))
+    top, left = (23 - high) // 2, (37 - wide) // 2
+    planes = [image[top : top + high, left : left + wide, c] for c in range(channels)]
+    small = lambda p: Image.fromarray(p.copy()).resize(size[::-1], Image.Resampling.LANCZOS)
+    wanted = np.stack([np.asarray(small(plane)) for plane in planes], axis=-1)
+    np.testing.assert_array_equal(fit(image, size), wanted)
+    picture = Image.fromarray(image.squeeze(-1) if channels == 1 else image)
+    assert picture.mode == mode
+    np.testing.assert_array_equal(fit(picture, size), wanted)
+    np.testing.assert_array_equal(fit(picture, None, (7, 9)), image[8:15, 14:23])
+
+
 def test_image_size_makes_different_sizes_agree(tmp_path):
     save(tmp_path, "a.png", (10, 20, 3), value=7)
     save(tmp_path, "b.png", (40, 30, 3), value=9)

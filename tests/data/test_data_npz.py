@@ -8,6 +8,7 @@ import pytest
 from numpy.lib import format as npy
 
 import data
+from data import npz_arrays
 
 GREY = np.arange(20 * 2 * 3, dtype=np.uint8).reshape(20, 2, 3)
 VECTORS = np.random.default_rng(0).normal(size=(20, 5))
@@ -169,6 +170,46 @@ def test_encrypted_or_with_another_compression(tmp_path, place, value):
     content[place] = content[table + place + 2] = value
     (tmp_path / "some.npz").write_bytes(content)
     with pytest.raises(ValueError, match=f"{path} is not a whole .npz file"):
+        data.load("npz", "train", path=path)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("block", [1, 50, 10**6])
+def test_blocks_of_any_size_give_the_same(tmp_path, monkeypatch, order, block):
+    """A row a block, a few rows with a rest, all; in Fortran's order rows do not lie together."""
+    monkeypatch.setattr(npz_arrays, "BLOCK", block)
+    x = np.asarray(np.random.default_rng(0).integers(0, 17, (23, 2, 3)), order=order)
+    path = save(tmp_path, x=x, x1=x[::-1], y=np.arange(23), levels=17)
+    for split, count in (("train", 16), ("test", 7)):
+        source = data.load("npz", split, path=path, holdout=0.3)
+        assert len(source) == count
+        np.testing.assert_array_equal(everything(source)[..., 0], x[source.labels])
+        ends = source.fetch_x1(np.arange(count))
+        np.testing.assert_array_equal(ends[..., 0], x[::-1][source.labels])
+
+
+@pytest.mark.parametrize("dtype, held", [(np.uint8, 1), (np.int64, 1), (np.float64, 4)])
+def test_no_more_is_held_than_the_examples_of_a_split(tmp_path, monkeypatch, dtype, held):
+    """4 MiB or more are neither held twice, nor in a wider dtype, nor for another split."""
+    monkeypatch.setattr(npz_arrays, "BLOCK", 2**16)
+    monkeypatch.setattr(data.source, "PASSED", 2**16)
+    size, width = 2**12, 2**10
+    path = save(tmp_path, x=np.ones((size, width), dtype), **{} if held == 4 else {"levels": 17})
+    for split, share in (("train", 0.75), ("test", 0.25)):
+        tracemalloc.start()
+        source = data.load("npz", split, path=path, holdout=0.25)
+        assert len(source) == share * size and source.identity["digest"]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert share * size * width * held < peak < share * size * width * held + 2**19
+
+
+def test_a_flipped_bit_is_told(tmp_path):
+    path = save(tmp_path, x=GREY)
+    content = bytearray((tmp_path / "some.npz").read_bytes())
+    content[content.index(GREY.tobytes()) + 100] ^= 4
+    (tmp_path / "some.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path} is not a whole .npz file .*CRC"):
         data.load("npz", "train", path=path)
 
 

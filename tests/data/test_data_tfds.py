@@ -5,6 +5,7 @@ TFDS gets the images as Pillow images, because it can write these without Tensor
 
 import importlib.abc
 import json
+import os
 import pathlib
 import shutil
 import socket
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 import data
+from data import kept
 
 tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("array_record")
@@ -133,6 +135,26 @@ def test_labels_are_read_only_if_asked(prepared):
     assert load(prepared).labels is None
 
 
+def test_labels_are_read_once(prepared, own_copy, monkeypatch, tmp_path):
+    """And again where a file has changed, even under its old time of modification."""
+    folder, version = own_copy
+    for name, value in {"HOME": str(tmp_path / "home"), "LEAST": 1, "SETTLED": 0}.items():
+        monkeypatch.setattr(kept, name, value)
+    made, plain = [], data.tfds.records
+    monkeypatch.setattr(data.tfds, "records", lambda *a: made.append(a) or plain(*a))
+    wanted = load(prepared, label_key="label").labels.tolist()
+    for read in (2, 1):  # images and labels, then images alone
+        made.clear()
+        assert load(folder, label_key="label").labels.tolist() == wanted and len(made) == read
+        assert load(folder, "train[4:7]", label_key="label").labels.tolist() == wanted[4:7]
+    file = shard(version)
+    facts, content = file.stat(), file.read_bytes()
+    file.write_bytes(content)
+    os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    made.clear()
+    assert load(folder, label_key="label").labels.tolist() == wanted and len(made) == 2
+
+
 def test_parts_of_splits(prepared):
     whole = load(prepared, label_key="label").labels.tolist()
     assert load(prepared, "train[:25%]", label_key="label").labels.tolist() == whole[:5]
@@ -172,9 +194,12 @@ def test_the_latest_version_is_taken_unless_one_is_named(tmp_path):
         load(tmp_path, dataset="tiny_images:3.0.0")
 
 
-def test_a_batch_reader_with_several_threads_gives_the_same(prepared):
-    loader = data.Loader(load(prepared), batch_size=7, seed=0)
-    items = loader.iterate(workers=4, prefetch=6)
+@pytest.mark.parametrize("within", [1, 3])
+def test_a_batch_reader_with_several_threads_gives_the_same(prepared, within):
+    """Several threads beside each other, each with one or with three for its own batch."""
+    loader = data.Loader(load(prepared, workers=1), batch_size=7, seed=0)
+    several = data.Loader(load(prepared, workers=within), batch_size=7, seed=0)
+    items = several.iterate(workers=4, prefetch=6)
     for step in range(30):
         np.testing.assert_array_equal(next(items)["x0"], loader.batch(step)["x0"])
     items.close()

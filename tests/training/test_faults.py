@@ -68,12 +68,12 @@ def write_row(self, step, values):
         full(os.path.getsize(self._rows.name))
     write(self, step, values)
 
-def save_state(self, state):
+def save_state(self, state, *given):
     # The one before is whole by now, as it would be in a longer run.
     self.wait()
     if int(state.step) == at and what == "disk":
         full(20_000)
-    save(self, state)
+    save(self, state, *given)
 
 def die_before(move):
     def moved(source, target, **kwargs):

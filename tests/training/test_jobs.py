@@ -45,8 +45,8 @@ from training.checkpoint import Checkpoints
 save, put = Checkpoints.save, loop.put_batch
 made = []
 
-def save_to_the_end(self, state):
-    save(self, state)
+def save_to_the_end(self, *given):
+    save(self, *given)
     self.wait()
 
 def put_or_die(*args):
@@ -87,9 +87,10 @@ def alone(images, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(program, images, tmp_path_factory):
+    """The folder of the workdirs of the jobs, which save by wall time at each row of metrics."""
     folder = tmp_path_factory.mktemp("jobs")
     for name, (processes, devices, changes) in JOBS.items():
-        argv = arguments(images, folder / name, "train", **changes)
+        argv = arguments(images, folder / name, "train", **changes, training__save_minutes=1e-9)
         results = succeeded(program.job(processes, *argv, devices=devices))
         assert f"{processes * devices} device(s), from step 0 to 12" in results[0].out
     return folder
@@ -114,6 +115,8 @@ def test_a_job_trains_as_one_process(trained, alone, images_config, name):
     ours = last_state(images_config, trained / name, changes)
     theirs = last_state(images_config, beside, changes)
     assert ours.step == theirs.step == 12
+    # Those by wall time, of steps 3 and 9, were replaced.
+    assert Checkpoints(trained / name).steps() == Checkpoints(beside).steps() == [6, 12]
     # Only the order in which gradients are summed differs. The 12 steps moved up to 1e-3 each.
     for field in ("params", "ema_params"):
         assert differ(getattr(ours, field), getattr(theirs, field)) < 2e-5

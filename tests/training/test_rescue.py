@@ -10,6 +10,7 @@ from tiny import flags
 
 from data import Loader, from_array
 from parallel.mesh import make_mesh, replicated
+from training import keeping
 from training.checkpoint import CheckpointError, Checkpoints
 from training.finite import TrainingDiverged
 from training.loop import Every, Schedule, train
@@ -31,8 +32,8 @@ def square_loss(params, state, key, batch):
 
 @pytest.fixture(scope="module")
 def run():
-    """Return `run(workdir, action=, writer=, step=)`: the loop from the last checkpoint of the
-    workdir, with the action after every third step. All runs share one compiled program."""
+    """Return `run(workdir, action=, writer=, step=, minutes=)`: the loop from the last checkpoint
+    of the workdir, with the action after every third step. All runs share one compiled program."""
     tx, mesh = optax.adam(0.1), make_mesh()
     step = jit_step(make_train_step(square_loss, tx, 0.9), mesh, 1)
     first = jax.device_put(create_state({"w": jnp.ones(3)}, tx, seed=1), replicated(mesh))
@@ -40,7 +41,7 @@ def run():
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), first
     )
 
-    def run(workdir, action=lambda state: {}, writer=MetricWriter, step=step):
+    def run(workdir, action=lambda state: {}, writer=MetricWriter, step=step, minutes=0.0):
         workdir.mkdir(exist_ok=True)
         checkpoints = Checkpoints(workdir)
         here = checkpoints.latest() is not None
@@ -49,7 +50,8 @@ def run():
             return train(
                 step, state, Loader(from_array("made", "train", DATA, None, 0), 4, seed=5),
                 checkpoints, writer(workdir), mesh=mesh, actions=(Every(3, action),),
-                schedule=Schedule(N_ITERS, 1, log_freq=5, snapshot_freq=SNAPSHOTS, progress=False),
+                schedule=Schedule(N_ITERS, 1, log_freq=5, snapshot_freq=SNAPSHOTS, progress=False,
+                                  save_minutes=minutes),
             )  # fmt: skip
         finally:
             checkpoints.close()
@@ -120,6 +122,35 @@ def test_a_row_that_cannot_be_written(run, whole, tmp_path):
         run(tmp_path, writer=Full)
     assert "checkpoint of step 5 is written" in raised.value.__notes__[0]
     np.testing.assert_array_equal(run(tmp_path).params["w"], whole)
+
+
+class Killed(BaseException):
+    """Ends a run as a kill does, without a last checkpoint."""
+
+
+def test_a_checkpoint_by_wall_time(run, whole, tmp_path, monkeypatch):
+    """Each step takes a minute. The checkpoint of step 6 is there when the run is killed, the run
+    goes on from it, and only the snapshots are left."""
+    now = [0.0]
+    monkeypatch.setattr(keeping.time, "monotonic", lambda: now[0])
+
+    def step(state, batch):
+        now[0] += 60.0
+        return run.step(state, batch)
+
+    with pytest.raises(Killed):
+        run(tmp_path, fails_at(6, Killed()), step=step, minutes=2.0)
+    # Two minutes after the snapshot of step 4; step 2 was replaced by it.
+    assert Checkpoints(tmp_path).steps() == [4, 6]
+    steps = []
+
+    def noted(state, batch):
+        steps.append(int(state.step))
+        return step(state, batch)
+
+    np.testing.assert_array_equal(run(tmp_path, step=noted, minutes=2.0).params["w"], whole)
+    assert steps == [6, 7, 8, 9, 10, 11]
+    assert Checkpoints(tmp_path).steps() == [4, 8, 12]
 
 
 def test_a_state_that_is_not_finite_is_not_saved(run, tmp_path):

@@ -23,8 +23,8 @@ from training.metrics import MetricWriter
 die_at = int(sys.argv.pop(1))
 save, write = Checkpoints.save, MetricWriter.write
 
-def save_to_the_end(self, state):
-    save(self, state)
+def save_to_the_end(self, *given):
+    save(self, *given)
     self.wait()
 
 def write_and_die(self, step, values):

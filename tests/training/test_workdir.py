@@ -162,6 +162,8 @@ FREE = {
     "training__snapshot_freq": 7,
     "training__snapshot_sampling": True,
     "training__keep_snapshots": 7,
+    "training__keep_every": 7,
+    "training__save_minutes": 7.0,
     "training__progress": True,
 }
 FREE_TO_EVALUATE = {
@@ -210,6 +212,20 @@ def test_the_place_of_the_data_may_change(tmp_path):
     config.data.path = "there.npz"
     claim(tmp_path, config, training=True)
     assert stored(tmp_path)["data"]["path"] == "there.npz"
+
+
+def test_the_number_of_workers_may_change(tmp_path):
+    """Also from a config of a version that had no such key."""
+    from configs.base import base
+
+    config = base("vp", "mlp", "image_folder")
+    old = config.copy_and_resolve_references()
+    del old.data.workers
+    claim(tmp_path, old, training=True)
+    for workers in (-1, 4):
+        config.data.workers = workers
+        claim(tmp_path, config, training=True)
+        assert stored(tmp_path)["data"]["workers"] == workers
 
 
 def test_steps_a_call_must_not_overshoot_the_end(tmp_path):
