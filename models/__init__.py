@@ -1,8 +1,8 @@
 """Networks: Flax Linen modules called as `module.apply(variables, x, cond, train=False)`.
 
-Those of `MODELS` give something of the shape of x, and with `num_classes` may be told a class by
-`label=`. Those of `CLASSIFIERS` give logits of classes, and those of `NOISE_LEVELS` logits of the
-level of the noise.
+Networks in `MODELS` return an array of the shape of x. `NCSNpp`, `DDPM` and `MLP` with
+`num_classes > 0` also take a class, `label=`. Networks in `CLASSIFIERS` return logits of classes,
+networks in `NOISE_LEVELS` logits of noise levels.
 """
 
 from models.ddpm import DDPM
@@ -24,5 +24,5 @@ MODELS = {
 }
 CLASSIFIERS = {"wideresnet": WideResNet, "mlp_classifier": MLPClassifier}
 NOISE_LEVELS = {"noise_level_mlp": NoiseLevelMLP, "noise_level_cnn": NoiseLevelCNN}
-# All tables, by the names with which a loss says what it trains (`losses.needs`).
+# All tables, by the name that a loss gives for the kind of network it trains (`losses.needs`).
 TABLES = {"models": MODELS, "classifiers": CLASSIFIERS, "noise_levels": NOISE_LEVELS}

@@ -1,7 +1,7 @@
 """The downward path of NCSN and NCSNv2: a residual network that halves the image early and then
-widens its view by dilation (Song and Ermon, 2019, appendix A; 2020, appendix B).
+widens its receptive field by dilation (Song and Ermon, 2019, appendix A; 2020, appendix B).
 
-`norm`, `act` and shapes are as in `models/refinenet.py`.
+`norm`, `act` and the shapes are described in `models/refinenet.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from models.resample import mean_downsample
 
 
 class ConvMeanPool(nn.Module):
-    """A SAME convolution and the mean of 2x2 squares: (B, H, W, C) to (B, H/2, W/2, features)."""
+    """A SAME convolution, then the mean of 2x2 squares: (B, H, W, C) to (B, H/2, W/2, features)."""
 
     features: int
     kernel_size: int = 3
@@ -33,9 +33,10 @@ class ConvMeanPool(nn.Module):
 class ResidualBlock(nn.Module):
     """`shortcut(x) + conv(f(norm(conv(f(norm(x))))))` with convolutions of the given dilation.
 
-    With `down` the block has `features` channels at its end: without dilation it halves the image
-    there, in both branches, by ConvMeanPool; with dilation it keeps the size, and its shortcut is
-    a convolution. Otherwise the shortcut is the identity, and `features` the channels of x.
+    With `down` the result has `features` channels. If `dilation` is 1, both branches then end in a
+    ConvMeanPool, which halves the image; otherwise the size stays, and the shortcut is a
+    convolution. Without `down` the shortcut is the identity, and `features` must be the number of
+    channels of x.
     """
 
     features: int
@@ -51,7 +52,7 @@ class ResidualBlock(nn.Module):
 
 
 class ConditionalResidualBlock(nn.Module):
-    """The same with normalisations that see the label."""
+    """A `ResidualBlock` whose normalisations depend on the labels (B,)."""
 
     features: int
     norm: Callable

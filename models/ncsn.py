@@ -1,8 +1,8 @@
 """NCSN, the network of Song and Ermon, Generative modeling by estimating gradients of the data
 distribution (2019), appendix A.
 
-NCSNv2 for small images came from it. Here the noise level enters every normalisation, as one of a
-few labels.
+NCSNv2 for small images is derived from it. In NCSN the noise level, one of a few labels, enters
+every normalisation.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from models.refinenet import CondRefineBlock, convolve
 
 
 class NCSN(nn.Module):
-    """A RefineNet with InstanceNorm++ by noise level. Fields are those of `NCSNv2`, but:
+    """A RefineNet with an InstanceNorm++ that depends on the noise level.
 
-    normalization: 'InstanceNorm++'.
-    num_classes: how many labels the network knows; 0 stands for `num_scales`.
+    Fields are those of `NCSNv2`, except:
+      normalization: 'InstanceNorm++' only.
+      num_classes: number of noise levels (labels) that the network knows; 0 stands for
+        `num_scales`.
 
-    `cond` is an integer label in [0, num_classes). Sizes are even.
+    `cond` is an integer label in [0, num_classes). Height and width must be even.
     """
 
     STAGES: ClassVar = NCSNv2_64.STAGES
@@ -46,13 +48,18 @@ class NCSN(nn.Module):
     remat: bool = False
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise ValueError if an option is unknown or images of `shape` (..., H, W, C) misfit."""
+        """Raise ValueError for a wrong option, or for images of a `shape` (..., H, W, C) that the
+        network cannot take."""
         check_choice("normalization", self.normalization, CONDITIONAL_NORMALIZATIONS)
         check_refinenet(self, shape)
 
     @nn.compact
     def __call__(self, x: jax.Array, cond: jax.Array, train: bool = False) -> jax.Array:
-        """x: (B, H, W, C); cond: (B,) labels. Returns float32 of the shape of x."""
+        """x: (B, H, W, C); cond: (B,) labels. Returns float32 of the shape of x.
+
+        Raises:
+          ValueError: see `check`.
+        """
         self.check(x.shape)
         labels = cond.astype(jnp.int32)
         act, classes = activation(self.nonlinearity), self.num_classes or self.num_scales

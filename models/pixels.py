@@ -1,10 +1,12 @@
-"""Values per channel and sums over pixels, each the other's derivative.
+"""Broadcasts of channel values over pixels and sums over pixels, which are each other's derivative,
+and the layers that use them.
 
-A sum over pixels that XLA on a CPU has fused with what is summed runs one channel at a time, with
-strides as long as a pixel; and the gradient of a whole chain of residual blocks may be repeated for
-each sum that reads it. As products with a matrix of ones, forwards and backwards, the same sums run
-at the speed of memory: the gradient of GroupNorm and swish takes a third to a sixth of the time
-(`benchmarks/speed/cpu_cliffs.py`). Accelerators fuse reductions well, and there they stay.
+On a CPU, XLA may fuse a sum over pixels with the computation of its summands. The sum then runs one
+channel at a time, with a stride of a whole pixel, and the gradient of a whole chain of residual
+blocks may be computed again for each sum that reads it. Written as products with a matrix of ones,
+these sums run at the speed of memory in both directions: the gradient of GroupNorm and swish takes
+a third to a sixth of the time (`benchmarks/speed/cpu_cliffs.py`). Accelerators fuse reductions
+well, so there plain sums are used.
 """
 
 from __future__ import annotations
@@ -27,12 +29,14 @@ def on_cpu() -> bool:
 
 
 def fence(x: jax.Array) -> jax.Array:
-    """x itself, whose gradient on a CPU is computed once and not again in each of its readers."""
+    """x itself. On a CPU its value and its gradient are then computed once, and not again inside
+    each operation that reads them."""
     return lax.optimization_barrier(x) if on_cpu() else x
 
 
 def spread(v: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """(B, C) or (1, C) to `shape`, (B, ..., C): the same at every pixel (and in every example)."""
+    """Broadcast v, (B, C) or (1, C), to `shape` (B, ..., C): over pixels, and over examples if v is
+    (1, C)."""
     if not on_cpu():
         return jnp.broadcast_to(jnp.expand_dims(v, range(1, len(shape) - 1)), shape)
     pixels = math.prod(shape[:-1]) // v.shape[0]
@@ -41,7 +45,7 @@ def spread(v: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def pixel_sum(x: jax.Array) -> jax.Array:
-    """(B, H, W, C) to (B, C)."""
+    """The sum over pixels, (B, H, W, C) to (B, C)."""
     if not on_cpu():
         return jnp.sum(x, axis=(1, 2))
     b, h, w, c = x.shape
@@ -49,15 +53,16 @@ def pixel_sum(x: jax.Array) -> jax.Array:
     return lax.dot_general(ones, x.reshape(b, h * w, c), BATCHED, precision=EXACT)[:, 0]
 
 
-# The last axis of the left against the middle one of the right, for each example.
+# Contract the last axis of the left with the middle axis of the right, for each example.
 BATCHED = (((2,), (1,)), ((0,), (0,)))
 
 
 class GroupNorm(nn.Module):
     """`(x - mean) / sqrt(var + epsilon) * scale + bias` over groups of channels and all pixels.
 
-    Wu and He, Group normalization (2018). The variance is `E[x^2] - E[x]^2`, never negative.
-    Computed in float32 whatever the dtype. Parameters `scale` and `bias` (C,).
+    Wu and He, Group normalization (2018). x: (B, H, W, C). The variance is `E[x^2] - E[x]^2`,
+    clipped at zero. Everything is computed in float32, and the result is cast to `dtype`. The
+    parameters `scale` and `bias` are (C,).
     """
 
     num_groups: int
@@ -72,7 +77,7 @@ class GroupNorm(nn.Module):
         x = x.astype(jnp.float32)
 
         def group_mean(v: jax.Array) -> jax.Array:
-            """Sums over pixels (B, C) to the means over their groups, (B, C)."""
+            """Map sums over pixels (B, C) to the means over groups, repeated by channel, (B, C)."""
             means = v.reshape(-1, self.num_groups, channels // self.num_groups).mean(-1) / pixels
             return jnp.repeat(means, channels // self.num_groups, axis=1)
 
@@ -83,7 +88,8 @@ class GroupNorm(nn.Module):
 
 
 class Conv(nn.Module):
-    """A SAME convolution with parameters `kernel` (k, k, C, features) and `bias`, as flax's own."""
+    """A SAME convolution with the parameters of `nn.Conv`: `kernel` (k, k, C, features) and `bias`
+    (features,). On a CPU it uses `winograd.conv3x3` where this fits."""
 
     features: int
     kernel_size: tuple[int, int]
