@@ -1,10 +1,10 @@
-"""Compiled programs are kept, so that a second start finds them; those of others are not run.
+"""The cache of compiled programs, which makes a second start fast and ignores files of other users.
 
-jax keeps a program under a name made of all that it was compiled from, and later runs whatever the
-file of that name holds. So nobody else may write where they are kept; and each file begins with the
-SHA-256 of its name and its content, which tells a file that was renamed, damaged or cut short: that
-program is compiled again. Who can write as this user can still put any program there, as they can
-put any line into this one.
+The name under which jax keeps a program is a hash of everything it was compiled from; jax later
+runs whatever program the file of this name holds. The folder is therefore used only if no other
+user can write to it. Each file begins with the SHA-256 of its name and its content. If a file was
+renamed, damaged or cut short, the hash differs, and the program is compiled again. This does not
+protect against code that runs as this user, which could as well change the code of scorefield.
 """
 
 import hashlib
@@ -22,16 +22,16 @@ open_plain = compilation_cache.get_file_cache
 
 
 class Checked(CacheInterface):
-    """A cache of jax's, of which is taken only what was put under the same name.
+    """A cache of jax that returns a program only if it was stored under the same name.
 
-    Its files have an ending of their own, so that other programs may keep theirs in the folder.
+    Its keys end in `-checked`, so that other jax programs can use the same folder.
     """
 
     def __init__(self, plain: CacheInterface):
         self._plain, self._path = plain, plain._path
 
     def get(self, key: str) -> bytes | None:
-        """The program of that name; None where there is none, or another one."""
+        """The program stored under `key`; None if there is none, or its SHA-256 differs."""
         name = f"{key}-checked"
         value = self._plain.get(name)
         if value is None or value[:DIGEST] != digest(name, value[DIGEST:]):
@@ -41,7 +41,7 @@ class Checked(CacheInterface):
     def put(self, key: str, value: bytes) -> None:
         name = f"{key}-checked"
         if self.get(key) is None:
-            # A wrong one would stay: jax leaves alone what is there.
+            # jax does not overwrite an existing file, so a damaged one is removed first.
             (self._path / f"{name}-cache").unlink(missing_ok=True)
         self._plain.put(name, digest(name, value) + value)
 
@@ -51,11 +51,12 @@ def digest(name: str, value: bytes) -> bytes:
 
 
 def keep_programs(folder: Path) -> None:
-    """Lets jax keep compiled programs in `folder/.jax_cache`; in the user's own cache folder where
-    others may write to `folder`; or where the user wants them, by `JAX_COMPILATION_CACHE_DIR`.
+    """Let jax keep compiled programs in `folder/.jax_cache`.
 
-    A folder that others may write to is not used, which one line tells. Nothing is made before a
-    program is to be kept.
+    If other users can write to `folder`, programs are kept in HOME, or not at all if others can
+    write there too; one printed line says so. `JAX_COMPILATION_CACHE_DIR` takes precedence over
+    both; if others can write to it, no programs are kept. The folder is made when the first program
+    is stored.
     """
     check_programs()
     chosen = jax.config.jax_compilation_cache_dir
@@ -78,13 +79,16 @@ def keep_programs(folder: Path) -> None:
 
 
 def check_programs() -> None:
-    """From here on jax opens its cache by `opened`; to be called before anything is compiled."""
+    """Make jax open its cache by `opened`. Call it before anything is compiled."""
     compilation_cache.get_file_cache = opened
 
 
 def opened(path: str) -> tuple[Checked, str] | None:
-    """The cache in a folder, made for this user alone where there is none; None if others may
-    write to it, or it cannot be made."""
+    """Open the cache in the folder `path`, or at a URL; returns the cache and `path`.
+
+    A missing folder is made with permissions for this user alone. Returns None if the folder cannot
+    be made, or if other users can write to it.
+    """
     if "://" not in path:
         try:
             os.makedirs(path, mode=0o700, exist_ok=True)
@@ -96,24 +100,24 @@ def opened(path: str) -> tuple[Checked, str] | None:
 
 
 def is_private(folder: Path) -> bool:
-    """Whether this user alone can write to a folder, or put another one in its place; of one that
-    is not there yet, whether they could once it is made."""
+    """Whether only this user can write to a folder or replace it. For a folder that does not exist,
+    whether this would hold once it is made."""
     folder = Path(os.path.realpath(folder))
     if folder.exists() and (folder.stat().st_uid != os.geteuid() or others_write(folder)):
         return False
     around = nearest(folder)
-    # In a sticky folder, as /tmp is, nobody renames what is not theirs.
+    # In a sticky folder, such as /tmp, users can rename only their own files.
     return not others_write(around) or bool(around.stat().st_mode & stat.S_ISVTX)
 
 
 def nearest(folder: Path) -> Path:
-    """The folder around that one, or the next around it that exists."""
+    """The innermost existing folder that contains `folder`."""
     return next(place for place in Path(os.path.realpath(folder)).parents if place.exists())
 
 
 def others_write(folder: Path) -> bool:
-    """Whether its permissions let anyone but its owner write. A group with the owner's number is
-    that user's own, as most systems make one for each."""
+    """Whether the permissions of a folder let anyone but its owner write. A group whose number is
+    that of the owner is taken for the owner's private group, which most systems make."""
     facts = folder.stat()
     group = facts.st_mode & stat.S_IWGRP and facts.st_gid != facts.st_uid
     return bool(facts.st_mode & stat.S_IWOTH or group)

@@ -1,12 +1,12 @@
-"""Standard output that a run survives: a terminal that closes, a pipe whose reader has gone, a full
-disk under the log, a terminal without the characters of a sentence."""
+"""Standard output whose failures do not end a run: a terminal that closes, a pipe whose reader has
+gone, a full disk under the log, a terminal that lacks some characters."""
 
 import io
 from typing import TextIO
 
 
 class Lasting(io.TextIOBase):
-    """A text stream that writes while it can, and is silent after the first error."""
+    """A text stream that drops all text after the first error in writing."""
 
     def __init__(self, stream: TextIO):
         self._stream: TextIO | None = stream
@@ -35,15 +35,15 @@ class Lasting(io.TextIOBase):
             return
         try:
             action(self._stream)
-        # Closed already, which is no OSError.
+        # Writing to a closed stream raises ValueError.
         except (OSError, ValueError):
             self._stream = None
 
 
 def lasting(stream: TextIO) -> TextIO:
-    """The stream as one that writes each line at once, shows what it has no character for as its
-    number, and never raises."""
+    """The stream, changed so that it writes each line at once, writes characters that its encoding
+    lacks as escapes, and never raises an error."""
     if isinstance(stream, io.TextIOWrapper):
-        # A file or a pipe would otherwise get it in blocks of kilobytes, and nothing at a kill.
+        # Files and pipes are otherwise written in blocks of kilobytes, which a kill would lose.
         stream.reconfigure(line_buffering=True, errors="backslashreplace")
     return stream if isinstance(stream, Lasting) else Lasting(stream)

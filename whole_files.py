@@ -1,6 +1,6 @@
-"""Files that are written whole or not at all: at any moment there is the old one or the new one.
+"""Files that are written whole or not at all: a path has the old file or the complete new one.
 
-A kill, a full disk or an error inside a write leaves the file that was there before.
+A kill, a full disk or an error during a write leaves the file that was there before.
 """
 
 import contextlib
@@ -14,15 +14,15 @@ import numpy as np
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` once all of it is on the disk.
+    """A context with a binary file, which replaces `path` at the end, when all of it is on disk.
 
-    It is written beside `path`, as `<name>.<process>.part`, which a kill alone leaves behind. What
-    is no regular file, such as a pipe, is written as it is.
+    The new file is written beside `path`, as `<name>.<process id>.part`; only a kill leaves this
+    file behind. If `path` is not a regular file, such as a pipe, it is written directly.
 
     Raises:
-        OSError: where it cannot be written, with a sentence; the file that was there is whole.
+        OSError: the file cannot be written; the file that was there before is whole.
     """
-    place = Path(os.path.realpath(path))  # of a link, what it leads to
+    place = Path(os.path.realpath(path))  # the target, if `path` is a link
     if place.exists() and not place.is_file():
         with open(place, "wb") as file:
             yield file
@@ -47,12 +47,12 @@ def writing(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def put(path: str | Path, content: str | bytes) -> None:
-    """Writes text, as UTF-8, or bytes."""
+    """Write bytes, or text as UTF-8. Raises as `writing`."""
     with writing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def put_arrays(path: str | Path, **arrays) -> None:
-    """Writes an npz; `path` is its full name."""
+    """Write arrays by name as an npz file; `path` is the full name. Raises as `writing`."""
     with writing(path) as file:
         np.savez(file, **arrays)

@@ -1,7 +1,8 @@
-"""Devices and processes: where arrays live, and who does what. Knows nothing of what is computed.
+"""Devices and processes: how arrays are placed and how work is divided, whatever is computed.
 
-`mesh` lays devices out and says how arrays are spread over them; `processes` is about jobs of
-several processes, which `start` begins once they have found each other (`meeting`), and which miss
-one that is gone (`watch`). Training is one program over the devices of all processes; an evaluation
-is a program of each process over its own devices, and batches are dealt out among the processes.
+`mesh` arranges the devices and says how arrays are spread over them. `processes` exchanges results
+in a job of several processes. `start` joins a process to its job, after `meeting` has connected the
+processes; `watch` notices a process that has ended. Training is one program over the devices of all
+processes. In an evaluation each process runs programs over its own devices, and batches are divided
+among the processes.
 """

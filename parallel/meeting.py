@@ -1,12 +1,12 @@
-"""How the processes of a job find each other, before jax is told of them.
+"""How the processes of a job connect to each other, before jax is initialised.
 
-Process 0 listens at the coordinator's address. Each other process says its number and how many
-there are, and waits for one line: that all are there, or why the job cannot begin. Then jax's own
-service takes the address; the lines between process 0 and the others stay open, so that each hears
-of one that ends without a word (`watch`).
+Process 0 listens at the coordinator's address. Each other process sends its number and the number
+of processes, and waits for one line of text: that all have come, or why the job cannot begin.
+Afterwards jax's own service takes the address. The sockets between process 0 and the others stay
+open, so that each process notices when another one ends unexpectedly (`watch`).
 
-jax alone would end each process by an abort with a dump of its threads where one is missing, where
-two have the same number, or where they do not agree on how many they are.
+Without this meeting jax would abort each process with a dump of its threads if a process is
+missing, if two have the same number, or if they were given different numbers of processes.
 """
 
 import contextlib
@@ -19,26 +19,28 @@ from collections.abc import Iterable
 from parallel.processes import JobError
 
 GREETING, ALL_HERE = "scorefield: ", "all here"
-# Seconds that process 0 waits for what a caller has to say, and between two calls of a process.
+# PATIENCE: seconds that process 0 waits for the message of a caller, and a caller for a connection.
+# PAUSE: seconds between two calls of a process.
 PATIENCE, PAUSE = 5.0, 0.1
-NAMED = 10  # missing processes that a sentence counts up
+NAMED = 10  # most missing processes that a sentence lists
 Lines = dict[int, socket.socket]
 
 
 def meet(host: str, port: int, count: int, index: int, timeout: float) -> Lines:
-    """Returns when all `count` processes of a job are there; `index` is the number of this one.
+    """Wait until all `count` processes of a job have come; `index` is the number of this one.
 
     Args:
-        host, port: where process 0 listens, on all of its addresses.
+        host, port: address of process 0, which listens at this port on all network interfaces.
         timeout: seconds that process 0 waits for the others, and each of them for process 0.
 
     Returns:
-        The open lines, by the number of the process at the other end: of process 0 to all others,
-        of another to process 0.
+        The open sockets, by the number of the process at the other end: on process 0, to all
+        others; on another process, to process 0. Empty if `count` is 1.
 
     Raises:
-        JobError: the same sentence on all processes that have come, where one is missing, two have
-            one number, or their counts differ; where the port is not free; where nobody answers.
+        JobError: a process is missing, two have the same number, or their counts differ (with the
+            same sentence on all processes that have come); the port is not free; process 0 does
+            not answer.
     """
     if count == 1:
         return {}
@@ -48,7 +50,7 @@ def meet(host: str, port: int, count: int, index: int, timeout: float) -> Lines:
 
 
 def receive(host: str, port: int, count: int, timeout: float) -> Lines:
-    """Process 0: waits for the others, and tells them how it went."""
+    """On process 0: wait for the others, and send them the result. Raises as `meet`."""
     here: Lines = {}
     deadline = time.monotonic() + timeout
     with listening(host, port) as server:
@@ -75,7 +77,11 @@ def receive(host: str, port: int, count: int, timeout: float) -> Lines:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket on all addresses of this machine, as jax's service has it."""
+    """Open a socket that listens on all interfaces of this machine, as jax's service does.
+
+    Raises:
+        JobError: the port cannot be used.
+    """
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
     try:
@@ -88,7 +94,11 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def admit(caller: socket.socket, here: Lines, count: int) -> None:
-    """Adds a process that called to those that are here; anybody else is passed over."""
+    """Add the process that called to `here`; a caller that is no process of a job is ignored.
+
+    Raises:
+        JobError: the process was given another count, or its number is taken.
+    """
     caller.settimeout(PATIENCE)
     match = re.fullmatch("([0-9]{1,9}) of ([0-9]{1,9})", heard(caller))
     if match is None:
@@ -113,23 +123,25 @@ def admit(caller: socket.socket, here: Lines, count: int) -> None:
 
 
 def present(here: Lines) -> Lines:
-    """Those that still wait. A process says nothing more, so what is to be read is its end."""
+    """The processes that still wait. A waiting process sends nothing, so a socket that can be read
+    has been closed."""
     ended = select.select(here.values(), [], [], 0)[0] if here else []
     return {index: caller for index, caller in here.items() if caller not in ended}
 
 
 def tell(lines: Iterable[socket.socket], said: str) -> None:
-    """Says one line to each; a process that is gone need not know."""
+    """Send a line of text on each socket; a socket whose other end is closed is passed over."""
     for line in lines:
         with contextlib.suppress(OSError):
             line.sendall(f"{GREETING}{said}\n".encode())
 
 
 def heard(line: socket.socket) -> str:
-    """The next thing that is said there; "" where it ends, or where none of us speaks."""
+    """Receive the next line of text, without the greeting; "" if the socket is closed, nothing
+    comes in time, or the text has no greeting and is thus not from a process of a job."""
     said = b""
     with contextlib.suppress(OSError):
-        # Byte by byte: what comes behind the line stays to be heard.
+        # Byte by byte, so that what follows the line stays in the socket.
         while len(said) < 2000 and (byte := line.recv(1)) not in (b"", b"\n"):
             said += byte
     text = said.decode(errors="replace")
@@ -137,7 +149,11 @@ def heard(line: socket.socket) -> str:
 
 
 def call(host: str, port: int, count: int, index: int, timeout: float) -> socket.socket:
-    """Another process: calls process 0 until it answers, and waits for its word."""
+    """On another process: call process 0 until it answers, and wait for its result.
+
+    Raises:
+        JobError: process 0 does not answer within `timeout` seconds, or reports a fault.
+    """
     deadline, cause = time.monotonic() + timeout, "no answer"
     while time.monotonic() < deadline:
         try:
@@ -147,7 +163,7 @@ def call(host: str, port: int, count: int, index: int, timeout: float) -> socket
             cause = error.strerror or str(error)
         else:
             tell([line], f"{index} of {count}")
-            # Once there, process 0 has begun to count its own time.
+            # Process 0 has begun to count its own time before this connection.
             line.settimeout(timeout + PATIENCE)
             said = heard(line)
             if said == ALL_HERE:
@@ -165,6 +181,6 @@ def call(host: str, port: int, count: int, index: int, timeout: float) -> socket
 
 
 def numbered(absent: list[int]) -> str:
-    """`"number 2"`, `"numbers 2, 5"`, or the first of many."""
+    """`"number 2"`, `"numbers 2, 5"`, or the first NAMED numbers and how many more there are."""
     more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
     return f"number{'s' * (len(absent) > 1)} {', '.join(map(str, absent[:NAMED]))}{more}"

@@ -1,8 +1,9 @@
-"""Where arrays live: a mesh of devices, and how batches and the state are spread over it.
+"""A mesh of devices, and how batches and the state are spread over it.
 
-A mesh has two axes. A batch is split over both. The state is whole on every device, or with
-`fsdp` above 1 its large arrays are split over that axis: parameters, their average and the
-optimizer's moments then take 1/fsdp of the memory, and parameters are gathered for each step.
+The mesh has two axes, `data` and `fsdp`. A batch is split over both. The state is replicated on
+every device if `fsdp` is 1. Otherwise its large arrays are split over the axis `fsdp`: parameters,
+their average and the optimizer's moments then take 1/fsdp of the memory, and the parameters are
+gathered for each step.
 """
 
 from collections.abc import Callable
@@ -14,22 +15,22 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp")
-# Elements below which an array stays whole: gathering it would cost more than it saves.
+# An array with fewer elements is not split: gathering it would cost more than splitting saves.
 SMALL = 2**12
 
 
 def make_mesh(fsdp: int = 1) -> Mesh:
-    """All devices of the job; those of a process are neighbours.
+    """The mesh of all devices of the job; the devices of a process are neighbours.
 
     Raises:
-        ValueError: where `fsdp` does not divide their number.
+        ValueError: `fsdp` does not divide the number of devices.
     """
-    # TPUs number devices by place and not by process; the loader deals rows out by process.
+    # TPUs number devices by location and not by process; the loader divides rows by process.
     return mesh_of(sorted(jax.devices(), key=lambda d: (d.process_index, d.id)), fsdp)
 
 
 def local_mesh() -> Mesh:
-    """The devices of this process alone: programs over it need no other process."""
+    """The mesh of the devices of this process; programs over it do not need other processes."""
     return mesh_of(jax.local_devices())
 
 
@@ -43,7 +44,8 @@ def mesh_of(devices: list[jax.Device], fsdp: int = 1) -> Mesh:
 
 
 def check_batch(batch_size: int, mesh: Mesh, name: str) -> None:
-    """Raises ValueError where a batch does not divide over the devices."""
+    """Raise ValueError if the devices do not divide `batch_size`; `name` is its name in the
+    sentence."""
     devices = mesh.devices.size
     if batch_size % devices:
         raise ValueError(
@@ -57,12 +59,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def split_over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """The batch axis, at position `axis`, spread over the devices."""
+    """The sharding that splits the batch axis, at position `axis`, over all devices."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, AXES))
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, axis: int = 0) -> dict[str, jax.Array]:
-    """A batch from the host, of which each process holds its share, onto the devices."""
+    """Put a batch, of which each process has its own rows in host memory, onto the devices."""
     sharding = split_over_batch(mesh, axis)
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
@@ -73,8 +75,8 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, axis: int = 0) -> dict[s
 def state_shardings(tree: Any, mesh: Mesh) -> Any:
     """The sharding of each leaf of a state, of parameters, or of their shapes.
 
-    The longest axis that divides is split over `fsdp`, the last of equals: of a kernel that is its
-    channels out.
+    The longest axis that `fsdp` divides is split, and among equally long axes the last one, which
+    in a kernel is the output channels.
     """
     return jax.tree.map(partial(leaf_sharding, mesh=mesh), tree)
 
@@ -89,11 +91,11 @@ def leaf_sharding(leaf: Any, mesh: Mesh) -> NamedSharding:
 
 
 def gathered(loss: Callable, mesh: Mesh) -> Callable:
-    """The loss of parameters that are split over `fsdp`: gathered before it and in one piece on
-    each device, with a gradient that is summed and split as they are.
+    """`loss(params, others, ...)` for parameters that are split over `fsdp`.
 
-    Without this XLA would be free to split the layers themselves. `loss(params, others, ...)`: the
-    others are gathered too.
+    Parameters and `others` are gathered onto each device before the loss. The gradient is summed
+    over the devices and split like the parameters. Without these constraints XLA could split the
+    layers themselves.
     """
     if mesh.shape["fsdp"] == 1:
         return loss
@@ -112,7 +114,7 @@ def gathered(loss: Callable, mesh: Mesh) -> Callable:
 
 
 def abstract(make: Callable[[], Any], mesh: Mesh) -> Any:
-    """Shapes and dtypes of what `make` returns, and where on the mesh it shall lie."""
+    """Shapes, dtypes and shardings on the mesh of what `make` returns, without computing it."""
     shapes = jax.eval_shape(make)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -122,7 +124,10 @@ def abstract(make: Callable[[], Any], mesh: Mesh) -> Any:
 
 
 def localised(tree: Any, mesh: Mesh) -> Any:
-    """Copies of arrays of a job's mesh that are whole on every device of this process."""
+    """Copies of arrays on the mesh of a job, replicated on every device of this process.
+
+    A single process with `fsdp` 1 gets the arrays themselves.
+    """
     if jax.process_count() == 1 and mesh.shape["fsdp"] == 1:
         return tree
     whole = jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree)
@@ -132,15 +137,17 @@ def localised(tree: Any, mesh: Mesh) -> Any:
 
 
 def by_device(run: Callable, shared: int, *, together: bool = False) -> Callable:
-    """`run(*args)` compiled for the devices of this process, each of which takes its own rows.
+    """`run(*args)`, compiled for the devices of this process, each of which computes its own rows.
 
-    The first `shared` arguments are the same for all examples; of the others, and of each result,
-    the first axis numbers examples. It is a program without collectives: an adaptive solve ends on
-    a device when the examples there have arrived. Rows are filled up to a multiple of the devices.
+    The program has no collectives, so an adaptive solve ends on a device when the examples on this
+    device are done. Rows are padded to a multiple of the number of devices.
 
     Args:
-        together: for a `run` in which examples depend on each other. It is then one program over
-            all rows, which are split where their number divides over the devices.
+        run: a function of arrays. In its results the first axis numbers examples.
+        shared: number of leading arguments that are the same for all examples. In the other
+            arguments the first axis numbers examples.
+        together: examples depend on each other in `run`. One program then computes all rows, which
+            are split over the devices if their number is a multiple of the devices.
     """
     mesh = local_mesh()
     devices = mesh.devices.size

@@ -1,6 +1,6 @@
-"""Jobs of several processes: how what each of them made becomes known to all.
+"""Jobs of several processes: the exchange of results and errors between them.
 
-Every process runs the same program. Process 0, the lead, writes what there is one of.
+Every process runs the same program. Process 0, the lead, writes the files of which there is one.
 """
 
 import io
@@ -17,20 +17,20 @@ T = TypeVar("T")
 
 
 class JobError(RuntimeError):
-    """The processes of a job did not find together, or lost one of them, or what one of them could
-    not do is known to all. One sentence."""
+    """The processes of a job did not connect, lost one of them, or were told that one of them
+    failed. The message is one sentence."""
 
 
 def of_another(error: Exception) -> bool:
-    """Whether an operation of all processes failed in this one because another one is gone. On CPUs
-    jax raises what Gloo says of that as a plain ValueError."""
+    """Whether `error`, from a collective operation, means that another process is gone. On CPUs jax
+    raises this error of the library Gloo as a plain ValueError."""
     if isinstance(error, jax.errors.JaxRuntimeError):
         return "RESOURCE_EXHAUSTED" not in str(error)
     return isinstance(error, ValueError) and "Gloo" in str(error)
 
 
 def lost(error: Exception) -> str:
-    """The sentence for an error of a collective operation."""
+    """The sentence for a collective operation that failed because another process is gone."""
     cause = " ".join(str(error).split())[:160]
     return (
         f"Process {jax.process_index()} of {jax.process_count()} lost another one ({cause}); start "
@@ -43,10 +43,12 @@ def is_lead() -> bool:
 
 
 def on_lead(action: Callable[[], T]) -> T | None:
-    """What `action` returns on the lead, None elsewhere; the others wait until it is done.
+    """Call `action` on the lead; the others wait until it is done. Returns its result on the lead
+    and None elsewhere.
 
     Raises:
-        ValueError, OSError: what `action` raised on the lead, on every process.
+        ValueError, OSError: `action` raised it on the lead. The other processes raise a ValueError
+            that quotes it.
     """
     if jax.process_count() == 1:
         return action()
@@ -65,10 +67,11 @@ def on_lead(action: Callable[[], T]) -> T | None:
 
 
 def together(action: Callable[[], T]) -> T:
-    """What `action` returns on this process; every process calls it, and it fails on all or none.
+    """Call `action` on every process and return the result of this one. It fails on all or none.
 
     Raises:
-        JobError: on every process of a job, where it raised on any; what it raised, if alone.
+        JobError: on every process of a job, if `action` raised an exception on any of them. A
+            single process raises the exception itself.
     """
     if jax.process_count() == 1:
         return action()
@@ -87,7 +90,8 @@ def together(action: Callable[[], T]) -> T:
 
 
 def sentence(error: Exception) -> str:
-    """What the others are told of an error of this process; what all know stays as it is."""
+    """The sentence in which the other processes are told of an error of this process. A JobError,
+    which all processes raise, keeps its own sentence."""
     if isinstance(error, JobError):
         return str(error)
     said = " ".join(str(error).split())
@@ -95,22 +99,23 @@ def sentence(error: Exception) -> str:
 
 
 def agreed(value: T) -> T:
-    """What the lead has, as JSON keeps it, of a value that processes may see differently."""
+    """The lead's `value`, on every process, after a round trip through JSON. It is for values that
+    processes may see differently, such as the contents of a folder."""
     return json.loads(share(json.dumps(value).encode())[0])
 
 
 def each(count: int, make: Callable[[int], Arrays]) -> list[Arrays]:
-    """`[make(0), ..., make(count - 1)]`: every process makes its share of them, and has all.
+    """`[make(0), ..., make(count - 1)]` on every process; each process computes a share of them.
 
     Raises:
-        JobError: on every process of a job, where one of them could not make its share.
+        JobError: on every process of a job, if `make` raised an exception on one of them.
     """
     if jax.process_count() == 1:
         return [make(i) for i in range(count)]
     index, processes = jax.process_index(), jax.process_count()
     own = together(lambda: {i: make(i) for i in range(index, count, processes)})
     found: list[Arrays] = []
-    # One of each process at a time, which bounds what is sent at once.
+    # One item of each process at a time, which bounds the bytes that are sent at once.
     for first in range(0, count, processes):
         parts = share(pack(own[first + index]) if first + index < count else b"")
         found += [unpack(part) for part in parts if part]
@@ -118,10 +123,10 @@ def each(count: int, make: Callable[[int], Arrays]) -> list[Arrays]:
 
 
 def share(own: bytes) -> list[bytes]:
-    """What each process gave, known to all, in the order of the processes."""
+    """The bytes `own` of every process, on every process, in the order of the processes."""
     if jax.process_count() == 1:
         return [own]
-    # Bytes, because what goes through the devices would lose the bits of a float64.
+    # Bytes, because the devices would truncate a float64.
     sizes = multihost_utils.process_allgather(np.asarray([len(own)], np.int32)).reshape(-1)
     padded = np.zeros(max(int(sizes.max()), 1), np.uint8)
     padded[: len(own)] = np.frombuffer(own, np.uint8)

@@ -1,8 +1,8 @@
-"""A process of a job that ends without a word, killed or out of memory, is missed at once.
+"""Notices at once when a process of a job ends unexpectedly, killed or out of memory.
 
-An operation of all processes fails when one of them is gone, and that is told. One that computes by
-itself meanwhile would be aborted by jax with a dump of its threads, when a heartbeat of the other
-has been missing for long enough, or at once where process 0 is gone.
+A collective operation fails if a process is gone, and this error is reported. A process that
+computes by itself at that time would instead be aborted by jax, with a dump of its threads: after
+a missing heartbeat, or at once if process 0 is gone.
 """
 
 import os
@@ -16,16 +16,16 @@ GOODBYE = "goodbye"
 
 
 class Watch:
-    """Listens to the lines of a meeting until each process has said goodbye.
+    """Listens to the sockets of a meeting until each process has said goodbye.
 
     Args:
-        lines: see `meet`.
-        missed: called once, in another thread, with the sentence about a process that is gone.
+        lines: the open sockets that `meet` returns.
+        missed: called once, in another thread, with a sentence about the process that is gone.
     """
 
     def __init__(self, lines: Lines, missed: Callable[[str], None]):
         self._lines, self._missed = dict(lines), missed
-        # A child that is forked is another process: the goodbye at its end is not that of this one.
+        # A forked child also runs the exit handlers; it must not say goodbye for this process.
         self._owner = os.getpid()
         for line in lines.values():
             line.settimeout(None)
@@ -33,7 +33,7 @@ class Watch:
             threading.Thread(target=self._listen, daemon=True).start()
 
     def part(self) -> None:
-        """Says goodbye: what comes now is an end in order, or one of which this process speaks."""
+        """Say goodbye: this process ends in order, or reports the reason itself."""
         if os.getpid() == self._owner:
             tell(self._lines.values(), GOODBYE)
 
@@ -49,6 +49,7 @@ class Watch:
                     f"Process {index} of the job ended without a word, killed or out of memory; "
                     "start all of them again, and the run goes on from its last checkpoint."
                 )
-                tell(waiting.values(), gone)  # of process 0: to those that have no line to it
+                # On process 0: the other processes have no socket to the one that is gone.
+                tell(waiting.values(), gone)
                 self._missed(gone)
                 return
