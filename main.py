@@ -10,10 +10,10 @@ import os
 import signal
 
 if __name__ == "__main__":
-    # Until `main` runs there is nothing to save, and a traceback of imports says nothing.
+    # Until `main` runs there is nothing to save, and a traceback of imports does not help.
     signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
 
-import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
+import xla_flags  # noqa: F401, I001 - sets flags of XLA before jax is imported
 
 import dataclasses
 import logging
@@ -74,7 +74,7 @@ from training.workdir import claim, flatten
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where a run reads and writes.")
-# Modes that write what a checkpoint makes of some numbers: of samples, or of data examples.
+# Modes that write results of a checkpoint for a range of numbers, of samples or of data examples.
 WRITERS = {
     "sample": run_sampling,
     "encode": run_encode,
@@ -96,7 +96,7 @@ FORCE = flags.DEFINE_bool("force_config", False, "Go on in a workdir of another 
 DESCRIBE = flags.DEFINE_string("describe", None, "A section, such as sampling.edm: tell its keys.")
 flags.mark_flags_as_required(["config", "workdir", "mode"])
 LAST_WORD = threading.Lock()
-# The modes that read a flag which not all of them do.
+# The modes that read each flag that other modes do not read.
 READ_BY = {
     "seeds": ("sample", "encode", "interpolate"),
     "step": ("eval", *WRITERS),
@@ -138,7 +138,7 @@ def main(argv: list[str]) -> None:
 
 
 def check_read() -> None:
-    """Raises ValueError for a flag that was given and that the mode would ignore."""
+    """Raise ValueError for a flag that was given and that the mode does not read."""
     for name, modes in READ_BY.items():
         if FLAGS[name].present and MODE.value not in modes:
             raise ValueError(
@@ -148,7 +148,11 @@ def check_read() -> None:
 
 
 def workdir() -> Path:
-    """The folder that `--workdir` names."""
+    """The folder that `--workdir` names, as an absolute path.
+
+    Raises:
+        ValueError: the flag is empty.
+    """
     if not WORKDIR.value:
         raise ValueError(
             "--workdir is empty; name the folder of the run, such as --workdir=runs/digits, or "
@@ -158,7 +162,7 @@ def workdir() -> Path:
 
 
 def told(error: Exception) -> str:
-    """An error as one line, with what was noted of it on its way."""
+    """An error as one line of text, followed by its notes."""
     text = " ".join(str(error).split())
     notes = getattr(error, "__notes__", [])
     if notes and text[-1:] not in (".", "?", "!"):
@@ -167,12 +171,17 @@ def told(error: Exception) -> str:
 
 
 def told_in_job(error: Exception) -> str:
-    """The same in a job of several processes, where an error may be that of another one."""
+    """`told` in a job of several processes, where the cause may be that another process is gone."""
     return f"JobError: {lost(error)}" if of_another(error) else told(error)
 
 
 def join_job() -> None:
-    """With --distributed, becomes one process of several; those but the lead are silent."""
+    """With --distributed, join the job; only the lead then prints.
+
+    Raises:
+        ValueError: a flag of a job was given without --distributed.
+        JobError: see `parallel.start.start`.
+    """
     given = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if not DISTRIBUTED.value:
         if any(value is not None for value in given) or FLAGS["join_timeout"].present:
@@ -187,19 +196,19 @@ def join_job() -> None:
 
 
 def leave(message: str, status: int = 1) -> None:
-    """Ends the program with a message; the first one, where another thread leaves too."""
+    """End the program with a message. If two threads call it in a job, only the first prints."""
     if DISTRIBUTED.value:
         LAST_WORD.acquire()
         part()
     print(message, file=sys.stderr, flush=True)
     if DISTRIBUTED.value:
-        # The usual end would wait for processes that may be gone, or that wait for this one.
+        # A normal exit would wait for processes that may be gone, or that wait for this one.
         os._exit(status)
     raise SystemExit(status) from None
 
 
 def run(experiment: Experiment, workdir: Path) -> None:
-    """One mode of the program; everything it says goes to the log and to the workdir."""
+    """Run the mode of `--mode`; its results go to standard output and to the workdir."""
     if MODE.value == "train":
         run_training(experiment, workdir, FORCE.value, PROFILE.value)
         return
@@ -234,8 +243,13 @@ def run(experiment: Experiment, workdir: Path) -> None:
 
 
 def to_evaluate(experiment: Experiment, workdir: Path) -> Iterable[tuple[int, Any]]:
-    """Step and parameters of the checkpoints to evaluate: one, all of a range, or with --wait those
-    to come as well."""
+    """Step and averaged parameters of the checkpoints to evaluate: one checkpoint; all of a range
+    with `eval.all_ckpts`; also those that training still has to write with --wait.
+
+    Raises:
+        ValueError: --step and --wait are both given.
+        CheckpointError: see `training.restore`.
+    """
     section, step = experiment.config.eval, STEP.value
     if WAIT.value and step is not None:
         raise ValueError(f"--step is {step} and --wait takes every checkpoint; leave one.")
@@ -245,12 +259,16 @@ def to_evaluate(experiment: Experiment, workdir: Path) -> Iterable[tuple[int, An
     steps = steps_to_evaluate(section, workdir, step)
     if section.all_ckpts and step is None:
         return restore_in_turn(experiment, workdir, steps)
-    # Of one that was not asked for by its number, the one before will do.
+    # If no step was asked for and the checkpoint is damaged, the one before it is taken.
     return [restore_ema(experiment, workdir, steps[0], or_before=step is None)]
 
 
 def build_writer(experiment: Experiment) -> Callable:
-    """What `--mode sample` writes: samples, restorations or edits."""
+    """The function that `--mode sample` runs, for samples, restorations or edits.
+
+    Raises:
+        ValueError: the config asks for restorations or edits, and the mode is another one.
+    """
     config = experiment.config
     given = {
         "guidance.method": config.guidance.method if config.guidance.method in METHODS else "",
@@ -270,7 +288,11 @@ def build_writer(experiment: Experiment) -> Callable:
 
 
 def parse_seeds(text: str) -> range:
-    """`"0-63"` or `"7"` to a range."""
+    """Convert `"0-63"` or `"7"` to a range.
+
+    Raises:
+        ValueError: for any other text, an empty range, or numbers from 2^31 on.
+    """
     match = re.fullmatch("([0-9]+)(?:-([0-9]+))?", text)
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
     # The numbers of samples are int32 on the device.
@@ -286,10 +308,10 @@ def format_row(row) -> str:
 
 
 def quiet() -> None:
-    """Leaves the word to the program, unless --debug is set; each line is said at once.
+    """Silence the logs of libraries, unless --debug is set, and print each line at once.
 
-    orbax tells of every save at length; and where one array cannot be read it gives up on the
-    others, each of which then complains to the terminal that nobody waits for it.
+    orbax logs every save at length. If it cannot read one array, it abandons the reads of the other
+    arrays, and Python then prints a complaint for each of them.
     """
     sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
     logging.root.setLevel(logging.WARNING)
@@ -300,7 +322,13 @@ def quiet() -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Turns what absl and ml_collections raise on a bad flag into one sentence."""
+    """Parse the flags; an error of absl or ml_collections on a bad flag becomes one sentence.
+
+    With --describe it prints the description and ends the program.
+
+    Raises:
+        SystemExit: a flag is bad, or --describe is given.
+    """
     try:
         argv = [with_today(argument) for argument in expand_config_file(argv)]
         sys.argv = argv  # where ml_collections looks for the flags of a config
@@ -317,22 +345,22 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def expand_config_file(argv: list[str]) -> list[str]:
-    """With the path in `--config=~/FILE` as it is meant."""
+    """The arguments with `~` expanded in `--config=~/FILE`."""
     return [re.sub(r"^(--?config=)(~.*)$", lambda m: f"{m[1]}{place(m[2])}", a) for a in argv]
 
 
 def value_of(name: str, argv: list[str]) -> str | None:
-    """What a flag is given among the arguments, before they are parsed; None where it is not."""
+    """The value of a flag among arguments that are not parsed yet; None if it is not given."""
     words = [word for argument in argv[1:] for word in argument.split("=", 1)]
     return next((b for a, b in pairwise(words) if a.lstrip("-") == name), None)
 
 
 def check_config_flags(argv: list[str]) -> ConfigDict | None:
-    """The config of the file, without the flags that change it; None where no file is named.
+    """The config of the file, before flags change it; None if no file is named.
 
     Raises:
-        ValueError: for a file that is not there, a flag for a key that it does not have, or a key
-            that the file sets and nothing reads.
+        ValueError: the file does not exist, a flag has a key that the config lacks, or the file
+            sets a key that nothing reads.
     """
     path = value_of("config", argv)
     if path is None:

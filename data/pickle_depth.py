@@ -1,33 +1,34 @@
-"""How deeply the objects of a pickle are nested, told before any of them is made.
+"""How deeply the objects of a pickle are nested, computed before any of them is made.
 
-Python hashes and prints tuples by recursion: a key of two million nested tuples, a file of two
-megabytes, ends the interpreter with a segmentation fault. A pickle is a program for a stack
-machine, and depths can be computed on that stack in place of the objects.
+Python hashes and prints tuples by recursion. A key of two million nested tuples, in a file of two
+megabytes, thus ends the interpreter with a segmentation fault. A pickle is a program for a stack
+machine, so depths can be computed by running it on a stack of depths instead of objects.
 """
 
 import pickle
 import pickletools
 from typing import BinaryIO
 
-DEEPEST = 100  # of the states of networks, about ten
+DEEPEST = 100  # states of networks are about ten deep
 MARK = [-1]
 PUTS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 GETS = {"GET", "BINGET", "LONG_BINGET"}
-# These put their other arguments into the first one.
+# Instructions that put their other arguments into the first one.
 FILL = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}
-# And these leave it as it is.
+# Instructions after which the depth is that of their argument.
 KEEP = {"DUP", "BINPERSID", "POP", "POP_MARK", "STOP"}
 
 
 def check_depth(file: BinaryIO, deepest: int = DEEPEST) -> None:
-    """Goes through the pickle that begins here, and back to its beginning.
+    """Check the pickle at the current position of `file`, and return to this position.
 
-    What is put into a list or dict that is inside another object already does not count there:
-    lists and dicts have no hash, and Python ends their recursion with an error.
+    If a list or dict is filled after it was put into another object, the depth of the outer object
+    does not rise. This is safe: lists and dicts have no hash, and Python ends a deep recursion
+    through them with an error.
 
     Raises:
-        ValueError: where an object holds others, and these others, deeper than `deepest`.
-        pickle.UnpicklingError: where the pickle is cut short or damaged.
+        ValueError: objects are nested more than `deepest` deep.
+        pickle.UnpicklingError: the pickle is cut short or damaged.
     """
     begin, stack, memo = file.tell(), [], {}
     try:
@@ -49,8 +50,9 @@ def check_depth(file: BinaryIO, deepest: int = DEEPEST) -> None:
 
 
 def step(code: pickletools.OpcodeInfo, stack: list[list[int]]) -> int:
-    """Does to a stack of depths what an instruction does to that of the objects; the depth of what
-    the instruction makes. A depth is a list of one number, which rises when its object is filled.
+    """Apply an instruction to the stack of depths, and return the depth of the object it makes.
+
+    A depth is a list of one number, which rises when its object is filled.
     """
     taken = [kind.name for kind in code.stack_before]
     held = []

@@ -1,8 +1,8 @@
-"""Records of a prepared TFDS data set by their number, with the file in the sentence where one
+"""Records of a prepared TFDS data set by number, with an error that names the file if a record
 cannot be read.
 
-array_record keeps a hash of every record, which it compares at each reading. What TFDS and the
-library then raise is of many kinds, and names neither the file nor the example.
+array_record stores a hash of every record and checks it at each read. The errors that it and TFDS
+raise for a damaged record are of many types and name neither the file nor the example.
 """
 
 import pathlib
@@ -14,14 +14,18 @@ MEND = "copy it again, or remove the folder and prepare it again"
 
 
 def described(folder: pathlib.Path, load: Callable[[], Any]) -> Any:
-    """The builder of a prepared data set, `load()`, whose descriptions have been read.
+    """Return `load()`, the builder of a prepared data set, after reading its descriptions.
+
+    Args:
+        folder: the folder of the data set, for the error sentence.
 
     Raises:
-        ValueError: where they cannot be.
+        ValueError: the descriptions are damaged.
+        OSError: a file cannot be opened.
     """
     try:
         builder = load()
-        # Both are read when they are asked for.
+        # TFDS reads splits and features only when they are accessed.
         for split in builder.info.splits.values():
             _ = split.file_instructions
         list(builder.info.features)
@@ -36,14 +40,14 @@ def described(folder: pathlib.Path, load: Callable[[], Any]) -> Any:
 
 
 def reader(source: Sequence[Record], parts: Sequence[Any], split: str) -> Callable:
-    """`indices -> records` of a data source, in that order.
+    """Make the function `indices -> records`, which keeps the order of the indices.
+
+    The function raises ValueError, with the file, if a record cannot be read.
 
     Args:
-        source: what TFDS serves by index.
-        parts: the `file_instructions` of the split, whose examples follow each other.
-        split: as a sentence calls it.
-
-    The function raises ValueError for a record that cannot be read, with its file.
+        source: a data source of TFDS, which returns records by index.
+        parts: the `file_instructions` of the split, in the order of its examples.
+        split: name of the split in the error sentence.
     """
 
     def read(indices: Sequence[int]) -> list[Record]:
@@ -71,7 +75,7 @@ def readable(source: Sequence[Record], index: int) -> bool:
 
 
 def file_of(parts: Sequence[Any], index: int) -> str:
-    """The file that holds an example of a split."""
+    """The name of the file that holds example `index` of a split with these `file_instructions`."""
     for part in parts:
         if index < part.take:
             return part.filename

@@ -1,7 +1,7 @@
 """Files of `torch.save`, read without torch and without running code from the file.
 
 Since release 1.6 such a file is a zip archive: `<name>/data.pkl` is a pickle in which each tensor
-is a view of a storage, and `<name>/data/<key>` are the bytes of the storages. Before, a file had
+is a view of a storage, and `<name>/data/<key>` are the bytes of the storages. Before 1.6 a file had
 five pickles in a row (a magic number, a version, facts about the machine, the object, the keys of
 the storages), followed by the storages, each after its length. A pickle may call any function of
 any module. This reader makes only tensors and ordered dicts; every other class or function becomes
@@ -80,8 +80,8 @@ def load(path: Path) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes arrays for tensors, and nothing of what else the pickle asks for, which is looked
-    through first."""
+    """An unpickler that makes arrays for tensors and a `Foreign` for anything else that it does not
+    know. It checks the nesting depth of the pickle first."""
 
     def __init__(self, file: BinaryIO):
         check_depth(file)

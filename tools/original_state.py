@@ -1,4 +1,4 @@
-"""A training state of score_sde, whichever of its two codes wrote it, and what must hold of it."""
+"""A training state of score_sde, from its JAX or its PyTorch code, and checks of its values."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-MOST_STEPS = 2**31  # steps are int32 in a state of ours
+MOST_STEPS = 2**31  # `TrainState.step` is int32
 TREES = {
     "params": "parameter",
     "ema_params": "average of parameter",
@@ -17,13 +17,14 @@ TREES = {
 
 
 class OriginalState(NamedTuple):
-    """A training state of score_sde, in either format, under the parameter paths of its JAX code.
+    """A training state of score_sde, from either format, with the parameter paths of its JAX code.
 
-    - `step`: updates made, which the warm-up counts; `adam_step`: those Adam has counted.
-    - `params`, `ema_params`, `mu`, `nu`: nested dicts of arrays in the shapes of the file.
-    - `rng`: uint32 (2,), or None where the file has no key.
-    - `settings`: what our config says too, by its key there, such as `training.ema_rate`.
-    - `left_out`: what else the file holds, one line each.
+    - `step`: number of updates, on which the warm-up depends; `adam_step`: the count of Adam.
+    - `params`, `ema_params`, `mu`, `nu`: nested dicts of arrays with the axes of the JAX code; only
+      axes of size 1 may be missing.
+    - `rng`: uint32 (2,), or None if the file has no key.
+    - `settings`: numbers that belong to a config here, by their key, such as `training.ema_rate`.
+    - `left_out`: the other parts of the file, one line each.
     """
 
     step: int
@@ -38,11 +39,11 @@ class OriginalState(NamedTuple):
 
 
 def checked(original: OriginalState, path: Path) -> OriginalState:
-    """The same state, whose numbers are such as a network and Adam can have.
+    """Return `original` after a check that a network and Adam can have its numbers.
 
     Raises:
-        ValueError: for what is no array of real numbers, is not finite in float32, or is a negative
-            mean of squares.
+        ValueError: a leaf is not an array of real numbers, is not finite in float32, or is a
+            negative second moment.
     """
     for field, name in TREES.items():
         for at, leaf in flatten_dict(getattr(original, field)).items():
@@ -55,7 +56,7 @@ def checked(original: OriginalState, path: Path) -> OriginalState:
 
 
 def fault_of(leaf: Any, squares: bool) -> str | None:
-    """What is wrong with an array of a state, in words; None where nothing is."""
+    """A clause that says what is wrong with an array of a state; None if nothing is wrong."""
     if not isinstance(leaf, np.ndarray | np.generic):
         return f"is a {type(leaf).__name__}, and not an array"
     if not np.can_cast(leaf.dtype, np.float64, "same_kind") or leaf.dtype.kind == "b":
@@ -75,10 +76,10 @@ def count(wrong: np.ndarray) -> str:
 
 
 def steps(value: Any, name: str, path: Path) -> int:
-    """A number of steps, which newer releases of torch keep as a float.
+    """Return a number of steps as an int. (Newer releases of torch store it as a float.)
 
     Raises:
-        ValueError: where it is no integer from 0 to 2^31 - 1.
+        ValueError: `value` is not an integer from 0 to 2^31 - 1.
     """
     found = number(value)
     if found is None or not (0 <= found < MOST_STEPS and found == np.floor(found)):
@@ -91,10 +92,10 @@ def steps(value: Any, name: str, path: Path) -> int:
 
 
 def setting(value: Any, name: str, path: Path) -> float:
-    """A number that our config has too, in the precision of the file.
+    """Return a number that belongs to a config here, rounded to float32.
 
     Raises:
-        ValueError: where it is no finite real number.
+        ValueError: `value` is not a finite real number.
     """
     found = number(value)
     if found is None or not np.isfinite(found):
@@ -106,7 +107,7 @@ def setting(value: Any, name: str, path: Path) -> float:
 
 
 def number(value: Any) -> np.ndarray | None:
-    """A real number as an array without axes; None for whatever else."""
+    """A real number as an array of shape (); None for anything else."""
     if not isinstance(value, int | float | np.generic | np.ndarray):
         return None
     found = np.asarray(value)
@@ -114,7 +115,7 @@ def number(value: Any) -> np.ndarray | None:
 
 
 def deeper(tree: Any, deepest: int) -> bool:
-    """Whether dicts, lists and tuples are nested more than that, told without recursion."""
+    """Whether dicts, lists and tuples are nested more than `deepest` deep, without recursion."""
     level = [tree]
     for _ in range(deepest + 1):
         held = [

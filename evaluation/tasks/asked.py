@@ -1,7 +1,9 @@
-"""What an evaluation is asked for and cannot make: refused, or told, before anything is drawn.
+"""Checks, before any sample is drawn, of parts of an evaluation that cannot be computed: a part
+that was asked for is refused, a part that is on by default is left out with a printed line.
 
-Distances are taken in spaces of features, of examples whose range is known: of levels, images or
-not. Each metric states the fewest examples that it takes (`evaluation/metrics/table.py`).
+Distances between samples and data are computed in spaces of features. They need data whose range is
+known, which is the case for levels, whether or not they are images. The fewest examples that each
+metric takes are in `evaluation/metrics/table.py`.
 """
 
 from typing import Any
@@ -9,22 +11,23 @@ from typing import Any
 from data import Source
 from evaluation.metrics.table import METRICS, STATISTICS_SAMPLES
 
-# What a config asks for that says nothing of it.
+# The values that keys of `eval` have by default, and with which nothing was asked for by name.
 USUAL = {"features": ("pixels",), "metrics": ("frechet", "kid", "mmd"), "statistics": ""}
 
 
 def measured(experiment: Any) -> bool:
-    """Whether samples are compared with data: these have levels, and so a range that is known."""
+    """Whether samples are compared with the data. This needs data with levels, whose range is
+    known."""
     return experiment.train.levels > 0
 
 
 def check_asked(experiment: Any) -> None:
-    """Refuses distances that were asked for by name and cannot be taken; tells what else is left
-    out, a line each.
+    """Refuse distances that were asked for and cannot be computed. For other parts that are left
+    out, print a line each.
 
     Raises:
-        ValueError: for continuous data where `eval` names features, metrics or statistics that are
-            not the usual ones, or splits that are smaller than a metric takes.
+        ValueError: the data are continuous, and `eval` has features, metrics or statistics other
+            than the default; or a split has fewer examples than a metric takes.
     """
     section, train = experiment.config.eval, experiment.train
     if section.bounds and not section.enable_bpd:
@@ -48,11 +51,14 @@ def check_asked(experiment: Any) -> None:
 
 
 def check_sizes(section: Any, splits: dict[str, Source]) -> None:
-    """Refuses metrics for which a split is too small: `eval.reference`, to which distances are; or
-    the other one, of which as many real images are compared as samples.
+    """Refuse metrics for which a split is too small.
+
+    Two splits count: the split `eval.reference`, to which distances are measured, and the other
+    one, of which up to `eval.num_samples` real examples are compared with the reference as well.
 
     Raises:
-        ValueError: with each such metric and its number, and the metrics that fit.
+        ValueError: a split is too small; the sentence has each such metric, its number, and the
+            metrics that fit.
     """
     to, other = section.reference, "train" if section.reference == "test" else "test"
     sizes = {to: splits[to].size, other: min(splits[other].size, section.num_samples)}
@@ -73,14 +79,14 @@ def check_sizes(section: Any, splits: dict[str, Source]) -> None:
 
 
 def needs(section: Any) -> dict[str, tuple[int, int]]:
-    """The fewest samples, and images of the reference, that each distance takes."""
+    """The fewest samples, and the fewest examples of the reference, that each distance takes."""
     found = {name: (METRICS[name].samples, METRICS[name].reference) for name in section.metrics}
     return {**found, "eval.statistics": (STATISTICS_SAMPLES, 0)} if section.statistics else found
 
 
 def too_few(section: Any, left: int) -> str | None:
-    """The sentence for samples of which so few are left, as the others failed, that no distance can
-    be taken; None where there are enough."""
+    """A sentence if only `left` samples did not fail and these are too few for a distance; None if
+    there are enough."""
     fewest = max((samples for samples, _ in needs(section).values()), default=0)
     if left >= fewest:
         return None
