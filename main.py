@@ -10,7 +10,7 @@ import os
 import signal
 
 if __name__ == "__main__":
-    # Until `main` runs there is nothing to save, and a traceback of imports does not help.
+    # Until `main` runs there is nothing to save, and a traceback of imports tells nothing.
     signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
 
 import xla_flags  # noqa: F401, I001 - sets flags of XLA before jax is imported
@@ -74,7 +74,7 @@ from training.workdir import claim, flatten
 FLAGS = flags.FLAGS
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where a run reads and writes.")
-# Modes that write results of a checkpoint for a range of numbers, of samples or of data examples.
+# Modes that write results for the numbers `--seeds`, of samples or of data examples.
 WRITERS = {
     "sample": run_sampling,
     "encode": run_encode,
@@ -96,7 +96,7 @@ FORCE = flags.DEFINE_bool("force_config", False, "Go on in a workdir of another 
 DESCRIBE = flags.DEFINE_string("describe", None, "A section, such as sampling.edm: tell its keys.")
 flags.mark_flags_as_required(["config", "workdir", "mode"])
 LAST_WORD = threading.Lock()
-# The modes that read each flag that other modes do not read.
+# For flags that only some modes read: those modes.
 READ_BY = {
     "seeds": ("sample", "encode", "interpolate"),
     "step": ("eval", *WRITERS),
@@ -162,7 +162,7 @@ def workdir() -> Path:
 
 
 def told(error: Exception) -> str:
-    """An error as one line of text, followed by its notes."""
+    """An error as one line, with its notes."""
     text = " ".join(str(error).split())
     notes = getattr(error, "__notes__", [])
     if notes and text[-1:] not in (".", "?", "!"):
@@ -171,7 +171,7 @@ def told(error: Exception) -> str:
 
 
 def told_in_job(error: Exception) -> str:
-    """`told` in a job of several processes, where the cause may be that another process is gone."""
+    """As `told`, in a job of several processes, where the cause may be in another process."""
     return f"JobError: {lost(error)}" if of_another(error) else told(error)
 
 
@@ -196,19 +196,19 @@ def join_job() -> None:
 
 
 def leave(message: str, status: int = 1) -> None:
-    """End the program with a message. If two threads call it in a job, only the first prints."""
+    """End the program with a message. If two threads leave, the first message counts."""
     if DISTRIBUTED.value:
         LAST_WORD.acquire()
         part()
     print(message, file=sys.stderr, flush=True)
     if DISTRIBUTED.value:
-        # A normal exit would wait for processes that may be gone, or that wait for this one.
+        # The usual end of Python would wait for processes that are gone, or that wait for this one.
         os._exit(status)
     raise SystemExit(status) from None
 
 
 def run(experiment: Experiment, workdir: Path) -> None:
-    """Run the mode of `--mode`; its results go to standard output and to the workdir."""
+    """Run one mode of the program; its output goes to the log and to the workdir."""
     if MODE.value == "train":
         run_training(experiment, workdir, FORCE.value, PROFILE.value)
         return
@@ -243,8 +243,8 @@ def run(experiment: Experiment, workdir: Path) -> None:
 
 
 def to_evaluate(experiment: Experiment, workdir: Path) -> Iterable[tuple[int, Any]]:
-    """Step and averaged parameters of the checkpoints to evaluate: one checkpoint; all of a range
-    with `eval.all_ckpts`; also those that training still has to write with --wait.
+    """Step and averaged parameters of the checkpoints to evaluate: one checkpoint; with
+    `eval.all_ckpts` all of a range; with --wait also those that training will still write.
 
     Raises:
         ValueError: --step and --wait are both given.
@@ -259,7 +259,7 @@ def to_evaluate(experiment: Experiment, workdir: Path) -> Iterable[tuple[int, An
     steps = steps_to_evaluate(section, workdir, step)
     if section.all_ckpts and step is None:
         return restore_in_turn(experiment, workdir, steps)
-    # If no step was asked for and the checkpoint is damaged, the one before it is taken.
+    # If no number was given and the newest is damaged, the one before is taken.
     return [restore_ema(experiment, workdir, steps[0], or_before=step is None)]
 
 
@@ -308,10 +308,10 @@ def format_row(row) -> str:
 
 
 def quiet() -> None:
-    """Silence the logs of libraries, unless --debug is set, and print each line at once.
+    """Silence the logs of libraries unless --debug is set, and write each line at once.
 
-    orbax logs every save at length. If it cannot read one array, it abandons the reads of the other
-    arrays, and Python then prints a complaint for each of them.
+    orbax logs every save at length. If it cannot read one array it abandons the reads of the
+    others, each of which then prints a warning.
     """
     sys.stdout, sys.stderr = lasting(sys.stdout), lasting(sys.stderr)
     logging.root.setLevel(logging.WARNING)
@@ -350,17 +350,17 @@ def expand_config_file(argv: list[str]) -> list[str]:
 
 
 def value_of(name: str, argv: list[str]) -> str | None:
-    """The value of a flag among arguments that are not parsed yet; None if it is not given."""
+    """The value of a flag in arguments that are not parsed yet; None if the flag is not given."""
     words = [word for argument in argv[1:] for word in argument.split("=", 1)]
     return next((b for a, b in pairwise(words) if a.lstrip("-") == name), None)
 
 
 def check_config_flags(argv: list[str]) -> ConfigDict | None:
-    """The config of the file, before flags change it; None if no file is named.
+    """The config of the file, without the flags that change it; None if no file is named.
 
     Raises:
-        ValueError: the file does not exist, a flag has a key that the config lacks, or the file
-            sets a key that nothing reads.
+        ValueError: for a file that does not exist, a flag for a key that the config does not have,
+            or a key that the file sets and nothing reads.
     """
     path = value_of("config", argv)
     if path is None:

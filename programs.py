@@ -1,10 +1,10 @@
-"""The cache of compiled programs, which makes a second start fast and ignores files of other users.
+"""The cache of compiled programs, for a faster second start. Programs of other users are not run.
 
-The name under which jax keeps a program is a hash of everything it was compiled from; jax later
-runs whatever program the file of this name holds. The folder is therefore used only if no other
-user can write to it. Each file begins with the SHA-256 of its name and its content. If a file was
-renamed, damaged or cut short, the hash differs, and the program is compiled again. This does not
-protect against code that runs as this user, which could as well change the code of scorefield.
+jax keeps a program under a name derived from all that it was compiled from, and later runs the
+content of the file of that name. So nobody else may write to the folder of the cache. Each file
+begins with the SHA-256 of its name and its content, which reveals a file that was renamed, damaged
+or cut short; such a program is compiled again. A program that runs as the same user can still
+replace any file.
 """
 
 import hashlib
@@ -22,16 +22,16 @@ open_plain = compilation_cache.get_file_cache
 
 
 class Checked(CacheInterface):
-    """A cache of jax that returns a program only if it was stored under the same name.
+    """A cache of jax that returns only programs that were put under the same name.
 
-    Its keys end in `-checked`, so that other jax programs can use the same folder.
+    Its files have a suffix of their own, so that other programs may use the same folder.
     """
 
     def __init__(self, plain: CacheInterface):
         self._plain, self._path = plain, plain._path
 
     def get(self, key: str) -> bytes | None:
-        """The program stored under `key`; None if there is none, or its SHA-256 differs."""
+        """The program of that name; None if there is none, or if the file holds another one."""
         name = f"{key}-checked"
         value = self._plain.get(name)
         if value is None or value[:DIGEST] != digest(name, value[DIGEST:]):
@@ -41,7 +41,7 @@ class Checked(CacheInterface):
     def put(self, key: str, value: bytes) -> None:
         name = f"{key}-checked"
         if self.get(key) is None:
-            # jax does not overwrite an existing file, so a damaged one is removed first.
+            # The wrong file is deleted, because jax does not overwrite files.
             (self._path / f"{name}-cache").unlink(missing_ok=True)
         self._plain.put(name, digest(name, value) + value)
 
@@ -79,7 +79,7 @@ def keep_programs(folder: Path) -> None:
 
 
 def check_programs() -> None:
-    """Make jax open its cache by `opened`. Call it before anything is compiled."""
+    """Make jax open its cache by `opened`; to be called before anything is compiled."""
     compilation_cache.get_file_cache = opened
 
 
@@ -106,7 +106,7 @@ def is_private(folder: Path) -> bool:
     if folder.exists() and (folder.stat().st_uid != os.geteuid() or others_write(folder)):
         return False
     around = nearest(folder)
-    # In a sticky folder, such as /tmp, users can rename only their own files.
+    # In a sticky folder, such as /tmp, nobody can rename the files of others.
     return not others_write(around) or bool(around.stat().st_mode & stat.S_ISVTX)
 
 
@@ -116,8 +116,8 @@ def nearest(folder: Path) -> Path:
 
 
 def others_write(folder: Path) -> bool:
-    """Whether the permissions of a folder let anyone but its owner write. A group whose number is
-    that of the owner is taken for the owner's private group, which most systems make."""
+    """Whether the permissions of a folder let anyone but its owner write. A group with the owner's
+    number counts as the owner's own, since most systems make such a group for each user."""
     facts = folder.stat()
     group = facts.st_mode & stat.S_IWGRP and facts.st_gid != facts.st_uid
     return bool(facts.st_mode & stat.S_IWOTH or group)

@@ -62,7 +62,7 @@ class Samples(NamedTuple):
 
 
 class Run:
-    """A trained run, returned by `open_run`: `step` and averaged `params` of a checkpoint, and
+    """A trained run, as `open_run` returns it: `step` and averaged `params` of a checkpoint, and
     methods that use them."""
 
     def __init__(self, workdir: Path, experiment: Experiment, step: int, params: Any):
@@ -89,16 +89,16 @@ class Run:
 
     @functools.cached_property
     def predict(self) -> PredictFn:
-        """The compiled function `(x, t, cond=None) -> Prediction(x0, eps, score, velocity)`, for
-        samplers and guides. `cond` are classes (n,), if the network has classes."""
+        """`(x, t, cond=None) -> Prediction(x0, eps, score, velocity)`, compiled; for samplers and
+        guides. cond are classes (n,), for a network with classes."""
         return jax.jit(self.experiment.predict(self.params))
 
     @property
     def report(self) -> dict[str, Any]:
-        """The contents of `report.json`, which the last `--mode eval` wrote.
+        """The `report.json` of the last `--mode eval`.
 
         Raises:
-            FileNotFoundError: no evaluation has written it.
+            FileNotFoundError: if no report has been written.
         """
         file = self.workdir / "report.json"
         if not file.is_file():
@@ -106,13 +106,13 @@ class Run:
         return json.loads(file.read_text(encoding="utf-8"))
 
     def to_model(self, raw: Any, indices: Sequence[int] | None = None) -> np.ndarray:
-        """Map raw examples (n, ...) to units of the model. Levels are dequantised by uniform noise,
-        which depends on `indices`, the numbers (n,) of the examples; 0 to n - 1 by default."""
+        """Raw examples (n, ...) in units of the model. Levels are dequantised by uniform noise,
+        which depends on the examples' numbers `indices`, by default 0 to n - 1."""
         raw = np.asarray(raw)
         return dequantised(self.experiment, raw, numbers(raw, indices))
 
     def to_levels(self, x: Any) -> np.ndarray:
-        """Map states (n, ...) to values as the data set stores them: the inverse of `to_model`."""
+        """States (n, ...) in units of the data set: the inverse of `to_model`."""
         return to_levels(self.experiment.bits_scaler, np.asarray(x))[0]
 
     def sample(self, seeds: Sequence[int] = range(64), **sampling: Any) -> Samples:
@@ -232,7 +232,7 @@ class Run:
         return self._once(section, values, make)
 
     def _once(self, what: Any, values: dict[str, Any], make: Callable[[], Any]) -> Any:
-        """The result of `make`, which is called once for each `what` and set of keywords."""
+        """The result of `make`, which is called once for these keywords."""
         key = what, json.dumps(values, sort_keys=True, default=repr)
         if key not in self._kept:
             self._kept[key] = make()
@@ -251,7 +251,7 @@ class Run:
 
 
 def classes_of(cond: Any) -> tuple[np.ndarray, ...]:
-    """The classes as a tuple of further arguments: `(cond,)` as int32, or `()` for None."""
+    """The further arguments of a function that may take classes: none without classes."""
     return () if cond is None else (np.asarray(cond, np.int32),)
 
 
@@ -259,12 +259,12 @@ def open_run(workdir: str | Path, step: int | None = None) -> Run:
     """Open a run that was trained, or imported by `tools.import_score_sde`.
 
     Args:
-        workdir: the folder of the run; its config is the one stored there.
-        step: step of the checkpoint; None for the latest one.
+        workdir: the folder of the run, which holds its config.
+        step: the step of the checkpoint, by default the latest.
 
     Raises:
-        ValueError: the folder holds no run, or its config is damaged.
-        CheckpointError: there is no such checkpoint.
+        ValueError: if there is no run, or its config is damaged.
+        CheckpointError: if there is no such checkpoint.
     """
     workdir = Path(workdir).expanduser().absolute()
     experiment = build(stored_config(workdir), reads_data=False)

@@ -1,5 +1,5 @@
-"""Standard output whose failures do not end a run: a terminal that closes, a pipe whose reader has
-gone, a full disk under the log, a terminal that lacks some characters."""
+"""Standard output whose errors do not end a run: a terminal that closes, a pipe whose reader has
+gone, a full disk under the log, a terminal that lacks a character."""
 
 import io
 from typing import TextIO
@@ -35,15 +35,15 @@ class Lasting(io.TextIOBase):
             return
         try:
             action(self._stream)
-        # Writing to a closed stream raises ValueError.
+        # The stream is closed already, which is not an OSError.
         except (OSError, ValueError):
             self._stream = None
 
 
 def lasting(stream: TextIO) -> TextIO:
-    """The stream, changed so that it writes each line at once, writes characters that its encoding
-    lacks as escapes, and never raises an error."""
+    """The stream with each line written at once. Characters that it lacks are written as escapes,
+    and it never raises."""
     if isinstance(stream, io.TextIOWrapper):
-        # Files and pipes are otherwise written in blocks of kilobytes, which a kill would lose.
+        # A file or a pipe would otherwise get blocks of kilobytes, and lose the last one at a kill.
         stream.reconfigure(line_buffering=True, errors="backslashreplace")
     return stream if isinstance(stream, Lasting) else Lasting(stream)

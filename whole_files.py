@@ -1,6 +1,6 @@
-"""Files that are written whole or not at all: a path has the old file or the complete new one.
+"""Files that are written whole or not at all: at any moment there is the old file or the new one.
 
-A kill, a full disk or an error during a write leaves the file that was there before.
+A kill, a full disk or an error during a write leaves the old file.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ import numpy as np
 def writing(path: str | Path) -> Iterator[BinaryIO]:
     """A context with a binary file, which replaces `path` at the end, when all of it is on disk.
 
-    The new file is written beside `path`, as `<name>.<process id>.part`; only a kill leaves this
-    file behind. If `path` is not a regular file, such as a pipe, it is written directly.
+    The content is written beside `path`, to `<name>.<process>.part`, which only a kill leaves
+    behind. If `path` is not a regular file, such as a pipe, the content is written to it directly.
 
     Raises:
-        OSError: the file cannot be written; the file that was there before is whole.
+        OSError: with a sentence, if the file cannot be written; the old file is whole.
     """
     place = Path(os.path.realpath(path))  # the target, if `path` is a link
     if place.exists() and not place.is_file():

@@ -1,7 +1,7 @@
 """Sets flags of XLA, before jax is imported: `import xla_flags` comes first in every program.
 
-On CPUs some fused sums of jaxlib 0.10.2 are wrong (docs/training.md), so this fusion is switched
-off. The flag is set for this release only, because XLA stops at a flag that it does not know.
+On CPUs some fused sums of jaxlib 0.10.2 are wrong (docs/training.md), so that fusion is switched
+off. Another release may not know the flag and would then refuse to start.
 """
 
 import os

@@ -3,9 +3,9 @@
     python -m benchmarks.damages [--damages 10000] [--values 256] [--seed 4]
 
 Each damage flips 2 to 64 bits of an array of float32: anywhere, in sign bits alone, or in one run
-of neighbouring bits; two more kinds exchange two words, and negate a share of the array. `mixed` is
-the checksum that checkpoints have now, `plain` that of versions before. By chance a sum of 32 bits
-misses one in 2^32.
+of neighbouring bits. Two more kinds exchange two words, and negate a share of the array. `mixed` is
+the present checksum of checkpoints, `plain` that of earlier versions. By chance a sum of 32 bits
+misses one damage in 2^32.
 """
 
 import argparse
@@ -21,7 +21,7 @@ SUMS = {"mixed": checksum, "plain": plain_sum}
 
 
 def anywhere(rng: np.random.Generator, words: np.ndarray) -> np.ndarray:
-    """What is added to the words, bit by bit without carry, (n,) uint32; as for the others."""
+    """The words that a damage adds by exclusive or, (n,) uint32; so do the other kinds."""
     damage = np.zeros_like(words)
     for place in rng.choice(32 * words.size, rng.integers(2, 65), replace=False):
         damage[place // 32] ^= np.uint32(1 << (place % 32))
@@ -49,7 +49,7 @@ def exchanged(rng: np.random.Generator, words: np.ndarray) -> np.ndarray:
 
 
 def negated(rng: np.random.Generator, words: np.ndarray) -> np.ndarray:
-    """Every value behind a random place changes its sign."""
+    """The damage that changes the sign of every value after a random place."""
     return np.where(np.arange(words.size) >= rng.integers(0, words.size), SIGN, np.uint32(0))
 
 
@@ -63,7 +63,7 @@ KINDS: dict[str, Callable[[np.random.Generator, np.ndarray], np.ndarray]] = {
 
 
 def missed(kind: str, damages: int, values: int = 256, seed: int = 4) -> dict[str, int]:
-    """How many of so many damages leave each sum what it was."""
+    """The number of damages, out of `damages`, that leave each checksum unchanged."""
     rng = np.random.default_rng(seed)
     words = np.asarray(bits_of(rng.standard_normal(values).astype(np.float32)))
     harmed = words ^ np.stack([KINDS[kind](rng, words) for _ in range(damages)])

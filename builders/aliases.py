@@ -149,7 +149,7 @@ def old_keys(name: str) -> dict[str, Any]:
 
 
 def type_of(old: Old) -> type:
-    """The type of an old key: that of the option it is today, or of values with other names."""
+    """The type of an old key: that of its present option, or that of its old values."""
     name, *method, option = old.places[0].split(".")
     if old.values or not method:
         return bool
@@ -163,7 +163,7 @@ def modernised(config: ConfigDict, strict: bool = True) -> ConfigDict:
     """Return a config with its old keys moved to their present places; see `modern`."""
     config = config.copy_and_resolve_references()
     if config.loss.name == "denoising" and not config.training.continuous:
-        config.loss.name = "discrete"  # which had no name of its own
+        config.loss.name = "discrete"  # this loss had no name in old configs
     for name, section in moved({n: config[n].to_dict() for n in SECTIONS}, strict).items():
         config[name] = ConfigDict(section)
     return config
@@ -183,7 +183,7 @@ def modern(name: str, section: ConfigDict, strict: bool = True) -> ConfigDict:
 
 
 def moved(tree: dict[str, dict], strict: bool) -> dict[str, dict]:
-    """The sections by name, with all that is old in them moved."""
+    """The sections by name, with their old keys moved."""
     ours = {key: old for key, old in OLD.items() if key.split(".")[0] in tree}
     for key, (places, values) in ours.items():
         section, option = tree[key.split(".")[0]], key.split(".")[1]

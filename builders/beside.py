@@ -1,7 +1,7 @@
 """Networks beside the one that is trained for sampling: teachers, and further players.
 
-A loss declares them (`losses.needs`). `teachers` are runs of before, named by their workdirs in
-`loss.<name>.<teacher>`, and `players` are sections of their own, `players.<name>`.
+A loss declares them (`losses.needs`). Teachers are earlier runs, whose workdirs are the values of
+`loss.<name>.<teacher>`. Players have sections of their own, `players.<name>`.
 """
 
 import functools
@@ -37,16 +37,17 @@ class Teacher(NamedTuple):
 def build_teachers(
     build: Callable, config: ConfigDict, shape: tuple[int, ...]
 ) -> dict[str, Teacher]:
-    """The teachers of the loss. Their workdirs are read when a training needs them, so that a
-    trained run goes without.
+    """The teachers of the loss. Their workdirs are read when training needs them, so a trained run
+    can be used without its teachers.
 
     Args:
-        build: `(config, reads_data) -> Experiment`, which itself knows this function.
+        build: `(config, reads_data) -> Experiment`, an argument because `build` calls this
+        function.
 
     Raises:
-        ValueError: for a teacher that is not named. On its first use also for a workdir that is
-            none, or a teacher of other states.
-        CheckpointError: on its first use, where the workdir has no checkpoint.
+        ValueError: if no workdir is given for a teacher. On the first use of a teacher also for a
+            folder that is no workdir, or a teacher of other states.
+        CheckpointError: on the first use of a teacher, if its workdir has no checkpoint.
     """
     name = config.loss.name
     teachers = losses.needs_of(choose("loss.name", name, losses.LOSSES)).teachers
@@ -69,7 +70,7 @@ def teacher(build: Callable, key: str, config: ConfigDict, shape: tuple[int, ...
 
 
 class Beside(NamedTuple):
-    """Another player: its network, `init(key) -> params`, and how it is trained."""
+    """A further player: `init(key) -> params`, its network, and its training."""
 
     network: Callable[..., Array]
     init: Callable[[Array], Any]
@@ -115,7 +116,7 @@ def build_player(name: str, config: ConfigDict, shape: tuple[int, ...]) -> Besid
 def given_to_loss(
     teachers: Mapping[str, Teacher], players: Mapping[str, Beside]
 ) -> dict[str, Callable]:
-    """What a loss's constructor is given of them, by the names of its arguments."""
+    """The arguments of a loss constructor for teachers and players, by name."""
     return {
         **{name: teacher.predict for name, teacher in teachers.items()},
         **{name: player.network for name, player in players.items()},

@@ -213,7 +213,7 @@ def per_example(batching: str) -> bool:
     return batching == "example"
 
 
-def own(parts: Parts, starts: int = 32) -> SampleFn:
+def own(parts: Parts, starts: int = 64) -> SampleFn:
     """The solver of `sampling.steps` evaluations that is best on this network.
 
     `builders.own.fitted` measures it on trajectories of the trained network, or finds it in the

@@ -36,11 +36,11 @@ class Trials(NamedTuple):
 
 
 def fitted(experiment: Experiment, params: Any, workdir: Path, step: int, say=print) -> Experiment:
-    """The experiment with the measured sampler, where `sampling.method` is "own"; else itself.
+    """The experiment with the measured sampler if `sampling.method` is "own"; else unchanged.
 
     Args:
         params: averaged parameters of the checkpoint `step`.
-        say: told, in one line, what is measured or what is used.
+        say: called with a line on what is measured or used.
 
     Raises:
         ValueError: for a file that holds no recipe, or a network whose own flow is not finite.
@@ -49,14 +49,14 @@ def fitted(experiment: Experiment, params: Any, workdir: Path, step: int, say=pr
     if section.method != "own" or experiment.recipe is not None:
         return experiment
     on_lead(lambda: find_or_measure(experiment, params, workdir, step, say))
-    # Every process of a job reads what the first one wrote.
+    # Every process of a job reads the file that the first one wrote.
     recipe, _ = load_recipe(recipe_file(experiment, workdir))
     sample = run_recipe(experiment.path, recipe, section.eps)
     return dataclasses.replace(experiment, sample=sample, recipe=recipe)
 
 
 def find_or_measure(experiment: Experiment, params: Any, workdir: Path, step: int, say) -> None:
-    """Leaves the recipe in the workdir: the one that is there, or a new one."""
+    """Make sure that the workdir has a recipe: keep the present one, or measure a new one."""
     section, file = experiment.config.sampling, recipe_file(experiment, workdir)
     meant = meant_for(experiment)
     if file.is_file():
@@ -75,7 +75,7 @@ def find_or_measure(experiment: Experiment, params: Any, workdir: Path, step: in
 
 
 def keep(experiment: Experiment, workdir: Path, step: int, recipe: Recipe, about: dict) -> Path:
-    """Writes a recipe where `fitted` finds it."""
+    """Write a recipe to the file that `fitted` reads."""
     file = recipe_file(experiment, workdir)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_recipe(file, recipe, {**about, "step": step, "for": meant_for(experiment)})
@@ -94,7 +94,7 @@ def trials(experiment: Experiment, params: Any, count: int, first: int = 0) -> T
 
 
 def recipe_file(experiment: Experiment, workdir: Path) -> Path:
-    """Where the recipe for that many evaluations lies."""
+    """The file of the recipe for the number of evaluations `sampling.steps`."""
     return Path(workdir) / "solvers" / f"own_{experiment.config.sampling.steps}.json"
 
 
@@ -107,7 +107,9 @@ def meant_for(experiment: Experiment) -> str:
 
 
 def named(recipe: Recipe) -> str:
-    """A recipe in a few words."""
-    options = ", ".join(f"{key} {value}" for key, value in recipe.options.items())
+    """A short description of a recipe."""
+    weights = recipe.predictor == "weighted"
+    told = {"steps": len(recipe.lam) - 1} if weights else recipe.options
+    options = ", ".join(f"{key} {value}" for key, value in told.items())
     end = ", with the last denoising" if recipe.denoise else ""
     return f"{recipe.predictor} ({options}){end}" if options else f"{recipe.predictor}{end}"

@@ -10,8 +10,8 @@ from builders.stored import stored_config
 
 
 class Asked(NamedTuple):
-    """The key that names the workdir, what the run's network is to be, the table of such networks,
-    and the mend of the sentence that refuses another one."""
+    """A request for another run: the key that names its workdir, the kind of network in words, the
+    table of such networks, and the advice in the sentence that refuses another network."""
 
     key: str
     what: str
@@ -20,7 +20,7 @@ class Asked(NamedTuple):
 
 
 def states_of(config: ConfigDict, shape: tuple[int, ...]) -> dict[str, Any]:
-    """What two runs must share to see the same states."""
+    """The settings that two runs must share to see the same states."""
     return {
         "sde": config.sde.to_dict(),
         "data.centered": config.data.centered,
@@ -39,11 +39,11 @@ def other_run(
 
     Args:
         build: `(config, reads_data) -> Experiment`.
-        ours: what the two runs must share, of `states_of` this run.
-        beside: sections that are put in the place of those of that run.
+        ours: the entries of `states_of` this run that the two runs must share.
+        beside: sections that replace those of the other run.
 
     Raises:
-        ValueError: for a workdir that is none, a network of another kind, or other states.
+        ValueError: for a folder that is no workdir, a network of another kind, or other states.
     """
     key, what, table, mend = asked
     if not workdir:
@@ -53,7 +53,7 @@ def other_run(
     if config is None or config.model.name not in table:
         found = f"whose model.name is {config.model.name!r}" if config else "without a config.json"
         raise ValueError(f"{key} is {workdir}, {found}, no {what}; {mend}")
-    config.sampling.method = "pc"  # nothing is drawn from that run, by a chain least of all
+    config.sampling.method = "pc"  # nothing is sampled from that run; a chain would need a network
     other = build(ConfigDict({**config.to_dict(), **(beside or {})}), reads_data=False)
     theirs = states_of(config, other.shape)
     for name, value in ours.items():

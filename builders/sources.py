@@ -98,12 +98,12 @@ def load_split(name: str, section: ConfigDict, split: str) -> data.Source:
 
 
 def build_second(config: ConfigDict, train: data.Source, reads_data: bool) -> data.Source | None:
-    """Where the second ends of pairs come from, the section `data2`; None where there is none.
+    """The source of the second ends of pairs, from the section `data2`; None if there is none.
 
     Raises:
-        ValueError: for a loss that takes pairs and has none, one that takes none and has a second
+        ValueError: for a loss that needs pairs and has none, a loss without pairs and a second
             source, or examples of another shape.
-        FileNotFoundError: where the data are not there, and are read.
+        FileNotFoundError: the data are missing, and `reads_data` is true.
     """
     name, section = config.loss.name, config.data2
     wanted = losses.needs_of(choose("loss.name", name, losses.LOSSES)).second

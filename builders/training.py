@@ -44,11 +44,11 @@ def build_losses(
     prepare: Callable[[Array, dict], dict],
     beside: Mapping[str, Callable] = MappingProxyType({}),
 ) -> dict[str, LossFn]:
-    """The losses on raw batches by player: what `prepare` does, then the named loss.
+    """The losses on raw batches by player: first `prepare`, then the named loss.
 
     Args:
         prepare: `(key, batch) -> batch`, see `build_preprocessing`.
-        beside: what the loss is given of teachers and of further players, by name.
+        beside: arguments of the loss for teachers and further players, by name.
     """
     name = config.loss.name
     make = choose("loss.name", name, losses.LOSSES)

@@ -16,10 +16,10 @@ CHOOSING = {choice.section for choice in CHOICES}
 
 
 def config_of_file(path: str) -> ConfigDict:
-    """The config that a file gives.
+    """The config of a file.
 
     Raises:
-        ValueError: for a file that sets a key to a value of another type.
+        ValueError: for a file that sets a key to a value of the wrong type.
     """
     try:
         return runpy.run_path(path)["get_config"]()
@@ -31,7 +31,7 @@ def config_of_file(path: str) -> ConfigDict:
 
 
 def wrong_type(path: str, frames: list[FrameType]) -> str:
-    """The sentence for a value of another type, whose assignment is the last of the frames."""
+    """The sentence for a value of the wrong type; the last of the frames is its assignment."""
     section, key, value = (frames[-1].f_locals[name] for name in ("self", "key", "value"))
     roots = [v for f in frames for v in f.f_locals.values() if isinstance(v, ConfigDict)]
     names = (name for root in roots for name, found in sections_in(root) if found is section)

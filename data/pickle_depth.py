@@ -1,15 +1,15 @@
-"""How deeply the objects of a pickle are nested, computed before any of them is made.
+"""How deeply the objects of a pickle are nested, computed before any object is made.
 
-Python hashes and prints tuples by recursion. A key of two million nested tuples, in a file of two
-megabytes, thus ends the interpreter with a segmentation fault. A pickle is a program for a stack
-machine, so depths can be computed by running it on a stack of depths instead of objects.
+Python hashes and prints tuples by recursion, so a key of two million nested tuples, a file of two
+megabytes, ends the interpreter with a segmentation fault. A pickle is a program for a stack
+machine. This module runs the program with depths on the stack in place of objects.
 """
 
 import pickle
 import pickletools
 from typing import BinaryIO
 
-DEEPEST = 100  # states of networks are about ten deep
+DEEPEST = 100  # the states of networks have a depth of about ten
 MARK = [-1]
 PUTS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 GETS = {"GET", "BINGET", "LONG_BINGET"}
@@ -20,15 +20,14 @@ KEEP = {"DUP", "BINPERSID", "POP", "POP_MARK", "STOP"}
 
 
 def check_depth(file: BinaryIO, deepest: int = DEEPEST) -> None:
-    """Check the pickle at the current position of `file`, and return to this position.
+    """Check the pickle that begins at the position of the file, and return to that position.
 
-    If a list or dict is filled after it was put into another object, the depth of the outer object
-    does not rise. This is safe: lists and dicts have no hash, and Python ends a deep recursion
-    through them with an error.
+    If a list or dict is filled after it was put into another object, the depth of the other object
+    is not raised. Lists and dicts have no hash, and Python ends their recursion with an error.
 
     Raises:
-        ValueError: objects are nested more than `deepest` deep.
-        pickle.UnpicklingError: the pickle is cut short or damaged.
+        ValueError: if objects are nested more deeply than `deepest`.
+        pickle.UnpicklingError: if the pickle is cut short or damaged.
     """
     begin, stack, memo = file.tell(), [], {}
     try:
@@ -50,9 +49,9 @@ def check_depth(file: BinaryIO, deepest: int = DEEPEST) -> None:
 
 
 def step(code: pickletools.OpcodeInfo, stack: list[list[int]]) -> int:
-    """Apply an instruction to the stack of depths, and return the depth of the object it makes.
+    """Run an instruction on a stack of depths; return the depth of the object that it makes.
 
-    A depth is a list of one number, which rises when its object is filled.
+    A depth is a list of one number, which rises when the object is filled.
     """
     taken = [kind.name for kind in code.stack_before]
     held = []

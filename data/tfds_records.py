@@ -1,8 +1,7 @@
-"""Records of a prepared TFDS data set by number, with an error that names the file if a record
-cannot be read.
+"""Records of a prepared TFDS data set by their number; errors name the file and the example.
 
-array_record stores a hash of every record and checks it at each read. The errors that it and TFDS
-raise for a damaged record are of many types and name neither the file nor the example.
+array_record keeps a hash of every record and compares it at each read. The errors that TFDS and the
+library then raise are of many kinds, and name neither the file nor the example.
 """
 
 import pathlib

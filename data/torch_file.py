@@ -80,8 +80,8 @@ def load(path: Path) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """An unpickler that makes arrays for tensors and a `Foreign` for anything else that it does not
-    know. It checks the nesting depth of the pickle first."""
+    """An unpickler that makes arrays for tensors and placeholders for all else. The depth of the
+    pickle is checked first."""
 
     def __init__(self, file: BinaryIO):
         check_depth(file)

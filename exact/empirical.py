@@ -10,14 +10,15 @@ Data at N points x_i, each blurred by N(0, s^2 I); s = 0 is the set itself. With
 p is the kernel density estimate of bandwidth sqrt(v), m its mean-shift map, and for s = 0
 `m - y = sigma^2` times the score in y (Chen et al. 2023, arXiv 2305.19947; Comaniciu & Meer 2002).
 
-**Memory.** The points are met in blocks of M with a running maximum and sum, so B states need
-`O(B (M + D))` beside the points. Only reverse-mode gradients keep `(B, N)` numbers.
+**Memory.** The points are processed in blocks of M with a running maximum and sum, so B states need
+`O(B (M + D))` numbers besides the points. Only reverse-mode gradients keep `(B, N)` numbers.
 
-**Round-off.** A weight is off by the error of `|y - x_i|^2 / 2 v`. The squares come from one
-matrix product on centred data, in full precision on every device: in float32 an error of
-`1e-7 (|y|^2 + |x_i|^2) / v`, which matters at small v. There a few points have all the weight, so
-the `REFINED` nearest of each block are measured again from the differences themselves, which
-leaves `1e-7 |y - x_i|^2 / v`. In float64, where that is switched on, it is the one nearest.
+**Round-off.** The relative error of a weight is the error of `|y - x_i|^2 / 2 v`. The squares come
+from one matrix product on centred data, in full precision on every device. In float32 their error
+is `1e-7 (|y|^2 + |x_i|^2) / v`, which matters at small v. There a few points have all the weight,
+so the squares of the `REFINED` nearest points of each block are computed again from the
+differences, which leaves an error of `1e-7 |y - x_i|^2 / v`. In float64 only the one nearest is
+computed again.
 """
 
 import math
@@ -35,14 +36,14 @@ from sde_lib.base import expand
 from sde_lib.prediction import PredictFn, prediction_of
 
 REFINED = 8
-FULL = jax.lax.Precision.HIGHEST  # not the short products that an accelerator takes by default
+FULL = jax.lax.Precision.HIGHEST  # by default accelerators multiply in a lower precision
 
 
 @struct.dataclass
 class Points:
-    """A data set in K blocks of M: a pytree, to be an argument of what is compiled.
+    """A data set in K blocks of M. It is a pytree, to be passed as an argument to jitted functions.
 
-    A function that closes over it instead may carry it as a constant of the program.
+    A jitted function that closes over it may hold it as a constant of the program.
     `blocks` `(K, M, D)`, less `mean` `(D,)` and padded with zeros; `squares` `(K, M)`, their
     squared norms; `std`, the blur s of each point; `size`, N.
     """
@@ -55,7 +56,7 @@ class Points:
 
 
 class Posterior(NamedTuple):
-    """What the points say of a state.
+    """The posterior over the points, given a state.
 
     `mean` `(B, ...)`, the m above; `logp` `(B,)`, log density of x_t in nats; `nearest` `(B,)`,
     index of the largest weight; `distance` `(B,)`, of `x / a` to that point; `weight` `(B,)`, its
@@ -70,12 +71,12 @@ class Posterior(NamedTuple):
 
 
 def points(data: np.ndarray, std: float = 0.0, block: int = 1024) -> Points:
-    """A data set made ready, in the scale in which it is given.
+    """The blocks of a data set, in the scale in which the data are given.
 
     Args:
         data: `(N, ...)`, finite.
         std: standard deviation s of each point.
-        block: M, points met at a time.
+        block: M, points processed at a time.
 
     Raises:
         ValueError: for no data or data that are not finite, a negative std, or no block.
@@ -95,7 +96,7 @@ def points(data: np.ndarray, std: float = 0.0, block: int = 1024) -> Points:
         here = flat[k * block : (k + 1) * block]
         part[: len(here)] = here - mean
     squares = np.einsum("kmd,kmd->km", blocks, blocks)
-    # `jnp.asarray` would hold one more copy of the data on its way.
+    # `jnp.asarray` would hold one more copy of the data for a moment.
     return Points(*map(jax.device_put, (blocks, squares)), jnp.asarray(mean), std, size)
 
 
@@ -106,7 +107,7 @@ def empirical_predict(path: AffinePath, points: Points) -> PredictFn:
         y, _, sigma, v = _centred(path, points, x, t)
         mean = _posterior(points, y, v)[0]
         rest = y - mean
-        # Not (y - x0) / sigma, a difference of equals where s > 0 and sigma is small.
+        # (y - x0) / sigma would cancel where s > 0 and sigma is small.
         x0, eps = points.mean[None] + mean + points.std**2 / v * rest, sigma / v * rest
         return prediction_of(path, x, t, *(w.reshape(x.shape).astype(x.dtype) for w in (x0, eps)))
 
@@ -114,7 +115,7 @@ def empirical_predict(path: AffinePath, points: Points) -> PredictFn:
 
 
 def posterior(path: AffinePath, points: Points, x: Array, t: Array) -> Posterior:
-    """What the points say of x `(B, ...)` at t, `()` or `(B,)`."""
+    """The posterior over the points given x `(B, ...)` at t, `()` or `(B,)`."""
     y, a, _, v = _centred(path, points, x, t)
     mean, log_sum, nearest, square = _posterior(points, y, v)
     kernel = 0.5 * jnp.log(2.0 * jnp.pi * v[:, 0]) + jnp.log(a[:, 0])
@@ -161,7 +162,7 @@ def _posterior(points: Points, y: Array, v: Array):
         exponent = jnp.where(index[None] < points.size, -0.5 * d2 / v, -jnp.inf)
         best = jnp.argmax(exponent, axis=1)
         found = jnp.take_along_axis(d2, best[:, None], axis=1)[:, 0]
-        # It only scales, so no gradient goes through it.
+        # The maximum only rescales the sums, so no gradient goes through it.
         new = jax.lax.stop_gradient(jnp.maximum(top, jnp.max(exponent, axis=1)))
         share, shrink = jnp.exp(exponent - new[:, None]), jnp.exp(top - new)
         total = total * shrink + jnp.sum(share, axis=1)
@@ -180,7 +181,7 @@ def _squares(y: Array, length: Array, block: Array, squares: Array) -> Array:
     """`|y - x_i|^2` `(B, M)`, those of the nearest from the differences themselves."""
     products = jnp.matmul(y, block.T, precision=FULL)
     rough = length - 2.0 * products + squares[None]
-    # In float64 the one nearest, whose distance may be zero, is enough, and CPUs sort slowly there.
+    # In float64 the nearest point, whose distance may be zero, is enough, and CPUs sort slowly.
     refined = REFINED if rough.dtype == jnp.float32 else 1
     if refined == 1:
         near = jnp.argmin(rough, axis=1, keepdims=True)

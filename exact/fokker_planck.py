@@ -2,11 +2,12 @@
 
     dp / dt = - d/dx [f p - (G^2 p)' / 2]
 
-A law without a kernel has no closed score; in one dimension this gives it, and with it that of data
-with independent coordinates. In space: the flux between cells is the exponential one of Scharfetter
-and Gummel (1969), of order 2; it keeps mass and the sign of p, and a stationary density is exact to
-the order of the grid at any time. In time: implicit Euler steps, once extrapolated (of log p), so
-of order 2. Done once, in float64 on the host; what comes out is a pytree of three arrays.
+A law without a kernel has no score in closed form. This solve gives the score in one dimension, and
+so for data with independent coordinates. In space, the flux between cells is the exponential flux
+of Scharfetter and Gummel (1969), of order 2. It conserves mass and the sign of p, and a stationary
+density stays stationary to the order of the grid. In time, implicit Euler steps are extrapolated
+once (in log p), which gives order 2. The solve runs once, in float64 on the host, and its result is
+a pytree of three arrays.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from scipy.linalg import eigh_tridiagonal, solve_banded
 
 from sde_lib.base import SDE, expand, total
 
-# The least density: below it rounding has taken all digits of log p, and no sample lies there.
+# The least density. Below it log p has no correct digit left, and no sample is found there.
 LEAST = 1e-300
 
 
@@ -28,12 +29,12 @@ LEAST = 1e-300
 class GridDensity:
     """`log p_t(x)` at `times` `(m,)` and `grid` `(n,)`, even in x.
 
-    `table` `(m, n)` holds it in nats and `slopes` `(m, n - 1)` its derivative in the middle of the
-    cells: stored, since in float32 a difference over a cell has few digits.
+    `table` `(m, n)` holds log p in nats and `slopes` `(m, n - 1)` its derivative in the middle of
+    the cells. The derivative is stored, because in float32 a difference over a cell has few digits.
 
-    `score` and `logp` take states `(B, ...)` whose coordinates all have this density, independent
-    of each other, and times `()` or `(B,)`; between the nodes they are cubic in x and linear in t.
-    Beyond the grid they are those of its edge.
+    `score` and `logp` take states `(B, ...)` whose coordinates are independent and all have this
+    density, and times `()` or `(B,)`. Between the nodes they are cubic in x and linear in t. Beyond
+    the grid they have their values at its edge.
     """
 
     grid: Array
@@ -64,16 +65,16 @@ class GridDensity:
 
 
 def cell(place: Array, n: int) -> tuple[Array, Array]:
-    """The interval between two of n nodes in which a place lies, and the part of it passed."""
+    """The interval of n nodes that contains a place, and the place as a fraction of it."""
     place = jnp.clip(place, 0.0, n - 1.0)
     i = jnp.minimum(jnp.floor(place), n - 2.0)
     return i.astype(jnp.int32), place - i
 
 
 def cubic_weights(f: Array) -> tuple[Array, Array, Array, Array]:
-    """Weights of the nodes around `[0, 1]` at f in it, for the cubic with central differences as
-    slopes (Keys 1981): continuous with its derivative, so that a solver sees no kinks and a
-    divergence no jumps."""
+    """Weights of the four nodes around `[0, 1]` at f in it, for the cubic with central differences
+    as slopes (Keys 1981). The cubic and its derivative are continuous, so a solver meets no kinks
+    and a divergence has no jumps."""
     outer = -0.5 * f * (1.0 - f) ** 2, -0.5 * f**2 * (1.0 - f)
     near = 1.0 + f**2 * (1.5 * f - 2.5), f * (0.5 + f * (2.0 - 1.5 * f))
     return outer[0], near[0], near[1], outer[1]
@@ -90,10 +91,10 @@ def fokker_planck(
 
     Args:
         logp: log density of the data in nats, `(n,) -> (n,)`, up to a constant.
-        grid: `(n,)` even points, wide enough that nothing is lost at the ends, which let no mass
-            through.
+        grid: `(n,)` even points. No mass flows through the ends, so the grid must be wide enough
+            that there is none.
         times: `(m,)` rising; denser where p changes fast, since the score is linear in between.
-        substeps: implicit steps between two of them, for the coarser of the two solves.
+        substeps: implicit steps between two times, in the coarser of the two solves.
 
     Raises:
         ValueError: for an uneven grid, times that do not rise, or a law with a matrix diffusion.
@@ -106,7 +107,7 @@ def fokker_planck(
     start = start - np.max(start)
     start = start - np.log(np.sum(np.exp(start)) * width)
     h = np.repeat(np.diff(times), 2 * substeps) / (2 * substeps)
-    # By addition from the start, so that every second one is a time of the coarser solve.
+    # Added up from the start, so that every second time is one of the coarser solve.
     bands = _generators(sde, grid, times[0] + np.cumsum(h))
     fine = _march(start, h, bands, 2 * substeps)
     coarse = _march(start, 2.0 * h[1::2], tuple(band[1::2] for band in bands), substeps)
@@ -115,9 +116,10 @@ def fokker_planck(
 
 
 def spectral_gap(sde: SDE, grid: np.ndarray, t: float = 0.0) -> float:
-    """How fast the law at t forgets its data, in 1 / time: p nears stationarity as `exp(-gap t)`.
+    """The rate at which p approaches the stationary density of the law at t, as `exp(-gap t)`.
 
-    The least eigenvalue but zero of the generator, which detailed balance makes symmetric.
+    The unit is 1 / time. The gap is the least eigenvalue above zero of the generator, which
+    detailed balance makes symmetric.
 
     Raises:
         ValueError: as `fokker_planck`.

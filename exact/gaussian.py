@@ -6,8 +6,8 @@ Wang & Vastola 2023 (arXiv 2303.02490) and 2024 (arXiv 2412.09726). For data N(m
     score      -(d - U U^T d) / c^2 - U diag(1 / v) U^T d,          d = x - a m
     flow       x_t = a_t m + (c_t / c_s) d_perp + U diag(sqrt(v_t / v_s)) U^T d_s
 
-Only the r directions of U are needed (Woodbury); `d_perp` is what lies outside them. Any data look
-Gaussian where the noise is large, so the flow may replace the start of a sampling run
+Only the r directions of U are needed (Woodbury); `d_perp` is the part of d outside of them. At
+large noise the noisy data are nearly Gaussian, so the flow may replace the start of a sampling run
 (`samplers/around/teleport.py`).
 """
 
@@ -39,9 +39,9 @@ def moments(data: np.ndarray | Iterable[np.ndarray], rank: int | None = None) ->
         data: one array `(n, ...)`, or an iterable of such batches, each seen once.
         rank: how many directions to keep at most; by default all that have any variance.
 
-    The variances are divided by n, not n - 1: they are those of the set. Everything is in float64.
-    One array of fewer examples than dimensions goes by an SVD, of cost n^2 D; else the `(D, D)`
-    covariance is held.
+    The variances are those of the set: sums are divided by n, not by n - 1. Everything is computed
+    in float64. One array of fewer examples than dimensions is decomposed by an SVD, at the cost
+    n^2 D. Otherwise the `(D, D)` covariance is held in memory.
 
     Raises:
         ValueError: for no data, or a rank below 1 or above D.
@@ -54,7 +54,7 @@ def moments(data: np.ndarray | Iterable[np.ndarray], rank: int | None = None) ->
         mean, U, variances = _by_eigh(flats)
     if rank is not None and not 1 <= rank <= len(mean):
         raise ValueError(f"rank is {rank}; the data have {len(mean)} dimensions: take 1 to that.")
-    # What round-off leaves of a variance that is zero, which may be negative.
+    # A variance that is zero is computed as a rounding error, which may be negative.
     floor = variances.max(initial=0.0) * len(mean) * np.finfo(np.float64).eps
     kept = int(np.sum(variances > floor)) if rank is None else rank
     return GaussianMoments(mean, U[:, :kept], np.maximum(variances[:kept], 0.0))
@@ -123,10 +123,11 @@ def _at(path: AffinePath, moments: GaussianMoments, x: Array, t: Array):
 def _split(d: Array, U: Array) -> tuple[Array, Array | None]:
     """`U^T d` `(B, r)`, and the part of d outside U: None where U spans all."""
     y = product(d, U)
-    # Not the rounding of d - U U^T d, which a division by a small c would make large.
+    # Where U spans all, d - U U^T d is a rounding error, which a division by a small c would
+    # enlarge.
     return y, None if U.shape[0] == U.shape[1] else d - product(y, U.T)
 
 
 def product(u: Array, v: Array) -> Array:
-    """`u v`, not in the half precision in which accelerators multiply matrices by default."""
+    """`u v` in full precision; by default accelerators multiply matrices in a lower one."""
     return jnp.matmul(u, v, precision=jax.lax.Precision.HIGHEST)

@@ -4,10 +4,10 @@ For x0 ~ N(m, C) and `y = A x0 + noise_std n` (Kalman 1960),
 
     K = C A^T (A C A^T + noise_std^2 I)^{-1},    x0 | y ~ N(m + K (y - A m), C - K A C),
 
-and a mixture's components do so each for itself, with `N(y; A m, A C A^T + noise_std^2 I)` as the
-factor of its weight.
-The posterior is data of the same kind, so its prediction function is the exact conditional one:
-what every guide here is an approximation of, and what it is judged by.
+and the same holds for each component of a mixture, whose weight gets the factor
+`N(y; A m, A C A^T + noise_std^2 I)`. The posterior is Gaussian, or a mixture, again. Its prediction
+function is therefore the exact conditional one, which every guide approximates and against which
+guides are tested.
 """
 
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from sde_lib import AffinePath, rows
 from sde_lib.base import expand
 from sde_lib.prediction import PredictFn, prediction_of
 
-# Not the half precision in which accelerators multiply matrices by default.
+# Full precision; by default accelerators multiply matrices in a lower one.
 FULL = jax.lax.Precision.HIGHEST
 
 
@@ -46,13 +46,14 @@ def gaussian_posterior(
         data: of rank r; the posterior lies in the same r directions.
         y: one measurement, `shape_out`.
 
-    In float64, and with no negative variance: for `A U sqrt(L) = P diag(b) Q^T` the covariance is
-    the square of `U sqrt(L) (I - Q diag(1 - noise_std / sqrt(b^2 + noise_std^2)) Q^T)`.
+    Computed in float64, without negative variances: for `A U sqrt(L) = P diag(b) Q^T` the
+    covariance is the square of `U sqrt(L) (I - Q diag(1 - noise_std / sqrt(b^2 + noise_std^2))
+    Q^T)`.
     """
     A, y = dense(operator).astype(np.float64), np.asarray(y, np.float64).reshape(-1)
     root = np.asarray(data.U) * np.sqrt(data.L)
     P, b, Qt = np.linalg.svd(A @ root, full_matrices=False)
-    # Directions of which nothing is measured, b = 0, keep their prior whatever noise_std.
+    # Directions that are not measured, b = 0, keep their prior for any noise_std.
     total = np.where(b > 0.0, np.sqrt(b**2 + noise_std**2), 1.0)
     mean = data.mean + root @ (Qt.T @ (b / total**2 * (P.T @ (y - A @ data.mean))))
     left = np.where(b > 0.0, noise_std / total, 1.0)

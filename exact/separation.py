@@ -1,4 +1,4 @@
-"""How well data stay apart under noise: what the kinetic energy of a Gaussian path knows of them.
+"""How well data stay apart under noise: the property of data on which kinetic energy depends.
 
 Shaul et al. 2023 (arXiv 2306.06626), section 3. With `sigma = tan(theta)` the noise level of
 `x = x0 + sigma z`, in units of the root mean square of the data, and D dimensions,
@@ -6,10 +6,10 @@ Shaul et al. 2023 (arXiv 2306.06626), section 3. With `sigma = tan(theta)` the n
     lam(s) = E |E[x0 | x]|^2 / D,   s = 1 / sigma        (the data separation function, in [0, 1])
     gamma(theta) = 1 - (1 - lam) / sin(theta)^2,   1 - lam = E |x0 - E[x0 | x]|^2 / D
 
-gamma is the share of the energy of a turn from data to noise that the marginal field keeps: 1 where
-every x has one origin, 0 for standard normal data. theta is the angle from the data axis
-(tan(theta) = c / a); the paper's is `pi / 2 - theta`. Only `E |x0|^2 / D = 1` is used, so the data
-are scaled and not centred.
+gamma is the share of the kinetic energy of a turn from data to noise that the marginal field has.
+It is 1 where x determines x0, and 0 for standard normal data. theta is the angle from the data axis
+(tan(theta) = c / a); the angle of the paper is `pi / 2 - theta`. Only `E |x0|^2 / D = 1` is
+assumed, so the data are scaled and not centred.
 """
 
 from typing import NamedTuple
@@ -55,13 +55,13 @@ def estimate(data: np.ndarray, nodes: int = 64, draws: int = 10_000, seed: int =
     """gamma of a finite data set `(n, ...)`, by the exact posterior mean over its points.
 
     The error of denoising is averaged over `draws` pairs of a point and a noise, the same ones for
-    all theta. (The average of `|E[x0 | x]|^2` would have its own error divided by sin^2.) The
-    control variate is the error of the best linear denoiser, whose mean is known from the
-    eigenvalues: with much noise the two errors are nearly equal, and gamma, a small difference
-    there, keeps its digits.
+    all theta. (An average of `|E[x0 | x]|^2` would have its statistical error divided by sin^2.)
+    The control variate is the error of the best linear denoiser, whose mean is known from the
+    eigenvalues. At large noise the two errors are nearly equal, so gamma, which is small there,
+    keeps its digits.
 
-    Nodes lie densely at both ends. Those ends are exact: gamma = 1 without noise, and
-    `|mean|^2 / D` with nothing else. Cost: `nodes n draws D` products, in blocks.
+    Nodes are dense at both ends. The ends are exact: gamma is 1 without noise, and `|mean|^2 / D`
+    for pure noise. Cost: `nodes n draws D` products, in blocks.
 
     Raises:
         ValueError: for fewer than 2 examples, draws or nodes, or data that are all zero.
@@ -120,7 +120,7 @@ def denoising_errors(
 @jax.jit
 def posterior_errors(points: Array, x0: Array, z: Array, theta: Array) -> Array:
     """`|x0 - E[x0 | x]|^2 / sin^2` `(M, B)`, for `x = x0 + tan(theta) z`; `x0`, `z` `(B, D)`."""
-    # Distances from x0, not from x: the own point then has the logit 0 at any noise level.
+    # Distances from x0 instead of x: the point x0 itself then has the logit 0 at any noise level.
     cross = z @ points.T - jnp.sum(z * x0, axis=1, keepdims=True)
     half = 0.5 * jnp.sum(points**2, axis=1)[None] + 0.5 * jnp.sum(x0**2, axis=1, keepdims=True)
     half = half - x0 @ points.T

@@ -18,7 +18,7 @@ from samplers.adaptive.solver import SOLVERS, Solver, check_solver
 
 
 def checked(make: Callable, check: Callable) -> Callable:
-    """`make` with its signature, which refuses what `check` refuses."""
+    """`make` with its signature; values that `check` refuses are refused."""
 
     @wraps(make)
     def construct(**options):
@@ -29,7 +29,7 @@ def checked(make: Callable, check: Callable) -> Callable:
     return construct
 
 
-# How the flow between data and noise is solved: in fixed steps, or to a tolerance.
+# Solvers of the flow between data and noise: in fixed steps, or to a tolerance.
 FLOW_SOLVERS = {
     "adams": checked(Adams, check_adams),
     **{name: checked(partial(Solver, name), check_solver) for name in SOLVERS},

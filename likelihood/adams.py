@@ -7,8 +7,8 @@ Per step from u_i to u_{i+1}, with f the field and p_k the polynomial through it
     correct    y_{i+1} = y_i + int p_{k+1}(u) du                 Adams-Moulton, f_{i+1} included
 
 ("PEC" mode; Hairer, Norsett, Wanner, Solving Ordinary Differential Equations I, section III.1). The
-nodes are known beforehand, so the weights are worked out once, in float64. The first steps use the
-values there are. Every example takes the same steps, so none depends on another.
+nodes are known beforehand, so the weights are computed once, in float64. The first steps use as
+many values as there are. All examples take the same steps, so no example depends on another.
 """
 
 from collections.abc import Callable
@@ -25,10 +25,10 @@ from samplers.exponential.lagrange import gauss, lagrange
 from sde_lib.ranges import one_of, positive
 
 MAX_ORDER = 8
-# Where the nodes lie between data and noise, for w even in [0, 1]. Over the angle they are closer
-# together at both ends: most at the data, where the steps are still of low order and a field that
-# has learned single points is sharp; and at the noise, where a network that is told the log-SNR
-# meets much of it in one step.
+# Positions of the nodes between data and noise, for w even in [0, 1]. Over the angle the nodes are
+# closer together at both ends. They are closest at the data, where the first steps have a low order
+# and a field that has learned single points is sharp. At the noise, a network that gets the log-SNR
+# would pass through much of its range in one step.
 GRADINGS = {
     "t": lambda w: w**2,
     "lam": lambda w: w,
@@ -46,8 +46,8 @@ class Adams(NamedTuple):
 
 
 class Advanced(NamedTuple):
-    """The end state, evaluations of the field, and what the corrections added up to, `like y`:
-    `sum |y_{i+1} - y*|`, of the size of the error of Adams-Bashforth alone."""
+    """The end state, the evaluations of the field, and the sum of the corrections,
+    `sum |y_{i+1} - y*|` like y, which estimates the error of Adams-Bashforth alone."""
 
     y: Any
     nfe: int
@@ -84,8 +84,8 @@ def weights(us: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
     """Weights of predictor `(N, k)` and corrector `(N, k + 1)`: the integrals of the Lagrange
     polynomials.
 
-    Column j belongs to f_{i-j}, and of the corrector column 0 to f_{i+1} and j to f_{i+1-j}. What
-    is not there yet has weight zero.
+    Column j of the predictor belongs to f_{i-j}, and column j of the corrector to f_{i+1-j}. Values
+    that do not exist yet have weight zero.
     """
     steps = len(us) - 1
     first, second = np.zeros((steps, order)), np.zeros((steps, order + 1))
@@ -116,7 +116,7 @@ def advance(field: Callable[[Array, Any], Any], y: Any, us: np.ndarray, order: i
     past = jax.tree.map(lambda v: jnp.zeros((order, *v.shape), v.dtype).at[0].set(v), value)
     zero = jax.tree.map(jnp.zeros_like, y)
 
-    # Kept for a way back are the states between steps, and not what the network made inside them.
+    # For a gradient, only the states between steps are kept, not the network's activations.
     @partial(jax.checkpoint, prevent_cse=False)
     def step(carry, inputs):
         (y, past, total), (u, predictor, corrector) = carry, inputs

@@ -6,8 +6,7 @@ A level u in 0..L-1 is dequantised and scaled to `y = S((u + U) / L)`, U uniform
     log P(u) >= E_U log p(y) + D log_volume,    log_volume = log |d y / d u|
 
 and bits/dim is minus that over `D log 2`. The offset `-log_volume / log 2` is 7 for 256 levels
-scaled to [-1, 1], 8 for [0, 1], `log2(17)` for 17 levels in [0, 1]; it is taken from the scaler,
-never typed in.
+scaled to [-1, 1], 8 for [0, 1], and `log2(17)` for 17 levels in [0, 1]. The scaler computes it.
 """
 
 import math
@@ -41,9 +40,8 @@ def importance_weighted(logp: Array) -> Weighted:
     Each draw is the logarithm of an unbiased estimate of a probability or density p: `log q(u + U)`
     of dequantised levels, or a draw of `decoder.py`. The expectation rises with k from the plain
     bound, k = 1, to log p (Burda, Grosse, Salakhutdinov 2016, https://arxiv.org/abs/1509.00519,
-    theorem 1). A noisy `logp`, as by Hutchinson's probes, is unbiased for the logarithm and not for
-    what is under it: for k > 1 the bound is then too high, by up to half the variance of that
-    noise.
+    theorem 1). A noisy `logp`, such as one by Hutchinson's probes, is unbiased for log p and not
+    for p. For k > 1 the bound is then too high, by up to half the variance of that noise.
 
     Returns:
         The bound, and its standard error by the delta method, `std(w) / (sqrt(k) mean(w))` with
@@ -51,7 +49,7 @@ def importance_weighted(logp: Array) -> Weighted:
     """
     draws = logp.shape[0]
     total = jax.nn.logsumexp(logp, axis=0)
-    # Weights as shares of their sum: nothing overflows, and their mean is 1 / k.
+    # The weights are shares of their sum, so nothing overflows, and their mean is 1 / k.
     share = jnp.exp(logp - total)
     ddof = 1 if draws > 1 else 0
     spread = jnp.std(share, axis=0, ddof=ddof) * draws**0.5

@@ -1,18 +1,18 @@
-r"""From the law at eps to the data: decoders, which close what is left out between 0 and eps.
+r"""From the law at eps to the data: decoders, which model the step between time eps and the data.
 
-A density p_eps of the noisy state x_eps = a x + c z, and any conditional law p(data | x_eps), make
-a model of the data themselves, and by Jensen's inequality (Kingma et al. 2021, Variational
-Diffusion Models, https://arxiv.org/abs/2107.00630, sections 3.3 and 3.5)
+A density p_eps of the noisy state x_eps = a x + c z and any conditional law p(data | x_eps) define
+a model of the data. By Jensen's inequality (Kingma et al. 2021, Variational Diffusion Models,
+https://arxiv.org/abs/2107.00630, sections 3.3 and 3.5)
 
     log p(data) >= E_z [ log p_eps(x_eps) + log p(data | x_eps) - log q(x_eps | data) ],
 
-with q(x_eps | data) = N(a y, c^2 I) the law's own kernel at eps, y the data in model units. The
-decoders here are the posteriors of a flat prior, one dimension at a time:
+with q(x_eps | data) = N(a y, c^2 I) the law's own kernel at eps, and y the data in model units. The
+decoders here are the posteriors under a flat prior, for each dimension alone:
 
     levels      p(u | x_eps) = N(x_eps; a y_u, c^2) / sum_v N(x_eps; a y_v, c^2)
     continuous  p(x | x_eps) = N(x; x_eps / a, (c / a)^2 I) = a^D N(x_eps; a x, c^2 I)
 
-In the ratio to q the kernel cancels, and no decoder is left but its norm:
+In the ratio to q the kernel cancels, and only the normalisation of the decoder is left:
 
     levels      log p(u) >= E_z [ log p_eps(x_eps) - sum_d log sum_v N(x_eps,d; a y_v, c^2) ]
     continuous  log p(x) >= E_z [ log p_eps(x_eps) ] + D log a
@@ -30,8 +30,8 @@ from sde_lib import AffinePath, expand, fold_in, normal_logp, split, total
 
 LogDensity = Callable[[Array, Array], LogLik]
 
-# Trapezoids for a mean over z: what lies outside of eight is 1e-15, and for integrands as smooth
-# as these the error falls exponentially in the number of nodes.
+# Trapezoidal rule for a mean over z in [-8, 8]. The mass outside is 1e-15, and for integrands as
+# smooth as these the error falls exponentially in the number of nodes.
 NODES = np.linspace(-8.0, 8.0, 257)
 
 
@@ -46,8 +46,8 @@ def log_decoder(
         eps: the time of x_eps, `()` or `(B,)`; data lie at `t0`.
         values: `(L,)`, the levels in model units: `scaler.affine(jnp.arange(levels))`. For a model
             of dequantised data the middle of a bin, `scaler.affine(jnp.arange(levels) + 0.5)`, is
-            the better choice; the bound holds for either.
-        u: `(B, ...)` integers, 0 to L - 1. One that is larger gives nan.
+            the better choice; the bound holds for both.
+        u: `(B, ...)` integers, 0 to L - 1. A larger integer gives nan.
         x_eps: `(B, ...)`, the noisy state. Memory is L times its size.
 
     Raises:
@@ -66,9 +66,9 @@ def log_decoder(
 def expected_log_decoder(path: AffinePath, eps: float | Array, values: Array) -> Array:
     """`E_z log p(u | a y_u + c z)` of every level u, in nats of one dimension: `(L,)`.
 
-    The mean is over the noise of the law at the one time eps, by quadrature, so the reconstruction
-    term of an example is a sum of entries of this table and has no error of sampling. It takes
-    `257 L^2` exponentials. Arguments as in `log_decoder`.
+    The mean over the noise of the law at the time eps is computed by quadrature. The reconstruction
+    term of an example is therefore a sum of entries of this table, without sampling error. The
+    table takes `257 L^2` exponentials. Arguments as in `log_decoder`.
     """
     values = as_float(values)
     a, c = path.coeffs(jnp.asarray(eps, values.dtype))
@@ -94,11 +94,11 @@ def closed_log_likelihood(
 ) -> LogLik:
     """Draws whose mean bounds `log P(u)` of levels from below, in nats, summed over dimensions.
 
-    Each is `log p_eps(x_eps) + log p(u | x_eps) - log q(x_eps | u)` at one z, see the module's
-    text. P is the model's, `P(u) = int p_eps(x) p(u | x) dx`; of it the bound holds for every u. It
-    is tight where the decoder is the posterior of u under p_eps. P need not be the law of the data:
-    for data with probabilities P_data and p_eps theirs exactly, the mean over the data falls short
-    of `E log P_data` by the divergence of the decoder from the posterior, and is never above.
+    Each draw is `log p_eps(x_eps) + log p(u | x_eps) - log q(x_eps | u)` at one z, see the module's
+    text. P is the law of the model, `P(u) = int p_eps(x) p(u | x) dx`, for which the bound holds at
+    every u. The bound is tight where the decoder is the posterior of u under p_eps. P need not be
+    the law of the data: if p_eps is exact for data with probabilities P_data, the mean over the
+    data is below `E log P_data` by the divergence of the decoder from the posterior.
 
     Args:
         key: one key, or one per example.
@@ -133,9 +133,10 @@ def noised_log_density(
 ) -> LogLik:
     """Draws of `log p_eps(a x + c z) + D log a`, whose mean bounds `log p(x)` from below, in nats.
 
-    The model is `p(x) = int p_eps(x') N(x; x' / a, (c / a)^2 I) dx'`: a draw at eps, scaled back,
-    with as much noise added once more as it has in it. Jensen's inequality as in the module's text.
-    With a uniform dequantisation of x it bounds bits/dim without a gap between 0 and eps.
+    The model is `p(x) = int p_eps(x') N(x; x' / a, (c / a)^2 I) dx'`: a draw at eps, divided by a,
+    to which noise of the same variance is added once more. The bound follows from Jensen's
+    inequality as in the module's text. With a uniform dequantisation of x it bounds bits/dim
+    without a gap between 0 and eps.
 
     Args:
         x: `(B, ...)`, continuous data in model units. Others as in `closed_log_likelihood`.
@@ -150,7 +151,7 @@ def noised_log_density(
 
 
 def noised(key, path, log_p_eps, y, time, num_draws, closing) -> LogLik:
-    """`log p_eps(x_eps) + closing(x_eps)` at `num_draws` states of y; see the two above."""
+    """`log p_eps(x_eps) + closing(x_eps)` at `num_draws` noisy states of y."""
 
     def draw(k: Array) -> LogLik:
         for_noise, for_probes = split(fold_in(key, k), 2)
@@ -172,7 +173,7 @@ def log_kernels(path: AffinePath, eps: float | Array, values: Array, x: Array) -
 
 
 def as_float(x: Array) -> Array:
-    """At least float32, as times are: values may be given as integers."""
+    """x in at least float32, for values that may be given as integers."""
     return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 

@@ -1,9 +1,8 @@
 """The divergence of a vector field, together with its value, from one linearisation.
 
-The network is evaluated once per call: value and derivative come from the same pass (`jvp` for one
-probe, `linearize` for several), never from two. Forward mode is the choice because it keeps no
-activations, and because reverse mode through a convolution inside a loop falls off a cliff on CPUs
-(see `benchmarks/README.md`).
+The network is evaluated once per call: value and derivative come from one pass (`jvp` for one
+probe, `linearize` for several). Forward mode is used because it keeps no activations, and because
+reverse mode through a convolution inside a loop is very slow on CPUs (see `benchmarks/README.md`).
 """
 
 from collections.abc import Callable
@@ -24,10 +23,11 @@ Field = Callable[[Array], Array]
 class Divergence(NamedTuple):
     """A divergence estimator.
 
-    `probes(key, x) -> (K, B, ...)` draws what stays fixed during a solve (Grathwohl et al. 2019:
-    one probe for the whole path keeps the integrand smooth). `evaluate(field, x, probes)` returns
-    `(field(x), div)` with `div` of shape `(num_estimates, B)`: one estimate a probe, or one exact
-    value. `distinct`: probes of an example are drawn without replacement from a basis.
+    `probes(key, x) -> (K, B, ...)` draws the probes, which stay fixed during a solve (Grathwohl et
+    al. 2019: one probe for the whole path keeps the integrand smooth). `evaluate(field, x, probes)`
+    returns `(field(x), div)` with `div` of shape `(num_estimates, B)`: one estimate per probe, or
+    one exact value. `distinct`: the probes of an example are drawn without replacement from a
+    basis.
     """
 
     probes: Callable[[Array, Array], Array]
@@ -39,8 +39,8 @@ class Divergence(NamedTuple):
     def stderr(self, estimates: Array, dims: int) -> Array:
         """Standard error of the mean of `(num_estimates,)` values; nan for a single probe.
 
-        Of K distinct directions of D the mean has `1 - K / D` of the variance of independent ones,
-        as of a sample without replacement: with all D the trace is exact.
+        The mean over K distinct directions out of D has `1 - K / D` times the variance of the mean
+        over independent ones, as in sampling without replacement. With all D the trace is exact.
         """
         if self.exact:
             return jnp.zeros((), estimates.dtype)
@@ -78,10 +78,10 @@ def gaussian(num_probes: int = 1) -> Divergence:
 
 
 def orthogonal(num_probes: int = 1) -> Divergence:
-    """Hutchinson with directions at right angles to each other, each of length sqrt(D).
+    """Hutchinson with orthogonal directions, each of length sqrt(D).
 
-    The first K rows of a rotation drawn evenly from all of them (Q of a Gaussian matrix;
-    Choromanski et al. 2017). Unbiased, and for K = D exact.
+    The directions are the first K rows of a uniformly random rotation (Q of a Gaussian matrix;
+    Choromanski et al. 2017). The estimate is unbiased, and exact for K = D.
     """
 
     def probes(key: Array, x: Array) -> Array:
@@ -104,8 +104,9 @@ def hutch_pp(num_probes: int = 1) -> Divergence:
 
         Q = orth(J S),   tr(Q^T J Q) + e^T P J P e,   P = I - Q Q^T
 
-    with K random signs S and K of e, fixed during a solve: 3 K tangents of one linearisation, and
-    K estimates. J is far from even where the data lie near a surface.
+    with K random sign vectors in S and K vectors e, fixed during a solve. The cost is 3 K tangents
+    of one linearisation for K estimates. The method pays where J has a few large directions, as for
+    data near a surface.
     """
     positive(num_probes=num_probes)
 
@@ -133,8 +134,8 @@ def hutch_pp(num_probes: int = 1) -> Divergence:
 
 
 def exact(num_probes: int = 1, block: int = 64) -> Divergence:
-    """The trace itself, by one tangent per dimension, `block` of them at a time: for small D, and
-    for tests. Its memory is that of `block` probes."""
+    """The exact trace, by one tangent per dimension, `block` of them at a time. It is meant for
+    small D and for tests; its memory is that of `block` probes."""
     del num_probes
 
     def probes(key: Array, x: Array) -> Array:
@@ -158,7 +159,7 @@ def exact(num_probes: int = 1, block: int = 64) -> Divergence:
 
 
 def orthonormal(z: Array) -> Array:
-    """An orthonormal basis of the span of `(K, B, ...)`, of each example: the same shape."""
+    """For each example an orthonormal basis of the span of z `(K, B, ...)`, of the shape of z."""
     flat = jnp.moveaxis(z.reshape(*z.shape[:2], -1), 0, 2)
     q, _ = jnp.linalg.qr(flat)
     return jnp.moveaxis(q, 2, 0).reshape(z.shape)

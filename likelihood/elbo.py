@@ -8,15 +8,15 @@ half the log signal-to-noise ratio, and z the noise of x_t = a x + c z,
 
 (Kingma et al. 2021, Variational Diffusion Models, https://arxiv.org/abs/2107.00630, sections 3.5
 and 5; Song, Durkan, Murray, Ermon 2021, https://arxiv.org/abs/2101.09258, theorem 3). VDM's factor
-1/2 belongs to the full log-SNR, 2 lam. The integral depends on the law by its ends alone: from s to
-t < s the two reverse kernels are Gaussians of one variance whose means lie apart by an error of the
-noise, and their divergence is `(SNR_t - SNR_s) / 2 |x - x0|^2`, which is `|z - eps|^2 dlam` for
-neighbours.
+1/2 belongs to the full log-SNR, 2 lam. The integral depends on the law only through its ends: from
+s to t < s the two reverse kernels are Gaussians of the same variance, whose means differ by the
+error of the prediction. Their divergence is `(SNR_t - SNR_s) / 2 |x - x0|^2`, which tends to `|z -
+eps|^2 dlam` as t tends to s.
 
-For the exact eps of some data the path's own terms cancel one by one, and the bound *is*
-`E_z log p_eps(a x + c z) + E_z [log p(x | x_eps) - log q(x_eps | x)]`, plus what the prior is
-wrong by, `E_z log(prior / p_t1)`: the quantity of `decoder.py`. For a trained eps the two differ,
-as the SDE and the flow are then two models; this one is rigorous for the SDE.
+For the exact eps of some data the bound equals the quantity of `decoder.py`,
+`E_z log p_eps(a x + c z) + E_z [log p(x | x_eps) - log q(x_eps | x)]`, plus the error of the prior,
+`E_z log(prior / p_t1)`. For a trained eps the two differ, because the SDE and the flow are then
+different models. This bound is rigorous for the SDE.
 """
 
 from typing import NamedTuple
@@ -33,9 +33,9 @@ from sde_lib.prediction import Cond, PredictFn, bound
 class Elbo(NamedTuple):
     """Per example, `(B,)`, in nats, summed over dimensions.
 
-    `logp = reconstruction - diffusion - prior`: an unbiased estimate of the bound. `stderr`: its
-    standard error over times and noise, from `num_times / 2` degrees of freedom; the squares are
-    unbiased. `reconstruction`, `diffusion`, `prior`: the terms of the bound, of which only
+    `logp = reconstruction - diffusion - prior` is an unbiased estimate of the bound. `stderr` is
+    its standard error over times and noise, from `num_times / 2` degrees of freedom; its square is
+    unbiased. `reconstruction`, `diffusion` and `prior` are the terms of the bound, of which only
     `diffusion` is sampled. `nfe`: evaluations of the network.
     """
 
@@ -63,10 +63,10 @@ def elbo_continuous(
     `E log p(x | x_eps) = -D/2 log(2 pi e) + D lam(eps)`.
 
     Args:
-        key: one key, or one per example.
-        predict: `(x, t, cond=None) -> Prediction`; only its `eps` is used.
-        num_times: even; times of each example, see `diffusion_loss`.
-        eps: where the reverse SDE stops; the law's `t0` if not given. In float32 c(eps) must stay
+        key: one key, or one per example. predict: `(x, t, cond=None) -> Prediction`; only its `eps`
+        is used. num_times: the number of times of each example, even; see `diffusion_loss`. eps:
+        the time at which the reverse SDE stops; the law's `t0` if not given. In float32 c(eps) must
+        stay
             well above the rounding of a x, 1e-7 of it.
         cond: the condition of each example; the result then bounds `log p(x | cond)`.
 
@@ -113,7 +113,7 @@ def elbo_discrete(
 
 
 def added_up(key, path, predict, x, time, num_times, closing) -> Elbo:
-    """The three terms put together."""
+    """The bound from its three terms."""
     diffusion, stderr = diffusion_loss(key, path, predict, x, eps=time, num_times=num_times)
     prior = prior_kl(path, x)
     nfe = jnp.full(x.shape[:1], num_times)
@@ -131,13 +131,14 @@ def diffusion_loss(
 ) -> tuple[Array, Array]:
     """`int E |z - eps(x_t, t)|^2 dlam` from lam(t1) to lam(eps), and its standard error: `(B,)`.
 
-    lam is cut into `num_times / 2` equal cells. Each example draws two places, with a noise each,
-    in every cell. The two are independent, so half the square of their difference is an unbiased
-    variance, which a single offset for all cells would not give.
+    The range of lam is divided into `num_times / 2` equal cells. In every cell each example draws
+    two places, each with its own noise. The two are independent, so half the square of their
+    difference is an unbiased variance. A common offset of all cells would not give one.
 
-    Where x_t is nearly the data, eps is nearly 0 and the noise of `|z|^2`, of variance 2 D, is
-    nearly all. Its mean D is known, and `beta (|z|^2 - D)` is taken off. The beta of a cell is
-    `(z (z - eps) / |z|^2)^2` of the cell below, independent of it, so nothing is biased.
+    Where x_t is close to the data, eps is close to 0, and most of the variance is that of `|z|^2`,
+    2 D. Its mean D is known, so `beta (|z|^2 - D)` is subtracted as a control variate. The beta of
+    a cell is `(z (z - eps) / |z|^2)^2` from the cell below, which is independent, so the estimate
+    stays unbiased.
 
     Raises:
         ValueError: for a number of times that is odd or below 2.

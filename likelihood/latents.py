@@ -1,18 +1,19 @@
-"""Latents of the probability-flow ODE: each example has one code, and each code one example.
+"""Latents of the probability-flow ODE: a bijection between examples and codes.
 
-The flow `d x / dt = velocity(x, t)` (Song et al. 2021, eq. 13) carries data at eps to the prior at
-t1, and backwards the prior to data. It has no noise in it, so it is a bijection, and what it makes
-of an example is a code of the same shape (section 4.3, "Manipulating latent representations"):
+The flow `d x / dt = velocity(x, t)` (Song et al. 2021, eq. 13) maps data at eps to the prior at t1,
+and backwards the prior to data. The flow has no noise, so it is a bijection, and the image of an
+example is a code of the same shape (section 4.3, "Manipulating latent representations"):
 
     z = x(t1) / prior_std,     x(eps) = x,     z ~ N(0, I) where the model is that of the data
 
-The code depends on the law and on the scores `grad log p_t` of the data, and on nothing else: two
-networks that have both learned them give the same one ("uniquely identifiable encoding", section
-4.3 and appendix D.5; `tools/identifiability.py`). In units of the prior's standard deviation codes
-of different laws are of one size. Blends of two codes are in `samplers/around/interpolation.py`.
+The code depends only on the law and on the scores `grad log p_t` of the data, so two networks that
+have learned the scores give the same code ("uniquely identifiable encoding", section 4.3 and
+appendix D.5; `tools/identifiability.py`). In units of the prior's standard deviation, the codes of
+different laws have the same size. Blends of two codes are in `samplers/around/interpolation.py`.
 
-Here no divergence is integrated, which `log_likelihood` needs beside x: a step costs an evaluation
-of the network and not one with its derivative. Its `latent` is this code before the division.
+No divergence is integrated here, unlike in `log_likelihood`, so a step costs one evaluation of the
+network without its derivative. The field `latent` of `log_likelihood` is this code before the
+division.
 """
 
 from typing import NamedTuple
@@ -32,8 +33,8 @@ from sde_lib.prediction import Cond, PredictFn, bound
 
 class Latents(NamedTuple):
     """`z` `(B, ...)`, codes in units of the prior's standard deviation; `nfe` `(B,)`, evaluations
-    of the network; `failed` `(B,)`, the solve did not reach t1, or met a value that is not finite:
-    z is nan there."""
+    of the network; `failed` `(B,)`, whether the solve did not reach t1 or met a value that is not
+    finite; there z is nan."""
 
     z: Array
     nfe: Array
@@ -52,12 +53,13 @@ def encode(
 
     Args:
         predict: `(x, t, cond=None) -> Prediction`; the field comes from it.
-        x: data as the model sees them, dequantised if they are levels; taken to be a draw of the
-            law at eps.
-        solver: to a tolerance, each example with steps of its own, or in a fixed number of steps
-            (`Adams`), for which the numbers of the law must be known when the program is built.
-            Either way no example depends on the others.
-        eps: where the path starts; the law's `t0` if not given.
+        x: data as the model sees them, dequantised if they are levels. They are treated as a draw
+            of the law at eps.
+        solver: to a tolerance, with steps of its own for each example; or in a fixed number of
+        steps
+            (`Adams`), for which the numbers of the law must be known when the program is built. In
+            both cases no example depends on the others.
+        eps: the time at which the path starts; the law's `t0` if not given.
         cond: the condition of each example. A code decoded under another condition is a
             translation of its example.
 
@@ -77,11 +79,12 @@ def decode(
     denoise: bool = False,
     cond: Cond = None,
 ) -> SampleResult:
-    """What `encode` has encoded: codes z `(B, ...)` to data at eps, by the flow from t1.
+    """The inverse of `encode`: data at eps from codes z `(B, ...)`, by the flow from t1.
 
     The result's `x` is `(B, ...)` in the units of the model, nan where `failed`; `nfe` and `failed`
-    are `(B,)`. With `denoise` it is the conditional mean of the data at eps, one more evaluation:
-    then it is no longer the inverse of `encode`, by the size of the noise at eps. Raises as that.
+    are `(B,)`. With `denoise` the result is the conditional mean of the data at eps, for one more
+    evaluation; it then differs from the inverse of `encode` by the size of the noise at eps. Raises
+    the errors of `encode`.
     """
     eps = path.t0 if eps is None else eps
     x, nfe, failed = move(path, predict, path.prior_std() * z, solver, eps, "data", cond)
@@ -93,15 +96,16 @@ def decode(
 def round_trip_error(x: Array, back: Array) -> Array:
     """Root mean square over the dimensions of an example, `(B, ...)` to `(B,)`, in units of x.
 
-    Of `back = decode(encode(x))` it is the error of two solves and of nothing else: the flow of any
-    network, trained or not, is a bijection. nan where a solve failed.
+    For `back = decode(encode(x))` this is the error of the two solves alone, because the flow of
+    any network, trained or not, is a bijection. The error is nan where a solve failed.
     """
     return rms(back - x)
 
 
 def temperature(z: Array, tau: float) -> Array:
-    """`tau z`: draws of N(0, I) become those of N(0, tau^2 I); below 1 samples are more typical and
-    less varied (Song et al. 2021, appendix D.4). Not a temperature of the density of the data.
+    """`tau z`, which turns draws of N(0, I) into draws of N(0, tau^2 I). For tau below 1 samples
+    are more typical and less varied (Song et al. 2021, appendix D.4). tau is no temperature of the
+    density of the data.
 
     Raises:
         ValueError: for a tau that is not positive and finite.
@@ -120,7 +124,7 @@ def move(
     to: str,
     cond: Cond = None,
 ) -> Solved:
-    """The end of the flow, `to` "noise" at t1 or "data" at eps, by whichever solver."""
+    """The end of the flow, `to` "noise" at t1 or "data" at eps, by either kind of solver."""
     if isinstance(solver, Adams):
         return fixed(path, bound(predict, cond), x, solver, eps, to)
     return flow(path, predict, x, eps, solver, to, cond=cond)
@@ -129,8 +133,8 @@ def move(
 def fixed(
     path: AffinePath, predict: PredictFn, x: Array, solver: Adams, eps: float, to: str
 ) -> Solved:
-    """By `Adams`, the whole batch on one grid: that of the likelihood, or the same backwards."""
-    # Where the law is known its numbers stay numbers, also under `jit`.
+    """The flow by `Adams`, the whole batch on the grid of the likelihood, in either direction."""
+    # The numbers of a law that is known stay numbers, also under `jit`.
     with jax.ensure_compile_time_eval():
         low, high = (jnp.asarray(t, x.dtype) for t in (eps, path.t1))
         frame = make_frame(path, solver.variable, low, solver.sigma_data)

@@ -7,13 +7,13 @@ in the coordinates and the variable of a `Frame`, where x = r z and so
 
     log p_eps(x) = log prior(x(t1)) + l(u1) + D log (r(t1) / r(eps)).
 
-The pair `(z, l)` is solved at once: adaptively by Diffrax, each example with steps of its own under
-`vmap`, or in a fixed number of steps (`adams.py`). Either way the value of an example does not
-depend on the examples beside it. The result can be differentiated in reverse, with respect to x and
-to whatever `predict` closes over, by `Solver(adjoint="checkpoint")` or by fixed steps, which keep
-the states between steps, or by "backsolve", which keeps none and solves backwards instead: its
-gradient has the error of that solve. The density is that of the law at `eps`, to which the data are
-taken to belong; what lies between 0 and eps is left out, as in the original.
+The pair `(z, l)` is solved together: adaptively by Diffrax, with steps of its own for each example
+under `vmap`, or in a fixed number of steps (`adams.py`). In both cases the value of an example does
+not depend on the other examples of the batch. The result can be differentiated in reverse with
+respect to x and to what `predict` closes over. `Solver(adjoint="checkpoint")` and fixed steps keep
+the states between steps. "backsolve" keeps no states and solves backwards, so its gradient has the
+error of that solve. The density is that of the law at `eps`, and the data are treated as draws of
+it; the interval between 0 and eps is left out, as in the original.
 """
 
 from collections.abc import Callable
@@ -37,8 +37,8 @@ class LogLik(NamedTuple):
 
     `logp`: nats, the mean over probes. `stderr`: its standard error over probes (nan for a single
     probe, 0 for the exact trace). `latent`: the code at t1, shape of `x`. `nfe`: evaluations of the
-    network with its derivative, as the solver counted them. `failed`: the solve did not reach t1
-    within its steps, or met a value that is not finite; `logp` is nan there.
+    network with its derivative, as the solver counted them. `failed`: whether the solve did not
+    reach t1 within its steps or met a value that is not finite; there `logp` is nan.
     """
 
     logp: Array
@@ -69,20 +69,20 @@ def log_likelihood(
         divergence: an entry of `DIVERGENCES`, called with the number of probes.
         solver: to a tolerance (`Solver`), or in a fixed number of steps (`Adams`), for which the
             numbers of the law must be known when the program is built.
-        eps: where the path starts; the law's `t0` if not given.
+        eps: the time at which the path starts; the law's `t0` if not given.
         prior_logp: the density at t1, `(B, ...) -> (B,)`; the law's prior if not given.
 
     Raises:
         ValueError: for numbers of the solver that are out of range.
     """
-    # Where the law is known its numbers stay numbers, also under `jit`.
+    # The numbers of a law that is known stay numbers, also under `jit`.
     with jax.ensure_compile_time_eval():
         t0 = jnp.asarray(path.t0 if eps is None else eps, x.dtype)
         frame = make_frame(path, solver.variable, t0, solver.sigma_data)
     if key.ndim == 0:
         key = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(x.shape[0]))
     solve = fixed if isinstance(solver, Adams) else adaptive
-    # Nats per dimension, so that a tolerance means the same in any number of them.
+    # Nats per dimension, so that a tolerance has the same meaning for any number of dimensions.
     dims = x[0].size
     r0, r1 = frame.scale(t0), frame.scale(jnp.asarray(path.t1, x.dtype))
     z, trace, nfe, failed = solve(key, predict, cond, divergence, frame, x / r0, solver, dims)
@@ -105,7 +105,7 @@ def augmented(predict: PredictFn, divergence: Divergence, frame: Frame, probes: 
 
 
 def adaptive(key, predict, cond, divergence, frame, z, solver, dims):
-    """Each example by itself: its end, its integrals `(B, estimates)`, evaluations and failure."""
+    """One solve per example: ends, integrals `(B, estimates)`, evaluations and failures."""
 
     def one(key_i: Array, z_i: Array, cond_i: Cond):
         z_i, told = z_i[None], bound(predict, one_of_batch(cond_i))
@@ -121,12 +121,13 @@ def adaptive(key, predict, cond, divergence, frame, z, solver, dims):
 
 
 def larger_part(error) -> Array:
-    """The larger root mean square of the two parts: one number must not drown among D."""
+    """The larger root mean square of the two parts, so that the one number l counts as much as the
+    D numbers z."""
     return jnp.maximum(*(jnp.sqrt(jnp.mean(part**2)) for part in error))
 
 
 def fixed(key, predict, cond, divergence, frame, z, solver, dims):
-    """The same by `Adams`, the whole batch on one grid."""
+    """As `adaptive`, by `Adams` with the whole batch on one grid."""
     us = lay_out(solver, frame)
     probes = divergence.probes(key, z)
     field = augmented(bound(predict, cond), divergence, frame, probes, dims)

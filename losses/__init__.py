@@ -1,7 +1,7 @@
 """What a network is trained on. `LOSSES` is the table of names for a config (`loss.name`).
 
 The keyword arguments of a loss are its section, `loss.denoising.weighting`. "discrete" goes with
-`training.continuous` off. A loss says itself which networks it trains, and what it needs besides
+`training.continuous` off. Each loss declares which networks it trains, and what it needs besides
 its section (`losses.needs`).
 """
 

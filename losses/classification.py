@@ -2,8 +2,8 @@
 
     loss = E_t E_(x0, y) E_z  -log q(y | x_t, t),      x_t = a x0 + c z
 
-whose minimiser is p(y | x_t) of the data (Song et al. 2021, appendix I.1; Dhariwal and Nichol 2021,
-section 4.1). Its gradient in x_t is what guides a score.
+The minimiser is p(y | x_t) of the data (Song et al. 2021, appendix I.1; Dhariwal and Nichol 2021,
+section 4.1). The gradient of its logarithm in x_t guides a score.
 """
 
 from typing import Any
@@ -35,16 +35,16 @@ def classification_loss(
 
     Args:
         network: `(params, x, sigma, dropout_key) -> logits (B, K)`, in training mode.
-        time_sampling: a name in `TIME_SAMPLING`. Its weights are left out: where the times lie is
-            where the classifier is to be good.
+        time_sampling: a name in `TIME_SAMPLING`. Its importance weights are not applied: the
+            classifier should be good at the times that are drawn.
         stratify: spread the times of a batch evenly.
         sigma_data: as in `make_logits`.
 
     `batch["x0"]` holds scaled data `(B, ...)` and `batch["cond"]` classes `(B,)`. The metrics
-    are the loss, the share of classes that are told right, and the times.
+    are the loss, the share of classes that are predicted right, and the times.
 
     Raises:
-        ValueError: for a time sampling that is not there.
+        ValueError: for an unknown time sampling.
     """
     one_of(tuple(TIME_SAMPLING), time_sampling=time_sampling)
 

@@ -2,9 +2,9 @@
 
     loss = E_t E_x0 E_z  w(t) |eps(x_t, t) - z|^2,    x_t = a x0 + c z
 
-with `w = 1` for the paper's `lambda = c^2` and `w = g^2 / c^2` for likelihood weighting. It is
-computed on the network's own target, `w eps_scale^2 |F - F*|^2`, which is the same number without
-a division by c.
+with `w = 1` for the paper's `lambda = c^2` and `w = g^2 / c^2` for likelihood weighting. The code
+computes `w eps_scale^2 |F - F*|^2`, on the target of the network's own output, which is equal and
+has no division by c.
 """
 
 from collections.abc import Callable
@@ -21,9 +21,9 @@ from sde_lib import AffinePath, expand, rows, total
 from sde_lib.prediction import condition, kinds
 from sde_lib.ranges import one_of
 
-# `(params, others, key, batch) -> (scalar, metrics)`: the parameters that are trained by this loss;
-# those of the other networks of a run by name, such as a discriminator or a teacher, of which no
-# gradient is taken; one key; and a batch.
+# `(params, others, key, batch) -> (scalar, metrics)`. `params` are the parameters that this loss
+# trains. `others` holds, by name, the parameters of the other networks of a run, such as a
+# discriminator or a teacher; no gradient of these is taken.
 LossFn = Callable[[Any, dict[str, Any], Array, dict[str, Array]], tuple[Array, dict[str, Array]]]
 NetworkFn = Callable[..., Array]
 
@@ -61,12 +61,12 @@ def denoising_loss(
         stratify: spread the times of a batch evenly.
         reduce_mean: mean over the dimensions; otherwise half their sum, as in the original.
 
-    `batch["x0"]` holds scaled data `(B, ...)`, and `batch["cond"]`, where it is there, the
-    classes `(B,)` that the network is told. The metrics are the loss and the times `t` (B,),
-    which explain a loss that is not finite.
+    `batch["x0"]` holds scaled data `(B, ...)`, and `batch["cond"]`, if present, the
+    classes `(B,)` that are given to the network. The metrics are the loss and the times `t` `(B,)`,
+    which help to explain a loss that is not finite.
 
     Raises:
-        ValueError: for a weighting or a time sampling that is not there.
+        ValueError: for an unknown weighting or time sampling.
     """
     one_of(tuple(WEIGHTINGS), weighting=weighting)
     one_of(tuple(TIME_SAMPLING), time_sampling=time_sampling)

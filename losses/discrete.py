@@ -16,7 +16,7 @@ from losses.labels import told
 from sde_lib import AffinePath
 from sde_lib.tables import Tables, make_tables
 
-# What the network is told of level i of N: DDPM counts from the least noise, SMLD from the most.
+# The network's label of level i of N: DDPM counts from the least noise, SMLD from the most.
 LABELS = {
     "step": lambda i, num_scales: i,
     "level": lambda i, num_scales: num_scales - 1 - i,
@@ -79,16 +79,16 @@ def discrete_loss(
 
 
 def draw_levels(tables: Tables, key: Array, x0: Array) -> Draws:
-    """Levels, all equally likely, and noise for a batch; the levels stand where times do."""
+    """Levels, all equally likely, and noise for a batch; `Draws.t` holds the levels."""
     level_key, noise_key = jax.random.split(key)
     i = jax.random.randint(level_key, x0.shape[:1], 0, tables.num_scales)
     return Draws(i, jnp.ones(i.shape), tables.noise(noise_key, x0))
 
 
 def level_of(n: int, u: Array) -> Array:
-    """The level of `u` in [0, 1): level i has the i-th of n equal parts, so uniform u give uniform
-    levels, and evenly spread u evenly spread ones."""
-    # In float32 a u next to 1 may have been rounded to 1.
+    """The level of `u` in [0, 1): level i is the i-th of n equal parts. Uniform u give uniform
+    levels, and evenly spread u give evenly spread levels."""
+    # In float32 a u close to 1 may be rounded to 1.
     return jnp.minimum((u * n).astype(jnp.int32), n - 1)
 
 

@@ -3,13 +3,13 @@ arXiv 2301.11699).
 
     loss = E w(t) |eps(x_t, mu, t) - z|^2,    x_t = a x0 + (1 - a) mu + c z
 
-It is the denoising loss of the affine law of `w = x - (1 - a) mu`, with a network that sees x and
-mu instead of w: `x0` given mu has one score, whichever way it is written.
+This is the denoising loss of the affine law of `w = x - (1 - a) mu`, with a network that sees x and
+mu instead of w. The score given mu is the same in both variables.
 
-With the weights of the noise a network learns next to nothing where there is most of it: the error
-of the data counts `(a / c)^2`, and `a(1) = 0.005`. The weighting "target" counts the error of the
-output itself; for the kind `angle` that is `w = (std / a)^2`, under which the data's error counts
-one at t = 1 (Salimans & Ho 2022, section 4: SNR + 1).
+Under a weight of the noise error a network learns almost nothing at the largest noise: the error of
+the data has the factor `(a / c)^2` there, and `a(1) = 0.005`. The weighting "target" is the error
+of the output itself. For the kind `angle` this is `w = (std / a)^2`, with which the error of the
+data has the factor one at t = 1 (Salimans & Ho 2022, section 4: SNR + 1).
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def mean_reverting_loss(
         weighting: a name in `WEIGHTINGS`, or "target"; the rest as in `denoising_loss`.
 
     Raises:
-        ValueError: for a kind or weighting that is not there.
+        ValueError: for an unknown kind or weighting.
     """
     names = (*WEIGHTINGS, "target")
     if kind not in given_kinds():

@@ -1,4 +1,4 @@
-"""What a loss needs of a run besides its section, said beside its constructor.
+"""What a loss needs of a run besides its section, declared at its constructor.
 
     @needs(teachers=("teacher",), players=("critic",), second=True)
     def some_loss(path, network, teacher, critic, *, weight: float = 1.0): ...
@@ -7,8 +7,8 @@ The names of teachers and players are arguments of the constructor, and names in
 holds their parameters. `builders/` reads the declaration, refuses a config that lacks one of these,
 and gives the constructor:
 
-- `teacher(params) -> PredictFn`, a run of before that is not trained. Its workdir is the key
-  `loss.<name>.teacher`, and `others["teacher"]` its averaged parameters.
+- `teacher(params) -> PredictFn`, the network of an earlier run, which is not trained. The key
+  `loss.<name>.teacher` names its workdir, and `others["teacher"]` holds its averaged parameters.
 - `critic(params, x, cond, dropout_key) -> output`, a network that is trained beside the main one,
   with the section `players.critic`. The constructor then returns a loss for each,
   `{MAIN: ..., "critic": ...}`, and each loss finds the others' newest parameters in `others`.
@@ -18,7 +18,7 @@ and gives the constructor:
 from collections.abc import Callable
 from typing import NamedTuple
 
-# What the network that is sampled from is called in the `others` of another player's loss.
+# The name of the network that is sampled from, in the `others` of another player's loss.
 MAIN = "main"
 
 

@@ -4,7 +4,7 @@ Kim & Ye 2023 (Denoising MCMC, arXiv 2209.14593):
 
     loss = E_k E_x0 E_z  -log q(k | x0 + sigma_k z),    k uniform on the grid
 
-whose minimiser is the posterior p(k | y) of the law in which all levels are equally likely.
+The minimiser is the posterior p(k | y) of the law in which all levels are equally likely.
 """
 
 from collections.abc import Callable
@@ -36,11 +36,11 @@ def noise_level_loss(
     Returns `(params, others, key, batch) -> (scalar, metrics)`.
 
     Args:
-        path: the law, whose noise is `sigma = c / a` where data are kept at their size.
+        path: the law; its noise level is `sigma = c / a`, in the units of the data.
         network: `(params, y, None, dropout_key) -> logits (B, levels)`, in training mode.
-        levels: how many there are; level 0 is the noisiest.
-        eps: the time of the least level: that at which sampling ends.
-        sigma_min: the least level, in the place of that of `eps`; 0 for none.
+        levels: the number of levels; level 0 is the noisiest.
+        eps: the time of the least level, at which sampling ends.
+        sigma_min: the least level, in place of that of `eps`; 0 leaves the level of `eps`.
         sigma_max: the largest level; 0 for that of the law at t1.
 
     `batch["x0"]` holds scaled data `(B, ...)`. The metrics are the loss and the times `t` (B,).
@@ -65,7 +65,7 @@ def noise_level_loss(
 def levels_of(
     path: AffinePath, levels: int, eps: float, sigma_min: float = 0.0, sigma_max: float = 0.0
 ) -> Levels:
-    """The grid that the options of `noise_level_loss` stand for."""
+    """The grid of levels for the options of `noise_level_loss`."""
     with jax.ensure_compile_time_eval():
         least = sigma_min or float(path.sigma(jnp.asarray(eps)))
     return make_levels(path, levels, least, sigma_max or None)

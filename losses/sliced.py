@@ -2,10 +2,11 @@
 
     loss = E_t E_x0 E_x|x0 E_v  v . (ds/dx) v + |s|^2 / 2,    s = s(x, t), v random signs
 
-Denoising needs the score of the kernel from x0 to x_t, which only affine laws offer. Here x_t is
-drawn by simulating the law, and the target drops out by parts (Hyvarinen 2005, theorem 1): the loss
-is `E |s - grad log p_t|^2 / 2` less a constant that the network does not see. The projection is the
-variant with `|s|^2` unprojected (section 3.2 there), with signs exact in one dimension.
+Denoising needs the score of the kernel from x0 to x_t, which only affine laws have. Here x_t is
+drawn by simulating the law, and integration by parts removes the target (Hyvarinen 2005, theorem
+1): the loss is `E |s - grad log p_t|^2 / 2` minus a constant that does not depend on the network.
+The projection is the variant with `|s|^2` not projected (section 3.2 of Song et al. 2019). Random
+signs make it exact in one dimension.
 """
 
 from collections.abc import Callable
@@ -38,15 +39,17 @@ def sliced_loss(
 
     Args:
         network: `(params, x, cond, dropout_key) -> F`, with the score `s = F`, or `base(x) + F`.
-        conditioning: a name in `LABELS`: what a network is told of t without a log-SNR.
-        steps: Euler-Maruyama steps from t0 to each example's t, without the network. Their bias,
-            of the order `(t1 - t0) / steps`, is one of the law that is learned.
+        conditioning: a name in `LABELS`, the network's time input for a law without a log-SNR.
+        steps: Euler-Maruyama steps from t0 to each example's t, without the network. Their bias is
+            of the order `(t1 - t0) / steps`, and the network learns the law with that bias.
         stratify: spread the times of a batch evenly over [t0, t1].
         reduce_mean: mean over the dimensions; otherwise their sum.
-        base: what the output is added to, such as `DoubleWell.prior_score` (see there why).
+        base: a function that is added to the output, such as `DoubleWell.prior_score`, which gives
+            the reason.
 
-    All times count alike. The loss may be negative: at the optimum it is `-E |grad log p_t|^2 / 2`.
-    One forward derivative of the network a step, whatever the dimension. `batch["x0"]` holds
+    All times have the same weight. The loss may be negative: at the optimum it is
+    `-E |grad log p_t|^2 / 2`. A training step takes one forward derivative of the network, in any
+    dimension. `batch["x0"]` holds
     scaled data `(B, ...)`. The metrics are the loss and the times `t` (B,).
 
     Raises:

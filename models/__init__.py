@@ -24,5 +24,5 @@ MODELS = {
 }
 CLASSIFIERS = {"wideresnet": WideResNet, "mlp_classifier": MLPClassifier}
 NOISE_LEVELS = {"noise_level_mlp": NoiseLevelMLP, "noise_level_cnn": NoiseLevelCNN}
-# All tables, by the name that a loss gives for the kind of network it trains (`losses.needs`).
+# All tables, by the names with which a loss declares the networks that it trains (`losses.needs`).
 TABLES = {"models": MODELS, "classifiers": CLASSIFIERS, "noise_levels": NOISE_LEVELS}

@@ -33,7 +33,7 @@ class AttnBlockpp(nn.Module):
 
 
 class AttnBlock(nn.Module):
-    """`x + NIN_3(softmax(q k^T / sqrt(C)) v)` with any normalisation of x, as in DDPM.
+    """As `AttnBlockpp`, without rescaling and with any normalisation, as in DDPM.
 
     `norm` is a function of x that creates its layer inside the block. Input and output have shape
     (B, H, W, C).

@@ -33,10 +33,9 @@ class ConvMeanPool(nn.Module):
 class ResidualBlock(nn.Module):
     """`shortcut(x) + conv(f(norm(conv(f(norm(x))))))` with convolutions of the given dilation.
 
-    With `down` the result has `features` channels. If `dilation` is 1, both branches then end in a
-    ConvMeanPool, which halves the image; otherwise the size stays, and the shortcut is a
-    convolution. Without `down` the shortcut is the identity, and `features` must be the number of
-    channels of x.
+    With `down` the output has `features` channels. Without dilation the image is then halved, in
+    both branches, by ConvMeanPool; with dilation the size stays, and the shortcut is a convolution.
+    Without `down` the shortcut is the identity, and `features` is the number of channels of x.
     """
 
     features: int
@@ -52,7 +51,7 @@ class ResidualBlock(nn.Module):
 
 
 class ConditionalResidualBlock(nn.Module):
-    """A `ResidualBlock` whose normalisations depend on the labels (B,)."""
+    """As `ResidualBlock`, with normalisations that depend on the label."""
 
     features: int
     norm: Callable

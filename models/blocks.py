@@ -23,8 +23,7 @@ from models.pixels import spread
 class ResnetBlockDDPM(nn.Module):
     """The residual block of Ho et al. (2020), appendix B, with any normalisation.
 
-    `norm` is a function of x that creates its layer inside the block. Shapes are those of
-    `ResnetBlockDDPMpp`.
+    `norm` is a function of x that creates its layer in the block. Shapes as in `ResnetBlockDDPMpp`.
     """
 
     features: int

@@ -1,5 +1,5 @@
 """DDPM, the U-net of Ho, Jain and Abbeel, Denoising diffusion probabilistic models (2020), appendix
-B, in the version of Song et al. (2021). Later variants of it are options of `models/ncsnpp.py`.
+B, in the form of Song et al. (2021). Its successors are the options of `models/ncsnpp.py`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Dropout with half as many random words (Srivastava et al., Dropout, 2014).
 
-The dropout of flax draws one 32-bit word for each entry, which on CPUs takes 6 % of the gradient of
-DDPM for CIFAR-10. Here one word decides on two neighbouring channels, with 16 bits for each. The
-rate is therefore rounded to the nearest multiple of 2^-16.
+The dropout of flax draws one random word per entry, which on CPUs takes 6 % of the gradient of DDPM
+for CIFAR-10. Here one word decides on two neighbouring channels, by 16 bits each, so the rate is
+the nearest multiple of 2^-16.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ LEVELS = 2**16
 
 
 class Dropout(nn.Module):
-    """Set each entry of x to zero with probability `rate`, independently of the others.
+    """Entries of x become zero independently at `rate`; the others are scaled so that the mean
+    stays.
 
-    The other entries are divided by `1 - rate`, which keeps the mean. The rng 'dropout' is needed
-    only if an entry can be dropped.
+    The rng is 'dropout', used only if something may be dropped.
     """
 
     rate: float

@@ -41,8 +41,8 @@ class GaussianFourierProjection(nn.Module):
     """Sinusoids of random frequency, `[sin(2 pi w u), cos(2 pi w u)]` with w ~ N(0, scale^2).
 
     Tancik et al., Fourier features let networks learn high frequency functions in low dimensional
-    domains (2020). Song et al. (2021) take u = log(sigma). The frequencies are parameters, so that
-    a checkpoint contains them, but they receive no gradient.
+    domains (2020); with u = log(sigma) in Song et al. (2021). The frequencies are parameters, so
+    that a checkpoint holds them, but receive no gradient.
 
     Input (B,), output (B, 2 * embedding_size), both float32.
     """
@@ -70,9 +70,9 @@ def add_class(
 ) -> jax.Array:
     """Add the embedding of a class to the embedding (B, E) of a noise level, inside a module.
 
-    Row `num_classes` of the table stands for no class; it is used if `label` is None. A network
-    knows this row only if it was trained with it (Ho and Salimans, Classifier-free diffusion
-    guidance, 2022). With `num_classes` 0 there is no table, and `embedding` is returned.
+    Row `num_classes` of the table stands for no class, and is used if label is None. A network has
+    learned that row if classes were dropped in training (Ho and Salimans, Classifier-free diffusion
+    guidance, 2022). A network without classes has no table.
     """
     if not num_classes:
         return embedding
@@ -84,7 +84,7 @@ def add_class(
 
 
 def check_classes(num_classes: int, conditional: bool) -> None:
-    """Raise ValueError if a network has classes but no embedding of the time to add them to."""
+    """Raise ValueError for classes in a network without a time embedding."""
     if num_classes and not conditional:
         raise ValueError(
             f"num_classes is {num_classes} and conditional is False; classes enter by the "

@@ -47,8 +47,8 @@ def dense(features: int, *, dtype: Any) -> nn.Dense:
 def group_norm(channels: int, *, groups: int | None = None, dtype: Any) -> GroupNorm:
     """GroupNorm (Wu and He, 2018), by default with `min(channels // 4, 32)` groups; epsilon 1e-6.
 
-    If this number does not divide the channels, the next smaller number that does is taken.
-    Statistics are computed in float32 for every `dtype`.
+    If that number does not divide the channels, the next smaller number that does is used.
+    Statistics are accumulated in float32 for every dtype.
     """
     wanted = groups or max(1, min(channels // 4, 32))
     groups = next(g for g in range(wanted, 0, -1) if channels % g == 0)

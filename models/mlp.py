@@ -25,9 +25,9 @@ EMBEDDING_SCALES = {"positional": 1.0, "fourier": 1.0, "linear": 10.0}
 def fourier_features(x: jax.Array, multiples: int | tuple[float, ...]) -> jax.Array:
     """Append `sin(2 pi m x)` and `cos(2 pi m x)` for every multiple m to the last axis of `x`.
 
-    With such fine details as inputs, a network fits the likelihood of quantised data better
-    (Kingma, Salimans, Poole and Ho, Variational diffusion models, 2021, appendix C, with m = 64 and
-    128 for data in [-1, 1] with 256 levels).
+    Kingma, Salimans, Poole and Ho, Variational diffusion models (2021), appendix C: given fine
+    detail as an input, a network fits the likelihood of quantised data better (there m = 64 and 128
+    for data in [-1, 1], sampled at 256 levels).
 
     Args:
       x: (..., D).

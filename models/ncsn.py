@@ -1,8 +1,8 @@
 """NCSN, the network of Song and Ermon, Generative modeling by estimating gradients of the data
 distribution (2019), appendix A.
 
-NCSNv2 for small images is derived from it. In NCSN the noise level, one of a few labels, enters
-every normalisation.
+NCSNv2 for small images is its successor. In NCSN the noise level enters every normalisation, as one
+of a few labels.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ from models.refinenet import CondRefineBlock, convolve
 
 
 class NCSN(nn.Module):
-    """A RefineNet with an InstanceNorm++ that depends on the noise level.
+    """A RefineNet with InstanceNorm++ by noise level. Fields are those of `NCSNv2`, except:
 
-    Fields are those of `NCSNv2`, except:
-      normalization: 'InstanceNorm++' only.
-      num_classes: number of noise levels (labels) that the network knows; 0 stands for
-        `num_scales`.
+    normalization: 'InstanceNorm++'.
+    num_classes: the number of labels; 0 stands for `num_scales`.
 
     `cond` is an integer label in [0, num_classes). Height and width must be even.
     """

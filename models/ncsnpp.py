@@ -1,9 +1,9 @@
 """NCSN++ and DDPM++, the U-nets of Song et al., Score-based generative modeling through
 stochastic differential equations (2021), section 4.4 and appendix H.
 
-Every architecture of the paper is a choice of the fields of `NCSNpp`. NCSN++ has FIR resampling,
-BigGAN blocks, rescaled skips, a residual input pyramid, and random Fourier features of log sigma.
-DDPM++ has a positional embedding, no FIR and no pyramids.
+Every architecture of the paper is a choice of the fields below. NCSN++ has FIR resampling, BigGAN
+blocks, rescaled skips and a residual input pyramid, and is conditioned on random Fourier features
+of log sigma. DDPM++ has a positional embedding, no FIR and no pyramids.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class NCSNpp(nn.Module):
         """Map noise levels (B,) and classes (B,) to an embedding (B, 4 nf); None without
         `conditional`."""
         if self.embedding_type == "fourier":
-            # Created even if nothing uses it, because the authors' checkpoints contain it too.
+            # Created even if it is not used, because the authors' checkpoints hold it too.
             project = GaussianFourierProjection(self.nf, self.fourier_scale)
             temb = project(jnp.log(cond.astype(jnp.float32)))
         elif self.conditional:
@@ -230,8 +230,8 @@ class NCSNpp(nn.Module):
     def run(self, module: nn.Module, call, *args):
         """`call(module, *args)`, rematerialised if `remat` is set.
 
-        The call is transformed and not the class of the module: a transformed class has another
-        name, which would change the paths of its parameters.
+        The call is transformed, not the class, because a transformed class would rename the
+        parameters.
         """
         return (nn.remat(call) if self.remat else call)(module, *args)
 

@@ -1,7 +1,7 @@
 """NCSNv2, the networks of Song and Ermon, Improved techniques for training score-based generative
 models (2020), appendix B: one for images below 96 pixels, one up to 128 and one up to 256.
 
-The noise level is no input of the layers; it enters only where the output is divided by it.
+The network does not see the noise level; only its output is divided by that level.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from models.resample import check_halving
 class Stage(NamedTuple):
     """Two residual blocks on the way down, with `factor * nf` channels.
 
-    The first block changes the channels and, if `dilation` is 1, halves the image. In stage 0 it
-    does neither.
+    The first block changes the channels and, if `dilation` is 1, halves the image. The first block
+    of the first stage does neither.
     """
 
     factor: int
@@ -118,8 +118,7 @@ class NCSNv2_256(NCSNv2):
 
 
 def check_refinenet(model, shape: tuple[int, ...]) -> None:
-    """Raise ValueError for options or a shape (..., H, W, C) that no network with `STAGES` can
-    have."""
+    """Raise ValueError for options or shapes that no network with `STAGES` can have."""
     check_sizes(nf=model.nf, num_scales=model.num_scales)
     check_choice("nonlinearity", model.nonlinearity, ACTIVATIONS)
     check_choice("interpolation", model.interpolation, INTERPOLATIONS)
@@ -154,8 +153,7 @@ def expand(model, outputs: list[jax.Array], refine) -> jax.Array:
 def run(model, module: nn.Module, *args):
     """`module(*args)`, rematerialised if `remat` is set.
 
-    The call is transformed and not the class of the module: a transformed class has another name,
-    which would change the paths of its parameters.
+    The call is transformed, not the class, because a transformed class would rename the parameters.
     """
 
     def call(module, *args):
@@ -165,7 +163,7 @@ def run(model, module: nn.Module, *args):
 
 
 def scale(model, h: jax.Array, cond: jax.Array) -> jax.Array:
-    """The output h in float32, divided by the noise level if `scale_by_sigma` is set."""
+    """The output in float32, divided by the noise level if `scale_by_sigma` is set."""
     h = h.astype(jnp.float32)
     if not model.scale_by_sigma:
         return h

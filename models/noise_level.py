@@ -1,11 +1,11 @@
-"""Networks that estimate the noise level of a state: `y = x0 + sigma z` to logits over levels of
-sigma.
+"""Networks that estimate how noisy a state is: `y = x0 + sigma z` to logits of the level of sigma.
 
-Kim & Ye 2023 (Denoising MCMC, arXiv 2209.14593) use a small such network to move a chain from one
-noise level to another. Both networks here first divide y by its size, `size^2 = 1 + mean y^2`, and
-take the log size as a feature. Sigma spans four decades, and a large sigma nearly equals the size.
+Kim & Ye 2023 (Denoising MCMC, arXiv 2209.14593) use a small one to move a chain from one noise
+level to another. Both networks here scale y to unit size first and take its log size as a feature,
+with `size^2 = 1 + mean y^2`. Sigma spans four decades, and a large sigma is close to that size.
 
-Both networks accept `cond`, as other networks do, and ignore it, since it is what they estimate.
+The networks have the argument `cond` of other networks and ignore it, as they estimate the noise
+level themselves.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ def to_unit_size(y: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 class NoiseLevelCNN(nn.Module):
-    """The network of the paper: convolutions of 32, 64, 128 and 256 channels, average pooling, and
-    a linear head.
+    """The network of the paper: convolutions of 32, 64, 128, 256 channels, average pooling, linear
+    head.
 
-    2x2 squares are averaged after each convolution, as long as height and width are at least 2. At
-    the end all remaining pixels are averaged. y: (B, H, W, C). Returns float32 logits (B, levels).
+    After each convolution pixels are averaged over 2x2 squares while the image has at least two
+    pixels each way; at the end all remaining pixels are averaged. y: (B, H, W, C). Returns float32
+    logits (B, levels).
 
     Fields:
       levels: number of noise levels, at least 2.

@@ -1,4 +1,4 @@
-"""Nonlinearities by name, and checks of the options of networks."""
+"""Options of networks: values for names, and the refusal of wrong names and numbers."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """Broadcasts of channel values over pixels and sums over pixels, which are each other's derivative,
 and the layers that use them.
 
-On a CPU, XLA may fuse a sum over pixels with the computation of its summands. The sum then runs one
-channel at a time, with a stride of a whole pixel, and the gradient of a whole chain of residual
-blocks may be computed again for each sum that reads it. Written as products with a matrix of ones,
-these sums run at the speed of memory in both directions: the gradient of GroupNorm and swish takes
-a third to a sixth of the time (`benchmarks/speed/cpu_cliffs.py`). Accelerators fuse reductions
-well, so there plain sums are used.
+If XLA on a CPU fuses a sum over pixels with the computation of the summands, the sum runs one
+channel at a time, with strides as long as a pixel, and the gradient of a whole chain of residual
+blocks may be computed again for each sum that reads it. As products with a matrix of ones, forwards
+and backwards, the sums run at the speed of memory: the gradient of GroupNorm and swish takes a
+third to a sixth of the time (`benchmarks/speed/cpu_cliffs.py`). Accelerators fuse reductions well,
+so there the sums are reductions.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ def on_cpu() -> bool:
 
 
 def fence(x: jax.Array) -> jax.Array:
-    """x itself. On a CPU its value and its gradient are then computed once, and not again inside
-    each operation that reads them."""
+    """x itself; on a CPU its gradient is computed once and not again for each reader."""
     return lax.optimization_barrier(x) if on_cpu() else x
 
 

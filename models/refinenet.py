@@ -1,11 +1,10 @@
 """The upward path of NCSN and NCSNv2, a RefineNet (Lin et al., RefineNet: multi-path refinement
 networks for high-resolution semantic segmentation, 2017; Song and Ermon, 2019, appendix A).
 
-A `RefineBlock` joins two resolutions: residual convolution units (RCU) on each input, the sum of
-the inputs at the higher resolution (MSF, multi-resolution fusion), chained residual pooling (CRP),
-and RCU again. The blocks `Cond...` belong to NCSN. They normalise before each convolution, with
-parameters that depend on the label, and pool by the mean where the other blocks pool by the
-maximum.
+A `RefineBlock` joins two resolutions: residual convolution units (RCU) on each input, their sum at
+the higher resolution (MSF, multi-resolution fusion), chained residual pooling (CRP), and RCU again.
+The blocks `Cond...` are those of NCSN. They normalise before each convolution, with parameters of
+the label, and pool by the mean where the other blocks pool by the maximum.
 
 `act` is the nonlinearity. `norm` is a function of (x, labels) that creates its layer in the calling
 block. Features are (B, H, W, C), labels are integers (B,). Class names and the order in which
@@ -32,7 +31,7 @@ SPATIAL = (1, 2)
 def convolve(x: jax.Array, features: int, *, bias: bool = True, dilation: int = 1, dtype: Any):
     """A 3x3 SAME convolution; kernel and bias start uniform in `[-1, 1] / sqrt(fan_in)`.
 
-    This is the default of PyTorch, in which both networks were first trained.
+    This is PyTorch's default, with which both networks were first trained.
     """
     bound = 1 / math.sqrt(9 * x.shape[-1])
 
@@ -84,7 +83,7 @@ class RCUBlock(nn.Module):
 
 
 class CondRCUBlock(nn.Module):
-    """An `RCUBlock` with a normalisation by label before each nonlinearity."""
+    """As `RCUBlock`, with a normalisation before each nonlinearity."""
 
     n_blocks: int
     norm: Callable
@@ -118,7 +117,7 @@ class CRPBlock(nn.Module):
 
 
 class CondCRPBlock(nn.Module):
-    """A `CRPBlock` with `p_i = conv(mean_pool(norm(p_{i-1})))`."""
+    """As `CRPBlock`, with `p_i = conv(mean_pool(norm(p_{i-1})))`."""
 
     norm: Callable
     act: Callable
@@ -153,7 +152,7 @@ class MSFBlock(nn.Module):
 
 
 class CondMSFBlock(nn.Module):
-    """An `MSFBlock` that first normalises its inputs by label."""
+    """As `MSFBlock`, of the normalised inputs."""
 
     features: int
     interpolation: str
@@ -179,8 +178,8 @@ def _fuse(xs, features, interpolation, dtype):
 class RefineBlock(nn.Module):
     """Features at the size of the first of one or two inputs `xs`; see the module docstring.
 
-    The result has `features` channels. A single input is not fused and keeps its channels, whose
-    number must be `features`. With `end` three RCU follow the pooling instead of one.
+    The result has `features` channels. A single input is not fused with anything and keeps its
+    channels, which must be `features`. `end` sets three RCU instead of one after the pooling.
     """
 
     features: int
@@ -201,7 +200,7 @@ class RefineBlock(nn.Module):
 
 
 class CondRefineBlock(nn.Module):
-    """A `RefineBlock` made of the blocks `Cond...`, which depend on the label."""
+    """As `RefineBlock`, with the blocks that depend on the label."""
 
     features: int
     interpolation: str

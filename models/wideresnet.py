@@ -47,7 +47,7 @@ class WideBlock(nn.Module):
         h = nn.Dropout(self.dropout)(act(norm(h)), deterministic=not train)
         h = conv3x3(self.features, dtype=self.dtype)(h)
         if x.shape != h.shape:
-            # If channels or size change, the shortcut projects the normalised activations.
+            # Where channels or size change, the shortcut projects the normalised features.
             x = Conv(self.features, (1, 1), (self.stride, self.stride), dtype=self.dtype)(ahead)
         return x + h
 

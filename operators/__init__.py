@@ -1,8 +1,8 @@
 """Linear measurements of a state: one a file, all a `LinearOperator`.
 
-`OPERATORS` are constructors that take the shape of one state first; the others of their arguments
-have defaults, and those that are plain are keys of a config (`guidance.blur.std`). `in_basis` turns
-one operator into another.
+`OPERATORS` are constructors. Their first argument is the shape of one state; the other arguments
+have defaults, and plain numbers and strings among them are keys of a config (`guidance.blur.std`).
+`in_basis` applies an operator in another basis.
 """
 
 from operators.base import SVD, LinearOperator, dense, measure

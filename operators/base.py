@@ -1,9 +1,9 @@
-"""What a linear measurement is: a map, its transpose, and its singular values where they are cheap.
+"""A linear measurement: a map, its transpose, and its singular values where they are cheap.
 
     y = A x0 + noise_std n,    A = U diag(s) V^T
 
 All functions are linear, act on batches `(B, ...)` and may be jitted, mapped and transposed.
-Constants are kept in float64 by NumPy and take the dtype of what they act on.
+Constants are NumPy arrays in float64 and are cast to the dtype of the state.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,8 @@ class SVD(NamedTuple):
     """k singular values `s` `(k,)` >= 0, in any order, and the four maps between the bases.
 
     `vt`, `(B, *shape_in) -> (B, k)`, and `v` back; `ut`, `(B, *shape_out) -> (B, k)`, and `u` back.
-    Columns of V are orthonormal; those of U are where s > 0, and where s is zero they may be zero.
-    What lies outside the columns of V is what A does not see.
+    Columns of V are orthonormal. Columns of U with s > 0 are orthonormal too; those with s = 0 may
+    be zero. A does not measure the part of a state outside of the columns of V.
     """
 
     s: np.ndarray
@@ -37,7 +37,7 @@ class SVD(NamedTuple):
 class LinearOperator(NamedTuple):
     """`forward`, `(B, *shape_in) -> (B, *shape_out)`, and `adjoint`, its transpose.
 
-    `svd` is None where there is none in closed form or at little cost.
+    `svd` is None if there is none in closed form or at little cost.
     """
 
     name: str
@@ -56,17 +56,17 @@ def measure(key: Array, operator: LinearOperator, x0: Array, noise_std: float) -
 
 
 def dense(operator: LinearOperator) -> np.ndarray:
-    """The matrix of an operator, `(m, D)`, by its action on the unit vectors."""
+    """The matrix of an operator, `(m, D)`, from its action on the unit vectors."""
     size = int(np.prod(operator.shape_in))
     eye = np.eye(size, dtype=jnp.result_type(float)).reshape(-1, *operator.shape_in)
     return np.asarray(operator.forward(eye)).reshape(len(eye), -1).T
 
 
 def svd_of_right(forward: MapFn, adjoint: MapFn, s: np.ndarray, vt: MapFn, v: MapFn) -> SVD:
-    """The left side from the right one: `U = A V / s`, and zero where s is.
+    """The SVD from its right side: `U = A V / s`, and zero where s is zero.
 
-    Exact to rounding for singular values of one size; the error of a small one is `s_max / s` times
-    as large.
+    U is exact to rounding where singular values are of similar size. For a small s the error is
+    `s_max / s` times as large.
     """
     inverse = np.where(s > 0.0, 1.0 / np.where(s > 0.0, s, 1.0), 0.0)
     scale = lambda z: z * jnp.asarray(inverse[None], z.dtype)
@@ -74,7 +74,7 @@ def svd_of_right(forward: MapFn, adjoint: MapFn, s: np.ndarray, vt: MapFn, v: Ma
 
 
 def transpose_of(forward: MapFn, shape_in: tuple[int, ...]) -> MapFn:
-    """The adjoint of a map by transposing its program, for which no formula is needed."""
+    """The adjoint of a linear map, by transposing its program."""
 
     def adjoint(y: Array) -> Array:
         x = jax.ShapeDtypeStruct((y.shape[0], *shape_in), y.dtype)

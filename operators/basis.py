@@ -9,14 +9,14 @@ from operators.mask import mask
 
 FULL = jax.lax.Precision.HIGHEST
 
-# Song et al. 2021, appendix I.3: the first coordinate is grey, (R + G + B) / sqrt(3), the two
-# others are colour.
+# Song et al. 2021, appendix I.3: the first coordinate is grey, (R + G + B) / sqrt(3); the other two
+# are colour.
 COLOUR = np.array([[1.0, -2.0, 0.0], [1.0, 1.0, 1.0], [1.0, 1.0, -1.0]])
 COLOUR = COLOUR / np.sqrt([3.0, 6.0, 2.0])
 
 
 def in_basis(operator: LinearOperator, basis: np.ndarray) -> LinearOperator:
-    """What `operator` measures of `x R`: the coordinates of the last axis in the columns of R.
+    """`operator` applied to `x R`, the coordinates of the last axis of x in the columns of R.
 
     Args:
         basis: R, orthogonal, `(C, C)`.

@@ -4,8 +4,9 @@ With the circular boundary the image is a torus and the Fourier transform diagon
 
     A = F^H diag(h) F = P |A|,    |A| = F^H diag(|h|) F,    P = F^H diag(h / |h|) F,
 
-so that `s = |h|`, V is the Hartley basis and `U = P V` (real numbers all of them). With the others
-pixels are added around the image, by reflection at its edge or as zeros, before it is convolved.
+so that `s = |h|`, V is the Hartley basis and `U = P V`, all of them real. With the other
+boundaries, pixels are added around the image before the convolution, by reflection at its edge or
+as zeros.
 """
 
 import jax
@@ -19,7 +20,7 @@ from sde_lib.ranges import positive
 
 # `jnp.pad` modes; the circular one needs no padding.
 BOUNDARIES = {"circular": None, "reflect": "symmetric", "zero": "constant"}
-# Below this part of the largest, the phase of a Fourier coefficient is rounding.
+# A Fourier coefficient below this share of the largest has a phase that is only rounding.
 NO_PHASE = 1e-12
 
 
@@ -32,8 +33,8 @@ def blur(
     """`y = kernel * x0`, `(B, H, W, C)` to the same.
 
     Args:
-        kernel: weights `(h, w)` with odd sides, taken as they are; or the standard deviation in
-            pixels of a Gaussian (`gaussian_kernel`).
+        kernel: weights `(h, w)` with odd sides, which are not rescaled; or the standard deviation
+            of a Gaussian in pixels (`gaussian_kernel`).
         boundary: "circular", "reflect" or "zero"; the circular one has an SVD.
         std: of a Gaussian kernel in pixels, where no kernel is given.
 
@@ -109,7 +110,7 @@ def multiply(x: Array, factor: np.ndarray) -> Array:
 
 
 def padded(kernel: np.ndarray, mode: str):
-    """`forward` on an image to which pixels have been added, a direct sum over the kernel."""
+    """`forward` on an image with added pixels, as a direct sum over the kernel."""
     up, left = (n // 2 for n in kernel.shape)
     flipped = kernel[::-1, ::-1, None, None]
 

@@ -1,11 +1,10 @@
 """Magnetic resonance of complex images: some of the Fourier coefficients, each one complex number.
 
-The channels of the real array are pairs, real part and imaginary part, of one complex image (or
-coil) each. The unitary transform of a complex image has no symmetry: a coefficient tells two real
-numbers, as many as a scan has noise in, and the coefficients at k and -k are strangers. The rows
-of A are orthonormal, so all singular values are 1 and the posterior counts 2 numbers for each
-measured point. `fourier` on the two channels would transform each of them as a real image, and
-count 4 numbers a point.
+Pairs of channels of the real array are the real and the imaginary part of one complex image (or
+coil). The transform of a complex image has no symmetry, so the coefficients at k and -k are
+independent, and each holds two real numbers with independent noise, as in a scan. The rows of A are
+orthonormal, so all singular values are 1, and the posterior counts 2 numbers for each measured
+point. `fourier` would transform the two channels as two real images, and count 4 numbers a point.
 """
 
 import jax.numpy as jnp
@@ -26,10 +25,10 @@ def complex_fourier(
             and the imaginary part of complex image j.
         keep: ones and zeros `(H, W)`, or `(W,)` for whole lines, in the order of `numpy.fft`: the
             mean of the image first, then rising frequencies, then the negative ones.
-        lines: where keep is not given, so many random lines, half of them the lowest; always the
-            same ones.
+        lines: if keep is not given, the number of random lines, half of them the lowest; the lines
+            are always the same.
 
-    The standard deviation of the noise is that of the real part, and that of the imaginary part.
+    The standard deviation of the noise is that of the real part and that of the imaginary part.
 
     Raises:
         ValueError: for a shape that is not (H, W, C), an odd number of channels, or a mask as in

@@ -10,10 +10,10 @@ def downsample(shape: tuple[int, int, int], factor: int = 2) -> LinearOperator:
     """Average pooling, `(B, H, W, C) -> (B, H / factor, W / factor, C)`.
 
     Args:
-        factor: the side of a block in pixels, whose mean is measured.
+        factor: the side in pixels of the blocks whose means are measured.
 
-    Rows do not overlap, `A A^T = I / factor^2`: all singular values are `1 / factor`, V is
-    `factor A^T` and U the identity.
+    Rows do not overlap, so `A A^T = I / factor^2`: all singular values are `1 / factor`, V is
+    `factor A^T` and U is the identity.
 
     Raises:
         ValueError: for a shape that is not (H, W, C), a factor below 1, or one that does not divide

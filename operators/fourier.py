@@ -1,11 +1,11 @@
 """Magnetic resonance: some of the Fourier coefficients of a real image.
 
-The coefficients at k and -k of a real image are conjugate, so measuring both says nothing new, but
-says it twice: with M the mask, `A^T A = F^H diag(M(k) + M(-k)) F / 2`, whose factor is real and
-even. Singular values are therefore 1, sqrt(1/2) or 0, and V is the Hartley basis: an image of N
-pixels has N numbers, of which all coefficients together tell each one once.
+The coefficients at k and -k of a real image are conjugate, so a measurement of both is one
+coefficient measured twice. With M the mask, `A^T A = F^H diag(M(k) + M(-k)) F / 2`, with a real and
+even factor. Singular values are therefore 1, sqrt(1/2) or 0, and V is the Hartley basis. All
+coefficients together measure each of the N numbers of an image once.
 
-Channels are real images of their own. A complex image in two of them has `complex_fourier`.
+Each channel is a real image. For a complex image in two channels there is `complex_fourier`.
 """
 
 import jax.numpy as jnp
@@ -26,8 +26,8 @@ def fourier(
         shape: `(H, W, C)` of a real image.
         keep: ones and zeros `(H, W)`, or `(W,)` for whole lines, in the order of `numpy.fft`: the
             mean of the image first, then rising frequencies, then the negative ones.
-        lines: where keep is not given, so many random lines, half of them the lowest; always the
-            same ones.
+        lines: if keep is not given, the number of random lines, half of them the lowest; the lines
+            are always the same.
 
     Raises:
         ValueError: for a shape that is not (H, W, C), or a mask as in `mask`.

@@ -2,8 +2,8 @@
 
     H x (k) = sum_n x(n) (cos + sin)(2 pi k n / N) / sqrt(N) = Re F x - Im F x
 
-(Bracewell 1983). H is symmetric, orthogonal and its own inverse, and a basis function mixes the
-frequencies k and -k alone. So it diagonalises every map of images that multiplies F x by a real,
+(Bracewell 1983). H is symmetric, orthogonal and its own inverse, and a basis function has only the
+frequencies k and -k. H therefore diagonalises every map of images that multiplies F x by a real,
 even function of k.
 """
 
@@ -14,7 +14,7 @@ AXES = (1, 2)
 
 
 def hartley(x: Array) -> Array:
-    """Over the two axes of pixels of `(B, H, W, C)`; its own inverse."""
+    """The transform over the two axes of pixels of `(B, H, W, C)`; it is its own inverse."""
     F = jnp.fft.fft2(x, axes=AXES, norm="ortho")
     return F.real - F.imag
 

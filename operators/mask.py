@@ -15,7 +15,7 @@ def mask(shape: tuple[int, ...], keep: np.ndarray | str = "box") -> LinearOperat
         keep: ones and zeros (or booleans) of that shape; or `(H, W)`, for all channels alike; or
             "box", "left", "top", "half", or a file, npy or a picture (`named_mask`).
 
-    All singular values are one. What is not kept has no place in y, so no noise either.
+    All singular values are one. y holds the kept values alone, so there is no noise elsewhere.
 
     Raises:
         ValueError: for a mask of another shape, with other values, or that keeps nothing.

@@ -9,8 +9,8 @@ from operators.base import SVD, LinearOperator
 from operators.named import read_matrix
 from sde_lib import rows
 
-FULL = jax.lax.Precision.HIGHEST  # not the short products that an accelerator takes by default
-# Singular values below this part of the largest are rounding of float64, and count as zero.
+FULL = jax.lax.Precision.HIGHEST  # by default accelerators multiply in a lower precision
+# Singular values below this share of the largest are rounding errors of float64 and count as zero.
 RANK = 1e-13
 
 

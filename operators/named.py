@@ -1,4 +1,4 @@
-"""Masks by name, and arrays of files, as a config names them."""
+"""Masks and matrices that a config names: by a word, or by a file."""
 
 from pathlib import Path
 
@@ -9,8 +9,9 @@ MASKS = ("box", "left", "top", "half")
 
 
 def named_mask(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """What is kept, ones and zeros `(H, W)`: all but a box in the middle, the left or the upper
-    half, a random half of the pixels; or a file, `.npy` or a picture of black and white.
+    """A mask of ones and zeros `(H, W)`, one where a pixel is kept. A name keeps all but a box in
+    the middle, the left or the upper half, or a random half of the pixels. A file is a `.npy` file,
+    or a picture in black and white.
 
     Raises:
         ValueError: for a file that is not there or does not hold that, or data that are no images.
@@ -38,7 +39,7 @@ def named_mask(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def read_mask(file: Path) -> np.ndarray:
-    """Ones and zeros of a file; white, in a picture, is what is kept."""
+    """The ones and zeros of a file. White pixels of a picture are kept."""
     if not file.is_file():
         raise ValueError(
             f"keep is {str(file)!r}, which is neither a file nor one of {', '.join(MASKS)}."

@@ -1,9 +1,9 @@
 """Computed tomography of small images: integrals along parallel rays at several angles.
 
-Pixels are unit squares, each of one value, about the origin: the first axis of the image is y, the
-second x. The ray at angle theta and offset p is `(x, y) = p (cos, sin) + u (-sin, cos)`. Its
-integral is the sum over pixels of the exact length of the ray in each (Siddon 1985), so that the
-only approximation is that of the image by pixels.
+Pixels are unit squares of constant value, centred on the origin. The first axis of the image is y
+and the second x. The ray at angle theta and offset p is `(x, y) = p (cos, sin) + u (-sin, cos)`.
+Its integral is the sum over pixels of the value times the exact length of the ray in the pixel
+(Siddon 1985), so the only approximation is that of the image by pixels.
 """
 
 import numpy as np
@@ -11,9 +11,9 @@ import numpy as np
 from operators.base import LinearOperator, check_grid
 from operators.matrix import matrix
 
-# Of the matrix, and of NumPy's decomposition of it.
+# Limit of the size of the matrix and of NumPy's decomposition.
 MOST_PIXELS = 4096
-# A component of a ray's direction below this is zero: the ray runs along the pixels' sides.
+# A component of a ray's direction below this counts as zero: the ray is parallel to pixel sides.
 ALONG = 1e-12
 
 
@@ -65,7 +65,7 @@ def lengths_of(height: int, width: int, angle: float, offsets: np.ndarray) -> np
     if abs(cos) > ALONG:
         sides = np.arange(height + 1) - height / 2
         crossings.append((sides - offsets[:, None] * sin) / cos)
-    # Between neighbouring crossings a ray is in one pixel: that of the middle.
+    # Between neighbouring crossings a ray lies in one pixel, that of the middle point.
     u = np.sort(np.concatenate(crossings, axis=1), axis=1)
     middle, length = 0.5 * (u[:, 1:] + u[:, :-1]), np.diff(u, axis=1)
     column = np.floor(offsets[:, None] * cos - middle * sin + width / 2).astype(int)

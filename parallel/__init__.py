@@ -1,8 +1,8 @@
-"""Devices and processes: how arrays are placed and how work is divided, whatever is computed.
+"""Devices and processes: where arrays live, and which process does what.
 
-`mesh` arranges the devices and says how arrays are spread over them. `processes` exchanges results
-in a job of several processes. `start` joins a process to its job, after `meeting` has connected the
-processes; `watch` notices a process that has ended. Training is one program over the devices of all
-processes. In an evaluation each process runs programs over its own devices, and batches are divided
-among the processes.
+`mesh` lays devices out and says how arrays are spread over them. `processes` has the operations of
+a job of several processes. `start` begins a job once its processes have found each other
+(`meeting`), and `watch` notices a process that is gone. Training is one program over the devices of
+all processes. An evaluation is a program of each process over its own devices, and batches are
+dealt out among the processes.
 """

@@ -1,12 +1,12 @@
-"""How the processes of a job connect to each other, before jax is initialised.
+"""How the processes of a job find each other, before jax starts its own service.
 
 Process 0 listens at the coordinator's address. Each other process sends its number and the number
-of processes, and waits for one line of text: that all have come, or why the job cannot begin.
-Afterwards jax's own service takes the address. The sockets between process 0 and the others stay
-open, so that each process notices when another one ends unexpectedly (`watch`).
+of processes, and waits for one line, which says that all are there or why the job cannot begin.
+Then jax's own service takes the address. The connections between process 0 and the others stay
+open, so that each process learns when another one ends without a message (`watch`).
 
-Without this meeting jax would abort each process with a dump of its threads if a process is
-missing, if two have the same number, or if they were given different numbers of processes.
+Without this meeting, jax aborts each process with a dump of its threads if a process is missing, if
+two processes have the same number, or if they disagree on the number of processes.
 """
 
 import contextlib
@@ -27,20 +27,20 @@ Lines = dict[int, socket.socket]
 
 
 def meet(host: str, port: int, count: int, index: int, timeout: float) -> Lines:
-    """Wait until all `count` processes of a job have come; `index` is the number of this one.
+    """Wait until all `count` processes of a job are there; `index` is the number of this process.
 
     Args:
-        host, port: address of process 0, which listens at this port on all network interfaces.
-        timeout: seconds that process 0 waits for the others, and each of them for process 0.
+        host, port: the address at which process 0 listens, on all interfaces of its machine.
+        timeout: seconds that process 0 waits for the others, and that each of them waits for it.
 
     Returns:
-        The open sockets, by the number of the process at the other end: on process 0, to all
-        others; on another process, to process 0. Empty if `count` is 1.
+        The open connections by the number of the process at the other end. Process 0 has one to
+        each other process, and every other process has one to process 0.
 
     Raises:
-        JobError: a process is missing, two have the same number, or their counts differ (with the
-            same sentence on all processes that have come); the port is not free; process 0 does
-            not answer.
+        JobError: with one sentence on all processes that are there, if a process is missing, two
+            have the same number, or their counts differ; if the port is not free; if nobody
+            answers.
     """
     if count == 1:
         return {}
@@ -50,7 +50,7 @@ def meet(host: str, port: int, count: int, index: int, timeout: float) -> Lines:
 
 
 def receive(host: str, port: int, count: int, timeout: float) -> Lines:
-    """On process 0: wait for the others, and send them the result. Raises as `meet`."""
+    """Process 0: wait for the others, and send them the result."""
     here: Lines = {}
     deadline = time.monotonic() + timeout
     with listening(host, port) as server:
@@ -123,14 +123,14 @@ def admit(caller: socket.socket, here: Lines, count: int) -> None:
 
 
 def present(here: Lines) -> Lines:
-    """The processes that still wait. A waiting process sends nothing, so a socket that can be read
-    has been closed."""
+    """The processes that still wait. A waiting process sends nothing, so anything to read there is
+    the end of its connection."""
     ended = select.select(here.values(), [], [], 0)[0] if here else []
     return {index: caller for index, caller in here.items() if caller not in ended}
 
 
 def tell(lines: Iterable[socket.socket], said: str) -> None:
-    """Send a line of text on each socket; a socket whose other end is closed is passed over."""
+    """Send one line to each connection; those that are closed are ignored."""
     for line in lines:
         with contextlib.suppress(OSError):
             line.sendall(f"{GREETING}{said}\n".encode())

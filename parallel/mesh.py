@@ -1,9 +1,8 @@
 """A mesh of devices, and how batches and the state are spread over it.
 
-The mesh has two axes, `data` and `fsdp`. A batch is split over both. The state is replicated on
-every device if `fsdp` is 1. Otherwise its large arrays are split over the axis `fsdp`: parameters,
-their average and the optimizer's moments then take 1/fsdp of the memory, and the parameters are
-gathered for each step.
+A mesh has two axes. A batch is split over both. The state is whole on every device, or with
+`fsdp` above 1 its large arrays are split over that axis. Parameters, their average and the
+optimizer's moments then take 1/fsdp of the memory, and parameters are gathered for each step.
 """
 
 from collections.abc import Callable
@@ -15,22 +14,22 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp")
-# An array with fewer elements is not split: gathering it would cost more than splitting saves.
+# An array of fewer elements stays whole, because gathering would cost more than it saves.
 SMALL = 2**12
 
 
 def make_mesh(fsdp: int = 1) -> Mesh:
-    """The mesh of all devices of the job; the devices of a process are neighbours.
+    """A mesh of all devices of the job; the devices of a process are neighbours.
 
     Raises:
-        ValueError: `fsdp` does not divide the number of devices.
+        ValueError: if `fsdp` does not divide the number of devices.
     """
-    # TPUs number devices by location and not by process; the loader divides rows by process.
+    # TPUs number devices by their place, but the loader deals rows out by process.
     return mesh_of(sorted(jax.devices(), key=lambda d: (d.process_index, d.id)), fsdp)
 
 
 def local_mesh() -> Mesh:
-    """The mesh of the devices of this process; programs over it do not need other processes."""
+    """A mesh of the devices of this process, for programs that need no other process."""
     return mesh_of(jax.local_devices())
 
 
@@ -44,8 +43,7 @@ def mesh_of(devices: list[jax.Device], fsdp: int = 1) -> Mesh:
 
 
 def check_batch(batch_size: int, mesh: Mesh, name: str) -> None:
-    """Raise ValueError if the devices do not divide `batch_size`; `name` is its name in the
-    sentence."""
+    """Raise ValueError if a batch does not divide over the devices."""
     devices = mesh.devices.size
     if batch_size % devices:
         raise ValueError(
@@ -64,7 +62,7 @@ def split_over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, axis: int = 0) -> dict[str, jax.Array]:
-    """Put a batch, of which each process has its own rows in host memory, onto the devices."""
+    """Move a batch from the host to the devices; each process holds its share of the batch."""
     sharding = split_over_batch(mesh, axis)
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)
@@ -75,8 +73,8 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, axis: int = 0) -> dict[s
 def state_shardings(tree: Any, mesh: Mesh) -> Any:
     """The sharding of each leaf of a state, of parameters, or of their shapes.
 
-    The longest axis that `fsdp` divides is split, and among equally long axes the last one, which
-    in a kernel is the output channels.
+    The longest axis that `fsdp` divides is split, and the last one among equals. For a kernel this
+    is the axis of output channels.
     """
     return jax.tree.map(partial(leaf_sharding, mesh=mesh), tree)
 
@@ -91,11 +89,11 @@ def leaf_sharding(leaf: Any, mesh: Mesh) -> NamedSharding:
 
 
 def gathered(loss: Callable, mesh: Mesh) -> Callable:
-    """`loss(params, others, ...)` for parameters that are split over `fsdp`.
+    """The loss for parameters that are split over `fsdp`. They are gathered before the loss, and
+    the gradient is summed and split as the parameters are.
 
-    Parameters and `others` are gathered onto each device before the loss. The gradient is summed
-    over the devices and split like the parameters. Without these constraints XLA could split the
-    layers themselves.
+    Otherwise XLA could split the layers themselves. `loss(params, others, ...)`: the others are
+    gathered too.
     """
     if mesh.shape["fsdp"] == 1:
         return loss
@@ -114,7 +112,7 @@ def gathered(loss: Callable, mesh: Mesh) -> Callable:
 
 
 def abstract(make: Callable[[], Any], mesh: Mesh) -> Any:
-    """Shapes, dtypes and shardings on the mesh of what `make` returns, without computing it."""
+    """Shapes, dtypes and shardings on the mesh of what `make` returns."""
     shapes = jax.eval_shape(make)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -139,15 +137,14 @@ def localised(tree: Any, mesh: Mesh) -> Any:
 def by_device(run: Callable, shared: int, *, together: bool = False) -> Callable:
     """`run(*args)`, compiled for the devices of this process, each of which computes its own rows.
 
-    The program has no collectives, so an adaptive solve ends on a device when the examples on this
-    device are done. Rows are padded to a multiple of the number of devices.
+    The first `shared` arguments are the same for all examples. The first axis of the other
+    arguments and of each result numbers examples. The program has no collectives, so an adaptive
+    solve ends on a device when its own examples are done. Rows are padded to a multiple of the
+    devices.
 
     Args:
-        run: a function of arrays. In its results the first axis numbers examples.
-        shared: number of leading arguments that are the same for all examples. In the other
-            arguments the first axis numbers examples.
-        together: examples depend on each other in `run`. One program then computes all rows, which
-            are split over the devices if their number is a multiple of the devices.
+        together: for a `run` in which examples depend on each other. Then there is one program over
+            all rows, which are split if the number of devices divides their number.
     """
     mesh = local_mesh()
     devices = mesh.devices.size

@@ -1,6 +1,6 @@
 """Jobs of several processes: the exchange of results and errors between them.
 
-Every process runs the same program. Process 0, the lead, writes the files of which there is one.
+Every process runs the same program. Process 0, the lead, writes the files of the whole job.
 """
 
 import io
@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 
 class JobError(RuntimeError):
-    """The processes of a job did not connect, lost one of them, or were told that one of them
-    failed. The message is one sentence."""
+    """One sentence: the processes of a job did not meet, one of them is gone, or one of them
+    failed."""
 
 
 def of_another(error: Exception) -> bool:
-    """Whether `error`, from a collective operation, means that another process is gone. On CPUs jax
-    raises this error of the library Gloo as a plain ValueError."""
+    """Whether an operation of all processes failed in this one because another one is gone. On CPUs
+    jax raises the message of Gloo as a plain ValueError."""
     if isinstance(error, jax.errors.JaxRuntimeError):
         return "RESOURCE_EXHAUSTED" not in str(error)
     return isinstance(error, ValueError) and "Gloo" in str(error)
@@ -43,8 +43,7 @@ def is_lead() -> bool:
 
 
 def on_lead(action: Callable[[], T]) -> T | None:
-    """Call `action` on the lead; the others wait until it is done. Returns its result on the lead
-    and None elsewhere.
+    """The result of `action` on the lead, None elsewhere; the others wait until the lead is done.
 
     Raises:
         ValueError, OSError: `action` raised it on the lead. The other processes raise a ValueError
@@ -67,11 +66,11 @@ def on_lead(action: Callable[[], T]) -> T | None:
 
 
 def together(action: Callable[[], T]) -> T:
-    """Call `action` on every process and return the result of this one. It fails on all or none.
+    """The result of `action` on this process. Every process calls it, and it fails on all or none.
 
     Raises:
-        JobError: on every process of a job, if `action` raised an exception on any of them. A
-            single process raises the exception itself.
+        JobError: on every process of a job if `action` raised on any of them. Without a job, the
+            error of `action` itself.
     """
     if jax.process_count() == 1:
         return action()
@@ -90,8 +89,7 @@ def together(action: Callable[[], T]) -> T:
 
 
 def sentence(error: Exception) -> str:
-    """The sentence in which the other processes are told of an error of this process. A JobError,
-    which all processes raise, keeps its own sentence."""
+    """The message to the others about an error of this process; a JobError keeps its sentence."""
     if isinstance(error, JobError):
         return str(error)
     said = " ".join(str(error).split())
@@ -99,23 +97,23 @@ def sentence(error: Exception) -> str:
 
 
 def agreed(value: T) -> T:
-    """The lead's `value`, on every process, after a round trip through JSON. It is for values that
-    processes may see differently, such as the contents of a folder."""
+    """The value of the lead, passed through JSON, where processes may have different values."""
     return json.loads(share(json.dumps(value).encode())[0])
 
 
 def each(count: int, make: Callable[[int], Arrays]) -> list[Arrays]:
-    """`[make(0), ..., make(count - 1)]` on every process; each process computes a share of them.
+    """`[make(0), ..., make(count - 1)]`: every process makes a share of the list and gets all of
+    it.
 
     Raises:
-        JobError: on every process of a job, if `make` raised an exception on one of them.
+        JobError: on every process of a job if one of them could not make its share.
     """
     if jax.process_count() == 1:
         return [make(i) for i in range(count)]
     index, processes = jax.process_index(), jax.process_count()
     own = together(lambda: {i: make(i) for i in range(index, count, processes)})
     found: list[Arrays] = []
-    # One item of each process at a time, which bounds the bytes that are sent at once.
+    # One item of each process at a time, which bounds the memory of a transfer.
     for first in range(0, count, processes):
         parts = share(pack(own[first + index]) if first + index < count else b"")
         found += [unpack(part) for part in parts if part]
@@ -123,10 +121,10 @@ def each(count: int, make: Callable[[int], Arrays]) -> list[Arrays]:
 
 
 def share(own: bytes) -> list[bytes]:
-    """The bytes `own` of every process, on every process, in the order of the processes."""
+    """The bytes of each process, on every process, in the order of the processes."""
     if jax.process_count() == 1:
         return [own]
-    # Bytes, because the devices would truncate a float64.
+    # Bytes, because a float64 would lose bits on its way through the devices.
     sizes = multihost_utils.process_allgather(np.asarray([len(own)], np.int32)).reshape(-1)
     padded = np.zeros(max(int(sizes.max()), 1), np.uint8)
     padded[: len(own)] = np.frombuffer(own, np.uint8)

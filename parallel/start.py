@@ -15,7 +15,7 @@ HEARTBEAT = 30
 # Seconds by which jax's timeout is longer than the one here: jax would abort the process.
 LATER = 3600
 TIMEOUT = 300.0
-# The watch of the job of this process, once the process has joined one.
+# The watch of this process's job, once the process has joined one.
 WATCHES: list[Watch] = []
 
 
@@ -74,8 +74,7 @@ def start(
 
 
 def part() -> None:
-    """Tell the other processes that this one ends in order. It runs at exit; call it before an end
-    that skips the exit handlers."""
+    """Say goodbye to the other processes, before an exit that skips the usual end of Python."""
     for watch in WATCHES:
         watch.part()
 

@@ -1,8 +1,8 @@
-"""Notices at once when a process of a job ends unexpectedly, killed or out of memory.
+"""Notices at once when a process of a job ends without a message, killed or out of memory.
 
-A collective operation fails if a process is gone, and this error is reported. A process that
-computes by itself at that time would instead be aborted by jax, with a dump of its threads: after
-a missing heartbeat, or at once if process 0 is gone.
+An operation of all processes fails when one of them is gone, and that error is reported. A process
+that computes by itself would be aborted by jax with a dump of its threads: when a heartbeat has
+been missing for long enough, or at once if process 0 is gone.
 """
 
 import os
@@ -19,13 +19,13 @@ class Watch:
     """Listens to the sockets of a meeting until each process has said goodbye.
 
     Args:
-        lines: the open sockets that `meet` returns.
-        missed: called once, in another thread, with a sentence about the process that is gone.
+        lines: see `meet`.
+        missed: called once, in another thread, with a sentence about a process that is gone.
     """
 
     def __init__(self, lines: Lines, missed: Callable[[str], None]):
         self._lines, self._missed = dict(lines), missed
-        # A forked child also runs the exit handlers; it must not say goodbye for this process.
+        # A forked child is another process, and must not say goodbye for this one at its end.
         self._owner = os.getpid()
         for line in lines.values():
             line.settimeout(None)
@@ -33,7 +33,7 @@ class Watch:
             threading.Thread(target=self._listen, daemon=True).start()
 
     def part(self) -> None:
-        """Say goodbye: this process ends in order, or reports the reason itself."""
+        """Say goodbye: the end that follows is regular, or this process reports it itself."""
         if os.getpid() == self._owner:
             tell(self._lines.values(), GOODBYE)
 
@@ -49,7 +49,6 @@ class Watch:
                     f"Process {index} of the job ended without a word, killed or out of memory; "
                     "start all of them again, and the run goes on from its last checkpoint."
                 )
-                # On process 0: the other processes have no socket to the one that is gone.
-                tell(waiting.values(), gone)
+                tell(waiting.values(), gone)  # process 0 tells the others, which are not connected
                 self._missed(gone)
                 return

@@ -20,6 +20,7 @@ from samplers.exponential.dpm_solver import dpm_solver
 from samplers.exponential.unified import unified
 from samplers.exponential.unipc import unipc
 from samplers.exponential.velocity_ab import velocity_ab
+from samplers.exponential.weighted import weighted
 from samplers.grids import GRIDS, make_grid
 from samplers.released.score_sde import score_sde
 from samplers.schedules.schedule import Schedule, Step
@@ -55,6 +56,7 @@ PREDICTORS = {
     "bdia": bdia,
     "restoration_degradation": restoration_degradation,
     "velocity_ab": velocity_ab,
+    "weighted": weighted,
 }
 CORRECTORS = {"langevin": langevin, "ald": annealed_langevin}
 
@@ -112,4 +114,5 @@ __all__ = [
     "unified",
     "unipc",
     "velocity_ab",
+    "weighted",
 ]

@@ -26,7 +26,7 @@ from sde_lib.base import expand, normal_logp, total
 from sde_lib.noise import normal_like
 from sde_lib.ranges import rising
 
-# Of |log(c / a)|: the square of exp(43.6) is the largest float32 but for a factor of 5.
+# Limit of |log(c / a)|: the square of exp(43.6) is a fifth of the largest float32.
 LARGEST = 43.6
 
 
@@ -47,9 +47,9 @@ class Transition(NamedTuple):
 class AffinePath:
     """A law with a known Gaussian kernel. Abstract: subclasses add `t0`, `t1` and `coeffs`.
 
-    Subclasses are `flax.struct` dataclasses of numbers: leaves of a pytree, to be mapped over,
-    differentiated and printed. They may be tracers, so they are not validated by the constructor,
-    but by `check`.
+    Subclasses are `flax.struct` dataclasses of numbers. The numbers are leaves of a pytree, which
+    can be mapped over, differentiated and printed. A number may be a tracer, so the constructor
+    does not validate the numbers; `check` does.
     """
 
     t0: float
@@ -62,7 +62,7 @@ class AffinePath:
         return False
 
     def check(self) -> None:
-        """Refuses numbers that the law cannot have; a law with more of them adds to this.
+        """Refuse numbers that the law cannot have. A law with numbers of its own extends this.
 
         Raises:
             ValueError: where t0 and t1 do not rise from above 0, or for a noise-to-signal ratio
@@ -131,12 +131,12 @@ class AffinePath:
     def forward_step(self, s: Array, t: Array) -> Transition:
         """The kernel from s to t >= s: `r = a_t / a_s`, `q^2 = c_t^2 - r^2 c_s^2`.
 
-        The difference of squares is taken as a product, which loses least where t and s are
-        neighbours: in float32, over 2000 steps of any law here, q is right to 1e-4.
+        The difference of squares is computed as a product, which loses the fewest digits where t
+        and s are close: in float32, over 2000 steps of any law here, q is right to 1e-4.
         """
         (a_s, c_s), (a_t, c_t) = self.coeffs(s), self.coeffs(t)
         r = a_t / a_s
-        # Rounding may leave less than nothing between neighbours.
+        # By rounding, the difference may be negative where t and s are close.
         return Transition(r, jnp.sqrt(jnp.maximum(c_t - r * c_s, 0.0) * (c_t + r * c_s)))
 
     def total(self, values: Array) -> Array:
@@ -144,7 +144,7 @@ class AffinePath:
         return total(values)
 
     def prior_std(self) -> Array:
-        """Standard deviation of the prior, by default `c(t1)`: the data are drowned there."""
+        """Standard deviation of the prior. The default is `c(t1)`, where noise hides the data."""
         return self.coeffs(jnp.asarray(self.t1, jnp.result_type(float))).c
 
     def prior_sample(self, key: Array, shape: tuple[int, ...]) -> Array:

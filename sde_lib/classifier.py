@@ -1,11 +1,11 @@
 """A classifier of noisy states: a network of `(x, sigma)` as logits of the classes given `x_t`.
 
-Whatever the law, the network is handed `x_t` at unit size and the noise level of the data,
+Under every law the network is given `x_t` at unit size and the noise level of the data,
 
     logits(x, t) = F( x / sqrt(sigma_d^2 a^2 + c^2),  sigma ),      sigma = c / a
 
 so one network design serves all laws (Song et al. 2021, section 5, trains one for VE; Dhariwal and
-Nichol 2021 for VP). Its softmax is p(y | x_t), of noisy states and not of clean ones.
+Nichol 2021 for VP). Its softmax is p(y | x_t), for noisy states and not for clean ones.
 """
 
 from collections.abc import Callable

@@ -26,9 +26,10 @@ class DoubleWell:
     """Two wells at `+- sqrt(linear / cubic)` for linear > 0, one at 0 otherwise.
 
     Numbers: `linear` in 1 / time and `cubic` >= 0 in 1 / (time x^2). With cubic = 0 linear must be
-    below 0; that is the Ornstein-Uhlenbeck process, VP with `beta = -2 linear` where g^2 is that
-    too. The law nears its prior as `exp(-gap t)`, by `spectral_gap` of `exact/fokker_planck.py`:
-    0.42 for the numbers below, so that t1 = 10 leaves 1.5 % of the slowest part.
+    below 0. The law is then the Ornstein-Uhlenbeck process, and with `g^2 = -2 linear` it is VP
+    with `beta = -2 linear`. The law approaches its prior as `exp(-gap t)`, with `spectral_gap` of
+    `exact/fokker_planck.py`. The gap is 0.42 for the numbers below, so at t1 = 10 a share of 1.5 %
+    is left of the slowest mode.
 
     Offers the protocol `SDE`, for states of any shape. Euler steps of h need `h cubic x^2 < 2`, or
     the cubic term throws x out.
@@ -54,9 +55,12 @@ class DoubleWell:
         return normal_like(key, x)
 
     def prior_score(self, x: Array) -> Array:
-        """`grad log pi = 2 drift / g^2`. A score learned as this plus a network's output leaves the
-        flow ODE with `-g^2 / 2` times that output, free of the cubic term; a score of which the
-        network has the whole must cancel that term itself, or x runs away where data are rare."""
+        """`grad log pi = 2 drift / g^2`.
+
+        If the score is this function plus the output of a network, the flow ODE is `-g^2 / 2` times
+        that output, without the cubic term. A network that learns the whole score must cancel the
+        cubic term itself; where data are rare it does not, and x diverges.
+        """
         return 2.0 / self.g**2 * self.drift(x, 0.0)
 
     def log_weight(self, x: Array) -> Array:
@@ -74,13 +78,15 @@ class DoubleWell:
     def prior_logp(self, x: Array) -> Array:
         """Log density of the prior in nats, summed over all axes but the first: `(B,)`."""
         nodes, mass, top = self._table()
-        # The integrand is nought at both ends, where the trapezoidal rule would halve it.
+        # The integrand is zero at both ends, so the half weights of the trapezoidal rule are not
+        # needed.
         log_z = top + jnp.log(jnp.sum(mass) * (nodes[1] - nodes[0]))
         return total(self.log_weight(x) - log_z)
 
     def _table(self) -> tuple[Array, Array, Array]:
-        """Even nodes across the prior, its weight there as a part of the largest, and the logarithm
-        of that one, `(linear / g)^2 / (2 cubic)` in deep wells, whose exponential has no float."""
+        """Even nodes across the prior, the weights there as shares of the largest weight, and the
+        logarithm of the largest weight. That logarithm is `(linear / g)^2 / (2 cubic)`; in deep
+        wells its exponential would overflow."""
         fall = FALLEN * self.g**2
         width = jnp.sqrt(
             2.0 * fall / (jnp.sqrt(self.linear**2 + 2.0 * self.cubic * fall) - self.linear)

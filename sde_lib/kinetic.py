@@ -34,17 +34,17 @@ from scipy.optimize import brentq
 
 from sde_lib.affine import AffinePath, Coeffs
 
-# Where gamma vanishes the best path turns at once, and its a' is infinite: gamma is at least this.
+# The least gamma. Where gamma is zero the best path turns at once, and its a' is infinite.
 FLOOR = 1e-2
 PIECES = 64  # of either half
 
 
 class Table(NamedTuple):
-    """phi as a function of the angle, in halves that meet at `phi = L / 2`: the first row is
-    measured from the data, the second from the noise, so that both ends keep their digits.
+    """phi as a function of the angle, in two halves that meet at `phi = L / 2`. The first row is
+    measured from the data and the second from the noise, so that both ends keep their digits.
 
-    `angle`, `phi`, `slope = sqrt(gamma)`: two rows of numbers each, rising from 0. `scale`: the
-    root mean square of the data. All plain numbers, so that a table is hashable.
+    `angle`, `phi` and `slope = sqrt(gamma)` have two rows of numbers each; angle and phi rise from
+    0. `scale` is the root mean square of the data. All are plain numbers, so a table is hashable.
     """
 
     angle: tuple[tuple[float, ...], ...]
@@ -66,12 +66,12 @@ class Kinetic(AffinePath):
     """`a = r cos th`, `c = scale r sin th` on the chord of the module's text, th(phi) from a table.
 
     Between its nodes phi(th) is the monotone rational quadratic with the true slopes (Gregory and
-    Delbourgo 1982): exact for quadratics, of fourth order else, and inverted by a square root, so
-    `t_of_lam` is the inverse of `lam` to rounding. Without a table gamma is 1 and the law is
-    `Flow`. As there, drift and diffusion are singular at t = 1.
+    Delbourgo 1982). The interpolation is exact for quadratics and of fourth order otherwise. A
+    square root inverts it, so `t_of_lam` is the inverse of `lam` to rounding. Without a table gamma
+    is 1 and the law is `Flow`. Drift and diffusion are singular at t = 1, as those of `Flow` are.
 
-    The table is static, a constant of the program: precision is lost where nodes are subtracted in
-    float32.
+    The table is static, a constant of the program, because subtracting its nodes in float32 would
+    lose precision.
     """
 
     table: Table = struct.field(pytree_node=False, default=STRAIGHT)
@@ -88,7 +88,7 @@ class Kinetic(AffinePath):
         t1: float = 0.999,
         floor: float = FLOOR,
     ) -> "Kinetic":
-        """The law for gamma `(M,)` at the angles theta `(M,)` from the data, see `solve`."""
+        """The law for gamma `(M,)` at the angles theta `(M,)`, from the data; see `solve`."""
         return cls(solve(theta, gamma, scale, floor), t0, t1)
 
     @classmethod
@@ -131,7 +131,8 @@ class Kinetic(AffinePath):
         return _t_of_lam(self.table, jnp.asarray(lam))
 
 
-# Compiled once for each table and shape: called outside of a program, a law is as cheap as others.
+# Compiled once for each table and shape, so that a call outside of a program costs as little as one
+# of another law.
 constant_table = partial(jax.jit, static_argnums=0)
 
 
@@ -211,7 +212,7 @@ def solve(theta: np.ndarray, gamma: np.ndarray, scale: float = 1.0, floor: float
 
 
 def rise(table: Table, near: Array, angle: Array) -> Array:
-    """phi at an angle, both from the end of the half that `near` tells."""
+    """phi at an angle. Both are measured from the data if `near` is true, else from noise."""
     x, width, y, height, d0, d1 = piece(table, near, table.angle, angle)
     part, s = (angle - x) / width, height / width
     rest = part * (1.0 - part)
@@ -245,7 +246,7 @@ def energy(
     scale: float = 1.0,
     nodes: int = 4001,
 ) -> float:
-    """Kinetic energy of the marginal velocity from t0 to t1, a dimension, in units of scale^2.
+    """Kinetic energy of the marginal velocity from t0 to t1, per dimension, in units of scale^2.
 
     `int ((a a' + c c')^2 + gamma (a c' - a' c)^2) / (a^2 + c^2) dt`, which is the polar form, by
     Simpson's rule over the log-SNR. With gamma = 1 it is the conditional energy `int a'^2 + c'^2`.

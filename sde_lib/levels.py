@@ -24,14 +24,14 @@ def make_levels(
     Raises:
         ValueError: for fewer than two levels, or a range that is empty or beyond the law's.
     """
-    # Numbers, under `jit` too, as they are checked.
+    # Levels are checked, so they must be known numbers under `jit` too.
     with jax.ensure_compile_time_eval():
         low, high = (float(path.sigma(jnp.asarray(t))) for t in (path.t0, path.t1))
     sigma_min = low if sigma_min is None else sigma_min
     sigma_max = high if sigma_max is None else sigma_max
     if count < 2:
         raise ValueError(f"The number of noise levels is {count}; take at least 2.")
-    slack = 1.0 + 1e-5  # a sigma read off the law means its end, whatever the last digits
+    slack = 1.0 + 1e-5  # a sigma that differs from the law's end by rounding means that end
     if not low / slack <= sigma_min < sigma_max <= high * slack:
         raise ValueError(
             f"The noise levels run from {sigma_min} to {sigma_max}; take them rising and within "

@@ -6,9 +6,9 @@ sampling, and `a(t) = exp(-int_0^t theta)`:
     dx = theta (mu - x) dt + g dw,    g^2 = 2 theta std^2
     x_t = a x0 + (1 - a) mu + c z,    c = std sqrt(1 - a^2)
 
-`w = x - (1 - a) mu` obeys `w_t = a x0 + c z`, an affine law. So whatever
-there is for affine laws holds for w, and `MeanReverting`, whose methods speak of w, is all it
-needs; `mean_reverting_given.py` has x, for a given mu.
+`w = x - (1 - a) mu` obeys `w_t = a x0 + c z`, an affine law, so every method for affine laws
+applies to w. The methods of `MeanReverting` are those of w; `mean_reverting_given.py` has the law
+of x for a given mu.
 """
 
 import math
@@ -28,7 +28,7 @@ SCHEDULES = ("cosine", "constant")
 RATE = 0.5 * math.pi / 1.008
 PHI = 0.008 * RATE
 
-# y - sin(y) is a series below 1, whose rest is beyond float64, and a difference above.
+# y - sin(y) is computed by a series below 1, exact to float64, and as a difference above.
 SERIES_BELOW, TERMS = 1.0, 9
 NEWTON_STEPS = 8
 
@@ -63,7 +63,7 @@ class MeanReverting(AffinePath):
 
     def coeffs(self, t: Array) -> Coeffs:
         a, b = _a_b(self.integral(t))
-        # 1 - a^2 = (1 - a)(1 + a), which is exact near the data and takes one expm1 for both.
+        # 1 - a^2 = (1 - a)(1 + a) is accurate near the data, and one expm1 serves both factors.
         return Coeffs(a, self.std * jnp.sqrt(b * (1.0 + a)))
 
     @property
@@ -133,10 +133,10 @@ def make_mean_reverting(**numbers) -> MeanReverting:
 
 
 def clip_lam(path: MeanReverting, lowest: float = -5.0) -> MeanReverting:
-    """The same law, begun where `lam` is `lowest` if it falls below before t1.
+    """The law with a smaller t1, the time where `lam` is `lowest`, if lam at t1 is below `lowest`.
 
-    A step from far below is long in lam, `h`, and in the noise form multiplies the error of the
-    noise by `exp(h)`. The clip at -5 is that of the released MR sampler (arXiv 2502.07856).
+    A step from a much lower lam has a large length h in lam, and its noise form multiplies the
+    error of the noise by `exp(h)`. The released MR sampler clips at -5 too (arXiv 2502.07856).
     """
     if path.lam(jnp.asarray(path.t1)) >= lowest:
         return path
@@ -170,7 +170,7 @@ def _cosine_height(t: Array) -> Array:
     return RATE * jnp.sin(RATE * t) * jnp.sin(RATE * t + 2.0 * PHI)
 
 
-# `_cosine_area` at 1, where y - sin(y) is a plain difference.
+# `_cosine_area` at t = 1, where y - sin(y) is computed as a difference.
 _WHOLE = 0.5 * (
     0.5 * math.cos(2.0 * PHI) * (2.0 * RATE - math.sin(2.0 * RATE))
     + math.sin(2.0 * PHI) * math.sin(RATE) ** 2
@@ -178,8 +178,8 @@ _WHOLE = 0.5 * (
 
 
 def _cosine_time(share: Array) -> Array:
-    """The t at which `share` of the area is reached. In logarithms the area is nearly a line, of
-    slope 2 to 3, so a few steps of Newton's method reach rounding from any start."""
+    """The t at which the area is `share` of the whole. In logarithms the area is nearly linear with
+    a slope of 2 to 3, so a few steps of Newton's method converge to rounding from any start."""
     aim = jnp.log(share) + math.log(_WHOLE)
 
     def newton(_, log_t):

@@ -1,10 +1,10 @@
-"""The mean-reverting law for a given degraded state `mu`: x instead of w, and what a network means.
+"""The mean-reverting law of x for a given degraded state `mu`, and the outputs of its networks.
 
     w = x - b(t) mu,    b = 1 - a
 
-In w the law is affine (`mean_reverting.py`); the data, the noise and the score of a state are the
-same in x and w, and only the velocity differs, by `b' mu`. (Luo et al. 2023, arXiv 2301.11699; the
-shift is how the MR sampler, arXiv 2502.07856, becomes an exponential integrator of known kind.)
+The law of w is affine (`mean_reverting.py`). A state has the same data, noise and score in x and in
+w; only the velocity differs, by `b' mu`. (Luo et al. 2023, arXiv 2301.11699. With this shift, the
+MR sampler of arXiv 2502.07856 is an exponential integrator for an affine law.)
 """
 
 from collections.abc import Callable
@@ -78,7 +78,8 @@ def from_w(path: AffinePath, mu: Array, w: Array, t: Array) -> Array:
 
 
 def predict_w(path: AffinePath, mu: Array, predict: PredictFn) -> PredictFn:
-    """A prediction of x, given mu, as one of w. Only the velocity differs, by `b' mu`."""
+    """Turn a prediction function of x, given mu, into one of w. Only the velocity differs, by
+    `b' mu`."""
 
     def shifted(w: Array, t: Array, cond: Cond = None) -> Prediction:
         found = bound(predict, cond)(from_w(path, mu, w, t), t)
@@ -109,7 +110,7 @@ def parametrize_given(
     Args:
         kind: a name in `given_kinds()`, what the output means.
         apply: `(x, mu, cond) -> F` of the shape of x; `cond` is `(B,)`.
-        mu: `(B, ...)`, the very array that the network was trained on.
+        mu: `(B, ...)`, the array on which the network was trained.
         conditioning: a name in `CONDITIONING`.
     """
     entry, share = given_kinds()[kind]

@@ -1,10 +1,10 @@
 """Random numbers that belong to an example, not to a batch.
 
-Wherever a function of this code base takes a `key`, it may be one key, or an array of keys with
-one entry per example. In the second case example i draws from its own key alone: sample 7 is the
-same alone, in a batch of 64, or on another number of devices.
+Every argument `key` of this code base may be one key, or an array of keys with one entry per
+example. With an array, example i draws from its own key alone, so sample 7 is the same alone, in a
+batch of 64, or on another number of devices.
 
-What makes keys of keys is one program each, and not one for every operation, outside `jit` too.
+Each function that derives keys from keys is jitted, so outside of `jit` it compiles one program.
 """
 
 from functools import partial
@@ -39,7 +39,7 @@ def split(key: Array, num: int) -> tuple[Array, ...]:
 
 @partial(jax.jit, static_argnums=1)
 def several(keys: Array, times: int) -> Array:
-    """`times` keys of each of `(n,)`, those of one beside each other: `(n times,)`."""
+    """`times` new keys from each of n keys, `(n times,)`; keys from one key are adjacent."""
     of_one = lambda key: jax.vmap(lambda j: jax.random.fold_in(key, j))(jnp.arange(times))
     return jax.vmap(of_one)(keys).reshape(-1)
 

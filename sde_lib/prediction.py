@@ -44,9 +44,9 @@ Cond = Any
 class PredictFn(Protocol):
     """`(x, t, cond=None) -> Prediction`, for x `(B, ...)`, t `()` or `(B,)`, cond a `Cond`.
 
-    The condition is an argument and not closed over, so that whoever takes the batch apart, as an
-    adaptive solve by example does, takes the condition apart in the same way. A function of
-    `(x, t)` alone will do where there is no condition: see `bound`.
+    The condition is an argument, so that a caller that splits the batch, such as an adaptive solve
+    by example, splits the condition in the same way. Where there is no condition, a function of
+    `(x, t)` alone is enough: see `bound`.
     """
 
     def __call__(self, x: Array, t: Array, cond: Cond = None) -> Prediction: ...
@@ -66,14 +66,15 @@ ApplyFn = Callable[..., Array]
 
 
 def bound(predict: Callable, cond: Cond) -> Callable:
-    """`predict` with its condition given, as `(x, t)`; the function itself where cond is None."""
+    """`predict` with its condition filled in, a function of `(x, t)`; `predict` itself if cond is
+    None."""
     if cond is None:
         return predict
     return lambda x, t: predict(x, t, cond)
 
 
 def one_of_batch(cond: Cond) -> Cond:
-    """The condition of one example, without a batch axis, as that of a batch of one."""
+    """Add a batch axis of length one to the condition of one example."""
     return jax.tree.map(lambda v: v[None], cond)
 
 
@@ -141,7 +142,7 @@ def from_score(path: AffinePath, score: Callable[[Array, Array], Array]) -> Pred
 def condition(
     name: str, path: AffinePath, x: Array, t: Array, num_scales: int | None = None
 ) -> Array:
-    """The network's time input, `(B,)`, in at least float32 (a level too, which is then whole)."""
+    """The network's time input `(B,)`, in at least float32. Levels are whole numbers as floats."""
     check_num_scales(name, num_scales)
     t = jnp.broadcast_to(jnp.asarray(t, jnp.promote_types(x.dtype, jnp.float32)), x.shape[:1])
     return CONDITIONING[name](path, t, num_scales)
@@ -216,8 +217,9 @@ def _velocity_eps_scale(path, t):
 def _edm(sigma_data: float) -> Kind:
     """`x0 = c_skip y + c_out F(c_in y)` with `y = x / a`, `sigma = c / a`.
 
-    Written in `data = a sigma_data` and c, over `norm = sqrt(data^2 + c^2)`, the spread of x: what
-    is divided by a is large where little of the data is left, and its square has no float.
+    The code uses `data = a sigma_data`, c and `norm = sqrt(data^2 + c^2)`, the standard deviation
+    of x, and divides nothing by a. A quotient by a is large where little of the data is left, and
+    its square would overflow.
     """
 
     def parts(path, t):
@@ -269,13 +271,14 @@ CONDITIONING = {
     "t": lambda path, t, N: t,
     # The original's label for continuous VP and sub-VP models: 999 t, not rounded.
     "label": lambda path, t, N: 999.0 * t / path.t1,
-    # Its label for continuous VE models; the network takes the logarithm.
+    # The original's label for continuous VE models; the network takes the logarithm.
     "sigma": lambda path, t, N: path.sigma(t),
     "lam": lambda path, t, N: path.lam(t),
     # Karras et al. 2022, table 1: log(sigma) / 4.
     "c_noise": lambda path, t, N: -0.25 * path.lam(t),
-    # The original's labels for discrete models: of DDPM the step, not rounded between the steps
-    # of training; of SMLD the place in a falling list of sigmas, so 0 is the most noise.
+    # The original's labels for discrete models. For DDPM the label is the step, and is not rounded
+    # between the steps of training. For SMLD the label is the place in a falling list of sigmas,
+    # so 0 is the largest noise.
     "step": lambda path, t, N: t * (N - 1) / path.t1,
     "level": lambda path, t, N: jnp.round((1.0 - t / path.t1) * (N - 1)),
 }

@@ -1,10 +1,10 @@
 """States of several parts, each under a law of its own: graphs of nodes and edges, latents, pairs.
 
-A state with parts such as `{"nodes": (B, 9, 4), "edges": (B, 9, 9)}` is packed into one array
-`(B, D)`, and the law of the whole has one coefficient for each of the D coordinates. All that is
-written with `expand` then serves it: predictions, losses, samplers in t, likelihood. Noise, prior
-and norms are those of the parts. (Jo, Lee, Hwang 2022, arXiv 2202.02514, is such a model of graphs;
-a law of one part may have noise of its own kind, such as a symmetric one.)
+A state with parts such as `{"nodes": (B, 9, 4), "edges": (B, 9, 9)}` is packed into one array `(B,
+D)`, and the law of the whole has one coefficient for each of the D coordinates. All code that is
+written with `expand` works with such a state: predictions, losses, samplers in t, likelihood.
+Noise, prior and norms are those of the parts. (Jo, Lee, Hwang 2022, arXiv 2202.02514, is such a
+model of graphs; a law of one part may have noise of its own kind, such as a symmetric one.)
 """
 
 import math
@@ -139,13 +139,13 @@ def make_product(laws: Mapping[str, AffinePath], shapes: Mapping[str, tuple[int,
         raise ValueError(
             f"The laws of a product have the times {sorted(ends)}; they must share t0 and t1."
         )
-    # One order of the parts, whatever that of the mappings was: that of the shapes.
+    # The parts are in the order of the shapes, whatever the order of the laws is.
     ordered = {name: laws[name] for name in shapes}
     return Product(ordered, FrozenShapes({k: tuple(v) for k, v in shapes.items()}))
 
 
 class FrozenShapes(dict):
-    """Shapes by name, which a compiled program may depend on: with a hash."""
+    """Shapes by name, with a hash, so that a compiled program may depend on them."""
 
     def __hash__(self) -> int:
         return hash(tuple(self.items()))

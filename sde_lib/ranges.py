@@ -1,6 +1,6 @@
-"""What a number may be, said where it is given: one sentence with the value and the rule.
+"""Checks of the numbers that a constructor takes: one sentence with the value and the rule.
 
-A value that is traced or an array is left to its owner.
+Traced values and arrays are not checked here; their callers check them.
 """
 
 import math
@@ -36,7 +36,7 @@ def rising(**values: object) -> None:
 
 
 def strength(**values: object) -> None:
-    """Refuses what no guide is multiplied by, inf and nan among it."""
+    """`strength(scale=w)` refuses a factor that no guide can have, such as inf and nan."""
     check(values, lambda x: abs(x) <= 1e6, "lie between -1e6 and 1e6")
 
 
@@ -45,7 +45,7 @@ def up_to_one(**values: object) -> None:
 
 
 def pair(**values: object) -> None:
-    """Refuses what is not a row of two numbers."""
+    """`pair(sizes=v)` refuses anything but a row of two numbers."""
     for name, value in values.items():
         row = value if isinstance(value, tuple | list) else ()
         if len(row) != 2 or not all(isinstance(x, numbers.Real) for x in row):

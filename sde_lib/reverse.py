@@ -5,9 +5,9 @@ For `dx = f dt + G dw` (Song et al. 2021, appendix A and D.1; Anderson 1982):
     reverse SDE    dx = [f - div(G G^T) - G G^T score] dt + G dw      (dt < 0)
     flow ODE       dx = [f - div(G G^T) / 2 - G G^T score / 2] dt
 
-`div(G G^T)_i = sum_j d/dx_j (G G^T)_ij` vanishes where G does not depend on x, and must not be
-left out where it does: without it geometric Brownian motion returns log-normal data with the
-log-mean off by `2 S_0 log(S_1 / S_0)`, S the variance of log x.
+`div(G G^T)_i = sum_j d/dx_j (G G^T)_ij` is zero if G does not depend on x. If G does, the term must
+not be left out: without it, geometric Brownian motion returns log-normal data with the log-mean off
+by `2 S_0 log(S_1 / S_0)`, with S the variance of log x.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from jax import Array
 
 from sde_lib.base import SDE, expand
 
-# Not the half precision in which accelerators multiply matrices by default.
+# Full precision; by default accelerators multiply matrices in a lower one.
 FULL = jax.lax.Precision.HIGHEST
 
 ScoreFn = Callable[[Array, Array], Array]

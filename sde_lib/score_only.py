@@ -9,13 +9,13 @@ def score_only(sde: SDE, score: ScoreFn) -> PredictFn:
     """`(x, t) -> Prediction` from a score, which is evaluated once, for any law.
 
     `velocity` is the drift of the probability-flow ODE (`flow_drift`), so Heun, the adaptive ODE
-    solves in the variable t and the likelihood take it as they take that of an affine law. `x0` is
-    the Euler step of the reverse SDE to t0 without its noise,
+    solves in the variable t and the likelihood use it as they use the velocity of an affine law.
+    `x0` is the Euler step of the reverse SDE to t0 without its noise,
 
         x0 = x - (t - t0) [f - div(G G^T) - G G^T score],
 
-    the conditional mean to first order in t - t0: meant for the end of sampling, and nothing more
-    than a direction far from it. `eps` is None: there is no one noise that x0 and x_t differ by.
+    which is the conditional mean to first order in t - t0. It is meant for the end of sampling; far
+    from t0 it is only a direction. `eps` is None, because x_t is not a sum of data and one noise.
     """
 
     def predict(x, t):

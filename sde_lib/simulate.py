@@ -12,9 +12,9 @@ from sde_lib.reverse import noise_term
 def simulate(sde: SDE, key: Array, x0: Array, t: Array, steps: int) -> Array:
     """x_t of data x0 `(B, ...)` at t0, t `()` or `(B,)`, in `steps` equal steps up to it.
 
-    `key` is one key or one per example; step i draws from `fold_in(key, i)`. Of weak order 1: the
-    moments are off by a multiple of `(t - t0) / steps`. Any law will do, but one with a Gaussian
-    kernel is drawn exactly by `perturb`.
+    `key` is one key or one per example; step i draws from `fold_in(key, i)`. The weak order is 1:
+    the error of the moments is proportional to `(t - t0) / steps`. Any law can be simulated, but a
+    law with a Gaussian kernel is drawn exactly by `perturb`.
     """
     h = (jnp.asarray(t, x0.dtype) - sde.t0) / steps
 

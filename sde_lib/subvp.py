@@ -34,12 +34,13 @@ class SubVP(AffinePath):
         return Coeffs(jnp.exp(-0.5 * B), -jnp.expm1(-B))
 
     def lam(self, t: Array) -> Array:
-        # The sinh of a large B has no float. For the sign of B see `VP.lam`.
+        # The sinh of a large B would overflow. For the sign of B see `VP.lam`.
         B = integral_of_beta(self, t)
         return -0.5 * B - jnp.log(-jnp.expm1(-B))
 
     def t_of_lam(self, lam: Array) -> Array:
-        # 2 arcsinh(exp(-lam) / 2), which above 0 is taken apart so that no exponential is large.
+        # 2 arcsinh(exp(-lam) / 2). For a positive argument the function is split so that no
+        # exponential is large.
         low, high = jnp.maximum(lam, 0.0), jnp.minimum(lam, 0.0)
         large = 2.0 * (jnp.log(0.5 + jnp.sqrt(0.25 + jnp.exp(2.0 * high))) - high)
         small = 2.0 * jnp.arcsinh(0.5 * jnp.exp(-low))
@@ -49,7 +50,7 @@ class SubVP(AffinePath):
         return -0.5 * self.beta(t)
 
     def g2(self, t: Array) -> Array:
-        # 1 - exp(-2 B) = c (2 - c), with the expm1 of `coeffs` alone (see `VP.lam`).
+        # 1 - exp(-2 B) = c (2 - c), computed from the expm1 of `coeffs` alone (see `VP.lam`).
         c = self.coeffs(t).c
         return self.beta(t) * c * (2.0 - c)
 

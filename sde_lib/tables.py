@@ -8,8 +8,8 @@
     SMLD (VE)   c_i = sigma_i, geometric from sigma_min to sigma_max;           a_i = r_i = 1
                 q_i^2 = sigma_i^2 - sigma_{i-1}^2, with sigma_{-1} = 0
 
-These are Song et al. 2021, appendix B, with the levels of the released code. The laws themselves
-know no levels. Everything is computed in float64 and kept in float32.
+The formulas are those of Song et al. 2021, appendix B, with the levels of the released code. The
+laws themselves have no levels. Everything is computed in float64 and kept in float32.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ class Tables(AffinePath):
         return Coeffs(a, jnp.asarray(self.c)[i])
 
     def kernel(self, i: Array) -> Transition:
-        """From level i - 1 to level i; for i = 0, from what comes before all levels: the data."""
+        """From level i - 1 to level i; for i = 0, from the data to level 0."""
         return Transition(jnp.asarray(self.r)[i], jnp.asarray(self.q)[i])
 
     def rates(self, t: Array) -> Coeffs:
@@ -105,11 +105,11 @@ def _rounded(*columns: np.ndarray) -> Tables:
 def discretise(path: AffinePath, num_scales: int) -> Callable[[Array], Transition]:
     """`t -> (r, q)`, the forward step `x + f = r x + q z` that the original takes at time t.
 
-    VP and VE: the chain's at level `index(t)`. Sub-VP, which has no chain: Euler-Maruyama over
-    1/N, `r = 1 - beta / (2 N)`, `q = g / sqrt(N)`.
+    For VP and VE the step is that of the chain at level `index(t)`. Sub-VP has no chain; its step
+    is Euler-Maruyama over 1/N, `r = 1 - beta / (2 N)`, `q = g / sqrt(N)`.
 
     Raises:
-        ValueError: as `make_tables`, but for sub-VP.
+        ValueError: as `make_tables`, except for sub-VP.
     """
     if isinstance(path, SubVP):
         check_levels(path, num_scales)

@@ -3,9 +3,9 @@
     x_t = a(t) x0 + b(t) x1 + c(t) z,    z ~ N(0, I)
 
 `x0` is data and x1 the other end: a degraded image for mean reversion, data of another kind for
-bridges and interpolants. A state depends on both, so such a law is a type of its own, and a method
-for an affine law cannot take it and leave x1 out. For a given x1 the law of `w = x - b x1` is
-affine, which is how methods for affine laws serve a two-ended one.
+bridges and interpolants. A state depends on both ends, so such a law is a type of its own, and no
+method for affine laws can accept it and ignore x1. For a given x1 the law of `w = x - b x1` is
+affine; methods for affine laws are applied to w.
 """
 
 from typing import NamedTuple
@@ -45,8 +45,8 @@ class TwoEnded:
         return combined(self.coeffs(t), x0, x1, z)
 
     def velocity(self, x0: Array, x1: Array, z: Array, t: Array) -> Array:
-        """`a' x0 + b' x1 + c' z`, the rate of a state for given ends and noise. Its mean given x_t
-        is the velocity of the flow ODE that has these marginals."""
+        """`a' x0 + b' x1 + c' z`, the time derivative of a state for given ends and noise. Its mean
+        given x_t is the velocity of the flow ODE that has these marginals."""
         return combined(self.rates(t), x0, x1, z)
 
 

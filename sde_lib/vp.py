@@ -33,8 +33,8 @@ class VP(AffinePath):
         return Coeffs(jnp.exp(-0.5 * B), jnp.sqrt(-jnp.expm1(-B)))
 
     def lam(self, t: Array) -> Array:
-        # Not log(expm1(B)): in a sum that jaxlib 0.10.2 fuses on the CPU, expm1(B) and the
-        # expm1(-B) of `coeffs` may be taken for one (tests/test_platform.py).
+        # log(expm1(B)) is not used: in a sum that jaxlib 0.10.2 fuses on the CPU, expm1(B) may be
+        # replaced by the expm1(-B) of `coeffs` (tests/test_platform.py).
         B = integral_of_beta(self, t)
         return -0.5 * (B + jnp.log(-jnp.expm1(-B)))
 
@@ -42,7 +42,7 @@ class VP(AffinePath):
         return time_of_integral(self, jnp.logaddexp(0.0, -2.0 * lam))
 
     def forward_step(self, s: Array, t: Array) -> Transition:
-        # Not the ratio of two a, which may both be below the least float.
+        # The ratio of two a is not used, as both may underflow.
         B = integral_of_beta(self, t, s)
         return Transition(jnp.exp(-0.5 * B), jnp.sqrt(-jnp.expm1(-B)))
 
@@ -57,7 +57,8 @@ class VP(AffinePath):
 
 
 def integral_of_beta(law, t: Array, s: Array | float = 0.0) -> Array:
-    """The integral of beta from s to t, `B(t)` from 0; a product, without a difference of two B."""
+    """The integral of beta from s to t; `B(t)` for s = 0. It is computed as a product, not as a
+    difference of two B."""
     t = jnp.asarray(t)
     return (t - s) * (law.beta_min + 0.5 * (t + s) * (law.beta_max - law.beta_min))
 

@@ -1,8 +1,8 @@
 """Solvers among which a recipe is chosen: published methods on grids that scale with the data.
 
-`size` is a standard deviation of the data per dimension. Which noise levels matter depends on the
-data alone: those around which samples decide between the modes, at some share of `size`. So grids
-are dense at many shares of it, from a twentieth to more than the whole.
+`size` is the standard deviation of the data per dimension. The noise levels that matter most are
+those at which samples decide between modes. These levels are some share of `size`, which depends on
+the data, so there are grids that are dense at many shares, from a twentieth to more than the whole.
 """
 
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ KARRAS = (3.0, 5.0, 7.0, 10.0)
 
 
 class Candidate(NamedTuple):
-    """A recipe, the name of its grid for people, and its numbers."""
+    """A recipe, a readable name of its grid, and its table of weights."""
 
     recipe: Recipe
     grid: str

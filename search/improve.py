@@ -1,5 +1,5 @@
-"""A recipe found at length: the nodes of the best kinds of solver are refined by gradient, and
-fresh trajectories decide between the results."""
+"""A recipe found at length: nodes and weights of the best kinds of solver are fitted by gradient,
+and fresh trajectories decide between the results."""
 
 import time
 from typing import Any
@@ -12,9 +12,9 @@ from samplers.schedules.recipe import Recipe, run_recipe
 from sde_lib import AffinePath, rms
 from sde_lib.prediction import PredictFn, bound
 from search.candidates import candidates
-from search.choose import Choice, check_budget, race, spread, truth
-from search.nodes import refine_kinds, refine_nodes
+from search.choose import Choice, check_budget, error_over_starts, race, spread, truth
 from search.score import Trajectories
+from search.weights import fit_kinds, fit_weights
 
 
 def improve(
@@ -27,17 +27,17 @@ def improve(
     cond: tuple[Any, Any] = (None, None),
     batch: int = 128,
     fine: int = 200,
-    kinds: int = 4,
-    steps: int = 200,
+    kinds: int = 3,
+    steps: int = 300,
 ) -> Choice:
     """The recipe of `nfe` evaluations that ends nearest to the network's own flow.
 
     Args:
-        x: starts at `path.t1` on which solvers are chosen and refined, `(K, ...)`.
-        fresh: other starts, which decide between what was refined and what was not.
+        x: starts at `path.t1` on which solvers are chosen and fitted, `(K, ...)`.
+        fresh: other starts, which decide between the fitted recipes and the chosen one.
         cond: the conditions of `x` and of `fresh`.
-        kinds: how many kinds of solver are refined.
-        steps: of Adam, for each kind.
+        kinds: the number of kinds of solver that are fitted.
+        steps: the largest number of iterations of L-BFGS for each kind.
 
     Raises:
         ValueError: as `search.choose.choose`.
@@ -48,9 +48,9 @@ def improve(
     found = candidates(path, nfe, eps, spread(known.ends))
     ranked, _ = race(predict, known, found, batch, cond[0])
     known = known._replace(predict=bound(predict, cond[0]))
-    refine = lambda recipe: refine_nodes(path, known, recipe, steps)
-    refined = refine_kinds([found[i].recipe for i in ranked], refine, kinds)
-    finalists = [*refined, found[ranked[0]].recipe]
+    fit = lambda recipe: fit_weights(path, known, recipe, eps, steps)
+    fitted = fit_kinds([found[i].recipe for i in ranked], fit, kinds)
+    finalists = [*fitted, found[ranked[0]].recipe]
     judge = truth(path, predict, fresh, eps, cond[1], fine)._replace(
         predict=bound(predict, cond[1])
     )
@@ -59,9 +59,9 @@ def improve(
     about = {
         "nfe": nfe,
         "eps": eps,
-        "how": "chosen and refined" if best < len(refined) else "chosen",
+        "how": "chosen and fitted" if best < len(fitted) else "chosen",
         "error on fresh starts": float(f"{errors[best]:.3g}"),
-        "before refinement": float(f"{errors[-1]:.3g}"),
+        "before the fit": float(f"{errors[-1]:.3g}"),
         "starts": len(x),
         "candidates": len(found),
         "seconds": round(time.perf_counter() - begin, 1),
@@ -70,9 +70,9 @@ def improve(
 
 
 def error_of(path: AffinePath, known: Trajectories, recipe: Recipe, eps: float) -> float:
-    """The median over starts of the RMS difference per dimension to the true end; infinity where
-    it is not finite."""
+    """`error_over_starts` of the RMS differences per dimension to the true ends; infinity if one is
+    not finite."""
     run = run_recipe(path, recipe, eps)
     solve = jax.jit(lambda x, ends: rms(run(jax.random.key(0), known.predict, x).x - ends))
-    error = float(np.median(solve(known.x, known.ends)))
+    error = float(error_over_starts(np.asarray(solve(known.x, known.ends))))
     return error if np.isfinite(error) else np.inf

@@ -1,4 +1,4 @@
-"""Searched schedules at very few evaluations (Liu et al. 2023, USF and S3, arXiv 2312.07243).
+"""Searched schedules at very few evaluations (Liu et al. 2024, USF and S3, arXiv 2312.07243).
 
 The schedules here (`configs/solvers/`) were searched on exact mixtures of digits, and are used
 unchanged with other networks and data.
@@ -51,7 +51,7 @@ def unified(scale: str) -> Table:
         cells.append(Cell("searched schedule", str(nfe), model, how, {"frechet": value}))
     caption = (
         "Fréchet distance to the training images by network evaluations. In brackets the released "
-        "tables of Liu et al. 2023: FID on CIFAR-10 by the deep continuous VP network, with "
+        "tables of Liu et al. 2024: FID on CIFAR-10 by the deep continuous VP network, with "
         "schedules searched on it."
     )
     return Table("unified", caption, cells)

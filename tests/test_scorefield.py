@@ -56,13 +56,13 @@ def test_the_solver_of_its_own_network_is_measured_once_and_kept(run, workdir, c
     few = run.sample(range(4), method="own", steps=3, batch_size=32)
     assert few.nfe == 3 and not few.failed.any()
     _, about = load_recipe(workdir / "solvers" / "own_3.json")
-    assert (about["nfe"], about["step"], about["starts"]) == (3, 2, 32)
+    assert (about["nfe"], about["step"], about["starts"]) == (3, 2, 64)
     # The network's own flow, in 60 steps, is nearer than that of the usual solver of as many.
     usual = run.sample(range(4), predictor="dpm_multistep", grid="karras", steps=3, denoise=False)
     fine = run.sample(range(4), predictor="heun", grid="uniform_lam", steps=60, denoise=True)
     error = lambda found: np.sqrt(np.mean((found.x - fine.x) ** 2))
     assert error(few) < 0.7 * error(usual)
-    assert "Comparing solvers of 3 evaluations on 32 trajectories" in capsys.readouterr().out
+    assert "Comparing solvers of 3 evaluations on 64 trajectories" in capsys.readouterr().out
     again = open_run(workdir).sample(range(4), method="own", steps=3, batch_size=32)
     np.testing.assert_array_equal(again.x, few.x)
     assert "Comparing" not in capsys.readouterr().out
@@ -73,14 +73,14 @@ def test_the_solver_of_its_own_network_is_measured_once_and_kept(run, workdir, c
 
 
 def test_a_search_in_the_workdir_is_found_by_own(run, workdir, capsys, monkeypatch):
-    """The command refines a solver for the run and keeps it where `own` finds it."""
+    """The command fits a solver to the run and keeps it where `own` finds it."""
     monkeypatch.setattr(candidates, "METHODS", candidates.METHODS[2:3])
     monkeypatch.setattr(candidates, "ORDERS", ())
     flags = ["--nfe", "4", "--starts", "8", "--refined", "1", "--late", "20"]
     search_solver.main(["--workdir", str(workdir), *flags])
     recipe, about = load_recipe(workdir / "solvers" / "own_4.json")
-    assert about["error on fresh starts"] <= about["before refinement"]
-    assert (recipe.predictor, about["candidates"], about["step"]) == ("dpm_multistep", 58, 2)
+    assert about["error on fresh starts"] <= about["before the fit"]
+    assert (recipe.predictor, about["candidates"], about["step"]) == ("weighted", 58, 2)
     found = run.sample(range(3), method="own", steps=4)
     assert "Comparing" not in capsys.readouterr().out and found.nfe == 4
     x = run.sample(range(3), method="own", steps=4, denoise=True).x

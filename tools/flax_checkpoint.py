@@ -22,7 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from tools.original_state import OriginalState, checked, deeper, setting, steps
 
 MOMENTS = ("grad_ema", "grad_sq_ema")
-DEEPEST = 100  # the dicts of a network are about ten deep
+DEEPEST = 100  # the dicts of a network have a depth of about ten
 KNOWN = ("step", "lr", "ema_rate", "rng", "optimizer/target", "optimizer/state/step", "params_ema")
 
 

@@ -1,4 +1,4 @@
-"""A training state of score_sde, from its JAX or its PyTorch code, and checks of its values."""
+"""A training state of score_sde, from either of its two codes, and the checks of its numbers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-MOST_STEPS = 2**31  # `TrainState.step` is int32
+MOST_STEPS = 2**31  # steps are int32 in a training state
 TREES = {
     "params": "parameter",
     "ema_params": "average of parameter",
@@ -39,11 +39,11 @@ class OriginalState(NamedTuple):
 
 
 def checked(original: OriginalState, path: Path) -> OriginalState:
-    """Return `original` after a check that a network and Adam can have its numbers.
+    """Return the state unchanged if a network and Adam can have its numbers.
 
     Raises:
-        ValueError: a leaf is not an array of real numbers, is not finite in float32, or is a
-            negative second moment.
+        ValueError: for a leaf that is not an array of real numbers, is not finite in float32, or is
+            a negative mean of squares.
     """
     for field, name in TREES.items():
         for at, leaf in flatten_dict(getattr(original, field)).items():
@@ -56,7 +56,7 @@ def checked(original: OriginalState, path: Path) -> OriginalState:
 
 
 def fault_of(leaf: Any, squares: bool) -> str | None:
-    """A clause that says what is wrong with an array of a state; None if nothing is wrong."""
+    """The fault of an array of a state, in words; None if there is none."""
     if not isinstance(leaf, np.ndarray | np.generic):
         return f"is a {type(leaf).__name__}, and not an array"
     if not np.can_cast(leaf.dtype, np.float64, "same_kind") or leaf.dtype.kind == "b":
@@ -76,10 +76,10 @@ def count(wrong: np.ndarray) -> str:
 
 
 def steps(value: Any, name: str, path: Path) -> int:
-    """Return a number of steps as an int. (Newer releases of torch store it as a float.)
+    """A number of steps as an int; newer releases of torch keep it as a float.
 
     Raises:
-        ValueError: `value` is not an integer from 0 to 2^31 - 1.
+        ValueError: if the number is not an integer from 0 to 2^31 - 1.
     """
     found = number(value)
     if found is None or not (0 <= found < MOST_STEPS and found == np.floor(found)):
@@ -107,7 +107,7 @@ def setting(value: Any, name: str, path: Path) -> float:
 
 
 def number(value: Any) -> np.ndarray | None:
-    """A real number as an array of shape (); None for anything else."""
+    """A real number as an array without axes; None for anything else."""
     if not isinstance(value, int | float | np.generic | np.ndarray):
         return None
     found = np.asarray(value)

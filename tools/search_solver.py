@@ -5,9 +5,9 @@
     python -m tools.search_solver --nfe 5 8 10 --config configs/digits_edm.py --workdir runs/digits
 
 With --workdir alone the solver is for the trained network of that run and for nothing else: all
-published solvers on many grids are compared, the nodes of the best kinds are refined by gradient,
-and fresh trajectories decide (`search/improve.py`). The result is kept in the workdir, where
-sampling.method=own finds it.
+published solvers on many grids are compared, nodes and weights of the best kinds are fitted by
+gradient, and fresh trajectories decide (`search/improve.py`). The result is kept in the workdir,
+where sampling.method=own finds it.
 
 The other two forms search for schedules (`search/run.py`). With --data digits the networks are
 optimal denoisers (`search/sets.py`); with --config the network is that of a run. Each schedule is
@@ -78,7 +78,7 @@ def for_run(workdir: str, step: int | None, budgets: list[int], count: int, effo
             experiment.config.sampling.eps,
             (train.cond, fresh.cond),
             experiment.config.sampling.batch_size,
-            kinds=2 * effort.refined,
+            kinds=effort.refined,
             steps=effort.late,
         )
         file = own.keep(experiment, run.workdir, run.step, recipe, about)

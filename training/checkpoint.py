@@ -59,7 +59,7 @@ class Checkpoints:
                 "nothing again; take a path without these characters."
             )
         self.aside = self.folder.with_name("damaged")
-        # The first step that is saved, with the shapes of its parameters, until it was read back.
+        # The first step that is saved, with the shapes of its parameters, until it is read back.
         self._unread: tuple[int, Any] | None = None
         self._confirmed = False
         options = ocp.CheckpointManagerOptions(
@@ -78,8 +78,8 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState) -> None:
-        """Writes the state under its step, in the background; the first one is read back when it is
-        on the disk.
+        """Write the state under its step, in the background. The first checkpoint of a run is read
+        back once it is on the disk.
 
         Raises:
             CheckpointError: nothing was written, or writing the previous checkpoint has failed.
@@ -227,7 +227,7 @@ class Checkpoints:
                 )
 
     def _unwritten(self, error: Exception) -> CheckpointError:
-        """What a failure to write means; nothing goes on in the background then."""
+        """The error for a failure to write; the background work is stopped first."""
         end_waiting()
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         whole = [step for step in self.steps() if (self.folder / str(step)).is_dir()]
@@ -241,8 +241,8 @@ class Checkpoints:
         """Wait until all checkpoints are on disk.
 
         Raises:
-            CheckpointError: where something went wrong in the background, or what was written
-                cannot be found again.
+            CheckpointError: a write in the background failed, or what was written cannot be read
+                back.
         """
         try:
             self._manager.wait_until_finished()
@@ -253,8 +253,8 @@ class Checkpoints:
             self._read_back(step, params)
 
     def _read_back(self, step: int, params: Any) -> None:
-        """Reads the shapes and the step of a checkpoint that was just written. Libraries may claim
-        a save that nobody finds again; once a run tells whether they do so here."""
+        """Read the shapes and the step of a checkpoint that was just written. A library may report
+        a save that cannot be found again, so this is checked once a run."""
         try:
             self.look_again()
             self._read({}, params, "params", step)
@@ -269,8 +269,9 @@ class Checkpoints:
 
 
 def end_waiting() -> None:
-    """Ends the threads in which orbax waits for the folder of a checkpoint, though it could not be
-    made: for five minutes, in which the process would stay, and hold the lock of its workdir.
+    """End the threads in which orbax waits for the folder of a checkpoint that could not be made.
+
+    They would wait for five minutes, and the process would hold the lock of its workdir so long.
 
     In a job the processes wait for each other, and `main.leave` ends them without their threads.
     """
@@ -279,7 +280,7 @@ def end_waiting() -> None:
     for thread in threading.enumerate():
         if isinstance(thread, future._SignalingThread):
             thread.cancel()
-            # What it waits for has come, as it were; it sees that it is cancelled, and ends.
+            # The thread wakes up as if the folder were there, sees that it is cancelled, and ends.
             future.set_signals(thread._receive_signals, operation_id=thread._operation_id)
 
 
@@ -293,8 +294,8 @@ def fields_of(state: TrainState) -> dict[str, Any]:
 
 
 def of_the_reader(error: Exception) -> bool:
-    """Whether an error says nothing of the checkpoint: the system could not read what is there, or
-    the machine not hold it. A file that is missing is the checkpoint's."""
+    """Whether an error comes from the reading machine, not from the checkpoint: the system could
+    not read a file, or memory ran out. A missing file is an error of the checkpoint."""
     if isinstance(error, MemoryError):
         return True
     missing = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -312,7 +313,7 @@ def sharding_of(params: Any) -> Any:
 
 
 def shapes_of(params: Any) -> Any:
-    """Shapes, dtypes and shardings, without the numbers, which a step may take away."""
+    """Shapes, dtypes and shardings, without the numbers, which a later step may delete."""
     shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
     return jax.tree.map(shape, params)
 

@@ -1,9 +1,9 @@
-"""Whether the law and the scale of the data go together, told before a run begins.
+"""A warning before training for data whose scale does not fit the law.
 
-Sampling begins with the prior, which holds nothing of the data: what is left of them at t1,
-a(t1) x0, must be small beside its standard deviation. And it ends at `sampling.eps`, where the
-noise, c / a in units of the data, must be small beside theirs. A network trains on other data all
-the same, with a loss that looks as it should.
+Sampling starts from the prior, which knows nothing of the data. What is left of the data at t1,
+a(t1) x0, must therefore be small beside the standard deviation of the prior. Sampling ends at
+`sampling.eps`, where the noise, c / a in units of the data, must be small beside the data. If the
+data do not fit, a network trains nevertheless, and its loss looks normal.
 """
 
 from typing import Any, NamedTuple
@@ -13,16 +13,16 @@ import numpy as np
 from data.order import permutation
 
 EXAMPLES = 256
-VALUES = 2**24  # read at most: 64 MiB in float32
+VALUES = 2**24  # the largest number of values that is read: 64 MiB in float32
 KEPT = 0.1  # of the prior's standard deviation
 NOISE = 0.5  # of the data's standard deviation
-# What brings a law further at its end, and nearer to the data at its beginning.
+# Keys of a law that change its noise at t1, and its noise at t0.
 FURTHER = {"sigma_max": "raise", "beta_max": "raise", "end": "lower", "t1": "raise"}
 NEARER = {"sigma_min": "lower", "beta_min": "lower"}
 
 
 class Scale(NamedTuple):
-    """Means and standard deviations (D,) of the values of n examples, over these."""
+    """Means and standard deviations `(D,)` over n examples."""
 
     n: int
     mean: np.ndarray
@@ -30,7 +30,7 @@ class Scale(NamedTuple):
 
 
 def scale_of(train: Any, seed: int = 0) -> Scale:
-    """That of some examples of a `Source` of continuous data, chosen by a permutation."""
+    """The scale of some examples of a `Source` of continuous data, chosen by a permutation."""
     size = int(np.prod(train.shape))
     n = max(2, min(EXAMPLES, VALUES // size))
     rows = np.sort(permutation(seed, 0, train.size)[:n])
@@ -39,12 +39,12 @@ def scale_of(train: Any, seed: int = 0) -> Scale:
 
 
 def scale_warning(path: Any, scale: Scale, eps: float) -> str | None:
-    """One sentence for data that the law does not drown at t1, or drowns at `eps`; None for others.
+    """One sentence if the noise at t1 does not hide the data, or if the noise at `eps` does; else
+    None.
 
-    Of the values of an example it speaks of the one that is furthest from the scale of the law.
-    At t1 that is the largest of `a sqrt(mean^2 + std^2) / prior_std`, which must not be above a
-    tenth. At `eps` the noise `c / a` must not be above half of the standard deviation of the data,
-    the root mean square over the values.
+    The test at t1 is on the value of an example that fits least: the largest of
+    `a sqrt(mean^2 + std^2) / prior_std` must be at most a tenth. At `eps` the noise `c / a` must be
+    at most half of the standard deviation of the data, the root mean square over the values.
 
     Args:
         path: an affine law.
@@ -76,7 +76,7 @@ def scale_warning(path: Any, scale: Scale, eps: float) -> str | None:
 
 
 def key_of(path: Any, keys: dict[str, str]) -> str:
-    """The key of the law that mends it, with what to do about its value."""
+    """The key of the law that mends the fault, with the direction of the change."""
     key = next(key for key in keys if hasattr(path, key))
     return f"{keys[key]} sde.{key} = {float(getattr(path, key)):g}"
 

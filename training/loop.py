@@ -32,12 +32,12 @@ class Every(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """How long a run trains, and at which steps something is done besides.
+    """The length of a run, and the steps at which it logs and saves.
 
-    - `n_iters`: updates in all, to which a run goes exactly.
+    - `n_iters`: the total number of updates; a run ends exactly there.
     - `n_jitted_steps`: updates in a call of the step.
     - `log_freq`, `snapshot_freq`: steps between two rows of metrics, and two checkpoints; 0 never.
-    - `max_skipped`: steps in a row without a finite gradient that are passed over.
+    - `max_skipped`: the largest number of steps in a row without a finite gradient.
     - `progress`: whether a bar is shown.
     """
 

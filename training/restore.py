@@ -96,7 +96,7 @@ def restore_whole_ema(
         except Damaged as error:
             checkpoints.look_again()
             if candidate not in checkpoints.steps():
-                # Running training, which keeps only a few, has deleted it and written another.
+                # A running training that keeps few checkpoints has deleted it and written another.
                 candidates = there()
             elif not candidates:
                 raise
@@ -107,12 +107,12 @@ def restore_whole_ema(
 def restore_in_turn(
     experiment, workdir: Path, steps: Iterable[int | None]
 ) -> Iterator[tuple[int, Any]]:
-    """`restore_ema` of each of these steps. One that is damaged, or that training has deleted
-    meanwhile, is said to be, and passed over: by all processes of a job or by none.
+    """`restore_ema` for each of these steps. A checkpoint that is damaged, or that training has
+    deleted meanwhile, is reported and skipped, by all processes of a job or by none.
 
     Raises:
-        CheckpointError: as `restore_ema` where the fault is not the checkpoint's, or where none is
-            left.
+        CheckpointError: as `restore_ema` if the fault is not that of the checkpoint, or if no
+            checkpoint is left.
     """
     passed = some = 0
     for step in steps:
@@ -195,7 +195,8 @@ def steps_as_they_come(
         )
     done, idle = -1, 0.0
     while True:
-        # Asked before the steps are listed: a run that ends in between has written its last one.
+        # Asked before the steps are listed, so that the last step of a run that ends in between is
+        # not missed.
         training = agreed(trains(workdir))
         steps = agreed(saved_steps(workdir))
         new = [s for s in steps if max(section.begin_ckpt, done + 1) <= s <= end]

@@ -68,7 +68,7 @@ def run_training(
         if experiment.second is not None:
             second = lambda: check_data(workdir, experiment.second, force_config, "data2")
             forced += on_lead(second) or []
-        # Entered before anything is compiled, in which a signal would be lost.
+        # Entered before anything is compiled, because a signal would be lost during compilation.
         stop = stack.enter_context(Stop())
         checkpoints = Checkpoints(workdir, config.keep_snapshots)
         stack.enter_context(contextlib.closing(checkpoints))
@@ -100,7 +100,7 @@ def run_training(
 
 
 def schedule_of(config) -> Schedule:
-    """The schedule that the section `training` says; the lead alone shows a bar."""
+    """The schedule of the section `training`; only the lead shows a bar."""
     said = {name: config[name] for name in Schedule._fields}
     return Schedule(**{**said, "progress": config.progress and is_lead()})
 
@@ -131,7 +131,7 @@ def prepared_step(experiment, state: TrainState, loader: Loader, mesh, frozen) -
 
 
 def tell_scale(experiment) -> None:
-    """Prints a warning where continuous data and the law do not go together."""
+    """Print a warning if the scale of continuous data does not fit the law."""
     if experiment.train.levels:
         return
     scale = scale_of(experiment.train)

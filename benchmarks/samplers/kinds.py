@@ -127,7 +127,9 @@ def main(arguments: list[str] | None = None) -> None:
     known = [*TUNED, *SCORED]
     parser.add_argument("--kinds", nargs="+", default=known, choices=known)
     parser.add_argument("--nfe", type=int, nargs="+", default=[5, 8, 10, 15, 20, 40])
-    parser.add_argument("--refine", action="store_true", help="refine nodes too, a minute a budget")
+    parser.add_argument(
+        "--refine", action="store_true", help="fit nodes and weights too, a minute a budget"
+    )
     parser.add_argument("--cache", default="runs/benchmarks", help="where references are kept")
     parser.add_argument("--json", help="where all rows are written")
     args = parser.parse_args(arguments)

@@ -1,7 +1,7 @@
 """Rows of the sampler benchmark for solvers that are measured on the problem's own network.
 
-`search.choose` compares solvers on 32 trajectories from other starts than those that are scored.
-With `refine`, `search.improve` also refines nodes, on 64 starts, and decides on 64 others.
+`search.choose` compares solvers on 64 trajectories from other starts than those that are scored.
+With `refine`, `search.improve` also fits nodes and weights on 128 starts, and 64 others decide.
 """
 
 from collections.abc import Callable
@@ -32,13 +32,13 @@ def rows(problem: Problem, refine: bool = False) -> list[Row]:
 
 
 def chosen(problem: Problem, nfe: int) -> Recipe:
-    """Return the best of the published solvers on 32 starts."""
-    return choose(LAW, predict_fn(problem), starts(problem, CHOSEN, 32), nfe, LAW.t0).recipe
+    """Return the best of the published solvers on 64 starts."""
+    return choose(LAW, predict_fn(problem), starts(problem, CHOSEN, 64), nfe, LAW.t0).recipe
 
 
 def refined(problem: Problem, nfe: int) -> Recipe:
-    """Return the best recipe after the refinement of nodes."""
-    train, fresh = starts(problem, REFINED, 64), starts(problem, JUDGED, 64)
+    """Return the best recipe after nodes and weights are fitted."""
+    train, fresh = starts(problem, REFINED, 128), starts(problem, JUDGED, 64)
     return improve(LAW, predict_fn(problem), train, fresh, nfe, LAW.t0).recipe
 
 

@@ -1,9 +1,8 @@
-"""Checks, before any sample is drawn, of parts of an evaluation that cannot be computed: a part
-that was asked for is refused, a part that is on by default is left out with a printed line.
+"""Requests that an evaluation cannot fulfil: refused or reported before anything is drawn.
 
-Distances between samples and data are computed in spaces of features. They need data whose range is
-known, which is the case for levels, whether or not they are images. The fewest examples that each
-metric takes are in `evaluation/metrics/table.py`.
+Distances are taken in spaces of features. They need data of a known range, that is, data with
+levels, images or not. Each metric states the fewest examples that it takes
+(`evaluation/metrics/table.py`).
 """
 
 from typing import Any
@@ -11,23 +10,22 @@ from typing import Any
 from data import Source
 from evaluation.metrics.table import METRICS, STATISTICS_SAMPLES
 
-# The values that keys of `eval` have by default, and with which nothing was asked for by name.
+# The usual values of these keys; they do not count as a request.
 USUAL = {"features": ("pixels",), "metrics": ("frechet", "kid", "mmd"), "statistics": ""}
 
 
 def measured(experiment: Any) -> bool:
-    """Whether samples are compared with the data. This needs data with levels, whose range is
-    known."""
+    """Whether samples are compared with data: only for data with levels, whose range is known."""
     return experiment.train.levels > 0
 
 
 def check_asked(experiment: Any) -> None:
-    """Refuse distances that were asked for and cannot be computed. For other parts that are left
-    out, print a line each.
+    """Refuse distances that are named in the config and cannot be taken; print a line for each that
+    is left out by default.
 
     Raises:
-        ValueError: the data are continuous, and `eval` has features, metrics or statistics other
-            than the default; or a split has fewer examples than a metric takes.
+        ValueError: for continuous data if `eval` names features, metrics or statistics other than
+            the usual ones, or for splits that are smaller than a metric takes.
     """
     section, train = experiment.config.eval, experiment.train
     if section.bounds and not section.enable_bpd:
@@ -79,14 +77,14 @@ def check_sizes(section: Any, splits: dict[str, Source]) -> None:
 
 
 def needs(section: Any) -> dict[str, tuple[int, int]]:
-    """The fewest samples, and the fewest examples of the reference, that each distance takes."""
+    """The least number of samples, and of reference images, for each distance."""
     found = {name: (METRICS[name].samples, METRICS[name].reference) for name in section.metrics}
     return {**found, "eval.statistics": (STATISTICS_SAMPLES, 0)} if section.statistics else found
 
 
 def too_few(section: Any, left: int) -> str | None:
-    """A sentence if only `left` samples did not fail and these are too few for a distance; None if
-    there are enough."""
+    """The sentence if so many samples have failed that no distance can be taken from the rest; None
+    if enough are left."""
     fewest = max((samples for samples, _ in needs(section).values()), default=0)
     if left >= fewest:
         return None

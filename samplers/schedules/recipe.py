@@ -1,7 +1,7 @@
-"""A solver for few evaluations, written down: a predictor, its options and its nodes.
+"""A solver for few evaluations as data: a predictor, its options and its nodes.
 
-A recipe is what `search.choose` finds for one trained network, and what `solvers/own_N.json` in
-its workdir holds. Nodes are half log signal-to-noise ratios `lam`, rising.
+`search.choose` finds a recipe for one trained network, and `solvers/own_N.json` in the workdir
+holds it. Nodes are half log signal-to-noise ratios `lam`, rising.
 """
 
 import json
@@ -51,7 +51,7 @@ def times(recipe: Recipe, path: AffinePath, eps: float) -> np.ndarray:
     """`(N + 1,)` falling times; the ends are put at the law's `t1` and at `eps`.
 
     Raises:
-        ValueError: where the nodes do not rise, or an end does not lie beyond its neighbour.
+        ValueError: if the nodes do not rise, or an end does not lie beyond its neighbour.
     """
     lam = np.asarray(recipe.lam, np.float64)
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):

@@ -45,7 +45,7 @@ SAMPLERS["chain"] = chain(SAMPLERS["heun"], SAMPLERS["langevin"], SAMPLERS["ance
 # With a key per example, these samples must differ from one another.
 DETERMINISTIC = {
     "heun", "ddim", "dpm_solver", "dpm_multistep", "adams_bashforth", "unipc", "edm", "bdia",
-    "restoration_degradation", "velocity_ab"
+    "restoration_degradation", "velocity_ab", "weighted"
 }  # fmt: skip
 every = pytest.mark.parametrize("name", SAMPLERS)
 

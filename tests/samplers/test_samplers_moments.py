@@ -62,7 +62,7 @@ PREDICTOR_CASES = {
     "ddim half": (lambda path: ddim(path, eta=0.5), step_ddim(0.5)),
 }
 DETERMINISTIC_ONLY = {
-    "heun", "dpm_solver", "adams_bashforth", "unipc", "bdia", "velocity_ab",
+    "heun", "dpm_solver", "adams_bashforth", "unipc", "bdia", "velocity_ab", "weighted",
     "restoration_degradation",
 }  # fmt: skip
 # Samplers whose noise is compared with recursions in files of their own.

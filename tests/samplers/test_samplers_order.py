@@ -40,7 +40,7 @@ STOCHASTIC_ONLY = {"ancestral"}
 # Samplers whose orders are measured in files of their own.
 ELSEWHERE = {
     "dpm_solver", "dpm_multistep", "adams_bashforth", "unipc", "edm", "bdia",
-    "restoration_degradation", "velocity_ab",
+    "restoration_degradation", "velocity_ab", "weighted",
 }  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def test_a_flow_from_pure_noise():
     law, data = Flow(t1=1.0), Gaussian.scalar(0.3, 0.5)
     ts, x = make_grid("uniform", law, 100, 1e-3), jnp.asarray([[0.5], [-1.0], [2.0]])
     predict = parametrize("velocity", law, lambda x, t: data.predict(law)(x, t).velocity)
-    good = ("heun", "ddim", "bdia", "restoration_degradation", "velocity_ab")
+    good = ("heun", "ddim", "bdia", "restoration_degradation", "velocity_ab", "weighted")
     make = lambda name: PREDICTORS[name](law)
     run = lambda x: {name: sample(KEY, predict, make(name), x, ts).x for name in good}
     spread = np.sqrt((0.999 * 0.5) ** 2 + 1e-6)
