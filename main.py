@@ -13,7 +13,7 @@ if __name__ == "__main__":
     # Until `main` runs there is nothing to save, and a traceback of imports tells nothing.
     signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
 
-import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
+import xla_flags  # noqa: F401, I001 - sets flags of XLA before jax is imported
 
 import dataclasses
 import logging
@@ -148,7 +148,11 @@ def check_read() -> None:
 
 
 def workdir() -> Path:
-    """The folder that `--workdir` names."""
+    """The folder that `--workdir` names, as an absolute path.
+
+    Raises:
+        ValueError: the flag is empty.
+    """
     if not WORKDIR.value:
         raise ValueError(
             "--workdir is empty; name the folder of the run, such as --workdir=runs/digits, or "
@@ -172,7 +176,12 @@ def told_in_job(error: Exception) -> str:
 
 
 def join_job() -> None:
-    """With --distributed, join a job of several processes; all but the lead are silent."""
+    """With --distributed, join the job; only the lead then prints.
+
+    Raises:
+        ValueError: a flag of a job was given without --distributed.
+        JobError: see `parallel.start.start`.
+    """
     given = (COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     if not DISTRIBUTED.value:
         if any(value is not None for value in given) or FLAGS["join_timeout"].present:
@@ -234,8 +243,13 @@ def run(experiment: Experiment, workdir: Path) -> None:
 
 
 def to_evaluate(experiment: Experiment, workdir: Path) -> Iterable[tuple[int, Any]]:
-    """Step and parameters of the checkpoints to evaluate: one, all of a range, or with --wait also
-    those that training will still write."""
+    """Step and averaged parameters of the checkpoints to evaluate: one checkpoint; with
+    `eval.all_ckpts` all of a range; with --wait also those that training will still write.
+
+    Raises:
+        ValueError: --step and --wait are both given.
+        CheckpointError: see `training.restore`.
+    """
     section, step = experiment.config.eval, STEP.value
     if WAIT.value and step is not None:
         raise ValueError(f"--step is {step} and --wait takes every checkpoint; leave one.")
@@ -250,7 +264,11 @@ def to_evaluate(experiment: Experiment, workdir: Path) -> Iterable[tuple[int, An
 
 
 def build_writer(experiment: Experiment) -> Callable:
-    """The writer of `--mode sample`: for samples, restorations or edits."""
+    """The function that `--mode sample` runs, for samples, restorations or edits.
+
+    Raises:
+        ValueError: the config asks for restorations or edits, and the mode is another one.
+    """
     config = experiment.config
     given = {
         "guidance.method": config.guidance.method if config.guidance.method in METHODS else "",
@@ -270,7 +288,11 @@ def build_writer(experiment: Experiment) -> Callable:
 
 
 def parse_seeds(text: str) -> range:
-    """`"0-63"` or `"7"` to a range."""
+    """Convert `"0-63"` or `"7"` to a range.
+
+    Raises:
+        ValueError: for any other text, an empty range, or numbers from 2^31 on.
+    """
     match = re.fullmatch("([0-9]+)(?:-([0-9]+))?", text)
     first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
     # The numbers of samples are int32 on the device.
@@ -300,7 +322,13 @@ def quiet() -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parse the flags; the errors of absl and ml_collections become one sentence."""
+    """Parse the flags; an error of absl or ml_collections on a bad flag becomes one sentence.
+
+    With --describe it prints the description and ends the program.
+
+    Raises:
+        SystemExit: a flag is bad, or --describe is given.
+    """
     try:
         argv = [with_today(argument) for argument in expand_config_file(argv)]
         sys.argv = argv  # where ml_collections looks for the flags of a config

@@ -51,11 +51,12 @@ def digest(name: str, value: bytes) -> bytes:
 
 
 def keep_programs(folder: Path) -> None:
-    """Let jax keep compiled programs in `folder/.jax_cache`. If others may write to `folder`, the
-    user's own cache folder is used. `JAX_COMPILATION_CACHE_DIR` names another folder.
+    """Let jax keep compiled programs in `folder/.jax_cache`.
 
-    A folder to which others may write is not used, and one line says so. No folder is made before a
-    program is kept.
+    If other users can write to `folder`, programs are kept in HOME, or not at all if others can
+    write there too; one printed line says so. `JAX_COMPILATION_CACHE_DIR` takes precedence over
+    both; if others can write to it, no programs are kept. The folder is made when the first program
+    is stored.
     """
     check_programs()
     chosen = jax.config.jax_compilation_cache_dir
@@ -83,8 +84,11 @@ def check_programs() -> None:
 
 
 def opened(path: str) -> tuple[Checked, str] | None:
-    """The cache in a folder, which is made for this user alone if it does not exist; None if others
-    may write to the folder, or if it cannot be made."""
+    """Open the cache in the folder `path`, or at a URL; returns the cache and `path`.
+
+    A missing folder is made with permissions for this user alone. Returns None if the folder cannot
+    be made, or if other users can write to it.
+    """
     if "://" not in path:
         try:
             os.makedirs(path, mode=0o700, exist_ok=True)
@@ -96,8 +100,8 @@ def opened(path: str) -> tuple[Checked, str] | None:
 
 
 def is_private(folder: Path) -> bool:
-    """Whether only this user can write to a folder or replace it. For a folder that does not exist
-    yet, the answer is that after its making."""
+    """Whether only this user can write to a folder or replace it. For a folder that does not exist,
+    whether this would hold once it is made."""
     folder = Path(os.path.realpath(folder))
     if folder.exists() and (folder.stat().st_uid != os.geteuid() or others_write(folder)):
         return False
@@ -107,7 +111,7 @@ def is_private(folder: Path) -> bool:
 
 
 def nearest(folder: Path) -> Path:
-    """The nearest parent of a folder that exists."""
+    """The innermost existing folder that contains `folder`."""
     return next(place for place in Path(os.path.realpath(folder)).parents if place.exists())
 
 

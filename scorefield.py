@@ -7,14 +7,14 @@
     run.log_likelihood(run.to_model(run.test.fetch(range(8)))).logp
     run.restore(y, operator, method="mmps", noise_std=0.05, samples=4).x
 
-Every method takes the keys of its config section as keywords, which hold for that call only. The
-command line draws the same samples: sample i depends only on its number and on `eval.seed`. States
-are in units of the model unless a docstring says otherwise, and their first axis numbers examples.
-All arrays are NumPy arrays. Sampling, likelihoods and bits/dim compile once for each set of
-keywords and each shape; codes and restorations compile at every call.
+The methods that compute take keys of their config section as keywords, which change the config for
+this call only. The command line draws the same samples, since sample i depends only on its number
+and on `eval.seed`. States are in units of the model unless a docstring says otherwise, and their
+first axis numbers examples. All arrays are NumPy arrays. Sampling, likelihoods and bits/dim compile
+once for each set of keywords and each shape; codes and restorations compile at every call.
 """
 
-import xla_flags  # noqa: F401, I001 - sets them, before jax is imported
+import xla_flags  # noqa: F401, I001 - sets flags of XLA before jax is imported
 
 import functools
 import json
@@ -48,8 +48,12 @@ from training.restore import restore_ema
 
 
 class Samples(NamedTuple):
-    """`x` (n, ...) in units of the model; `levels` (n, ...), the samples in units of the data set;
-    `nfe`, the mean number of evaluations of the network; `failed` (n,)."""
+    """Samples from a run.
+
+    `x` (n, ...): in units of the model. `levels` (n, ...): the samples as the data set stores its
+    examples. `nfe`: the mean number of evaluations of the network. `failed` (n,): whether sampling
+    did not end, or met a value that is not finite.
+    """
 
     x: np.ndarray
     levels: np.ndarray
@@ -71,7 +75,7 @@ class Run:
 
     @property
     def path(self) -> AffinePath:
-        """The law of noise."""
+        """The affine law (SDE) of the run."""
         return self.experiment.path
 
     @property
@@ -112,7 +116,7 @@ class Run:
         return to_levels(self.experiment.bits_scaler, np.asarray(x))[0]
 
     def sample(self, seeds: Sequence[int] = range(64), **sampling: Any) -> Samples:
-        """Samples with these numbers; keywords are keys of `sampling`."""
+        """Draw the samples with the numbers `seeds`; keywords are keys of `sampling`."""
         experiment = self._with("sampling", sampling)
         if experiment.config.sampling.method == "own":
             measure = lambda: fitted(experiment, self.params, self.workdir, self.step)
@@ -124,9 +128,17 @@ class Run:
         return Samples(x, to_levels(experiment.scaler, x)[0], float(np.mean(nfe)), failed)
 
     def log_likelihood(self, x: Any, seed: int = 0, cond: Any = None, **likelihood: Any) -> LogLik:
-        """`log p` of states (n, ...) by the flow, in nats, summed over dimensions; keywords are
-        keys of `likelihood`. Example i draws its probes from `example_keys(seed, i)`. cond are the
-        classes (n,) of the examples."""
+        """`log p` of states x (n, ...) by the probability-flow ODE, in nats, summed over
+        dimensions.
+
+        Args:
+            seed: of the random probes; example i uses the key `example_keys(seed, i)`.
+            cond: classes (n,) for the network; None for none.
+            likelihood: keys of the config section `likelihood`.
+
+        Raises:
+            ValueError: x has another shape than (n, ...) of examples.
+        """
         experiment = self._with("likelihood", likelihood)
 
         def batch(params, indices, x, *cond):
@@ -141,10 +153,12 @@ class Run:
         return LogLik(*in_parts(run, size, *given))
 
     def bits_per_dim(self, levels: Any, **likelihood: Any) -> DataBits:
-        """Bits/dim of raw examples (n, ...), with their mean and its standard error.
+        """Bits/dim of raw examples `levels` (n, ...), with their mean and its standard error.
+
+        Keywords are keys of `likelihood`.
 
         Raises:
-            ValueError: for continuous data, which have no bits/dim.
+            ValueError: the data are continuous, for which bits/dim is not defined.
         """
         if not self.train.levels:
             raise ValueError("Bits/dim is not defined for continuous data; take log_likelihood.")
@@ -154,16 +168,31 @@ class Run:
         return data_bits(experiment, self.params, given, batch_bits=batch_bits)
 
     def encode(self, x: Any, cond: Any = None, **likelihood: Any) -> Latents:
-        """Codes of states (n, ...): their ends at t1 by the flow, in units of the prior's std. cond
-        are the classes (n,) that the network is told."""
+        """Codes of states x (n, ...): the states at t1 of the probability-flow ODE, in units of the
+        prior's standard deviation.
+
+        `cond` are classes (n,) for the network. Keywords are keys of `likelihood`.
+
+        Raises:
+            ValueError: x has another shape than (n, ...) of examples, or every solve failed.
+        """
         experiment = self._with("likelihood", likelihood)
         return encode_data(experiment, self.params, self._states(x), *classes_of(cond))
 
     def decode(
         self, z: Any, denoise: bool = False, cond: Any = None, **likelihood: Any
     ) -> SampleResult:
-        """States of codes (n, ...), by the flow backwards, under the classes cond (n,). Under other
-        classes than those of `encode` the examples are translated."""
+        """States of codes z (n, ...): `encode` in the opposite direction, from t1 to eps.
+
+        Args:
+            denoise: replace each state at eps by its conditional mean.
+            cond: classes (n,) for the network. With other classes than those given to `encode`,
+                examples are translated from class to class.
+            likelihood: keys of the config section `likelihood`.
+
+        Raises:
+            ValueError: z has another shape than (n, ...) of examples.
+        """
         experiment = self._with("likelihood", likelihood)
         states = self._states(z)
         return decode_codes(experiment, self.params, states, denoise, *classes_of(cond))
@@ -176,7 +205,11 @@ class Run:
         Args:
             operator: A, such as `operators.OPERATORS["blur"](run.experiment.shape, 1.5)`.
             method: as `guidance.method` of a config.
-            guidance: keys of that section: `noise_std`, `samples` for K, ...
+            guidance: keys of the config section `guidance`, such as `noise_std`, or `samples` for
+                K.
+
+        Raises:
+            ValueError: `method` restores nothing, or y has another shape than `operator` measures.
         """
         experiment = self._with("guidance", {"method": method, **guidance})
         restoration = build_restoration(experiment, operator)
@@ -192,7 +225,7 @@ class Run:
         return restored(experiment, restoration, self.params, keys, y)
 
     def _with(self, section: str, values: dict[str, Any]) -> Experiment:
-        """The experiment with other values in one section of the config."""
+        """The experiment with other `values` in one section of its config; kept for later calls."""
         if not values:
             return self.experiment
         make = lambda: replaced(self.experiment, section, **values)
@@ -209,7 +242,7 @@ class Run:
         """`x` as float32 states.
 
         Raises:
-            ValueError: for another shape than (n, ...) of an example.
+            ValueError: x is empty, or has another shape than (n, ...) of examples.
         """
         x, shape = np.asarray(x, np.float32), tuple(self.experiment.shape)
         if x.ndim == 0 or x.shape[1:] != shape or len(x) == 0:
@@ -239,5 +272,5 @@ def open_run(workdir: str | Path, step: int | None = None) -> Run:
 
 
 def numbers(array: np.ndarray, given: Sequence[int] | None = None) -> np.ndarray:
-    """The numbers of examples, `(n,)`: those given, or 0 to n - 1."""
+    """The numbers of the examples in `array`, int32 (n,): `given`, or 0 to n - 1 by default."""
     return np.asarray(np.arange(len(array)) if given is None else given, np.int32)

@@ -6,7 +6,7 @@ from typing import TextIO
 
 
 class Lasting(io.TextIOBase):
-    """A text stream that writes while it can, and is silent after the first error."""
+    """A text stream that drops all text after the first error in writing."""
 
     def __init__(self, stream: TextIO):
         self._stream: TextIO | None = stream

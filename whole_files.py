@@ -14,7 +14,7 @@ import numpy as np
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` once all of it is on the disk.
+    """A context with a binary file, which replaces `path` at the end, when all of it is on disk.
 
     The content is written beside `path`, to `<name>.<process>.part`, which only a kill leaves
     behind. If `path` is not a regular file, such as a pipe, the content is written to it directly.
@@ -47,12 +47,12 @@ def writing(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def put(path: str | Path, content: str | bytes) -> None:
-    """Writes text, as UTF-8, or bytes."""
+    """Write bytes, or text as UTF-8. Raises as `writing`."""
     with writing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def put_arrays(path: str | Path, **arrays) -> None:
-    """Writes an npz; `path` is its full name."""
+    """Write arrays by name as an npz file; `path` is the full name. Raises as `writing`."""
     with writing(path) as file:
         np.savez(file, **arrays)

@@ -1,4 +1,4 @@
-"""Set for XLA before jax is imported: `import xla_flags` comes first in every program.
+"""Sets flags of XLA, before jax is imported: `import xla_flags` comes first in every program.
 
 On CPUs some fused sums of jaxlib 0.10.2 are wrong (docs/training.md), so that fusion is switched
 off. Another release may not know the flag and would then refuse to start.

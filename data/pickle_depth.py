@@ -15,7 +15,7 @@ PUTS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
 GETS = {"GET", "BINGET", "LONG_BINGET"}
 # Instructions that put their other arguments into the first one.
 FILL = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}
-# Instructions that leave the stack as it is.
+# Instructions after which the depth is that of their argument.
 KEEP = {"DUP", "BINPERSID", "POP", "POP_MARK", "STOP"}
 
 

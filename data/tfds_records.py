@@ -13,14 +13,18 @@ MEND = "copy it again, or remove the folder and prepare it again"
 
 
 def described(folder: pathlib.Path, load: Callable[[], Any]) -> Any:
-    """The builder of a prepared data set, `load()`, with its descriptions read.
+    """Return `load()`, the builder of a prepared data set, after reading its descriptions.
+
+    Args:
+        folder: the folder of the data set, for the error sentence.
 
     Raises:
-        ValueError: if the descriptions cannot be read.
+        ValueError: the descriptions are damaged.
+        OSError: a file cannot be opened.
     """
     try:
         builder = load()
-        # Both descriptions are read when they are first used.
+        # TFDS reads splits and features only when they are accessed.
         for split in builder.info.splits.values():
             _ = split.file_instructions
         list(builder.info.features)
@@ -35,14 +39,14 @@ def described(folder: pathlib.Path, load: Callable[[], Any]) -> Any:
 
 
 def reader(source: Sequence[Record], parts: Sequence[Any], split: str) -> Callable:
-    """`indices -> records` of a data source, in that order.
+    """Make the function `indices -> records`, which keeps the order of the indices.
+
+    The function raises ValueError, with the file, if a record cannot be read.
 
     Args:
-        source: the data source of TFDS, indexed by number.
-        parts: the `file_instructions` of the split; the examples of the parts are consecutive.
-        split: the name of the split in error sentences.
-
-    The function raises ValueError for a record that cannot be read, with the name of its file.
+        source: a data source of TFDS, which returns records by index.
+        parts: the `file_instructions` of the split, in the order of its examples.
+        split: name of the split in the error sentence.
     """
 
     def read(indices: Sequence[int]) -> list[Record]:
@@ -70,7 +74,7 @@ def readable(source: Sequence[Record], index: int) -> bool:
 
 
 def file_of(parts: Sequence[Any], index: int) -> str:
-    """The file that holds an example of a split."""
+    """The name of the file that holds example `index` of a split with these `file_instructions`."""
     for part in parts:
         if index < part.take:
             return part.filename

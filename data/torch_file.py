@@ -1,7 +1,7 @@
 """Files of `torch.save`, read without torch and without running code from the file.
 
 Since release 1.6 such a file is a zip archive: `<name>/data.pkl` is a pickle in which each tensor
-is a view of a storage, and `<name>/data/<key>` are the bytes of the storages. Before, a file had
+is a view of a storage, and `<name>/data/<key>` are the bytes of the storages. Before 1.6 a file had
 five pickles in a row (a magic number, a version, facts about the machine, the object, the keys of
 the storages), followed by the storages, each after its length. A pickle may call any function of
 any module. This reader makes only tensors and ordered dicts; every other class or function becomes

@@ -1,8 +1,8 @@
 """Networks: Flax Linen modules called as `module.apply(variables, x, cond, train=False)`.
 
-The output of networks in `MODELS` has the shape of x; with `num_classes` they take a class as
-`label=`. The output of `CLASSIFIERS` is logits of classes, and that of `NOISE_LEVELS` logits of the
-level of the noise.
+Networks in `MODELS` return an array of the shape of x. `NCSNpp`, `DDPM` and `MLP` with
+`num_classes > 0` also take a class, `label=`. Networks in `CLASSIFIERS` return logits of classes,
+networks in `NOISE_LEVELS` logits of noise levels.
 """
 
 from models.ddpm import DDPM

@@ -16,9 +16,9 @@ from models.layers import NIN, group_norm
 class AttnBlockpp(nn.Module):
     """`x + NIN_3(softmax(q k^T / sqrt(C)) v)`, with q, k, v = NIN_0, 1, 2 of GroupNorm(x).
 
-    One head over all H W positions (Vaswani et al., 2017, eq. 1; Ho et al., 2020, appendix B);
-    with `skip_rescale` the sum is divided by sqrt 2. The softmax is taken in float32.
-    x: (B, H, W, C).
+    There is one head over all H W positions (Vaswani et al., 2017, eq. 1; Ho et al., 2020, appendix
+    B). With `skip_rescale` the sum is divided by sqrt 2. The softmax is computed in float32.
+    Input and output: (B, H, W, C).
     """
 
     skip_rescale: bool
@@ -35,7 +35,8 @@ class AttnBlockpp(nn.Module):
 class AttnBlock(nn.Module):
     """As `AttnBlockpp`, without rescaling and with any normalisation, as in DDPM.
 
-    `norm` is a function of x that creates its layer in the block.
+    `norm` is a function of x that creates its layer inside the block. Input and output have shape
+    (B, H, W, C).
     """
 
     norm: Callable[[jax.Array], jax.Array]

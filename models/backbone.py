@@ -1,7 +1,7 @@
 """The downward path of NCSN and NCSNv2: a residual network that halves the image early and then
-widens its view by dilation (Song and Ermon, 2019, appendix A; 2020, appendix B).
+widens its receptive field by dilation (Song and Ermon, 2019, appendix A; 2020, appendix B).
 
-`norm`, `act` and shapes are as in `models/refinenet.py`.
+`norm`, `act` and the shapes are described in `models/refinenet.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from models.resample import mean_downsample
 
 
 class ConvMeanPool(nn.Module):
-    """A SAME convolution and the mean of 2x2 squares: (B, H, W, C) to (B, H/2, W/2, features)."""
+    """A SAME convolution, then the mean of 2x2 squares: (B, H, W, C) to (B, H/2, W/2, features)."""
 
     features: int
     kernel_size: int = 3

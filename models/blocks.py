@@ -1,8 +1,8 @@
-"""The residual blocks of DDPM and NCSN++: those of DDPM, and those of BigGAN, which also resample.
+"""The residual blocks of DDPM and NCSN++: the DDPM block, and the BigGAN block, which can resample.
 
-All are `shortcut(x) + conv(drop(f(norm(conv(f(norm(x))) + W f(temb)))))`, with f the
-nonlinearity. Those of NCSN++ divide the sum by sqrt 2 with `skip_rescale`, which keeps the variance
-of a sum of two independent terms (Song et al., 2021, appendix H).
+All blocks are `shortcut(x) + conv(drop(f(norm(conv(f(norm(x))) + W f(temb)))))`, with f the
+nonlinearity. The blocks of NCSN++ divide the sum by sqrt 2 if `skip_rescale` is set, which keeps
+the variance of a sum of two independent terms (Song et al., 2021, appendix H).
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class ResnetBlockDDPM(nn.Module):
 
 
 class ResnetBlockDDPMpp(nn.Module):
-    """The residual block of Ho et al. (2020), appendix B. It does not resample.
+    """The residual block of Ho et al. (2020), appendix B, with GroupNorm. It does not resample.
 
-    x: (B, H, W, C), temb: (B, E) or None for a network without conditioning; the result has
-    `features` channels. The shortcut is the identity or, where the channels change, a NIN.
+    x: (B, H, W, C); temb: (B, E), or None for a network without conditioning; the result has
+    shape (B, H, W, features). The shortcut is the identity, or a NIN if the channels change.
     """
 
     features: int
@@ -76,8 +76,9 @@ class ResnetBlockBigGANpp(nn.Module):
     """The residual block of Brock et al., Large scale GAN training (2019), appendix B.
 
     `direction` 'up' or 'down' resamples both branches by two between the first nonlinearity and
-    the first convolution, with FIR filters or by nearest and mean. The shortcut is the identity
-    or, where the channels or the size change, a 1x1 convolution. Shapes as in `ResnetBlockDDPMpp`.
+    the first convolution, with FIR filters (`fir`) or by nearest neighbour and mean. The shortcut
+    is the identity, or a 1x1 convolution if the channels or the size change. Shapes are those of
+    `ResnetBlockDDPMpp`, except that the result has the resampled size.
     """
 
     features: int

@@ -25,14 +25,14 @@ class DDPM(nn.Module):
     """A U-net with residual blocks and attention.
 
     Parameters have the paths and shapes of the authors' checkpoints, except that the `scale` and
-    `bias` of GroupNorm are (C,), where those have (1, 1, 1, C).
+    `bias` of GroupNorm are (C,) here and (1, 1, 1, C) there.
 
     Fields:
-      nf: channels at full resolution, times `ch_mult[i]` at level i; each level halves the image.
-        GroupNorm has 32 groups, or the next smaller number that divides the channels.
-      num_res_blocks: residual blocks a level on the way down; one more on the way up.
-      attn_resolutions: image heights at which attention follows: each block on the way down, each
-        level on the way up. The middle has attention always.
+      nf, ch_mult: level i has `nf * ch_mult[i]` channels; each level after the first halves the
+        image. GroupNorm has 32 groups, or the next smaller number that divides the channels.
+      num_res_blocks: residual blocks per level on the way down; one more on the way up.
+      attn_resolutions: image heights with attention, after each block on the way down and after
+        each level on the way up. The middle always has attention.
       resamp_with_conv: convolve when resampling; otherwise nearest neighbour and mean.
       conditional: whether the blocks see the noise level.
       normalization: 'GroupNorm', 'InstanceNorm++', 'VarianceNorm' or 'InstanceNorm'.
@@ -40,8 +40,9 @@ class DDPM(nn.Module):
       dropout: rate in the residual blocks; active only with `train=True` (rng 'dropout').
       scale_by_sigma: divide the output by entry `int(cond)` of the descending list of `num_scales`
         geometric levels from `sigma_max` to `sigma_min`.
-      centered: whether x is in [-1, 1]; if not, it is in [0, 1] and the network maps it there.
-      num_classes: the number of classes, with `conditional`; 0 for none. See `add_class`.
+      centered: whether x is in [-1, 1]; if not, x is in [0, 1] and the network maps it to [-1, 1].
+      num_classes: number of classes that `label` may name; 0 for none. It needs `conditional`. See
+        `add_class`.
       dtype: of the computation. Parameters, statistics of norms, softmax and output are float32.
       remat: recompute the activations inside each block for the gradient, to save memory.
     """
@@ -65,7 +66,8 @@ class DDPM(nn.Module):
     remat: bool = False
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise ValueError if an option is unknown or images of `shape` (..., H, W, C) misfit."""
+        """Raise ValueError for a wrong option, or for images of a `shape` (..., H, W, C) that the
+        network cannot take."""
         check_sizes(nf=self.nf, num_res_blocks=self.num_res_blocks, num_scales=self.num_scales)
         check_dropout(self.dropout)
         check_choice("normalization", self.normalization, NORMALIZATIONS)
@@ -81,8 +83,12 @@ class DDPM(nn.Module):
         train: bool = False,
         label: jax.Array | None = None,
     ) -> jax.Array:
-        """x: (B, H, W, C); cond: (B,) in [0, 999]; label: (B,) integers, `num_classes` or
-        None for no class. Returns float32 of the shape of x."""
+        """x: (B, H, W, C); cond: (B,) in [0, 999]; label: (B,) integers; the value `num_classes`,
+        or None for all, means no class. Returns float32 of the shape of x.
+
+        Raises:
+          ValueError: see `check`.
+        """
         self.check(x.shape)
         temb = self.embed(cond, label)
         h = (x if self.centered else 2 * x - 1).astype(self.dtype)
@@ -98,7 +104,7 @@ class DDPM(nn.Module):
         return h
 
     def embed(self, cond: jax.Array, label: jax.Array | None = None) -> jax.Array | None:
-        """(B,) labels to (B, 4 nf); None if the network is unconditional."""
+        """Map times (B,) and classes (B,) to an embedding (B, 4 nf); None without `conditional`."""
         if not self.conditional:
             return None
         temb = dense(4 * self.nf, dtype=self.dtype)(timestep_embedding(cond, self.nf))
@@ -106,7 +112,8 @@ class DDPM(nn.Module):
         return add_class(temb, label, self.num_classes, self.dtype)
 
     def contract(self, h: jax.Array, temb: jax.Array | None, train: bool) -> list[jax.Array]:
-        """The way down: features after the first convolution, every block and every halving."""
+        """Run the way down. Returns the features after the first convolution, after every block
+        and after every halving."""
         skips = [conv3x3(self.nf, dtype=self.dtype)(h)]
         for level, mult in enumerate(self.ch_mult):
             for _ in range(self.num_res_blocks):
@@ -117,7 +124,7 @@ class DDPM(nn.Module):
         return skips
 
     def expand(self, h, skips, temb: jax.Array | None, train: bool) -> jax.Array:
-        """The way up, which consumes the skips from the last to the first."""
+        """Run the way up, which pops the skips from the last to the first."""
         for level, mult in reversed(list(enumerate(self.ch_mult))):
             for _ in range(self.num_res_blocks + 1):
                 joined = jnp.concatenate([h, skips.pop()], axis=-1)
@@ -134,13 +141,13 @@ class DDPM(nn.Module):
         return fence(self.run(module, lambda m, h, temb: m(h, temb, train), h, temb))
 
     def attend(self, h: jax.Array, always: bool = False) -> jax.Array:
-        """Attention, if the height of h is a listed one."""
+        """Apply attention if the height of h is one of `attn_resolutions`, or `always`."""
         if not always and h.shape[1] not in self.attn_resolutions:
             return h
         return self.run(AttnBlock(self.norm, self.dtype), lambda m, h: m(h), h)
 
     def run(self, module: nn.Module, call, *args):
-        """`call(module, *args)`, rematerialised on request, as in NCSNpp."""
+        """`call(module, *args)`, rematerialised if `remat` is set; see `NCSNpp.run`."""
         return (nn.remat(call) if self.remat else call)(module, *args)
 
     def resampler(self, module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Dropout at half the random numbers (Srivastava et al., Dropout, 2014).
+"""Dropout with half as many random words (Srivastava et al., Dropout, 2014).
 
 The dropout of flax draws one random word per entry, which on CPUs takes 6 % of the gradient of DDPM
 for CIFAR-10. Here one word decides on two neighbouring channels, by 16 bits each, so the rate is

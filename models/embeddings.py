@@ -1,4 +1,4 @@
-"""Embeddings of the noise level: sinusoids with fixed or with random frequencies."""
+"""Embeddings of the noise level, sinusoids with fixed or random frequencies, and of the class."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ import jax.numpy as jnp
 def timestep_embedding(t: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.Array:
     """Sinusoids of `t` at geometrically spaced frequencies, sines first and then cosines.
 
-    Entry i of either half is taken at frequency `max_period ** (-i / (dim // 2 - 1))`
+    Entry i of each half has the angular frequency `max_period ** (-i / (dim // 2 - 1))`
     (Vaswani et al., Attention is all you need, 2017, section 3.5, as used by Ho et al.,
     Denoising diffusion probabilistic models, 2020, appendix B).
 
     Args:
-      t: (B,) labels, integers or floats; made for a range of about [0, 1000].
-      dim: width of the result, at least 4. An odd width ends in a zero.
+      t: (B,) labels, integers or floats; the frequencies suit a range of about [0, 1000].
+      dim: width of the result, at least 4. If it is odd, the last entry is zero.
 
     Returns:
       (B, dim) float32.
+
+    Raises:
+      ValueError: `dim` is below 4.
     """
     if dim < 4:
         raise ValueError(f"A sinusoidal embedding needs a width of at least 4, got {dim}.")
@@ -57,15 +60,15 @@ class GaussianFourierProjection(nn.Module):
 
 
 def frozen(path: tuple, leaf: jax.Array) -> bool:
-    """Whether a parameter is never trained: the frequencies of `GaussianFourierProjection`, the
-    one vector of the name `W`. `path` is that of `jax.tree_util.tree_map_with_path`."""
+    """Whether a parameter is never trained. Only the frequencies of `GaussianFourierProjection`
+    are not; no other vector is called `W`. `path` is as in `jax.tree_util.tree_map_with_path`."""
     return bool(path) and getattr(path[-1], "key", None) == "W" and leaf.ndim == 1
 
 
 def add_class(
     embedding: jax.Array, label: jax.Array | None, num_classes: int, dtype: Any
 ) -> jax.Array:
-    """The embedding `(B, E)` of a noise level with that of a class added, for use in a module.
+    """Add the embedding of a class to the embedding (B, E) of a noise level, inside a module.
 
     Row `num_classes` of the table stands for no class, and is used if label is None. A network has
     learned that row if classes were dropped in training (Ho and Salimans, Classifier-free diffusion
@@ -94,7 +97,7 @@ def noise_level(
 ) -> jax.Array:
     """Entry `int(label)` of `num_scales` geometric levels, `sigma_max` first.
 
-    labels: (B,), integers or floats; the result is (B,) float32.
+    labels: (B,), integers, or floats, which are rounded down. Returns (B,) float32.
     """
     logs = jnp.linspace(math.log(sigma_max), math.log(sigma_min), num_scales, dtype=jnp.float32)
     return jnp.exp(logs)[labels.astype(jnp.int32)]

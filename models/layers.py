@@ -1,7 +1,7 @@
 """The small layers of the convolutional networks: initialisers, norms, convolutions, resampling.
 
-Class names and the order in which layers are created fix the paths of the parameters
-(`Downsample_0/Conv2d_0/weight`), which are those of the checkpoints of Song et al. (2021).
+Class names, and the order in which layers are created, determine the paths of the parameters, such
+as `Downsample_0/Conv2d_0/weight`. The paths are those of the checkpoints of Song et al. (2021).
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from models.pixels import Conv, GroupNorm, spread
 def default_init(scale: float = 1.0) -> Initializer:
     """Uniform with variance `scale / mean(fan_in, fan_out)`; a scale of 0 becomes 1e-10.
 
-    Ho et al. (2020) end every residual branch with scale 0, so that the network starts close to
-    the identity. An exact zero would make the norms of these kernels useless in diagnostics, and
-    `variance_scaling` refuses it.
+    In Ho et al. (2020) the last layer of every residual branch has scale 0, so that the network
+    starts close to the identity. With exactly zero the norms of these kernels would be useless in
+    diagnostics, and `variance_scaling` refuses zero.
     """
     return nn.initializers.variance_scaling(scale or 1e-10, "fan_avg", "uniform")
 
 
 def conv3x3(features: int, *, scale: float = 1.0, stride: int = 1, dtype: Any) -> Conv:
-    """A 3x3 SAME convolution. With stride 2 and an even size SAME pads the far side only."""
+    """A 3x3 SAME convolution. With stride 2 and an even size, SAME pads only the bottom and the
+    right."""
     return Conv(features, (3, 3), (stride, stride), default_init(scale), dtype)
 
 
@@ -55,7 +56,8 @@ def group_norm(channels: int, *, groups: int | None = None, dtype: Any) -> Group
 
 
 class NIN(nn.Module):
-    """A linear map of the channels with parameters `W` (C, features) and `b`: (..., C)."""
+    """A linear map of the channels, (..., C) to (..., features), with parameters `W` (C, features)
+    and `b` (features,)."""
 
     features: int
     init_scale: float = 0.1
@@ -74,7 +76,8 @@ class NIN(nn.Module):
 class Conv2d(nn.Module):
     """A 3x3 convolution fused with FIR resampling by two, `direction` 'up' or 'down'.
 
-    See `resample.fir_conv_upsample`. Parameters `weight` (3, 3, C, features) and `bias`.
+    See `resample.fir_conv_upsample` and `fir_conv_downsample`. The parameters are `weight`
+    (3, 3, C, features) and `bias` (features,).
     """
 
     features: int
@@ -95,9 +98,9 @@ class Conv2d(nn.Module):
 
 
 class Upsample(nn.Module):
-    """(B, H, W, C) to (B, 2H, 2W, features): nearest or FIR, with a 3x3 convolution on request.
+    """Upsample (B, H, W, C) to (B, 2H, 2W, features) by nearest neighbour or FIR (`fir`).
 
-    Without the convolution `features` is ignored and the channels stay.
+    `with_conv` adds a 3x3 convolution. Without it the channels stay, and `features` is ignored.
     """
 
     fir: bool
@@ -116,9 +119,10 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """(B, H, W, C) to (B, H/2, W/2, features): mean or FIR, or a 3x3 convolution of stride 2.
+    """Downsample (B, H, W, C) to (B, H/2, W/2, features) by the mean or FIR (`fir`).
 
-    Without the convolution `features` is ignored and the channels stay.
+    `with_conv` takes a 3x3 convolution of stride 2 instead of the mean, or fuses one with the FIR
+    filter. Without the convolution the channels stay, and `features` is ignored.
     """
 
     fir: bool
@@ -140,7 +144,7 @@ class Downsample(nn.Module):
 class Combine(nn.Module):
     """Merge the input pyramid into the features: a 1x1 convolution, then 'sum' or 'cat'.
 
-    pyramid: (B, H, W, C'), h: (B, H, W, C); the result has C or, for 'cat', 2 C channels.
+    pyramid: (B, H, W, C'), h: (B, H, W, C). The result has C channels for 'sum', 2 C for 'cat'.
     """
 
     method: str
@@ -155,7 +159,8 @@ class Combine(nn.Module):
 
 
 def resize(x: jax.Array, direction: str, fir: bool, fir_kernel: Sequence[float]) -> jax.Array:
-    """Resample by two without parameters; `direction` is 'up' or 'down'."""
+    """Resample by two without parameters; `direction` is 'up' or 'down'. With `fir` by the filter
+    `fir_kernel`, otherwise by nearest neighbour (up) and mean (down)."""
     if direction == "up":
         return resample.fir_upsample(x, fir_kernel) if fir else resample.nearest_upsample(x)
     return resample.fir_downsample(x, fir_kernel) if fir else resample.mean_downsample(x)

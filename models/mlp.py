@@ -1,7 +1,7 @@
-"""A residual multilayer perceptron for vectors and for images small enough to be one.
+"""A residual multilayer perceptron for vectors, and for images small enough to be taken as vectors.
 
 Almost all of its work is matrix multiplication, which a CPU does at its peak rate; small
-convolutions are far slower. For data of a few dozen dimensions this network is the best choice.
+convolutions do not come near this rate. It suits data of a few dozen dimensions.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from models.embeddings import GaussianFourierProjection, add_class, timestep_emb
 from models.options import ACTIVATIONS, activation, check_choice, check_dropout, check_sizes
 
 EMBEDDING_TYPES = ("positional", "fourier", "linear")
-# The values for `embedding_scale = None`. 'linear': log-SNR in [-15, 15] then spans 300 radians
-# at the fastest sinusoid, against 1000 for a label in [0, 999] under 'positional'.
+# The values for `embedding_scale = None`. With 'linear' a log-SNR in [-15, 15] then spans 300
+# radians at the fastest sinusoid; with 'positional' a label in [0, 999] spans 1000.
 EMBEDDING_SCALES = {"positional": 1.0, "fourier": 1.0, "linear": 10.0}
 
 
@@ -31,10 +31,10 @@ def fourier_features(x: jax.Array, multiples: int | tuple[float, ...]) -> jax.Ar
 
     Args:
       x: (..., D).
-      multiples: the m, or an integer n for m = 1, 2, 4, ..., 2^(n-1).
+      multiples: the values of m, or an integer n for m = 1, 2, 4, ..., 2^(n-1).
 
     Returns:
-      (..., D (1 + 2 n)).
+      (..., D (1 + 2 n)), with n the number of multiples.
     """
     if isinstance(multiples, int):
         multiples = tuple(2.0**k for k in range(multiples))
@@ -46,8 +46,8 @@ class ResidualBlock(nn.Module):
     """`h + W2 drop(f(W1 film(norm(h))))` with `film(u) = u (1 + scale) + shift`.
 
     `scale` and `shift` are linear in the time embedding (Perez et al., FiLM, 2018) and zero at
-    initialisation; `norm` is LayerNorm without parameters, because FiLM has them.
-    h: (B, width), embedding: (B, E).
+    initialisation. `norm` is a LayerNorm without scale and bias, since FiLM supplies them.
+    h: (B, width), embedding: (B, E). Returns (B, width).
     """
 
     hidden: int
@@ -69,9 +69,9 @@ class ResidualBlock(nn.Module):
 
 
 class MLP(nn.Module):
-    """Residual perceptron on `x` flattened, with FiLM from an embedding of the noise level.
+    """A residual perceptron on the flattened `x`, with FiLM from an embedding of the noise level.
 
-    The output has the shape of `x`, is float32 and is zero at initialisation.
+    The output is float32, has the shape of `x`, and is zero at initialisation.
 
     Fields:
       width: size of the residual stream.
@@ -79,18 +79,19 @@ class MLP(nn.Module):
       expansion: the hidden layer of a block has `expansion * width` units.
       dropout: rate in each block's hidden layer; active only with `train=True` (rng 'dropout').
       nonlinearity: 'elu', 'relu', 'lrelu' or 'swish'.
-      time_dim: size of the noise level's embedding.
-      embedding_type: the meaning of `cond`, of shape (B,):
-        'positional': a label in [0, 999], such as `999 t`; sinusoids of it;
-        'fourier': a noise level sigma > 0; sinusoids of random frequency of log(sigma);
-        'linear': a log-SNR or any other number of moderate size, negative ones too; sinusoids
-        of it, and the number itself.
-      embedding_scale: multiplies the label before the sinusoids are taken ('positional',
-        'linear'), or is the standard deviation of the random frequencies ('fourier', in cycles
-        per unit of log sigma). None: 1, 10 and 1. Smaller is smoother in the noise level.
+      time_dim: size of the noise level's embedding, at least 4.
+      embedding_type: what `cond`, of shape (B,), is:
+        'positional': a label in [0, 999], such as `999 t`; its sinusoids are taken;
+        'fourier': a noise level sigma > 0; sinusoids of log(sigma) at random frequencies;
+        'linear': a log-SNR, or any other number of moderate size and either sign; its sinusoids
+        are taken, and a tenth of the number itself.
+      embedding_scale: a factor of the label before the sinusoids are taken ('positional',
+        'linear'), or the standard deviation of the random frequencies ('fourier', in cycles per
+        unit of log sigma). None stands for 1 ('positional'), 10 ('linear') and 1 ('fourier'). A
+        smaller value gives a network that is smoother in the noise level.
       fourier_features: multiples m for which sin and cos of `2 pi m x` join the input; an integer
         n stands for 1, 2, ..., 2^(n-1). Off by default. See `fourier_features` above.
-      num_classes: the number of classes; 0 for none. See `add_class`.
+      num_classes: number of classes that `label` may name; 0 for none. See `add_class`.
       dtype: of the computation; parameters stay float32.
     """
 
@@ -123,8 +124,12 @@ class MLP(nn.Module):
         train: bool = False,
         label: jax.Array | None = None,
     ) -> jax.Array:
-        """x: (B, ...); cond: (B,), see `embedding_type`; label: (B,) integers, `num_classes` or
-        None for no class. Returns float32 of the shape of x."""
+        """x: (B, ...); cond: (B,), see `embedding_type`; label: (B,) integers; the value
+        `num_classes`, or None for all, means no class. Returns float32 of the shape of x.
+
+        Raises:
+          ValueError: see `check`.
+        """
         self.check(x.shape)
         h = self.features(x, self.embed(cond, label), train)
         init = nn.initializers.zeros
@@ -133,7 +138,7 @@ class MLP(nn.Module):
         return h.reshape(x.shape)
 
     def features(self, x: jax.Array, embedding: jax.Array, train: bool) -> jax.Array:
-        """All but the last layer: (B, width)."""
+        """Run all layers but the last one: x (B, ...) and embedding (B, E) to (B, width)."""
         flat = x.reshape(x.shape[0], -1)
         # Features of x are taken in float32: at m = 128 bfloat16 has no correct digit left.
         h = fourier_features(flat, self.fourier_features)
@@ -143,8 +148,7 @@ class MLP(nn.Module):
                 hidden=self.expansion * self.width,
                 nonlinearity=self.nonlinearity,
                 dropout=self.dropout,
-                # The variance of the stream grows by the same constant over all blocks at any
-                # depth.
+                # The variance that all blocks together add to the stream is independent of depth.
                 out_scale=1.0 / self.depth,
                 dtype=self.dtype,
                 name=f"block_{i}",
@@ -152,7 +156,8 @@ class MLP(nn.Module):
         return nn.LayerNorm(dtype=self.dtype, name="norm")(h)
 
     def embed(self, cond: jax.Array, label: jax.Array | None = None) -> jax.Array:
-        """(B,) noise levels and classes to (B, time_dim) features, the last step a nonlinearity."""
+        """Map noise levels (B,) and classes (B,) to features (B, time_dim), which end in a
+        nonlinearity."""
         f = activation(self.nonlinearity)
         scale = self.embedding_scale
         scale = EMBEDDING_SCALES[self.embedding_type] if scale is None else scale
@@ -170,9 +175,9 @@ class MLP(nn.Module):
 
 
 class MLPClassifier(MLP):
-    """The perceptron with logits of `num_classes` classes as its output, float32 (B, K).
+    """The perceptron `MLP` with a last layer that gives float32 logits (B, num_classes).
 
-    `cond` is a noise level sigma > 0, of which the network takes the logarithm.
+    `cond` is a noise level sigma > 0 for every `embedding_type`; the network takes its logarithm.
     """
 
     num_classes: int = 10

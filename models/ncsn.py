@@ -26,7 +26,7 @@ class NCSN(nn.Module):
     normalization: 'InstanceNorm++'.
     num_classes: the number of labels; 0 stands for `num_scales`.
 
-    `cond` is an integer label in [0, num_classes). Sizes are even.
+    `cond` is an integer label in [0, num_classes). Height and width must be even.
     """
 
     STAGES: ClassVar = NCSNv2_64.STAGES
@@ -46,13 +46,18 @@ class NCSN(nn.Module):
     remat: bool = False
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise ValueError if an option is unknown or images of `shape` (..., H, W, C) misfit."""
+        """Raise ValueError for a wrong option, or for images of a `shape` (..., H, W, C) that the
+        network cannot take."""
         check_choice("normalization", self.normalization, CONDITIONAL_NORMALIZATIONS)
         check_refinenet(self, shape)
 
     @nn.compact
     def __call__(self, x: jax.Array, cond: jax.Array, train: bool = False) -> jax.Array:
-        """x: (B, H, W, C); cond: (B,) labels. Returns float32 of the shape of x."""
+        """x: (B, H, W, C); cond: (B,) labels. Returns float32 of the shape of x.
+
+        Raises:
+          ValueError: see `check`.
+        """
         self.check(x.shape)
         labels = cond.astype(jnp.int32)
         act, classes = activation(self.nonlinearity), self.num_classes or self.num_scales

@@ -51,35 +51,38 @@ class NCSNpp(nn.Module):
     """A U-net with residual blocks, attention and optional image pyramids at both ends.
 
     Parameters have the paths and shapes of the authors' checkpoints, except that the `scale` and
-    `bias` of GroupNorm are (C,), where those have (1, 1, 1, C).
+    `bias` of GroupNorm are (C,) here and (1, 1, 1, C) there.
 
     Fields:
-      nf: channels at full resolution, times `ch_mult[i]` at level i; each level halves the image.
-      num_res_blocks: residual blocks a level on the way down; one more on the way up.
-      attn_resolutions: image heights at which attention follows (for an image that is not square
-        its height alone decides). The middle has attention always.
-      resamp_with_conv: convolve when resampling. Only `resblock_type='ddpm'` uses this field;
-        residual pyramids always convolve.
+      nf, ch_mult: level i has `nf * ch_mult[i]` channels; each level after the first halves the
+        image.
+      num_res_blocks: residual blocks per level on the way down; one more on the way up.
+      attn_resolutions: image heights with attention, after each block on the way down and after
+        each level on the way up; the width does not matter. The middle always has attention.
+      resamp_with_conv: convolve when resampling between levels; only for `resblock_type='ddpm'`.
+        (Residual pyramids always convolve.)
       conditional: whether the blocks see the noise level.
       fir, fir_kernel: resample with this filter instead of nearest neighbour and mean.
       skip_rescale: divide sums of two branches by sqrt 2.
       resblock_type: 'biggan' or 'ddpm', see `models/blocks.py`.
       progressive: how the output is formed: 'none', from the last features; 'output_skip', as a
         sum of images over all levels; 'residual', from features added over all levels.
-      progressive_input: how the downsampled input enters each level: 'none', 'input_skip' (by a
-        1x1 convolution, joined by `progressive_combine`, 'sum' or 'cat') or 'residual'.
-      embedding_type: the meaning of `cond`. 'fourier': a noise level sigma, of which the network
-      takes
+      progressive_input: how the downsampled input enters each level: 'none'; 'input_skip', by a
+        1x1 convolution that `progressive_combine`, 'sum' or 'cat', joins to the features; or
+        'residual', by a convolution that is added to the features.
+      embedding_type: what `cond` is. 'fourier': a noise level sigma, of which the network takes
         the logarithm. 'positional': a label in [0, 999], `999 t` or an integer step.
       fourier_scale: standard deviation of the random frequencies.
-      init_scale: of the last convolution in every residual branch and of the output; 0 is 1e-10.
+      init_scale: `default_init` scale of the last convolution in every residual branch and of the
+        output; 0 becomes 1e-10.
       nonlinearity: 'elu', 'relu', 'lrelu' (slope 0.2) or 'swish'.
       dropout: rate in the residual blocks; active only with `train=True` (rng 'dropout').
       scale_by_sigma: divide the output by the noise level: `cond` itself under 'fourier', entry
         `int(cond)` of the descending list of `num_scales` geometric levels from `sigma_max` to
         `sigma_min` under 'positional'.
-      centered: whether x is in [-1, 1]; if not, it is in [0, 1] and the network maps it there.
-      num_classes: the number of classes, with `conditional`; 0 for none. See `add_class`.
+      centered: whether x is in [-1, 1]; if not, x is in [0, 1] and the network maps it to [-1, 1].
+      num_classes: number of classes that `label` may name; 0 for none. It needs `conditional`. See
+        `add_class`.
       dtype: of the computation. Parameters, statistics of norms, softmax and output are float32.
       remat: recompute the activations inside each block for the gradient, to save memory.
     """
@@ -112,7 +115,8 @@ class NCSNpp(nn.Module):
     remat: bool = False
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise ValueError if an option is unknown or images of `shape` (..., H, W, C) misfit."""
+        """Raise ValueError for a wrong option, or for images of a `shape` (..., H, W, C) that the
+        network cannot take."""
         check_sizes(nf=self.nf, num_res_blocks=self.num_res_blocks, num_scales=self.num_scales)
         check_dropout(self.dropout)
         check_taps(fir_kernel=self.fir_kernel)
@@ -129,8 +133,12 @@ class NCSNpp(nn.Module):
         train: bool = False,
         label: jax.Array | None = None,
     ) -> jax.Array:
-        """x: (B, H, W, C); cond: (B,), see `embedding_type`; label: (B,) integers, `num_classes`
-        or None for no class. Returns float32 of the shape of x."""
+        """x: (B, H, W, C); cond: (B,), see `embedding_type`; label: (B,) integers; the value
+        `num_classes`, or None for all, means no class. Returns float32 of the shape of x.
+
+        Raises:
+          ValueError: see `check`.
+        """
         self.check(x.shape)
         temb = self.embed(cond, label)
         h = (x if self.centered else 2 * x - 1).astype(self.dtype)
@@ -143,7 +151,8 @@ class NCSNpp(nn.Module):
         return h
 
     def embed(self, cond: jax.Array, label: jax.Array | None = None) -> jax.Array | None:
-        """(B,) noise levels to (B, 4 nf); None if the network is unconditional."""
+        """Map noise levels (B,) and classes (B,) to an embedding (B, 4 nf); None without
+        `conditional`."""
         if self.embedding_type == "fourier":
             # Created even if it is not used, because the authors' checkpoints hold it too.
             project = GaussianFourierProjection(self.nf, self.fourier_scale)
@@ -157,7 +166,8 @@ class NCSNpp(nn.Module):
         return add_class(temb, label, self.num_classes, self.dtype)
 
     def contract(self, x: jax.Array, temb: jax.Array | None, train: bool) -> list[jax.Array]:
-        """The way down: features after the first convolution, every block and every halving."""
+        """Run the way down. Returns the features after the first convolution, after every block
+        and after every halving."""
         pyramid = x
         skips = [conv3x3(self.nf, dtype=self.dtype)(x)]
         for level, mult in enumerate(self.ch_mult):
@@ -171,13 +181,14 @@ class NCSNpp(nn.Module):
         return skips
 
     def middle(self, h: jax.Array, temb: jax.Array | None, train: bool) -> jax.Array:
-        """Block, attention, block at the lowest resolution."""
+        """A block, attention and a block at the lowest resolution."""
         h = self.block(h, temb, train, h.shape[-1])
         h = self.attend(h, always=True)
         return self.block(h, temb, train, h.shape[-1])
 
     def expand(self, h, skips, channels: int, temb, train: bool) -> jax.Array:
-        """The way up, which consumes the skips from the last to the first; the output image."""
+        """Run the way up, which pops the skips from the last to the first. Returns the output
+        image (B, H, W, channels)."""
         pyramid = None
         for level, mult in reversed(list(enumerate(self.ch_mult))):
             for _ in range(self.num_res_blocks + 1):
@@ -210,14 +221,14 @@ class NCSNpp(nn.Module):
         return fence(self.run(module, lambda m, h, temb: m(h, temb, train), h, temb))
 
     def attend(self, h: jax.Array, always: bool = False) -> jax.Array:
-        """Attention, if the height of h is a listed one."""
+        """Apply attention if the height of h is one of `attn_resolutions`, or `always`."""
         if not always and h.shape[1] not in self.attn_resolutions:
             return h
         module = AttnBlockpp(self.skip_rescale, self.init_scale, self.dtype)
         return self.run(module, lambda m, h: m(h), h)
 
     def run(self, module: nn.Module, call, *args):
-        """`call(module, *args)`, rematerialised on request.
+        """`call(module, *args)`, rematerialised if `remat` is set.
 
         The call is transformed, not the class, because a transformed class would rename the
         parameters.
@@ -240,7 +251,7 @@ class NCSNpp(nn.Module):
         return module(self.fir, self.fir_kernel, with_conv, features, self.dtype)
 
     def join_input(self, h: jax.Array, pyramid: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Halve the input pyramid and add it to the features h; returns both."""
+        """Halve the input pyramid and join it to the features h. Returns features and pyramid."""
         if self.progressive_input == "input_skip":
             pyramid = self.resampler(Downsample, False)(pyramid)
             h = Combine(self.progressive_combine, self.dtype)(pyramid, h)
@@ -250,7 +261,8 @@ class NCSNpp(nn.Module):
         return h, pyramid
 
     def join_output(self, h, pyramid, channels: int):
-        """Add this level's part to the output pyramid, None at the first level; returns both."""
+        """Add this level's part to the output pyramid, which is None at the first level. Returns
+        features and pyramid."""
         if self.progressive == "output_skip":
             if pyramid is None:
                 return h, self.head(h, channels, self.init_scale)
@@ -272,7 +284,7 @@ class NCSNpp(nn.Module):
         return conv3x3(channels, scale=scale, dtype=self.dtype)(h)
 
     def sigma(self, cond: jax.Array) -> jax.Array:
-        """(B,) noise levels, float32, that `scale_by_sigma` divides by."""
+        """The noise levels (B,), float32, by which `scale_by_sigma` divides the output."""
         if self.embedding_type == "fourier":
             return cond.astype(jnp.float32)
         return noise_level(cond, self.sigma_min, self.sigma_max, self.num_scales)

@@ -32,26 +32,26 @@ class Stage(NamedTuple):
 
 
 class NCSNv2(nn.Module):
-    """The common part of the three sizes. Abstract: subclasses add `STAGES` and `REFINED`.
+    """The abstract base of the three networks, which add `STAGES` and `REFINED`.
 
     Fields:
       nf: channels at full resolution.
-      normalization: 'InstanceNorm++', 'VarianceNorm', 'InstanceNorm' or 'GroupNorm'; the RefineNet
-        has one only at its end.
+      normalization: 'InstanceNorm++', 'VarianceNorm', 'InstanceNorm' or 'GroupNorm', on the way
+        down and before the last convolution. The RefineNet has no other normalisation.
       nonlinearity: 'elu', 'relu', 'lrelu' (slope 0.2) or 'swish'.
       interpolation: 'bilinear' or 'nearest_neighbor', for the upsampling.
       scale_by_sigma: divide the output by the noise level, entry `int(cond)` of the descending
         list of `num_scales` geometric levels from `sigma_max` to `sigma_min`.
-      centered: whether x is in [-1, 1]; if not, it is in [0, 1] and the network maps it there.
+      centered: whether x is in [-1, 1]; if not, x is in [0, 1] and the network maps it to [-1, 1].
       dtype: of the computation. Parameters, statistics of norms and output are float32.
       remat: recompute the activations inside each block for the gradient, to save memory.
 
-    Parameters have the paths and shapes of the authors' checkpoints; those of GroupNorm are (C,),
-    there (1, 1, 1, C).
+    Parameters have the paths and shapes of the authors' checkpoints, except that the `scale` and
+    `bias` of GroupNorm are (C,) here and (1, 1, 1, C) there.
     """
 
     STAGES: ClassVar[tuple[Stage, ...]]
-    REFINED: ClassVar[tuple[int, ...]]  # factors of nf on the way up, from the last stage on
+    REFINED: ClassVar[tuple[int, ...]]  # factors of nf on the way up, the last stage first
 
     nf: int = 128
     normalization: str = "InstanceNorm++"
@@ -66,13 +66,19 @@ class NCSNv2(nn.Module):
     remat: bool = False
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise ValueError if an option is unknown or images of `shape` (..., H, W, C) misfit."""
+        """Raise ValueError for a wrong option, or for images of a `shape` (..., H, W, C) that the
+        network cannot take."""
         check_choice("normalization", self.normalization, NORMALIZATIONS)
         check_refinenet(self, shape)
 
     @nn.compact
     def __call__(self, x: jax.Array, cond: jax.Array, train: bool = False) -> jax.Array:
-        """x: (B, H, W, C); cond: (B,) labels. Returns float32 of the shape of x."""
+        """x: (B, H, W, C); cond: (B,), indices of noise levels, 0 the noisiest. Returns float32 of
+        the shape of x.
+
+        Raises:
+          ValueError: see `check`.
+        """
         self.check(x.shape)
         act, norm = activation(self.nonlinearity), normalization(self.normalization, self.dtype)
         shared = {"act": act, "dtype": self.dtype}
@@ -91,21 +97,21 @@ class NCSNv2(nn.Module):
 
 
 class NCSNv2_64(NCSNv2):
-    """For images below 96 pixels. Sizes are even."""
+    """For images below 96 pixels. Height and width must be even."""
 
     STAGES = (Stage(1), Stage(2), Stage(2, dilation=2), Stage(2, dilation=4))
     REFINED = (2, 2, 2, 1)
 
 
 class NCSNv2_128(NCSNv2):
-    """For images of 96 to 128 pixels. Sizes are multiples of 4."""
+    """For images of 96 to 128 pixels. Height and width must be multiples of 4."""
 
     STAGES = (Stage(1), Stage(2), Stage(2), Stage(4, dilation=2), Stage(4, dilation=4))
     REFINED = (4, 2, 2, 1, 1)
 
 
 class NCSNv2_256(NCSNv2):
-    """For images of 128 to 256 pixels. Sizes are multiples of 8."""
+    """For images of 128 to 256 pixels. Height and width must be multiples of 8."""
 
     STAGES = (Stage(1), Stage(2), Stage(2), Stage(2), Stage(4, dilation=2), Stage(4, dilation=4))
     REFINED = (4, 2, 2, 2, 1, 1)
@@ -120,7 +126,10 @@ def check_refinenet(model, shape: tuple[int, ...]) -> None:
 
 
 def contract(model, h: jax.Array, residual) -> list[jax.Array]:
-    """The way down: the features at the end of each stage. `residual` runs a residual block."""
+    """Run the way down. Returns the features at the end of each stage.
+
+    `residual(h, **fields)` runs a residual block.
+    """
     outputs = []
     for i, (factor, dilation) in enumerate(model.STAGES):
         fields = {"features": factor * model.nf, "dilation": dilation}
@@ -130,7 +139,10 @@ def contract(model, h: jax.Array, residual) -> list[jax.Array]:
 
 
 def expand(model, outputs: list[jax.Array], refine) -> jax.Array:
-    """The way up, which consumes the stages' features from the last to the first."""
+    """Run the way up, which pops the features of the stages from the last to the first.
+
+    `refine(hs, **fields)` runs a RefineNet block on one or two inputs.
+    """
     h = None
     for factor in model.REFINED:
         hs = [outputs.pop()] + ([] if h is None else [h])
@@ -139,7 +151,7 @@ def expand(model, outputs: list[jax.Array], refine) -> jax.Array:
 
 
 def run(model, module: nn.Module, *args):
-    """`module(*args)`, rematerialised on request.
+    """`module(*args)`, rematerialised if `remat` is set.
 
     The call is transformed, not the class, because a transformed class would rename the parameters.
     """

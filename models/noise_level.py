@@ -21,10 +21,11 @@ from models.resample import mean_downsample
 
 
 def to_unit_size(y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`y / size` and the features `(log size, log^2 size)` `(B, 2)`, for y `(B, ...)`.
+    """`y / size` (B, ...) and the features `(log size, log^2 size)` (B, 2), for y (B, ...).
 
-    For large sigma the log-posterior of level k is `-D (log size - log sigma_k)^2` and a constant,
-    which is linear in these two.
+    For large sigma the log-posterior of level k is, to second order, a constant minus
+    `D (log size - log sigma_k)^2`, with D the dimension of y. It is linear in the two features, up
+    to a term that all levels share.
     """
     square = jnp.mean(y.reshape(y.shape[0], -1) ** 2, axis=-1)
     log_size = 0.5 * jnp.log1p(square)
@@ -41,7 +42,7 @@ class NoiseLevelCNN(nn.Module):
     logits (B, levels).
 
     Fields:
-      levels: number of noise levels.
+      levels: number of noise levels, at least 2.
       widths: channels of the 3x3 convolutions.
       nonlinearity: 'elu', 'relu', 'lrelu' or 'swish'.
       dtype: of the computation; parameters stay float32.
@@ -53,7 +54,7 @@ class NoiseLevelCNN(nn.Module):
     dtype: Any = jnp.float32
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise ValueError for options or shapes that this network cannot have."""
+        """Raise ValueError for a wrong option, or for examples whose `shape` is not (H, W, C)."""
         check_classifier(self.levels, self.nonlinearity)
         if len(shape) != 3:
             raise ValueError(
@@ -70,19 +71,19 @@ class NoiseLevelCNN(nn.Module):
             h = activation(self.nonlinearity)(nn.Conv(width, (3, 3), dtype=self.dtype)(h))
             height, breadth = h.shape[1] // 2 * 2, h.shape[2] // 2 * 2
             if height and breadth:
-                # A last odd row or column is left out, as in any pooling without padding.
+                # An odd last row or column is dropped, as in pooling without padding.
                 h = mean_downsample(h[:, :height, :breadth])
         features = [jnp.mean(h, axis=(1, 2)).astype(jnp.float32), size]
         return nn.Dense(self.levels, name="head")(jnp.concatenate(features, axis=-1))
 
 
 class NoiseLevelMLP(nn.Module):
-    """A perceptron on y flattened, for vectors and small images. y: (B, ...).
+    """A perceptron on the flattened y, for vectors and small images. y: (B, ...).
 
     Returns float32 logits (B, levels).
 
     Fields:
-      levels: number of noise levels.
+      levels: number of noise levels, at least 2.
       width, depth: units and number of the hidden layers.
       nonlinearity: 'elu', 'relu', 'lrelu' or 'swish'.
       dropout: rate after each hidden layer; active only with `train=True` (rng 'dropout').

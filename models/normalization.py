@@ -11,8 +11,8 @@ where `p_c` is `m_c` normalised over the channels. InstanceNorm++ thus keeps the
 the means of the channels, which InstanceNorm removes (Song and Ermon, Generative modeling by
 estimating gradients of the data distribution, 2019, appendix A).
 
-Statistics and the result before its last cast are float32. Class names and shapes (1, 1, 1, C) are
-those of the checkpoints of Song et al. (2021).
+Statistics, and results before the cast to `dtype`, are float32. Class names and parameter shapes
+(1, 1, 1, C) are those of the checkpoints of Song et al. (2021).
 """
 
 from __future__ import annotations
@@ -34,9 +34,12 @@ CONDITIONAL_NORMALIZATIONS = ("InstanceNorm++",)
 
 
 def normalization(name: str, dtype: Any) -> Callable[[jax.Array], jax.Array]:
-    """The normalisation called `name`: a function for use inside a module's `__call__`.
+    """The normalisation called `name`: a function of x for use inside a module's `__call__`.
 
-    Each call creates a layer of its own in the module that calls.
+    Each call of the function creates a new layer in the calling module.
+
+    Raises:
+      ValueError: the name is unknown.
     """
     check_choice("normalization", name, NORMALIZATIONS)
     if name == "GroupNorm":
@@ -52,7 +55,12 @@ def normalization(name: str, dtype: Any) -> Callable[[jax.Array], jax.Array]:
 def conditional_normalization(
     name: str, num_classes: int, dtype: Any
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """As `normalization`, for functions `(x, labels)` with parameters for each integer label."""
+    """The normalisation called `name` as a function of (x, labels): its parameters depend on an
+    integer label in [0, num_classes).
+
+    Raises:
+      ValueError: the name is not one of `CONDITIONAL_NORMALIZATIONS`.
+    """
     check_choice("normalization", name, CONDITIONAL_NORMALIZATIONS)
     return lambda x, labels: ConditionalInstanceNorm2dPlus(num_classes, dtype=dtype)(x, labels)
 
@@ -84,7 +92,7 @@ class InstanceNorm2d(nn.Module):
 
 
 class InstanceNorm2dPlus(nn.Module):
-    """`gamma (n + alpha p) + beta`, see the top of this file. x: (B, H, W, C)."""
+    """`gamma (n + alpha p) + beta`, see the module docstring. x: (B, H, W, C)."""
 
     dtype: Any = jnp.float32
 
@@ -100,7 +108,7 @@ class InstanceNorm2dPlus(nn.Module):
 class ConditionalInstanceNorm2dPlus(nn.Module):
     """InstanceNorm++ with gamma, alpha and beta looked up by an integer label.
 
-    A row of the table is gamma, alpha and beta side by side. x: (B, H, W, C), labels: (B,).
+    A row of the table holds gamma, alpha and beta, in this order. x: (B, H, W, C), labels: (B,).
     """
 
     num_classes: int
@@ -114,7 +122,7 @@ class ConditionalInstanceNorm2dPlus(nn.Module):
 
 
 def instance_norm_plus(x, alpha, gamma, beta):
-    """`gamma (n + alpha p) + beta` in float32; the last three are (1 or B, 1, 1, C)."""
+    """`gamma (n + alpha p) + beta` in float32; alpha, gamma, beta: (1 or B, 1, 1, C)."""
     x = x.astype(jnp.float32)
     means = standardise(x.mean(axis=(1, 2), keepdims=True), -1)
     return gamma * (standardise(x, (1, 2)) + alpha * means) + beta
@@ -127,12 +135,12 @@ def standardise(x: jax.Array, axes: int | tuple[int, ...]) -> jax.Array:
 
 
 def near_one(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Initial scales, N(1, 0.02^2)."""
+    """An initialiser of scales, N(1, 0.02^2)."""
     return 1 + nn.initializers.normal(0.02)(key, shape, dtype)
 
 
 def _two_near_one(key, shape, dtype=jnp.float32):
-    """Rows of a table: two thirds near one, for gamma and alpha, the last zero, for beta."""
+    """An initialiser of table rows: N(1, 0.02^2) for gamma and alpha, zero for beta."""
     rows, width = shape
     scales = near_one(key, (rows, 2 * width // 3), dtype)
     return jnp.concatenate([scales, jnp.zeros((rows, width // 3), dtype)], axis=-1)

@@ -23,14 +23,15 @@ def check_choice(option: str, value: object, known: Iterable[object]) -> None:
 
 
 def check_sizes(**values: float) -> None:
-    """`check_sizes(width=width)` refuses a number that is not positive and finite."""
+    """Raise ValueError unless each value is positive and finite; use as `check_sizes(width=w)`."""
     for name, value in values.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}; it must be positive and finite.")
 
 
 def check_taps(**values: Sequence[float]) -> None:
-    """`check_taps(fir_kernel=taps)` refuses anything but a row of numbers."""
+    """Raise ValueError unless each value, the taps of a filter, is a non-empty tuple or list of
+    real numbers."""
     for name, value in values.items():
         row = value if isinstance(value, tuple | list) else ()
         if not row or not all(isinstance(tap, numbers.Real) for tap in row):
@@ -53,6 +54,10 @@ ACTIVATIONS = {
 
 
 def activation(name: str):
-    """The nonlinearity called `name`, a function of an array of any shape."""
+    """The nonlinearity called `name`, a function of an array of any shape.
+
+    Raises:
+      ValueError: the name is unknown.
+    """
     check_choice("nonlinearity", name, ACTIVATIONS)
     return ACTIVATIONS[name]

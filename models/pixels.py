@@ -1,4 +1,5 @@
-"""Values per channel and sums over pixels, each the other's derivative.
+"""Broadcasts of channel values over pixels and sums over pixels, which are each other's derivative,
+and the layers that use them.
 
 If XLA on a CPU fuses a sum over pixels with the computation of the summands, the sum runs one
 channel at a time, with strides as long as a pixel, and the gradient of a whole chain of residual
@@ -33,7 +34,8 @@ def fence(x: jax.Array) -> jax.Array:
 
 
 def spread(v: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """(B, C) or (1, C) to `shape`, (B, ..., C): the same at every pixel (and in every example)."""
+    """Broadcast v, (B, C) or (1, C), to `shape` (B, ..., C): over pixels, and over examples if v is
+    (1, C)."""
     if not on_cpu():
         return jnp.broadcast_to(jnp.expand_dims(v, range(1, len(shape) - 1)), shape)
     pixels = math.prod(shape[:-1]) // v.shape[0]
@@ -42,7 +44,7 @@ def spread(v: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def pixel_sum(x: jax.Array) -> jax.Array:
-    """(B, H, W, C) to (B, C)."""
+    """The sum over pixels, (B, H, W, C) to (B, C)."""
     if not on_cpu():
         return jnp.sum(x, axis=(1, 2))
     b, h, w, c = x.shape
@@ -50,15 +52,16 @@ def pixel_sum(x: jax.Array) -> jax.Array:
     return lax.dot_general(ones, x.reshape(b, h * w, c), BATCHED, precision=EXACT)[:, 0]
 
 
-# The last axis of the left against the middle one of the right, for each example.
+# Contract the last axis of the left with the middle axis of the right, for each example.
 BATCHED = (((2,), (1,)), ((0,), (0,)))
 
 
 class GroupNorm(nn.Module):
     """`(x - mean) / sqrt(var + epsilon) * scale + bias` over groups of channels and all pixels.
 
-    Wu and He, Group normalization (2018). The variance is `E[x^2] - E[x]^2`, never negative.
-    Computed in float32 for every dtype. Parameters `scale` and `bias` (C,).
+    Wu and He, Group normalization (2018). x: (B, H, W, C). The variance is `E[x^2] - E[x]^2`,
+    clipped at zero. Everything is computed in float32, and the result is cast to `dtype`. The
+    parameters `scale` and `bias` are (C,).
     """
 
     num_groups: int
@@ -73,7 +76,7 @@ class GroupNorm(nn.Module):
         x = x.astype(jnp.float32)
 
         def group_mean(v: jax.Array) -> jax.Array:
-            """Sums over pixels (B, C) to the means over their groups, (B, C)."""
+            """Map sums over pixels (B, C) to the means over groups, repeated by channel, (B, C)."""
             means = v.reshape(-1, self.num_groups, channels // self.num_groups).mean(-1) / pixels
             return jnp.repeat(means, channels // self.num_groups, axis=1)
 
@@ -84,7 +87,8 @@ class GroupNorm(nn.Module):
 
 
 class Conv(nn.Module):
-    """A SAME convolution with parameters `kernel` (k, k, C, features) and `bias`, as flax's own."""
+    """A SAME convolution with the parameters of `nn.Conv`: `kernel` (k, k, C, features) and `bias`
+    (features,). On a CPU it uses `winograd.conv3x3` where this fits."""
 
     features: int
     kernel_size: tuple[int, int]

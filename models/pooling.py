@@ -1,7 +1,7 @@
 """Maximum and mean over the 5x5 neighbourhood of every pixel of NHWC images.
 
-Both are separable and are made of shifted slices. On a CPU (8x32x32x128 elements, 2 cores)
-`lax.reduce_window` takes 8.7 ms for the maximum and 70 ms for its gradient; the slices take 0.5
+Both are separable and are computed from shifted slices. On a CPU (8x32x32x128 elements, 2 cores)
+`lax.reduce_window` takes 8.7 ms for the maximum and 70 ms for its gradient; shifted slices take 0.5
 and 3.7 ms.
 """
 
@@ -16,7 +16,7 @@ REACH = 2
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """`y[i, j] = max x[i - 2 : i + 3, j - 2 : j + 3]`, over what of it lies inside the image."""
+    """`y[i, j] = max x[i - 2 : i + 3, j - 2 : j + 3]` over the pixels inside the image."""
     for axis in SPATIAL:
         length = x.shape[axis]
         pixels = _pad(x, -jnp.inf, axis)

@@ -6,9 +6,9 @@ the higher resolution (MSF, multi-resolution fusion), chained residual pooling (
 The blocks `Cond...` are those of NCSN. They normalise before each convolution, with parameters of
 the label, and pool by the mean where the other blocks pool by the maximum.
 
-`act` is the nonlinearity and `norm` a function (x, labels) that creates its layer in the block that
-calls it. Features are (B, H, W, C), labels (B,) integers. Class names and the order in which layers
-are created are those of the checkpoints of Song et al. (2021).
+`act` is the nonlinearity. `norm` is a function of (x, labels) that creates its layer in the calling
+block. Features are (B, H, W, C), labels are integers (B,). Class names and the order in which
+layers are created are those of the checkpoints of Song et al. (2021).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SPATIAL = (1, 2)
 
 
 def convolve(x: jax.Array, features: int, *, bias: bool = True, dilation: int = 1, dtype: Any):
-    """A 3x3 SAME convolution; kernel and bias start uniform within `1 / sqrt(fan_in)`.
+    """A 3x3 SAME convolution; kernel and bias start uniform in `[-1, 1] / sqrt(fan_in)`.
 
     This is PyTorch's default, with which both networks were first trained.
     """
@@ -52,7 +52,7 @@ def convolve(x: jax.Array, features: int, *, bias: bool = True, dilation: int = 
 def bilinear_upsample(x: jax.Array) -> jax.Array:
     """`y[2i] = (x[i-1] + 3 x[i]) / 4`, `y[2i+1] = (3 x[i] + x[i+1]) / 4` along height and width.
 
-    Pixels outside the image are taken to equal those of its border. (B, H, W, C) to
+    Pixels outside the image have the value of the nearest border pixel. (B, H, W, C) to
     (B, 2H, 2W, C).
     """
     for axis in SPATIAL:
@@ -71,7 +71,7 @@ INTERPOLATIONS = {"bilinear": bilinear_upsample, "nearest_neighbor": nearest_ups
 
 
 class RCUBlock(nn.Module):
-    """`n_blocks` times `x + conv(f(conv(f(x))))`; channels stay, convolutions have no bias."""
+    """`x + conv(f(conv(f(x))))`, `n_blocks` times. Channels stay; convolutions have no bias."""
 
     n_blocks: int
     act: Callable
@@ -106,7 +106,7 @@ def _residual_units(x, n_blocks, act, dtype):
 
 
 class CRPBlock(nn.Module):
-    """`f(x) + p_1 + p_2` with `p_i = conv(max_pool(p_{i-1}))`, `p_0 = f(x)`; channels stay."""
+    """`f(x) + p_1 + p_2` with `p_i = conv(max_pool(p_{i-1}))` and `p_0 = f(x)`. Channels stay."""
 
     act: Callable
     dtype: Any = jnp.float32
@@ -139,7 +139,7 @@ def _chained_pooling(x, pool, dtype):
 class MSFBlock(nn.Module):
     """`sum_i resize(conv(x_i))` at the size of the first input, with `features` channels.
 
-    xs: the inputs, each of the size of the first or of half that.
+    xs: inputs (B, H, W, C_i); each has the size of the first input or half of it.
     """
 
     features: int
@@ -176,7 +176,7 @@ def _fuse(xs, features, interpolation, dtype):
 
 
 class RefineBlock(nn.Module):
-    """Features at the size of the first of `xs` from one or two inputs; see the top of this file.
+    """Features at the size of the first of one or two inputs `xs`; see the module docstring.
 
     The result has `features` channels. A single input is not fused with anything and keeps its
     channels, which must be `features`. `end` sets three RCU instead of one after the pooling.

@@ -2,8 +2,9 @@
 conditioning as in Song et al. 2021, appendix I.1).
 
 WRN-d-k has three groups of `(d - 4) / 6` blocks with 16 k, 32 k and 64 k channels; the second and
-the third group begin with a stride of 2. Normalisation is by groups, not over the batch, whose
-noise levels differ. Each block adds a linear function of the noise level's embedding.
+the third group begin with a stride of 2. The network uses GroupNorm and not batch normalisation,
+since the noise levels in a batch differ. Each block adds a linear function of the embedding of the
+noise level.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ GROUPS = (16, 32, 64)
 
 
 class WideBlock(nn.Module):
-    """`shortcut(h) + conv2(drop(act(norm(conv1(act(norm(h))) + W act(e)))))`: (B, H, W, C)."""
+    """`shortcut(x) + conv2(drop(act(norm(conv1(act(norm(x))) + W act(e)))))`.
+
+    x: (B, H, W, C); e, the embedding: (B, E). Returns (B, H / stride, W / stride, features).
+    """
 
     features: int
     stride: int
@@ -49,15 +53,16 @@ class WideBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Logits of the classes of noisy images. x: (B, H, W, C) of unit size, cond: (B,) sigma > 0.
+    """Logits of the classes of noisy images, float32 (B, num_classes).
 
-    Returns float32 (B, num_classes).
+    x: (B, H, W, C) of unit size; cond: (B,), the noise level sigma > 0.
 
     Fields:
-      num_classes: the number of classes.
-      depth: d, which is 4 more than a multiple of 6.
+      num_classes: number of classes.
+      depth: d, at least 10 and 4 more than a multiple of 6.
       widen: k.
-      embedding_size, fourier_scale: of the random Fourier features of log sigma.
+      embedding_size, fourier_scale: number and standard deviation of the random frequencies for
+        log sigma.
       nonlinearity: 'elu', 'relu', 'lrelu' or 'swish'.
       dropout: rate in each block; active only with `train=True` (rng 'dropout').
       dtype: of the computation; parameters, norms' statistics and logits are float32.
@@ -73,7 +78,7 @@ class WideResNet(nn.Module):
     dtype: Any = jnp.float32
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise ValueError for options or images (..., H, W, C) that this network cannot have."""
+        """Raise ValueError for a wrong option, or for a `shape` that is not (..., H, W, C)."""
         check_sizes(depth=self.depth, widen=self.widen, embedding_size=self.embedding_size)
         check_dropout(self.dropout)
         check_choice("nonlinearity", self.nonlinearity, ACTIVATIONS)

@@ -1,20 +1,22 @@
-"""3x3 convolutions by fewer multiplications, for CPUs.
+"""3x3 convolutions with fewer multiplications, for CPUs.
 
 Winograd's minimal filtering F(2x2, 3x3) (Lavin and Gray, Fast algorithms for convolutional neural
-networks, 2016): a 2x2 square of the result takes 16 products of channels where the definition takes
-36. With the 4x4 tiles d of the padded image, two pixels apart, and the kernel g,
+networks, 2016) computes a 2x2 square of the result with 16 products over channels; the definition
+takes 36. With the 4x4 tiles d of the padded image, two pixels apart, and the kernel g,
 
     y = A^T [(G g G^T) * (B^T d B)] A
 
-where * multiplies over the channels. The derivative for the image is the same of the result, with
-the kernel turned round; that for the kernel is `G^T [sum over tiles (B^T d B) (A y A^T)] G`.
+where * is an elementwise product over the tile, summed over channels. The derivative for the image
+is this operation on the cotangent with the kernel rotated by 180 degrees. The derivative for the
+kernel is `G^T [sum over tiles (B^T d B) (A y A^T)] G`, with y the cotangent.
 
-XLA's convolution runs on a CPU near the rate of a matrix product, so what is left to save is
-products: with these DDPM for CIFAR-10 takes two thirds of the time forwards and 0.7 of it in a step
-(`benchmarks/README.md`). Backwards that holds where XLA keeps barriers, see `training/sharding.py`;
-elsewhere both take about as long. In float32 the error is about twice that of the plain sum, 5e-7
-of the result. Both operations are bilinear primitives, each other's derivatives, so that all
-transformations of JAX, of any order, are again these two.
+On a CPU, XLA's convolution runs near the rate of a matrix product, so only fewer products save
+time: DDPM for CIFAR-10 takes two thirds of the time forwards, and 0.7 of the time of a training
+step (`benchmarks/README.md`). The gradient is faster only where XLA keeps barriers, see
+`training/sharding.py`; elsewhere it takes about as long as XLA's. In float32 the error is about
+twice the error of the plain sum, 5e-7 of the result. The two operations, the convolution and its
+derivative for the kernel, are bilinear primitives whose derivatives are again these two operations,
+so that JAX can differentiate them to any order.
 """
 
 from __future__ import annotations
@@ -30,16 +32,17 @@ from jax import Array, lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-# Along an axis: four pixels, three taps, and back to two pixels.
+# The transforms along one axis, of four pixels, of three taps, and back to two pixels.
 B_T = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 A_T = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
-# Below these XLA's own is as fast.
+# Below these sizes XLA's convolution is as fast.
 MIN_SIZE, MIN_CHANNELS = 8, 64
 
 
 def fits(x: Array, kernel: Array) -> bool:
-    """Whether a SAME convolution of x (B, H, W, C) can be had this way, and faster."""
+    """Whether `conv3x3` can compute the SAME convolution of x (B, H, W, C) with `kernel`, and is
+    faster than XLA."""
     height, width = x.shape[1:3]
     return (
         kernel.shape[:2] == (3, 3)
@@ -51,12 +54,13 @@ def fits(x: Array, kernel: Array) -> bool:
 
 
 def conv3x3(x: Array, kernel: Array) -> Array:
-    """The SAME convolution of x (B, H, W, C), H and W even, with a kernel (3, 3, C, C')."""
+    """The SAME convolution of x (B, H, W, C), H and W even, with a kernel (3, 3, C, C'):
+    (B, H, W, C')."""
     return convolution_p.bind(x, kernel, turned=False)
 
 
 def _convolution(x: Array, kernel: Array, *, turned: bool) -> Array:
-    """With `turned` the transposed map, (B, H, W, C') to (B, H, W, C)."""
+    """The convolution, or with `turned` its transpose, (B, H, W, C') to (B, H, W, C)."""
     batch, height, width, _ = x.shape
     axes = ((2,), (2 if turned else 1,)), ((0,), (0,))
     products = lax.dot_general(_image_tiles(x), _kernel_tiles(kernel, turned), axes)
@@ -69,7 +73,8 @@ def _convolution(x: Array, kernel: Array, *, turned: bool) -> Array:
 
 def _kernel_gradient(x: Array, y: Array) -> Array:
     """The derivative of `sum(y * conv3x3(x, kernel))` for the kernel, (3, 3, C, C')."""
-    # Tied to y: the tiles of x, four times its size, are not kept from the way forwards.
+    # The barrier ties x to y. The tiles of x, four times as large as x, are then computed again
+    # and not kept in memory from the forward pass.
     x, y = lax.optimization_barrier((x, y))
     axes = ((1,), (1,)), ((0,), (0,))
     products = lax.dot_general(_image_tiles(x), _result_tiles(y), axes)
@@ -88,7 +93,7 @@ def _image_tiles(x: Array) -> Array:
 
 
 def _kernel_tiles(kernel: Array, turned: bool) -> Array:
-    """`G g G^T`, (16, C, C'), of the kernel or of that turned round."""
+    """`G g G^T`, (16, C, C'), of the kernel, or with `turned` of the rotated kernel."""
     matrix = G[:, ::-1] if turned else G
     rows = _stack(matrix, kernel)
     return _stack(matrix, [rows[:, j] for j in range(3)]).reshape(16, *kernel.shape[2:])
@@ -108,12 +113,13 @@ def _combine(matrix: np.ndarray, parts: Iterable[Array]) -> list[Array]:
 
 
 def _stack(matrix: np.ndarray, parts: Iterable[Array]) -> Array:
-    """The same as one array, which is computed once and not again in each reader."""
+    """`_combine` as one array. The barrier makes XLA compute the array once, and not again in each
+    operation that reads it."""
     return lax.optimization_barrier(jnp.stack(_combine(matrix, parts)))
 
 
 def _plain(x: Array, kernel: Array, *, turned: bool) -> Array:
-    """What `_convolution` computes, by XLA."""
+    """The result of `_convolution`, computed by XLA's convolution."""
     kernel = kernel[::-1, ::-1].swapaxes(2, 3) if turned else kernel
     layout = "NHWC", "HWIO", "NHWC"
     return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
@@ -125,7 +131,8 @@ def _plain_kernel_gradient(x: Array, y: Array) -> Array:
 
 
 def _batched_convolution(args: tuple, axes: tuple, *, turned: bool) -> tuple[Array, int]:
-    """A batch of batches of images is one batch; kernels that differ are left to XLA."""
+    """The vmap rule. A batch of batches of images becomes one batch; a batch of kernels is computed
+    by XLA's convolution."""
     (x, kernel), (axis, kernel_axis) = args, axes
     if kernel_axis is not None:
         return jax.vmap(functools.partial(_plain, turned=turned), axes)(x, kernel), 0
@@ -139,8 +146,8 @@ def _batched_gradient(args: tuple, axes: tuple) -> tuple[Array, int]:
 
 
 def _lower(fast: Callable, plain: Callable) -> Callable:
-    """A program for one device; one for several is divided by XLA, which knows how to divide its
-    own convolutions."""
+    """The lowering rule: `fast` in a program for one device, `plain` in a program for several,
+    since XLA can partition only its own convolutions."""
 
     def rule(context, *args, **params):
         devices = getattr(context.module_context.axis_context, "num_devices", 1)

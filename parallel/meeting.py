@@ -19,9 +19,10 @@ from collections.abc import Iterable
 from parallel.processes import JobError
 
 GREETING, ALL_HERE = "scorefield: ", "all here"
-# Seconds that process 0 waits for the message of a caller, and between two calls of a process.
+# PATIENCE: seconds that process 0 waits for the message of a caller, and a caller for a connection.
+# PAUSE: seconds between two calls of a process.
 PATIENCE, PAUSE = 5.0, 0.1
-NAMED = 10  # missing processes that a sentence lists
+NAMED = 10  # most missing processes that a sentence lists
 Lines = dict[int, socket.socket]
 
 
@@ -76,7 +77,11 @@ def receive(host: str, port: int, count: int, timeout: float) -> Lines:
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket on all interfaces of this machine, as jax's service opens it."""
+    """Open a socket that listens on all interfaces of this machine, as jax's service does.
+
+    Raises:
+        JobError: the port cannot be used.
+    """
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
     try:
@@ -89,7 +94,11 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def admit(caller: socket.socket, here: Lines, count: int) -> None:
-    """Add a process that called to `here`; other callers are ignored."""
+    """Add the process that called to `here`; a caller that is no process of a job is ignored.
+
+    Raises:
+        JobError: the process was given another count, or its number is taken.
+    """
     caller.settimeout(PATIENCE)
     match = re.fullmatch("([0-9]{1,9}) of ([0-9]{1,9})", heard(caller))
     if match is None:
@@ -128,10 +137,11 @@ def tell(lines: Iterable[socket.socket], said: str) -> None:
 
 
 def heard(line: socket.socket) -> str:
-    """The next line of a connection; "" if it has ended, or if the other end is not of a job."""
+    """Receive the next line of text, without the greeting; "" if the socket is closed, nothing
+    comes in time, or the text has no greeting and is thus not from a process of a job."""
     said = b""
     with contextlib.suppress(OSError):
-        # Byte by byte, so that what follows the line stays to be read.
+        # Byte by byte, so that what follows the line stays in the socket.
         while len(said) < 2000 and (byte := line.recv(1)) not in (b"", b"\n"):
             said += byte
     text = said.decode(errors="replace")
@@ -139,7 +149,11 @@ def heard(line: socket.socket) -> str:
 
 
 def call(host: str, port: int, count: int, index: int, timeout: float) -> socket.socket:
-    """Every other process: call process 0 until it answers, and wait for its line."""
+    """On another process: call process 0 until it answers, and wait for its result.
+
+    Raises:
+        JobError: process 0 does not answer within `timeout` seconds, or reports a fault.
+    """
     deadline, cause = time.monotonic() + timeout, "no answer"
     while time.monotonic() < deadline:
         try:
@@ -149,7 +163,7 @@ def call(host: str, port: int, count: int, index: int, timeout: float) -> socket
             cause = error.strerror or str(error)
         else:
             tell([line], f"{index} of {count}")
-            # From here on process 0 counts the time.
+            # Process 0 has begun to count its own time before this connection.
             line.settimeout(timeout + PATIENCE)
             said = heard(line)
             if said == ALL_HERE:
@@ -167,6 +181,6 @@ def call(host: str, port: int, count: int, index: int, timeout: float) -> socket
 
 
 def numbered(absent: list[int]) -> str:
-    """`"number 2"`, `"numbers 2, 5"`, or the first of many."""
+    """`"number 2"`, `"numbers 2, 5"`, or the first NAMED numbers and how many more there are."""
     more = f" and {len(absent) - NAMED} more" if len(absent) > NAMED else ""
     return f"number{'s' * (len(absent) > 1)} {', '.join(map(str, absent[:NAMED]))}{more}"

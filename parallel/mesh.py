@@ -1,4 +1,4 @@
-"""Where arrays live: a mesh of devices, and how batches and the state are spread over it.
+"""A mesh of devices, and how batches and the state are spread over it.
 
 A mesh has two axes. A batch is split over both. The state is whole on every device, or with
 `fsdp` above 1 its large arrays are split over that axis. Parameters, their average and the
@@ -57,7 +57,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def split_over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """The batch axis, at position `axis`, spread over the devices."""
+    """The sharding that splits the batch axis, at position `axis`, over all devices."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, AXES))
 
 
@@ -122,7 +122,10 @@ def abstract(make: Callable[[], Any], mesh: Mesh) -> Any:
 
 
 def localised(tree: Any, mesh: Mesh) -> Any:
-    """Copies of arrays of the job's mesh, each of them whole on every device of this process."""
+    """Copies of arrays on the mesh of a job, replicated on every device of this process.
+
+    A single process with `fsdp` 1 gets the arrays themselves.
+    """
     if jax.process_count() == 1 and mesh.shape["fsdp"] == 1:
         return tree
     whole = jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree)
@@ -132,7 +135,7 @@ def localised(tree: Any, mesh: Mesh) -> Any:
 
 
 def by_device(run: Callable, shared: int, *, together: bool = False) -> Callable:
-    """`run(*args)` compiled for the devices of this process, each of which takes its own rows.
+    """`run(*args)`, compiled for the devices of this process, each of which computes its own rows.
 
     The first `shared` arguments are the same for all examples. The first axis of the other
     arguments and of each result numbers examples. The program has no collectives, so an adaptive

@@ -1,6 +1,6 @@
-"""Jobs of several processes: operations that share results and errors among the processes.
+"""Jobs of several processes: the exchange of results and errors between them.
 
-Every process runs the same program. Process 0, the lead, writes the files.
+Every process runs the same program. Process 0, the lead, writes the files of the whole job.
 """
 
 import io
@@ -30,7 +30,7 @@ def of_another(error: Exception) -> bool:
 
 
 def lost(error: Exception) -> str:
-    """The sentence for an error of a collective operation."""
+    """The sentence for a collective operation that failed because another process is gone."""
     cause = " ".join(str(error).split())[:160]
     return (
         f"Process {jax.process_index()} of {jax.process_count()} lost another one ({cause}); start "
@@ -46,7 +46,8 @@ def on_lead(action: Callable[[], T]) -> T | None:
     """The result of `action` on the lead, None elsewhere; the others wait until the lead is done.
 
     Raises:
-        ValueError, OSError: what `action` raised on the lead, on every process.
+        ValueError, OSError: `action` raised it on the lead. The other processes raise a ValueError
+            that quotes it.
     """
     if jax.process_count() == 1:
         return action()

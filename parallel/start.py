@@ -1,4 +1,4 @@
-"""How a process joins its job: the first thing that a program does with jax."""
+"""How a process joins its job, which a program does before anything else with jax."""
 
 import atexit
 import threading
@@ -10,9 +10,9 @@ from parallel.meeting import Lines, meet
 from parallel.processes import JobError
 from parallel.watch import Watch
 
-# A process that does not answer for so long ends the job (seconds).
+# The job ends if a process does not answer for this many seconds.
 HEARTBEAT = 30
-# jax ends a process whose own time is over by an abort; ours is over before.
+# Seconds by which jax's timeout is longer than the one here: jax would abort the process.
 LATER = 3600
 TIMEOUT = 300.0
 # The watch of this process's job, once the process has joined one.
@@ -29,18 +29,18 @@ def start(
     """Join this process to its job.
 
     Args:
-        coordinator: `host:port` of process 0. If coordinator, count and index are None, jax reads
-            the environment (Slurm, Open MPI, Kubernetes, Cloud TPU, ...).
-        count: the number of processes of the job.
-        index: the number of this process, 0 to count - 1.
+        coordinator: `host:port` of process 0. If `coordinator`, `count` and `index` are all None,
+            jax reads them from the environment (Slurm, Open MPI, Kubernetes, Cloud TPU, ...).
+        count: number of processes of the job.
+        index: number of this process, 0 to count - 1.
         timeout: seconds to wait for the others.
-        missed: called in another thread with a sentence about a process that has ended without a
-            message. On a cluster that jax recognises only jax knows the others, and `missed` is
-            never called.
+        missed: called in another thread with a sentence about a process that has ended
+            unexpectedly. It is never called if jax reads the job from the environment, since then
+            only jax knows the other processes.
 
     Raises:
-        JobError: if no environment is recognised, a number is out of range, or the others do not
-            come.
+        JobError: only some of the three arguments are given, no environment is recognised, a number
+            is out of range, or the other processes do not come.
     """
     given = {"--coordinator": coordinator, "--num_processes": count, "--process_id": index}
     missing = [name for name, value in given.items() if value is None]
@@ -80,7 +80,11 @@ def part() -> None:
 
 
 def address(coordinator: str, count: int, index: int) -> tuple[str, int]:
-    """Host and port of process 0; raises JobError for flags that name no job."""
+    """Host and port of process 0.
+
+    Raises:
+        JobError: `coordinator` is not `host:port`, or `index` is not from 0 to count - 1.
+    """
     if not 0 <= index < count:
         raise JobError(
             f"--process_id is {index} and --num_processes {count}; number the processes from 0 to "
@@ -96,7 +100,12 @@ def address(coordinator: str, count: int, index: int) -> tuple[str, int]:
 
 
 def connect(coordinator: str | None, count: int | None, index: int | None, timeout: float) -> None:
-    """`jax.distributed.initialize` in a thread, which is left behind when the time is over."""
+    """Call `jax.distributed.initialize` in a thread, which is abandoned after `timeout` seconds.
+
+    Raises:
+        JobError: the time is over.
+        RuntimeError, ValueError: raised by jax.
+    """
     raised = []
 
     def initialize() -> None:

@@ -16,7 +16,7 @@ GOODBYE = "goodbye"
 
 
 class Watch:
-    """Listens to the lines of a meeting until each process has said goodbye.
+    """Listens to the sockets of a meeting until each process has said goodbye.
 
     Args:
         lines: see `meet`.

@@ -17,13 +17,14 @@ TREES = {
 
 
 class OriginalState(NamedTuple):
-    """A training state of score_sde, in either format, under the parameter paths of its JAX code.
+    """A training state of score_sde, from either format, with the parameter paths of its JAX code.
 
-    - `step`: the number of updates, by which the warm-up goes; `adam_step`: Adam's own count.
-    - `params`, `ema_params`, `mu`, `nu`: nested dicts of arrays in the shapes of the file.
+    - `step`: number of updates, on which the warm-up depends; `adam_step`: the count of Adam.
+    - `params`, `ema_params`, `mu`, `nu`: nested dicts of arrays with the axes of the JAX code; only
+      axes of size 1 may be missing.
     - `rng`: uint32 (2,), or None if the file has no key.
-    - `settings`: settings in the file that are config keys too, such as `training.ema_rate`.
-    - `left_out`: the other contents of the file, one line each.
+    - `settings`: numbers that belong to a config here, by their key, such as `training.ema_rate`.
+    - `left_out`: the other parts of the file, one line each.
     """
 
     step: int
@@ -91,10 +92,10 @@ def steps(value: Any, name: str, path: Path) -> int:
 
 
 def setting(value: Any, name: str, path: Path) -> float:
-    """A setting that is a config key too, in the precision of the file.
+    """Return a number that belongs to a config here, rounded to float32.
 
     Raises:
-        ValueError: if the setting is not a finite real number.
+        ValueError: `value` is not a finite real number.
     """
     found = number(value)
     if found is None or not np.isfinite(found):
@@ -114,7 +115,7 @@ def number(value: Any) -> np.ndarray | None:
 
 
 def deeper(tree: Any, deepest: int) -> bool:
-    """Whether dicts, lists and tuples are nested more deeply than that, without recursion."""
+    """Whether dicts, lists and tuples are nested more than `deepest` deep, without recursion."""
     level = [tree]
     for _ in range(deepest + 1):
         held = [

@@ -108,7 +108,8 @@ def to_flax(key: str, leaf: np.ndarray) -> np.ndarray:
 
 
 def _is_frozen(key: str, leaf: np.ndarray) -> bool:
-    """Whether a parameter is the Fourier frequencies, which are not trained and have no average."""
+    """Whether a parameter is the frequencies of a Fourier embedding, which are not trained and have
+    no average."""
     return key.endswith(".W") and leaf.ndim == 1
 
 

@@ -10,7 +10,8 @@ from training.state import TrainState
 
 
 class TrainingDiverged(RuntimeError):
-    """Too many losses or gradients that are not finite; the message has the step and its times."""
+    """Too many steps in a row had a loss or gradient that is not finite, or a parameter is not
+    finite. The message has the step and, for a loss or gradient, the times of its batch."""
 
 
 class Watch:

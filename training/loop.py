@@ -40,7 +40,8 @@ class Schedule(NamedTuple):
     - `log_freq`, `snapshot_freq`: steps between two rows of metrics, and two checkpoints; 0 never.
     - `save_minutes`: wall time after which a checkpoint is written that the next one replaces; 0
       never. In a job of several processes it is written at the next row of metrics.
-    - `max_skipped`: the largest number of steps in a row without a finite gradient.
+    - `max_skipped`: the largest number of steps in a row that may be skipped for want of a finite
+      loss or gradient; one more ends the run.
     - `progress`: whether a bar is shown.
     """
 
@@ -156,7 +157,7 @@ def train(
 
 
 def progress_bar(schedule: Schedule, done: int) -> tqdm:
-    """The bar of a run of which so many updates are done."""
+    """The progress bar of a run after `done` updates."""
     shown = {"disable": not schedule.progress, "unit": "step", "smoothing": 0.05}
     return tqdm(total=schedule.n_iters, initial=done, **shown)
 

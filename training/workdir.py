@@ -122,7 +122,7 @@ def kept_name(path: Path) -> Path:
 
 
 def create(workdir: Path, name: str = "workdir") -> None:
-    """Makes the folder, if it is not there; `name` is what a sentence calls it.
+    """Make the folder `workdir` if it does not exist; `name` is its name in the error sentence.
 
     Raises:
         ValueError: the folder cannot be made or written.

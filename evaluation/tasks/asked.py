@@ -49,11 +49,14 @@ def check_asked(experiment: Any) -> None:
 
 
 def check_sizes(section: Any, splits: dict[str, Source]) -> None:
-    """Refuse metrics for which a split is too small. The split is `eval.reference`, to which
-    distances are taken, or the other one, of which as many real images are compared as samples.
+    """Refuse metrics for which a split is too small.
+
+    Two splits count: the split `eval.reference`, to which distances are measured, and the other
+    one, of which up to `eval.num_samples` real examples are compared with the reference as well.
 
     Raises:
-        ValueError: with each such metric and the number that it needs, and the metrics that fit.
+        ValueError: a split is too small; the sentence has each such metric, its number, and the
+            metrics that fit.
     """
     to, other = section.reference, "train" if section.reference == "test" else "test"
     sizes = {to: splits[to].size, other: min(splits[other].size, section.num_samples)}
